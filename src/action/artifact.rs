@@ -1,0 +1,291 @@
+//! What was uploaded, and where it lies: from bytes to an executable file in a folder of its own.
+//!
+//! What it is is told by its content, never by its name. Nothing here is executed.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::text::excerpt;
+
+use super::unpack::{self, Format, unpack};
+
+/// An executable that is ready to be started, and the folder it works in.
+#[derive(Debug, Clone)]
+pub struct Artifact {
+    /// The executable, as an absolute path.
+    pub executable: PathBuf,
+    /// The folder it is started in.
+    pub directory: PathBuf,
+    /// A folder made for it, to be removed with it.
+    made: Option<PathBuf>,
+}
+
+/// Code as init brings it.
+#[derive(Debug)]
+pub enum Code {
+    /// Text, as it is.
+    Text(Vec<u8>),
+    /// Base64.
+    Encoded(Vec<u8>),
+}
+
+/// What a file is, by its first bytes.
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Elf,
+    Script,
+    Archive(Format),
+}
+
+impl Artifact {
+    /// Puts uploaded code into a new folder `action/N` below `workdir`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the code, and [`Error::Unwritable`]. Nothing is left behind.
+    pub fn place(code: Code, workdir: &Path, bounds: &unpack::Bounds) -> Result<Self, Error> {
+        let bytes = code.decode()?;
+        let kind = kind(&bytes)?;
+        let folder = new_folder(workdir)?;
+        let directory = folder.join("bin");
+        let artifact =
+            Self { executable: directory.join("exec"), directory: directory.clone(), made: Some(folder) };
+        let placed = match kind {
+            Kind::Archive(format) => {
+                create_folder(&directory).and_then(|()| unpack(format, &bytes, &directory, bounds))
+            }
+            Kind::Elf | Kind::Script => {
+                create_folder(&directory).and_then(|()| write_executable(&artifact.executable, &bytes))
+            }
+        };
+        placed.inspect_err(|_| artifact.remove())?;
+        Ok(artifact)
+    }
+
+    /// Takes an action from the file system: an executable, a folder with `exec`, or an archive,
+    /// which is unpacked as an uploaded one is.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchAction`], and as [`Artifact::place`].
+    pub fn open(path: &Path, workdir: &Path, bounds: &unpack::Bounds) -> Result<Self, Error> {
+        let unreadable = |reason| Error::NoSuchAction { path: path.to_owned(), reason };
+        let path = path.canonicalize().map_err(unreadable)?;
+        if path.is_dir() {
+            return Self::in_folder(path);
+        }
+        let head = read_head(&path).map_err(unreadable)?;
+        match kind(&head)? {
+            Kind::Archive(_) => {
+                let bytes = fs::read(&path).map_err(unreadable)?;
+                Self::place(Code::Text(bytes), workdir, bounds)
+            }
+            Kind::Elf | Kind::Script => {
+                if fs::metadata(&path).map_err(unreadable)?.permissions().mode() & 0o111 == 0 {
+                    return Err(Error::CannotStart {
+                        path,
+                        reason: "it is not executable".into(),
+                        hint: "make it executable: `chmod +x`",
+                    });
+                }
+                let directory = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
+                Ok(Self { executable: path, directory, made: None })
+            }
+        }
+    }
+
+    fn in_folder(folder: PathBuf) -> Result<Self, Error> {
+        let executable = folder.join("exec");
+        if !executable.is_file() {
+            let mut holds: Vec<_> = fs::read_dir(&folder)
+                .map_err(|reason| Error::NoSuchAction { path: folder.clone(), reason })?
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect();
+            holds.sort();
+            let more = holds.len().saturating_sub(10);
+            holds.truncate(10);
+            return Err(Error::FolderWithoutExec { path: folder, holds, more });
+        }
+        Ok(Self { executable, directory: folder, made: None })
+    }
+
+    /// Removes what was made for the action.
+    pub fn remove(&self) {
+        if let Some(made) = &self.made {
+            // What cannot be removed is only a waste of space; the next action has its own folder.
+            let _ = fs::remove_dir_all(made);
+        }
+    }
+}
+
+impl Code {
+    /// How long it is as it was sent, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Text(bytes) | Self::Encoded(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether nothing was sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The code as bytes.
+    ///
+    /// The platform guesses by a pattern whether code is base64, so plain text such as `abcd` may
+    /// arrive as binary; it then decodes to something unrecognised, and is told so.
+    fn decode(self) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::Text(bytes) => Ok(bytes),
+            Self::Encoded(mut text) => {
+                text.retain(|byte| !byte.is_ascii_whitespace());
+                let length = base64_simd::STANDARD
+                    .decode_inplace(&mut text)
+                    .map(|decoded| decoded.len())
+                    .map_err(|_| Error::BadBase64 { reason: "it holds other characters, or its padding is wrong".into() })?;
+                text.truncate(length);
+                Ok(text)
+            }
+        }
+    }
+}
+
+/// Tells what code is, or why it cannot be an action.
+fn kind(bytes: &[u8]) -> Result<Kind, Error> {
+    if bytes.starts_with(b"\x7fELF") {
+        return Ok(Kind::Elf);
+    }
+    if bytes.starts_with(b"#!") {
+        return Ok(Kind::Script);
+    }
+    if let Some(format) = Format::of(bytes) {
+        return Ok(Kind::Archive(format));
+    }
+    if bytes.trim_ascii().is_empty() {
+        return Err(Error::Empty);
+    }
+    let head = &bytes[..bytes.len().min(4096)];
+    // A head that is cut inside a character is text all the same.
+    let is_text = match std::str::from_utf8(head) {
+        Ok(_) => true,
+        Err(error) => error.error_len().is_none(),
+    } && !head.contains(&0);
+    if is_text {
+        let first_line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        return Err(Error::Source { seen: format!("its first line is {}", excerpt(first_line.trim_ascii())) });
+    }
+    let magic: Vec<String> = head.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Err(Error::Unrecognised { seen: format!("data that begins with the bytes {}", magic.join(" ")) })
+}
+
+/// A folder `action/N` that did not exist, where N counts on from the highest there is.
+fn new_folder(workdir: &Path) -> Result<PathBuf, Error> {
+    let unwritable = |path: &Path, reason| Error::Unwritable { path: path.to_owned(), reason };
+    let workdir = workdir.canonicalize().map_err(|reason| unwritable(workdir, reason))?;
+    let actions = workdir.join("action");
+    fs::create_dir_all(&actions).map_err(|reason| unwritable(&actions, reason))?;
+    let highest = fs::read_dir(&actions)
+        .map_err(|reason| unwritable(&actions, reason))?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok())
+        .max();
+    for number in highest.unwrap_or(0) + 1.. {
+        let folder = actions.join(number.to_string());
+        match fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            // Another proxy that shares the folder was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(reason) => return Err(unwritable(&folder, reason)),
+        }
+    }
+    unreachable!("the numbers do not end")
+}
+
+fn create_folder(path: &Path) -> Result<(), Error> {
+    fs::create_dir(path).map_err(|reason| Error::Unwritable { path: path.to_owned(), reason })
+}
+
+fn write_executable(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(path)?;
+        io::Write::write_all(&mut file, bytes)?;
+        // Whatever the umask says.
+        file.set_permissions(fs::Permissions::from_mode(0o755))
+    };
+    write().map_err(|reason| Error::Unwritable { path: path.to_owned(), reason })
+}
+
+/// The first bytes of a file, enough to tell what it is.
+fn read_head(path: &Path) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, 4096), &mut head)?;
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: unpack::Bounds = unpack::Bounds { bytes: 1 << 20, entries: 100 };
+
+    fn check(code: Code, expected: Result<&[u8], &str>) {
+        let workdir = tempfile::tempdir().unwrap();
+        let placed = Artifact::place(code, workdir.path(), &BOUNDS);
+        match expected {
+            Ok(bytes) => {
+                let artifact = placed.unwrap();
+                assert_eq!(fs::read(&artifact.executable).unwrap(), bytes);
+                assert_eq!(fs::metadata(&artifact.executable).unwrap().permissions().mode() & 0o777, 0o755);
+                assert!(artifact.executable.ends_with("action/1/bin/exec"));
+            }
+            Err(code) => {
+                assert_eq!(placed.unwrap_err().code(), code);
+                let left = fs::read_dir(workdir.path().join("action")).map_or(0, Iterator::count);
+                assert_eq!(left, 0, "a refused action leaves nothing behind");
+            }
+        }
+    }
+
+    #[test]
+    fn code_is_told_by_its_content() {
+        let script = b"#!/bin/sh\necho hello\n";
+        check(Code::Text(script.to_vec()), Ok(script));
+        check(Code::Encoded(base64_simd::STANDARD.encode_to_string(script).into()), Ok(script));
+        check(Code::Text(b"\x7fELF...".to_vec()), Ok(b"\x7fELF..."));
+        check(Code::Text(b"".to_vec()), Err("PL030"));
+        check(Code::Text(b"\0\x01\x02".to_vec()), Err("PL031"));
+        check(Code::Text(b"def main(args):\n    return args\n".to_vec()), Err("PL032"));
+        check(Code::Encoded(b"not base64!".to_vec()), Err("PL021"));
+        check(Code::Encoded(b"abcd".to_vec()), Err("PL031"));
+        check(Code::Text(b"PK\x03\x04".to_vec()), Err("PL034"));
+    }
+
+    #[test]
+    fn base64_may_be_broken_into_lines() {
+        check(Code::Encoded(b"IyEvYmlu\nL3NoCg==\n".to_vec()), Ok(b"#!/bin/sh\n"));
+    }
+
+    #[test]
+    fn each_action_has_a_folder_of_its_own() {
+        let workdir = tempfile::tempdir().unwrap();
+        let place = || Artifact::place(Code::Text(b"#!/bin/sh\n".to_vec()), workdir.path(), &BOUNDS).unwrap();
+        let (first, second) = (place(), place());
+        assert_ne!(first.directory, second.directory);
+        first.remove();
+        assert!(!first.executable.exists());
+        assert!(second.executable.exists());
+    }
+
+    #[test]
+    fn a_folder_without_exec_says_what_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("main.py"), "").unwrap();
+        let error = Artifact::open(folder.path(), folder.path(), &BOUNDS).unwrap_err();
+        assert!(error.to_string().contains("it holds `main.py`"), "{error}");
+    }
+}

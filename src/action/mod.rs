@@ -1,0 +1,334 @@
+//! One action's life: initialised, ready, stopped.
+//!
+//! Knows activations, artifacts and protocols; knows no HTTP and no status code. The server and
+//! the command line build on the same [`Action`], so that what a developer sees on a laptop is
+//! what the platform will see.
+//!
+//! # Theory of operation
+//! [`Action`] is a handle that any number of callers share. Init places the code and starts a
+//! [`worker`], one task that owns the process, its conversation and its logs. Activations go to it
+//! through a queue and are worked on one at a time, in order, to their end, whether or not their
+//! caller is still there: an answer can never meet another activation than its own.
+
+pub mod artifact;
+pub mod inspect;
+pub mod unpack;
+mod worker;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::activation::{Activation, Answer};
+use crate::config::ActionSettings;
+use crate::error::Error;
+use crate::logs::{self, Logs, Sentinels, Sink};
+use crate::process::{Launch, Reaper};
+use crate::protocol::Protocol;
+
+use artifact::{Artifact, Code};
+use worker::{Job, Message, Phase, Worker};
+
+/// What init brings.
+#[derive(Debug)]
+pub struct Init {
+    /// The code.
+    pub code: Code,
+    /// The name of the entry point, for compilers.
+    pub main: String,
+    /// Variables for the action's environment; the last of a name wins.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The protocol of this action, when it is not the container's.
+    pub protocol: Option<Protocol>,
+}
+
+/// Everything an action needs to know about where it lives.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// Bounds, times, folder and protocol.
+    pub settings: ActionSettings,
+    /// What the action's environment begins with.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Whether the dialect's acknowledgement is awaited.
+    pub wait_for_ack: bool,
+    /// Where the action's stdout goes.
+    pub stdout: Sink,
+    /// Where the action's stderr goes.
+    pub stderr: Sink,
+    /// Whether activations end with a sentinel.
+    pub sentinels: Sentinels,
+    /// Where the reason of a failed init goes.
+    pub init_failures: InitFailures,
+    /// How many activations may wait.
+    pub queue: usize,
+}
+
+/// Where the reason of a failed init goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InitFailures {
+    /// To the caller alone.
+    Tell,
+    /// To the log as well, ended by sentinels.
+    Log,
+}
+
+/// A shared handle on one action.
+#[derive(Debug, Clone)]
+pub struct Action(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    surroundings: Surroundings,
+    reaper: Reaper,
+    state: Mutex<State>,
+    phase: watch::Sender<Phase>,
+    /// Activations that were accepted and not answered yet.
+    open: AtomicUsize,
+}
+
+#[derive(Debug)]
+enum State {
+    Empty,
+    Initialising,
+    Ready(Ready),
+    Stopping,
+}
+
+#[derive(Debug)]
+struct Ready {
+    messages: mpsc::UnboundedSender<Message>,
+    worker: JoinHandle<()>,
+}
+
+/// Where the code comes from.
+enum Source<'a> {
+    Upload(Code),
+    File(&'a Path),
+}
+
+impl Action {
+    /// An action without code.
+    #[must_use]
+    pub fn new(surroundings: Surroundings, reaper: Reaper) -> Self {
+        Self(Arc::new(Shared {
+            surroundings,
+            reaper,
+            state: Mutex::new(State::Empty),
+            phase: watch::channel(Phase::Serving).0,
+            open: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Initialises the action with uploaded code, and returns when it is ready for activations.
+    /// Goes on when the caller leaves.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyInitialised`], [`Error::InitUnderWay`], [`Error::ShuttingDown`], and every
+    /// reason for which code cannot be placed or started. The action can be initialised again then.
+    pub async fn init(&self, init: Init) -> Result<(), Error> {
+        self.admit_init()?;
+        let action = self.clone();
+        let task = tokio::spawn(async move {
+            let source = Source::Upload(init.code);
+            action.initialise(source, init.environment, init.protocol).await
+        });
+        task.await.unwrap_or_else(|error| Err(panicked(&error)))
+    }
+
+    /// Initialises the action from a file, folder or archive.
+    ///
+    /// # Errors
+    /// As [`Action::init`], and [`Error::NoSuchAction`].
+    pub async fn open(&self, path: &Path) -> Result<(), Error> {
+        self.admit_init()?;
+        self.initialise(Source::File(path), Vec::new(), None).await
+    }
+
+    /// Whether an init would be refused now, to be known before its body is read.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyInitialised`], [`Error::InitUnderWay`], [`Error::ShuttingDown`].
+    pub fn check_init(&self) -> Result<(), Error> {
+        match *self.state() {
+            State::Empty => Ok(()),
+            State::Initialising => Err(Error::InitUnderWay),
+            State::Ready(Ready { ref messages, .. }) => {
+                let error = Error::AlreadyInitialised;
+                // The platform's test suites look for it in the log.
+                let _ = messages.send(Message::Say(error.to_string()));
+                Err(error)
+            }
+            State::Stopping => Err(Error::ShuttingDown),
+        }
+    }
+
+    fn admit_init(&self) -> Result<(), Error> {
+        self.check_init()?;
+        *self.state() = State::Initialising;
+        Ok(())
+    }
+
+    /// Runs one activation to its end. Leaving early loses the answer and nothing else.
+    ///
+    /// # Errors
+    /// [`Error::NotInitialised`], [`Error::QueueFull`], [`Error::ShuttingDown`], and every reason
+    /// for which there is no answer.
+    pub async fn run(&self, activation: Activation) -> Result<Answer, Error> {
+        let (reply, answer) = oneshot::channel();
+        let place = Place::take(&self.0)?;
+        let deadline = activation.time_to_deadline().map(|left| tokio::time::Instant::now() + left);
+        match &*self.state() {
+            State::Empty | State::Initialising => return Err(Error::NotInitialised),
+            State::Stopping => return Err(Error::ShuttingDown),
+            State::Ready(ready) => {
+                let job = Job { activation, deadline, reply, place };
+                ready.messages.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
+            }
+        }
+        // The sender is dropped without an answer only when the action is stopped meanwhile.
+        answer.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    /// Ends the action: what is in flight may finish within `drain`, what waits is refused, then
+    /// the process is stopped. From now on everything is refused.
+    pub async fn stop(&self, drain: Duration) {
+        let state = std::mem::replace(&mut *self.state(), State::Stopping);
+        self.0.phase.send_replace(Phase::Draining);
+        if let State::Ready(Ready { messages, mut worker }) = state {
+            drop(messages);
+            if tokio::time::timeout(drain, &mut worker).await.is_err() {
+                self.0.phase.send_if_modified(|phase| {
+                    let later = *phase < Phase::Cutting;
+                    *phase = (*phase).max(Phase::Cutting);
+                    later
+                });
+                let _ = worker.await;
+            }
+        }
+    }
+
+    /// Hurries a [`Action::stop`] that is under way: what is in flight and the process are killed.
+    pub fn kill(&self) {
+        self.0.phase.send_replace(Phase::Killing);
+    }
+
+    async fn initialise(
+        &self,
+        source: Source<'_>,
+        environment: Vec<(OsString, OsString)>,
+        protocol: Option<Protocol>,
+    ) -> Result<(), Error> {
+        let surroundings = &self.0.surroundings;
+        let settings = &surroundings.settings;
+        let bounds = logs::Bounds { backlog_bytes: settings.log_backlog.bytes(), stall_limit: settings.log_stall.0 };
+        let mut logs =
+            Logs::new(surroundings.stdout.clone(), surroundings.stderr.clone(), surroundings.sentinels, &bounds);
+        let error = match self.ready_worker(source, environment, protocol, &mut logs).await {
+            Ok(worker) => {
+                let Some((worker, mut logs)) = self.employ(worker, logs) else { return Ok(()) };
+                worker.end(&mut logs).await;
+                return Err(Error::ShuttingDown);
+            }
+            Err(error) => error,
+        };
+        match surroundings.init_failures {
+            InitFailures::Tell => logs.end_without_sentinel().await,
+            InitFailures::Log => {
+                worker::tell(&mut logs, &error);
+                logs.end().await;
+            }
+        }
+        let mut state = self.state();
+        if matches!(*state, State::Initialising) {
+            *state = State::Empty;
+        }
+        Err(error)
+    }
+
+    /// Sets a worker to work. Gives it back when a stop came meanwhile, which has replaced the state
+    /// and found nothing to stop.
+    fn employ(&self, worker: Worker, logs: Logs) -> Option<(Worker, Logs)> {
+        let mut state = self.state();
+        if !matches!(*state, State::Initialising) {
+            return Some((worker, logs));
+        }
+        let (messages, inbox) = mpsc::unbounded_channel();
+        let worker = tokio::spawn(worker.serve(logs, inbox));
+        *state = State::Ready(Ready { messages, worker });
+        None
+    }
+
+    /// Places the code and starts what has to be started.
+    async fn ready_worker(
+        &self,
+        source: Source<'_>,
+        environment: Vec<(OsString, OsString)>,
+        protocol: Option<Protocol>,
+        logs: &mut Logs,
+    ) -> Result<Worker, Error> {
+        let surroundings = &self.0.surroundings;
+        let settings = &surroundings.settings;
+        let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries };
+        let workdir = settings.workdir.clone();
+        let artifact = match source {
+            Source::Upload(code) if code.len() <= PLACED_AT_ONCE => Artifact::place(code, &workdir, &bounds)?,
+            // Elsewhere, so that the server goes on answering meanwhile.
+            Source::Upload(code) => tokio::task::spawn_blocking(move || Artifact::place(code, &workdir, &bounds))
+                .await
+                .unwrap_or_else(|error| Err(panicked(&error)))?,
+            Source::File(path) => Artifact::open(path, &workdir, &bounds)?,
+        };
+        let mut all = surroundings.environment.clone();
+        for (name, value) in environment {
+            all.retain(|(other, _)| *other != name);
+            all.push((name, value));
+        }
+        let launch = Launch {
+            program: artifact.executable.clone(),
+            arguments: Vec::new(),
+            environment: all,
+            directory: artifact.directory.clone(),
+        };
+        let protocol = protocol.unwrap_or(settings.protocol);
+        let worker = Worker::new(self.0.clone(), artifact, launch, protocol);
+        worker.ready(logs).await
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no holder of the state panics")
+    }
+}
+
+/// Code up to this size is placed without a thread of its own: that would take longer.
+const PLACED_AT_ONCE: usize = 256 * 1024;
+
+/// A place among the activations that were accepted, given back when it is dropped.
+#[derive(Debug)]
+struct Place(Arc<Shared>);
+
+impl Place {
+    fn take(shared: &Arc<Shared>) -> Result<Self, Error> {
+        let limit = shared.surroundings.queue;
+        let place = Self(shared.clone());
+        // One is worked on, the others wait.
+        if shared.open.fetch_add(1, Ordering::Relaxed) > limit {
+            return Err(Error::QueueFull { limit });
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn panicked(error: &tokio::task::JoinError) -> Error {
+    Error::System { doing: "initialise the action", reason: std::io::Error::other(error.to_string()) }
+}

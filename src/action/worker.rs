@@ -1,0 +1,372 @@
+//! The task that owns an action's process, its conversation and its logs.
+//!
+//! One activation at a time, each to its end. A process that died is started again for the next
+//! activation, so that one crash costs one activation.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::activation::{Activation, Answer};
+use crate::error::{BadAnswer, Error, TimeLimit};
+use crate::logs::Logs;
+use crate::process::spawn::ResultChannel;
+use crate::process::{Launch, Process, start, stop};
+use crate::protocol::detect::{self, detect, ending};
+use crate::protocol::pipe_loop::{NoAnswer, PipeLoop};
+use crate::protocol::{Protocol, single_shot};
+
+use super::artifact::Artifact;
+use super::inspect::cannot_start;
+use super::{Place, Shared};
+
+/// What is sent to a worker.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// An activation.
+    Run(Job),
+    /// A sentence for the log.
+    Say(String),
+}
+
+/// An activation and who waits for its answer.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) activation: Activation,
+    pub(super) deadline: Option<Instant>,
+    pub(super) reply: oneshot::Sender<Result<Answer, Error>>,
+    pub(super) place: Place,
+}
+
+/// How far an orderly end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// It has not begun.
+    Serving,
+    /// What is in flight may finish.
+    Draining,
+    /// What is in flight is stopped.
+    Cutting,
+    /// Everything is killed.
+    Killing,
+}
+
+/// How long a process whose result channel has ended may take to end itself.
+const LAST_BREATH: std::time::Duration = std::time::Duration::from_millis(500);
+/// The platform cuts a container off at the deadline; the answer that explains it must be there
+/// before. At most this much earlier, and never more than a tenth of the time there is.
+const DEADLINE_MARGIN: std::time::Duration = std::time::Duration::from_millis(100);
+
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    artifact: Artifact,
+    launch: Launch,
+    protocol: Protocol,
+    running: Option<Running>,
+}
+
+/// A process that is ready.
+struct Running {
+    process: Process,
+    conversation: PipeLoop,
+    /// Its result channel has ended: it is dead, or as good as.
+    silent: bool,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, artifact: Artifact, launch: Launch, protocol: Protocol) -> Self {
+        Self { shared, artifact, launch, protocol, running: None }
+    }
+
+    /// Starts the process and waits until it is ready. Version 0 has nothing to start: its
+    /// executable is only looked at.
+    pub(super) async fn ready(mut self, logs: &mut Logs) -> Result<Self, Error> {
+        if self.protocol != Protocol::SingleShot {
+            match self.start(logs).await {
+                Ok(running) => self.running = Some(running),
+                Err(error) => {
+                    self.artifact.remove();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Works until the last message or the end of the proxy.
+    pub(super) async fn serve(mut self, mut logs: Logs, mut inbox: mpsc::UnboundedReceiver<Message>) {
+        let mut phase = self.shared.phase.subscribe();
+        while *phase.borrow_and_update() == Phase::Serving {
+            let message = tokio::select! {
+                biased;
+                message = inbox.recv() => message,
+                () = self.idle(&mut logs) => continue,
+                _ = phase.changed() => continue,
+            };
+            match message {
+                Some(Message::Run(job)) => self.run(job, &mut phase, &mut logs).await,
+                Some(Message::Say(sentence)) => logs.say(&sentence),
+                None => break,
+            }
+        }
+        // Whoever still waits learns it when the inbox is dropped.
+        self.end(&mut logs).await;
+    }
+
+    /// Stops the process and removes the files that were made for the action.
+    pub(super) async fn end(mut self, logs: &mut Logs) {
+        if let Some(running) = self.running.take() {
+            self.stop(running, logs).await;
+        }
+        logs.pass_on().await;
+        self.artifact.remove();
+    }
+
+    /// Between activations: the log is read, stray answers are dropped, a death is noticed.
+    async fn idle(&mut self, logs: &mut Logs) {
+        match &mut self.running {
+            Some(running) if !running.silent => {
+                running.conversation.idle(logs).await;
+                running.silent = true;
+            }
+            _ => logs.pump().await,
+        }
+    }
+
+    /// One activation from its first log line to its sentinels.
+    async fn run(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
+        let Job { activation, deadline, reply, place } = job;
+        if reply.is_closed() {
+            // Its caller left before it began: nobody needs it.
+            return;
+        }
+        logs.begin();
+        let outcome = self.answer(activation, deadline, phase, logs).await;
+        if let Err(error) = &outcome {
+            tell(logs, error);
+        }
+        logs.end().await;
+        drop(place);
+        let _ = reply.send(outcome);
+    }
+
+    async fn answer(
+        &mut self,
+        mut activation: Activation,
+        deadline: Option<Instant>,
+        phase: &mut watch::Receiver<Phase>,
+        logs: &mut Logs,
+    ) -> Result<Answer, Error> {
+        let begun = Instant::now();
+        let (limit, ends) = time_limit(begun, deadline, self.shared.surroundings.settings.run_timeout.0);
+        let outcome = {
+            let attempt = self.attempt(&mut activation, logs);
+            tokio::select! {
+                biased;
+                outcome = attempt => Some(outcome),
+                () = tokio::time::sleep_until(ends) => None,
+                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::ShuttingDown)),
+            }
+        };
+        let outcome = outcome.unwrap_or_else(|| Err(Error::TimeOut { limit, after: begun.elapsed() }));
+        if let Err(Error::TimeOut { .. } | Error::ShuttingDown) = outcome {
+            // The conversation was left in the middle: nobody could tell whose the next line is.
+            if let Some(running) = self.running.take() {
+                stop::kill(&running.process).await;
+            }
+            logs.detach();
+        }
+        outcome
+    }
+
+    /// One activation without limits of time.
+    async fn attempt(&mut self, activation: &mut Activation, logs: &mut Logs) -> Result<Answer, Error> {
+        if self.protocol == Protocol::SingleShot {
+            return self.attempt_single_shot(activation, logs).await;
+        }
+        let mut fresh = false;
+        loop {
+            self.forget_the_dead(logs).await;
+            if self.running.is_none() {
+                fresh = true;
+                self.running = Some(self.start(logs).await?);
+            }
+            let limit_bytes = self.shared.surroundings.settings.max_result.0;
+            let running = self.running.as_mut().expect("it was started above");
+            let answer =
+                running.conversation.interact(activation, limit_bytes, &running.process, logs).await;
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(NoAnswer::TooLong) => {
+                    let running = self.running.take().expect("it answered");
+                    self.bury(running, logs).await;
+                    return Err(Error::AnswerTooLong { limit_bytes });
+                }
+                Err(NoAnswer::Bad(problem)) => {
+                    return Err(Error::BadAnswer { problem, ending: None });
+                }
+                Err(NoAnswer::Gone { partial, untouched }) => {
+                    let running = self.running.take().expect("it was spoken with");
+                    let channel = running.conversation.channel_name();
+                    // A process that died before this activation could reach it takes nothing with
+                    // it. One that was started for it and did so is told.
+                    if untouched && !fresh && wait_for_end(&running.process).await {
+                        logs.detach();
+                        continue;
+                    }
+                    return Err(self.gone(running, partial, channel, logs).await);
+                }
+            }
+        }
+    }
+
+    async fn attempt_single_shot(&mut self, activation: &mut Activation, logs: &mut Logs) -> Result<Answer, Error> {
+        let mut launch = self.launch.clone();
+        launch.arguments.extend(single_shot::argument(activation).map(|json| OsString::from_vec(json.to_vec())));
+        for (name, value) in activation.context() {
+            // A NUL ends a variable wherever it comes from.
+            let value = value.replace('\0', "");
+            let name = format!("__OW_{}", name.to_uppercase().replace(['\0', '='], "_"));
+            launch.environment.retain(|(other, _)| *other != *name);
+            launch.environment.push((name.into(), value.into()));
+        }
+        logs.stderr.forget_tail();
+        let (process, pipes) = start(&launch, ResultChannel::Stdout, &self.shared.reaper)
+            .map_err(|reason| cannot_start(&launch.program, &reason))?;
+        // However this ends, nothing of the process is left behind.
+        let guard = KillOnDrop(Some(process));
+        let process = guard.0.as_ref().expect("it was just put there");
+        let limit_bytes = self.shared.surroundings.settings.max_result.0;
+        let answer = single_shot::interact(process, pipes, activation, limit_bytes, logs).await;
+        let result = match answer {
+            Ok(answer) => Ok(answer),
+            Err(single_shot::NoAnswer::TooLong) => Err(Error::AnswerTooLong { limit_bytes }),
+            Err(single_shot::NoAnswer::Bad(problem)) => {
+                wait_for_end(process).await;
+                logs.stderr.drain();
+                Err(Error::BadAnswer { problem, ending: Some(ending(process, logs)) })
+            }
+        };
+        logs.detach();
+        result
+    }
+
+    /// Starts the process and waits until it is ready.
+    async fn start(&self, logs: &mut Logs) -> Result<Running, Error> {
+        let surroundings = &self.shared.surroundings;
+        let rules = detect::Rules {
+            protocol: self.protocol,
+            wait_for_ack: surroundings.wait_for_ack,
+            init_timeout: surroundings.settings.init_timeout.0,
+            start_grace: surroundings.settings.start_grace.0,
+        };
+        logs.stderr.forget_tail();
+        let (process, pipes) = start(&self.launch, ResultChannel::Descriptor3, &self.shared.reaper)
+            .map_err(|reason| cannot_start(&self.launch.program, &reason))?;
+        let mut guard = KillOnDrop(Some(process));
+        let process = guard.0.as_ref().expect("it was just put there");
+        match detect(process, pipes, &rules, logs).await {
+            Ok(conversation) => {
+                tracing::info!(pid = process.pid.as_raw_nonzero().get(), protocol = conversation.name(), "ready");
+                let process = guard.0.take().expect("it was just looked at");
+                Ok(Running { process, conversation, silent: false })
+            }
+            Err(error) => {
+                stop::kill(process).await;
+                logs.detach();
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets go of a process that is known to have ended.
+    async fn forget_the_dead(&mut self, logs: &mut Logs) {
+        let dead = |running: &mut Running| running.silent || running.process.exit().is_some();
+        if let Some(running) = self.running.take_if(dead) {
+            tracing::info!(exit = ?running.process.exit(), "the action ended between two activations");
+            self.bury(running, logs).await;
+        }
+    }
+
+    /// A process left in the middle of an activation: waits for its end and says why.
+    async fn gone(&self, running: Running, partial: Vec<u8>, channel: &'static str, logs: &mut Logs) -> Error {
+        let ended = wait_for_end(&running.process).await;
+        let process = self.bury(running, logs).await;
+        if !ended {
+            return Error::ChannelClosed { channel };
+        }
+        let ending = ending(&process, logs);
+        if partial.is_empty() {
+            return Error::Died { ending };
+        }
+        let line = String::from_utf8_lossy(&partial).into_owned();
+        Error::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) }
+    }
+
+    /// Kills what is left of a process and its group, and takes its last words.
+    async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
+        let Running { process, conversation, .. } = running;
+        stop::kill(&process).await;
+        drop(conversation);
+        logs.detach();
+        process
+    }
+
+    /// Stops a process in order.
+    async fn stop(&self, running: Running, logs: &mut Logs) {
+        let Running { process, conversation, .. } = running;
+        // Its input ends; its result channel stays open, so that a last flush is no error.
+        let _results = conversation.into_results();
+        let grace = self.shared.surroundings.settings.stop_grace.0;
+        let mut phase = self.shared.phase.subscribe();
+        tokio::select! {
+            () = stop::stop(&process, grace) => {}
+            () = async {
+                let _ = phase.wait_for(|phase| *phase == Phase::Killing).await;
+            } => stop::kill(&process).await,
+            () = logs.pump() => unreachable!("a pump never ends"),
+        }
+        logs.detach();
+    }
+}
+
+/// Says an error and its hint in the log, for the action's author.
+pub(super) fn tell(logs: &mut Logs, error: &Error) {
+    let detail = error.detail().unwrap_or_else(|| error.to_string());
+    logs.say(&format!("error[{}]: {detail}", error.code()));
+    if let Some(hint) = error.hint() {
+        logs.say(&format!("hint: {hint}"));
+    }
+}
+
+/// Which limit ends an activation, and when.
+fn time_limit(now: Instant, deadline: Option<Instant>, run_timeout: std::time::Duration) -> (TimeLimit, Instant) {
+    let by_timeout = now + run_timeout;
+    match deadline {
+        Some(deadline) if deadline < by_timeout => {
+            let margin = DEADLINE_MARGIN.min(deadline.saturating_duration_since(now) / 10);
+            (TimeLimit::Deadline, deadline - margin)
+        }
+        _ => (TimeLimit::RunTimeout, by_timeout),
+    }
+}
+
+/// Gives a process that seems to be gone the time to be so. Whether it is.
+async fn wait_for_end(process: &Process) -> bool {
+    let _ = tokio::time::timeout(LAST_BREATH, process.exited()).await;
+    process.exit().is_some()
+}
+
+/// A process that must not outlive what is done with it, also when that is left in the middle.
+struct KillOnDrop(Option<Process>);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(process) = &self.0 {
+            stop::kill_group(process);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! One activation and its answer: plain data, sliced from what was sent and never rebuilt.
+//!
+//! JSON text passes through as it came: numbers, key order, duplicate keys and escapes are the
+//! sender's own. Only raw newlines between tokens become spaces, since a message is one line.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::error::Error;
+
+/// An activation as a caller sent it: `{"value":…, other members}`.
+#[derive(Debug)]
+pub struct Activation {
+    /// The whole body, with room for the newline that ends a message.
+    body: Vec<u8>,
+    /// Where `value` stands in `body`; empty when it was not sent.
+    value: Range<usize>,
+    /// `deadline`, in milliseconds since the epoch.
+    pub deadline_epoch_ms: Option<u64>,
+}
+
+/// An answer: one JSON object or array on one line, without the newline.
+pub type Answer = Bytes;
+
+/// `arguments` when an activation brings none.
+const NO_ARGUMENTS: &[u8] = b"{}\n";
+
+impl Activation {
+    /// Takes the body of a run request apart.
+    ///
+    /// # Errors
+    /// [`Error::EmptyBody`], [`Error::NotJson`], [`Error::NotAnObject`], and
+    /// [`Error::BadArguments`] when `value` is neither object nor array.
+    pub fn parse(mut body: Vec<u8>) -> Result<Self, Error> {
+        let object = Object::parse("run", &body)?;
+        let mut value = 0..0;
+        let mut deadline_epoch_ms = None;
+        for (name, raw) in object.members {
+            match &*name {
+                "value" => value = span(&body, raw),
+                "deadline" => deadline_epoch_ms = epoch_ms(raw.get()),
+                _ => {}
+            }
+        }
+        if value.is_empty() || &body[value.clone()] == b"null" {
+            value = 0..0;
+        } else if !matches!(body[value.start], b'{' | b'[') {
+            return Err(Error::BadArguments);
+        }
+        join_lines(&mut body);
+        Ok(Self { body, value, deadline_epoch_ms })
+    }
+
+    /// An activation of these arguments and nothing else.
+    ///
+    /// # Errors
+    /// As [`Activation::parse`].
+    pub fn of_arguments(arguments: &[u8]) -> Result<Self, Error> {
+        let mut body = Vec::with_capacity(arguments.len() + 16);
+        body.extend_from_slice(b"{\"value\":");
+        body.extend_from_slice(arguments);
+        body.extend_from_slice(b"}");
+        Self::parse(body)
+    }
+
+    /// The arguments alone as a message: one JSON object or array and LF. `{}` when none came.
+    pub fn arguments_line(&mut self) -> &[u8] {
+        if self.value.is_empty() {
+            return NO_ARGUMENTS;
+        }
+        // `value` is a member of an object, so a byte follows it, and nobody needs that byte
+        // once the message is made: no copy of a payload that may be large.
+        self.body[self.value.end] = b'\n';
+        &self.body[self.value.start..=self.value.end]
+    }
+
+    /// The arguments as text, without the newline: `argv[1]` of version 0.
+    #[must_use]
+    pub fn arguments(&self) -> &[u8] {
+        if self.value.is_empty() { &NO_ARGUMENTS[..2] } else { &self.body[self.value.clone()] }
+    }
+
+    /// The whole activation as a message: `{"value":…,"activation_id":…}` and LF.
+    pub fn whole_line(&mut self) -> &[u8] {
+        self.body.truncate(self.body.trim_ascii_end().len());
+        self.body.push(b'\n');
+        &self.body
+    }
+
+    /// Every member but `value`, for the environment of a process that serves one activation:
+    /// strings as they are, anything else as its JSON text. `null` is left out.
+    #[must_use]
+    pub fn context(&self) -> Vec<(String, String)> {
+        let Ok(object) = Object::parse("run", &self.body) else { return Vec::new() };
+        object
+            .members
+            .into_iter()
+            .filter(|(name, raw)| name != "value" && raw.get() != "null")
+            .map(|(name, raw)| (name.into_owned(), as_text(raw)))
+            .collect()
+    }
+
+    /// How long until the deadline that came along; `None` when there is none or it has passed
+    /// already, for then it says nothing about this activation.
+    #[must_use]
+    pub fn time_to_deadline(&self) -> Option<Duration> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        Duration::from_millis(self.deadline_epoch_ms?).checked_sub(now).filter(|left| !left.is_zero())
+    }
+}
+
+/// A JSON object as its members in order, borrowed from its text.
+///
+/// Of two members of the same name the later one counts, as for nearly every JSON parser; callers
+/// that walk the members in order get that by assigning.
+pub(crate) struct Object<'a> {
+    pub(crate) members: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'a> Object<'a> {
+    /// Parses the body of `request`, which names it in errors.
+    pub(crate) fn parse(request: &'static str, body: &'a [u8]) -> Result<Self, Error> {
+        let text = std::str::from_utf8(body).map_err(|error| Error::NotJson {
+            request,
+            reason: format!("invalid UTF-8 at byte {}", error.valid_up_to() + 1),
+        })?;
+        match text.trim_ascii_start().as_bytes().first() {
+            None => return Err(Error::EmptyBody { request }),
+            Some(b'{') => {}
+            // Only well-formed JSON is told its type.
+            Some(_) => {
+                return Err(match serde_json::from_str::<&RawValue>(text) {
+                    Ok(raw) => Error::NotAnObject { request, found: type_of(raw.get()) },
+                    Err(error) => Error::NotJson { request, reason: error.to_string() },
+                });
+            }
+        }
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let object = deserializer
+            .deserialize_map(Members)
+            .and_then(|object| deserializer.end().map(|()| object))
+            .map_err(|error| Error::NotJson { request, reason: error.to_string() })?;
+        Ok(object)
+    }
+}
+
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Object<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::with_capacity(8);
+        while let Some(Name(name)) = map.next_key()? {
+            members.push((name, map.next_value()?));
+        }
+        Ok(Object { members })
+    }
+}
+
+/// A member's name, borrowed where it holds no escapes.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> serde::Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameVisitor;
+        impl<'de> Visitor<'de> for NameVisitor {
+            type Value = Name<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+            fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(NameVisitor)
+    }
+}
+
+/// The type of a well-formed JSON text, with its article, for messages.
+pub(crate) fn type_of(json: &str) -> &'static str {
+    match json.trim_ascii_start().as_bytes().first() {
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b'"') => "a string",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number",
+    }
+}
+
+/// A member's value for an environment variable: a string as it is, anything else as JSON text.
+pub(crate) fn as_text(raw: &RawValue) -> String {
+    serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
+}
+
+/// Where a value borrowed from `body` stands in it.
+fn span(body: &[u8], raw: &RawValue) -> Range<usize> {
+    let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
+    start..start + raw.get().len()
+}
+
+/// `deadline` comes as a number or as a string of digits.
+fn epoch_ms(raw: &str) -> Option<u64> {
+    raw.trim_matches('"').parse().ok()
+}
+
+/// Turns raw newlines into spaces. In valid JSON they stand between tokens only.
+fn join_lines(body: &mut [u8]) {
+    let mut from = 0;
+    while let Some(at) = memchr::memchr2(b'\n', b'\r', &body[from..]) {
+        from += at;
+        body[from] = b' ';
+        from += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(body: &str, arguments: &str) {
+        let mut activation = Activation::parse(body.into()).expect(body);
+        assert_eq!(String::from_utf8_lossy(activation.arguments()), arguments);
+        assert_eq!(String::from_utf8_lossy(activation.arguments_line()), format!("{arguments}\n"));
+    }
+
+    #[test]
+    fn arguments_pass_as_they_came() {
+        check(r#"{"value":{"name":"Mike"}}"#, r#"{"name":"Mike"}"#);
+        check(r#"{"value":[1,2]}"#, "[1,2]");
+        check(r#"{"a":1,"value":{"b":1.00,"b":2,"\u00e9":"\ud83d\ude00"},"z":0}"#, r#"{"b":1.00,"b":2,"\u00e9":"\ud83d\ude00"}"#);
+        check("{\"value\":{\n\"a\"\r\n:1}}", "{ \"a\"  :1}");
+        check("{}", "{}");
+        check(r#"{"value":null}"#, "{}");
+        check(r#"{"value":{"a":1},"value":{"a":2}}"#, r#"{"a":2}"#);
+        check(r#"{"\u0076alue":{"a":1}}"#, r#"{"a":1}"#);
+    }
+
+    #[test]
+    fn a_whole_activation_is_one_line() {
+        let mut activation = Activation::parse("{\"value\":{},\n\"activation_id\":\"7\"}\n \n".into()).unwrap();
+        assert_eq!(activation.whole_line(), b"{\"value\":{}, \"activation_id\":\"7\"}\n");
+        assert_eq!(activation.whole_line(), b"{\"value\":{}, \"activation_id\":\"7\"}\n");
+    }
+
+    #[test]
+    fn bodies_that_are_no_activation_are_refused() {
+        let code = |body: &[u8]| Activation::parse(body.into()).unwrap_err().code();
+        assert_eq!(code(b""), "PL012");
+        assert_eq!(code(b" \n"), "PL012");
+        assert_eq!(code(b"{"), "PL010");
+        assert_eq!(code(b"{}x"), "PL010");
+        assert_eq!(code(b"\xff"), "PL010");
+        assert_eq!(code(b"[]"), "PL011");
+        assert_eq!(code(b"nul"), "PL010");
+        for value in ["1", "\"text\"", "true"] {
+            assert_eq!(code(format!(r#"{{"value":{value}}}"#).as_bytes()), "PL017");
+        }
+    }
+
+    #[test]
+    fn context_is_every_other_member_as_text() {
+        let activation =
+            Activation::parse(r#"{"value":{},"deadline":"5","n":7,"o":{"a":1},"s":"a\nb=\u00e9","x":null}"#.into())
+                .unwrap();
+        let expected = [("deadline", "5"), ("n", "7"), ("o", r#"{"a":1}"#), ("s", "a\nb=é")];
+        assert_eq!(activation.context(), expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
+    }
+
+    #[test]
+    fn deadlines_count_only_in_the_future() {
+        let left = |body: &str| Activation::parse(body.into()).unwrap().time_to_deadline();
+        assert_eq!(left(r#"{"deadline":"1000"}"#), None);
+        assert_eq!(left(r#"{"deadline":"soon"}"#), None);
+        assert_eq!(left("{}"), None);
+        assert!(left(r#"{"deadline":99999999999999}"#).is_some());
+        assert!(left(r#"{"deadline":"99999999999999"}"#).is_some());
+    }
+
+    proptest! {
+        /// Whatever JSON a caller sends, the action reads the same value on exactly one line.
+        #[test]
+        fn any_value_arrives_on_one_line(
+            keys in prop::collection::vec(("[^\"\\\\\u{0}-\u{1f}]{0,8}", "[ -~é日\n\r\t\"]{0,20}", any::<f64>()), 0..6),
+            pretty in any::<bool>(),
+        ) {
+            let value: serde_json::Value = keys
+                .into_iter()
+                .map(|(key, text, number)| (key, serde_json::json!([text, number])))
+                .collect::<serde_json::Map<_, _>>()
+                .into();
+            let whole = serde_json::json!({"activation_id": "x", "value": value});
+            let body = if pretty { serde_json::to_vec_pretty(&whole) } else { serde_json::to_vec(&whole) }.unwrap();
+            let mut activation = Activation::parse(body).unwrap();
+            let line = activation.whole_line().to_vec();
+            prop_assert_eq!(memchr::memchr(b'\n', &line), Some(line.len() - 1));
+            prop_assert_eq!(&serde_json::from_slice::<serde_json::Value>(&line).unwrap(), &whole);
+            let line = activation.arguments_line().to_vec();
+            prop_assert_eq!(memchr::memchr(b'\n', &line), Some(line.len() - 1));
+            prop_assert_eq!(serde_json::from_slice::<serde_json::Value>(&line).unwrap(), value);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The command line: one file a command, all of them on the same [`crate::action`].
+//!
+//! Exit statuses follow the shell: 0 for success, 1 for an action that failed or a result that
+//! is an error, 2 for a command line that cannot be used, 126 and 127 for an action that cannot be
+//! executed or found, 128 and the signal's number for one that a signal ended.
+
+mod completion;
+mod output;
+mod run;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::error::{Ending, Error};
+
+/// Runs any Unix executable as a serverless action.
+///
+/// An action is any executable that reads a line of JSON and answers with one: an ELF binary, a
+/// script, or a zip or tar.gz with `exec` at its root. It needs no library.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Try `pipeloop run examples/bash/hello.sh -p name=Mike`; docs/protocol.md says what an action is.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve an action over HTTP: POST /init and POST /run
+    Serve(serve::Serve),
+    /// Run one activation, or several, and print the results
+    Run(run::Run),
+    /// Print a script that completes this command line in a shell
+    Completion(completion::Completion),
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    crate::process::spawn::keep_inherited_descriptors();
+    let result = match Cli::parse().command {
+        Command::Serve(serve) => serve.execute(),
+        Command::Run(run) => run.execute(),
+        Command::Completion(completion) => {
+            completion.execute(Cli::command());
+            Ok(0)
+        }
+    };
+    let status = result.unwrap_or_else(|error| {
+        output::error(&error);
+        exit_status(&error)
+    });
+    ExitCode::from(status)
+}
+
+/// The exit status that tells a shell what went wrong.
+fn exit_status(error: &Error) -> u8 {
+    let of = |ending: &Ending| ending.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
+    match error {
+        Error::NoSuchAction { .. } => 127,
+        Error::CannotStart { .. } | Error::Unrecognised { .. } | Error::Source { .. } | Error::Empty => 126,
+        Error::EndedAtStart { ending, .. } | Error::Died { ending } => of(ending),
+        Error::BadSetting { .. } => 2,
+        _ => 1,
+    }
+}
+
+/// A runtime on this thread alone: waking an idle core costs more than the work of an activation.
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // For code that is unpacked; nothing else ever blocks.
+        .max_blocking_threads(2)
+        .build()
+        .map_err(|reason| Error::System { doing: "start the runtime", reason })
+}

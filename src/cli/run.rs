@@ -1,0 +1,220 @@
+//! `pipeloop run ACTION`: activations from the terminal, through the code that serves them.
+
+use std::io::{self, BufRead, Read};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use crate::action::{Action, InitFailures, Surroundings};
+use crate::activation::Activation;
+use crate::config::{ActionSettings, Compatibility, container_environment};
+use crate::error::Error;
+use crate::logs::{Sentinels, Sink};
+use crate::process::Reaper;
+use crate::process::signals::EndSignals;
+
+use super::output;
+
+/// Run one activation, or several, and print the results.
+///
+/// The result goes to stdout, the action's own output to stderr. The exit status is 0 only for a
+/// result without `error`.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Executable, folder with `exec`, zip or tar.gz.
+    action: PathBuf,
+
+    /// Argument of the activation; a value that is JSON is taken as such. May be repeated.
+    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
+    parameters: Vec<(String, Value)>,
+
+    /// Arguments as a JSON object or array from a file, or `-` for stdin; `-p` adds to an object.
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+
+    /// Take each line of the input (stdin unless set) as the arguments of an activation of its own,
+    /// all of them answered by one process.
+    #[arg(short, long)]
+    lines: bool,
+
+    /// Tell on stderr how long init and each run took.
+    #[arg(short, long)]
+    time: bool,
+
+    #[command(flatten)]
+    settings: ActionSettings,
+}
+
+/// What is wrong with input that is no activation, and where it stands.
+type Input = Result<Activation, Error>;
+
+impl Run {
+    pub(super) fn execute(self) -> Result<u8, Error> {
+        let runtime = super::runtime()?;
+        let status = runtime.block_on(self.run());
+        // A read of the terminal that nobody needs any more is not waited for.
+        runtime.shutdown_background();
+        status
+    }
+
+    async fn run(self) -> Result<u8, Error> {
+        let system = |doing| move |reason| Error::System { doing, reason };
+        let Self { action: path, parameters, input, lines, time, settings } = self;
+        // Looked at before anything is started.
+        let mut inputs = if lines { by_line(input)? } else { once(arguments(input, &parameters)?) };
+
+        let mut signals = EndSignals::take().map_err(system("take over signals"))?;
+        let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
+        let compatibility = Compatibility::from_environment();
+        let stderr = Sink::stderr().map_err(system("use stderr"))?;
+        let action = Action::new(
+            Surroundings {
+                settings,
+                environment: container_environment(&compatibility),
+                wait_for_ack: compatibility.wait_for_ack,
+                stdout: stderr.clone(),
+                stderr,
+                sentinels: Sentinels::Omit,
+                init_failures: InitFailures::Tell,
+                queue: 1,
+            },
+            reaper,
+        );
+        let outcome = tokio::select! {
+            outcome = converse(&action, &path, &mut inputs, time) => outcome,
+            signal = signals.next() => {
+                output::note(&format!("pipeloop: {signal}, stopping the action"));
+                Ok(if signal == "SIGINT" { 130 } else { 143 })
+            }
+        };
+        let mut stopped = std::pin::pin!(action.stop(Duration::ZERO));
+        tokio::select! {
+            () = &mut stopped => {}
+            _ = signals.next() => {
+                action.kill();
+                stopped.await;
+            }
+        }
+        outcome
+    }
+}
+
+/// Init, then every activation in turn.
+async fn converse(
+    action: &Action,
+    path: &std::path::Path,
+    inputs: &mut mpsc::Receiver<Input>,
+    time: bool,
+) -> Result<u8, Error> {
+    let begun = Instant::now();
+    action.open(path).await?;
+    if time {
+        output::note(&format!("init  {}", output::time(begun.elapsed())));
+    }
+    let mut status = 0;
+    while let Some(activation) = inputs.recv().await {
+        let begun = Instant::now();
+        let outcome = match activation {
+            Ok(activation) => action.run(activation).await,
+            Err(error) => Err(error),
+        };
+        if time {
+            output::note(&format!("run   {}", output::time(begun.elapsed())));
+        }
+        match outcome {
+            Ok(answer) => {
+                if is_error(&answer) {
+                    status = status.max(1);
+                }
+                output::result(&answer).map_err(|reason| Error::System { doing: "write the result", reason })?;
+            }
+            Err(error) => {
+                output::error(&error);
+                status = status.max(super::exit_status(&error));
+            }
+        }
+    }
+    Ok(status)
+}
+
+/// Whether a result is an object with a member `error`, which OpenWhisk takes for a failure.
+fn is_error(answer: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Failure<'a> {
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
+    }
+    answer.trim_ascii_start().starts_with(b"{")
+        && serde_json::from_slice::<Failure>(answer).is_ok_and(|failure| failure.error.is_some())
+}
+
+/// `name=Mike`, `age=7`, `tags=["a","b"]`: a value that is no JSON is a string.
+fn parameter(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    if name.is_empty() {
+        return Err("expected a name before `=`".into());
+    }
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    Ok((name.to_owned(), value))
+}
+
+/// The arguments of a single activation.
+fn arguments(input: Option<PathBuf>, parameters: &[(String, Value)]) -> Result<Activation, Error> {
+    let Some(input) = input else {
+        let object: serde_json::Map<_, _> = parameters.iter().cloned().collect();
+        return Activation::of_arguments(Value::from(object).to_string().as_bytes());
+    };
+    let mut text = Vec::new();
+    open(&input)
+        .and_then(|mut file| file.read_to_end(&mut text))
+        .map_err(|reason| Error::System { doing: "read the input", reason })?;
+    if parameters.is_empty() {
+        return activation(text.trim_ascii());
+    }
+    let unusable = |reason: String| Error::BadSetting { setting: "--input", reason };
+    let mut object: serde_json::Map<String, Value> = serde_json::from_slice(&text)
+        .map_err(|error| unusable(format!("to add `-p` to it, it must be a JSON object: {error}")))?;
+    object.extend(parameters.iter().cloned());
+    Activation::of_arguments(Value::from(object).to_string().as_bytes())
+}
+
+/// Arguments as an activation, with errors that speak of the input.
+fn activation(arguments: &[u8]) -> Input {
+    serde_json::from_slice::<&RawValue>(arguments)
+        .map_err(|error| Error::BadSetting { setting: "--input", reason: format!("it is not JSON: {error}") })?;
+    Activation::of_arguments(arguments)
+}
+
+fn once(activation: Activation) -> mpsc::Receiver<Input> {
+    let (sender, receiver) = mpsc::channel(1);
+    sender.try_send(Ok(activation)).expect("the channel is empty");
+    receiver
+}
+
+/// Reads lines as they come, on a thread of its own: stdin may be a person.
+fn by_line(input: Option<PathBuf>) -> Result<mpsc::Receiver<Input>, Error> {
+    let failed = |reason| Error::System { doing: "read the input", reason };
+    let reader = io::BufReader::new(open(&input.unwrap_or_else(|| "-".into())).map_err(failed)?);
+    let (sender, receiver) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        for line in reader.split(b'\n') {
+            let input = match line {
+                Ok(line) if line.trim_ascii().is_empty() => continue,
+                Ok(line) => activation(line.trim_ascii()),
+                Err(reason) => Err(failed(reason)),
+            };
+            if sender.blocking_send(input).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+fn open(path: &std::path::Path) -> io::Result<Box<dyn Read + Send>> {
+    if path.as_os_str() == "-" { Ok(Box::new(io::stdin())) } else { Ok(Box::new(std::fs::File::open(path)?)) }
+}

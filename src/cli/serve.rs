@@ -1,0 +1,137 @@
+//! `pipeloop serve [ACTION]`.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::sync::watch;
+
+use crate::action::{Action, InitFailures, Surroundings};
+use crate::config::{ActionSettings, Compatibility, ServerSettings, container_environment};
+use crate::error::Error;
+use crate::front::http::{self, Limits, Stop};
+use crate::front::openwhisk::OpenWhisk;
+use crate::logs::{SENTINEL, Sentinels, Sink};
+use crate::process::Reaper;
+use crate::process::signals::EndSignals;
+
+use super::output;
+
+/// Serve an action over HTTP: POST /init and POST /run.
+///
+/// With ACTION it serves that one, initialised already; without, the platform posts the code to
+/// /init. Every flag can be set by the variable beside it.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Executable, folder with `exec`, zip or tar.gz to serve.
+    action: Option<PathBuf>,
+
+    #[command(flatten)]
+    server: ServerSettings,
+
+    #[command(flatten)]
+    settings: ActionSettings,
+}
+
+/// How long answers that are ready may take to reach their callers at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+impl Serve {
+    pub(super) fn execute(self) -> Result<u8, Error> {
+        // As soon as there is something to stop, and before.
+        install_panic_hook();
+        tracing_subscriber::fmt()
+            .with_max_level(self.server.log)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .init();
+        let runtime = super::runtime()?;
+        let status = runtime.block_on(self.serve());
+        // A thread that still unpacks an archive is not waited for.
+        runtime.shutdown_background();
+        status
+    }
+
+    async fn serve(self) -> Result<u8, Error> {
+        let system = |doing| move |reason| Error::System { doing, reason };
+        let mut signals = EndSignals::take().map_err(system("take over signals"))?;
+        let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
+        let compatibility = Compatibility::from_environment();
+        let log_init_error = compatibility.log_init_error;
+        let action = Action::new(
+            Surroundings {
+                environment: container_environment(&compatibility),
+                wait_for_ack: compatibility.wait_for_ack,
+                stdout: Sink::stdout().map_err(system("use stdout"))?,
+                stderr: Sink::stderr().map_err(system("use stderr"))?,
+                sentinels: Sentinels::Write,
+                init_failures: if log_init_error { InitFailures::Log } else { InitFailures::Tell },
+                queue: self.server.queue,
+                settings: self.settings,
+            },
+            reaper,
+        );
+
+        // The platform takes a connection that it can make for a proxy that can serve.
+        if let Some(path) = &self.action {
+            tokio::select! {
+                opened = action.open(path) => opened?,
+                _ = signals.next() => {
+                    action.stop(Duration::ZERO).await;
+                    return Ok(0);
+                }
+            }
+        }
+        let listener = http::listen(self.server.host, self.server.port)?;
+        let address = listener.local_addr().map_err(system("learn the port"))?;
+        if let Some(path) = &self.server.port_file {
+            std::fs::write(path, format!("{}\n", address.port()))
+                .map_err(|reason| Error::Unwritable { path: path.clone(), reason })?;
+        }
+        if self.server.port == 0 || std::io::stderr().is_terminal() {
+            output::note(&format!("pipeloop: listening on port {}", address.port()));
+        }
+        tracing::info!(%address, "listening");
+
+        let front = Arc::new(OpenWhisk {
+            action: action.clone(),
+            max_init_body: self.server.max_init_body.0,
+            max_body: self.server.max_body.0,
+            patience: self.server.caller_timeout.0,
+            log_init_error,
+        });
+        let limits =
+            Limits { caller_timeout: self.server.caller_timeout.0, connections: self.server.max_connections };
+        let (stop, stopped) = watch::channel(Stop::No);
+        let server = tokio::spawn(http::serve(listener, front, limits, stopped));
+
+        let signal = signals.next().await;
+        tracing::info!(signal, "ending in order; a second signal ends at once");
+        stop.send_replace(Stop::Accepting);
+        let mut orderly = std::pin::pin!(async {
+            action.stop(self.server.drain_grace.0).await;
+            stop.send_replace(Stop::Connections);
+            let _ = tokio::time::timeout(LAST_ANSWERS, server).await;
+        });
+        tokio::select! {
+            () = &mut orderly => {}
+            signal = signals.next() => {
+                tracing::warn!(signal, "ending at once");
+                action.kill();
+                orderly.await;
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// The end of PID 1 is the end of the container, and a panic aborts: its log must be complete.
+fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let fault = format!("pipeloop: internal error, please report it: {panic}\n{SENTINEL}\n");
+        let _ = rustix::io::write(rustix::stdio::stderr(), fault.as_bytes());
+        let _ = rustix::io::write(rustix::stdio::stdout(), format!("{SENTINEL}\n").as_bytes());
+    }));
+}

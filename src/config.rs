@@ -1,0 +1,257 @@
+//! Settings: flags and environment in one table, the only reader of the environment.
+//!
+//! `pipeloop serve --help` prints the table; `docs/configuration.md` is held to it by a test.
+//! A wrong value is an error before anything is started or bound.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::protocol::Protocol;
+
+/// The settings of an action, wherever it runs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Action")]
+pub struct ActionSettings {
+    /// Protocol spoken with the executable: 0, 1, actionloop or auto. The same variable in init's
+    /// `env` sets it for one action.
+    #[arg(long, env = "PIPELOOP_PROTOCOL", default_value = "auto", value_name = "NAME")]
+    pub protocol: Protocol,
+
+    /// Folder in which uploaded actions are unpacked, as `action/N`.
+    #[arg(long, env = "PIPELOOP_WORKDIR", default_value = ".", value_name = "DIR")]
+    pub workdir: PathBuf,
+
+    /// Longest time from the start of the executable until it is ready.
+    #[arg(long, env = "PIPELOOP_INIT_TIMEOUT", default_value = "30s", value_name = "TIME")]
+    pub init_timeout: Time,
+
+    /// Longest time for one activation; a `deadline` sent along may only shorten it.
+    #[arg(long, env = "PIPELOOP_RUN_TIMEOUT", default_value = "1h", value_name = "TIME")]
+    pub run_timeout: Time,
+
+    /// How long a silent executable is given where the kernel does not show what it waits for.
+    #[arg(long, env = "PIPELOOP_START_GRACE", default_value = "100ms", value_name = "TIME")]
+    pub start_grace: Time,
+
+    /// How long the executable may take to end, half after end-of-file, half after SIGTERM.
+    #[arg(long, env = "PIPELOOP_STOP_GRACE", default_value = "3s", value_name = "TIME")]
+    pub stop_grace: Time,
+
+    /// Largest answer of the executable.
+    #[arg(long, env = "PIPELOOP_MAX_RESULT", default_value = "64MiB", value_name = "SIZE")]
+    pub max_result: Size,
+
+    /// Most bytes an uploaded archive may unpack to.
+    #[arg(long, env = "PIPELOOP_MAX_UNPACKED", default_value = "512MiB", value_name = "SIZE")]
+    pub max_unpacked: Size,
+
+    /// Most entries an uploaded archive may have.
+    #[arg(long, env = "PIPELOOP_MAX_ENTRIES", default_value = "20000", value_name = "COUNT")]
+    pub max_entries: usize,
+
+    /// Most bytes kept of what the executable prints between two activations, on each stream.
+    #[arg(long, env = "PIPELOOP_LOG_BACKLOG", default_value = "1MiB", value_name = "SIZE")]
+    pub log_backlog: Size,
+
+    /// How long an answer waits for the reader of the log when that does not read.
+    #[arg(long, env = "PIPELOOP_LOG_STALL", default_value = "10s", value_name = "TIME")]
+    pub log_stall: Time,
+}
+
+/// The settings of the server.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server")]
+pub struct ServerSettings {
+    /// Address to listen on; all of them unless set.
+    #[arg(long, env = "PIPELOOP_HOST", value_name = "ADDRESS")]
+    pub host: Option<std::net::IpAddr>,
+
+    /// Port to listen on; 0 takes a free one, which is then told.
+    #[arg(long, env = "PIPELOOP_PORT", default_value = "8080", value_name = "PORT")]
+    pub port: u16,
+
+    /// Write the port to this file once the proxy listens.
+    #[arg(long, env = "PIPELOOP_PORT_FILE", value_name = "FILE")]
+    pub port_file: Option<PathBuf>,
+
+    /// Largest body of an activation.
+    #[arg(long, env = "PIPELOOP_MAX_BODY", default_value = "64MiB", value_name = "SIZE")]
+    pub max_body: Size,
+
+    /// Largest body of an init: the code, in base64 a third longer than it is.
+    #[arg(long, env = "PIPELOOP_MAX_INIT_BODY", default_value = "128MiB", value_name = "SIZE")]
+    pub max_init_body: Size,
+
+    /// Longest silence of a caller in the middle of a request, or while it is sent its answer.
+    #[arg(long, env = "PIPELOOP_CALLER_TIMEOUT", default_value = "30s", value_name = "TIME")]
+    pub caller_timeout: Time,
+
+    /// Most connections at once; more wait to be accepted.
+    #[arg(long, env = "PIPELOOP_MAX_CONNECTIONS", default_value = "1000", value_name = "COUNT")]
+    pub max_connections: usize,
+
+    /// Most activations that wait while another is worked on; more are refused with 429.
+    #[arg(long, env = "PIPELOOP_QUEUE", default_value = "256", value_name = "COUNT")]
+    pub queue: usize,
+
+    /// How long activations in flight may take to finish after SIGTERM.
+    #[arg(long, env = "PIPELOOP_DRAIN_GRACE", default_value = "5s", value_name = "TIME")]
+    pub drain_grace: Time,
+
+    /// The proxy's own log on stderr: off, error, warn, info, debug or trace.
+    #[arg(long, env = "PIPELOOP_LOG", default_value = "off", value_name = "LEVEL")]
+    pub log: tracing_subscriber::filter::LevelFilter,
+}
+
+/// Variables that existing images set for the proxies they use today.
+///
+/// Source: apache/openwhisk-runtime-go, `docs/ENVVARS.md`.
+#[derive(Debug, Clone, Default)]
+pub struct Compatibility {
+    /// `OW_LOG_INIT_ERROR`: the reason of a failed init goes to the log, the caller gets a fixed
+    /// text.
+    pub log_init_error: bool,
+    /// `OW_WAIT_FOR_ACK`: the dialect's acknowledgement is awaited.
+    pub wait_for_ack: bool,
+    /// `OW_EXECUTION_ENV`, passed on as `__OW_EXECUTION_ENV`.
+    pub execution_env: Option<OsString>,
+}
+
+impl Compatibility {
+    /// Reads them. A variable counts as set when it is not empty, as for the proxies it is made for.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            log_init_error: set("OW_LOG_INIT_ERROR").is_some(),
+            wait_for_ack: set("OW_WAIT_FOR_ACK").is_some(),
+            execution_env: set("OW_EXECUTION_ENV"),
+        }
+    }
+}
+
+/// The environment that every action gets from the container: our own without the variables that
+/// are meant for a proxy, and those of them that actions are known to read, under their name.
+#[must_use]
+pub fn container_environment(compatibility: &Compatibility) -> Vec<(OsString, OsString)> {
+    let for_a_proxy = |name: &OsStr| {
+        let name = name.as_encoded_bytes();
+        name.starts_with(b"PIPELOOP_") || name.starts_with(b"OW_")
+    };
+    let mut environment: Vec<_> = std::env::vars_os().filter(|(name, _)| !for_a_proxy(name)).collect();
+    let mut set = |name: &str, value: OsString| {
+        environment.retain(|(other, _)| other != name);
+        environment.push((name.into(), value));
+    };
+    if let Some(execution_env) = &compatibility.execution_env {
+        set("__OW_EXECUTION_ENV", execution_env.clone());
+    }
+    if compatibility.wait_for_ack {
+        set("__OW_WAIT_FOR_ACK", "1".into());
+    }
+    environment
+}
+
+/// Whether colour is unwanted even on a terminal: `NO_COLOR`.
+#[must_use]
+pub fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// A duration with its unit: `100ms`, `30s`, `5m`, `1h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Time(pub Duration);
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "expected a number and its unit, such as `100ms`, `30s`, `5m` or `1h`".to_owned();
+        let (number, unit) = split_unit(text);
+        let number: u64 = number.parse().map_err(|_| expected())?;
+        let ms = match unit {
+            "ms" => Some(number),
+            "s" => number.checked_mul(1_000),
+            "m" | "min" => number.checked_mul(60_000),
+            "h" => number.checked_mul(3_600_000),
+            _ => return Err(expected()),
+        };
+        // Beyond a century sums of points in time could overflow.
+        let ms = ms.filter(|ms| *ms <= 100 * 365 * 86_400_000).ok_or("that is more than a hundred years")?;
+        Ok(Self(Duration::from_millis(ms)))
+    }
+}
+
+/// A number of bytes with its unit: `512`, `64KiB`, `64MiB`, `1GiB`; `KB`, `MB` and `GB` are
+/// thousands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "expected a number of bytes, such as `65536`, `64KiB`, `64MiB` or `1GiB`".to_owned();
+        let (number, unit) = split_unit(text);
+        let number: u64 = number.parse().map_err(|_| expected())?;
+        let scale: u64 = match unit.to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "k" | "kib" => 1 << 10,
+            "m" | "mib" => 1 << 20,
+            "g" | "gib" => 1 << 30,
+            "kb" => 1_000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            _ => return Err(expected()),
+        };
+        let bytes = number.checked_mul(scale).filter(|bytes| isize::try_from(*bytes).is_ok());
+        Ok(Self(bytes.ok_or("that is more than this machine can address")?))
+    }
+}
+
+impl Size {
+    /// As a length in memory.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).expect("sizes are checked when they are parsed")
+    }
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    (&text[..digits], text[digits..].trim_start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        let time = |text: &str| text.parse::<Time>().map(|time| time.0.as_millis());
+        assert_eq!(time("100ms"), Ok(100));
+        assert_eq!(time("30s"), Ok(30_000));
+        assert_eq!(time("5m"), Ok(300_000));
+        assert_eq!(time("1 h"), Ok(3_600_000));
+        for wrong in ["", "s", "30", "-1s", "1.5s", "30 parsecs", "99999999999h"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let size = |text: &str| text.parse::<Size>().map(|size| size.0);
+        assert_eq!(size("512"), Ok(512));
+        assert_eq!(size("64KiB"), Ok(65_536));
+        assert_eq!(size("64 mib"), Ok(67_108_864));
+        assert_eq!(size("1MB"), Ok(1_000_000));
+        for wrong in ["", "MiB", "-1", "1.5MiB", "1TiBx", "99999999999GiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! The catalogue of what can go wrong: a stable code, a sentence and a hint for each cause.
+//!
+//! One variant per cause that a reader could act on, with the facts as fields. A sentence says
+//! what happened, where and why, in that order, on one line; the hint says what to do and names a
+//! command or a setting. Whoever calls gets the sentence, the log gets the detail as well.
+//!
+//! Nothing here knows how an error is reported: a front turns it into a status, `cli/output.rs`
+//! into `error[PL0xx]: …`. `docs/errors.md` lists the codes.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::process::ExitStatus;
+use crate::text::{excerpt, listing, millis};
+
+/// Anything that keeps an action from being initialised or an activation from being answered.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
+pub enum Error {
+    // What the platform sent.
+    /// The body of a request is no JSON.
+    NotJson { request: &'static str, reason: String },
+    /// The body of a request is JSON, and not an object.
+    NotAnObject { request: &'static str, found: &'static str },
+    /// The body of a request is empty.
+    EmptyBody { request: &'static str },
+    /// The body of a request is over its bound.
+    BodyTooLarge { request: &'static str, limit_bytes: u64, setting: &'static str },
+    /// The caller stopped sending in the middle of a request.
+    BodyStalled { waited: Duration },
+    /// A member of the body has a type that cannot be used.
+    BadMember { member: &'static str, expected: &'static str, found: &'static str },
+    /// Init came without code or without `main`.
+    NoCode,
+    /// `value` of an activation is neither object nor array.
+    BadArguments,
+    /// Init came after a successful one.
+    AlreadyInitialised,
+    /// Init came while another is under way.
+    InitUnderWay,
+    /// Run came before init.
+    NotInitialised,
+    /// `binary` is true and the code is no base64.
+    BadBase64 { reason: String },
+    /// A variable of init's `env` cannot be in an environment.
+    BadVariable { name: String },
+    /// Init's `env` names a protocol that does not exist.
+    UnknownProtocol { name: String },
+
+    // What was uploaded.
+    /// The code is empty.
+    Empty,
+    /// The code is none of the things an action can be.
+    Unrecognised { seen: String },
+    /// The code is source text, and no compiler is configured.
+    Source { seen: String },
+    /// The compiler failed or left nothing to run.
+    Compile { compiler: String, reason: String },
+    /// The archive cannot be read to its end.
+    ArchiveDamaged { format: &'static str, reason: String },
+    /// The archive has no `exec` at its root.
+    ArchiveWithoutExec { holds: Vec<String>, more: usize },
+    /// The folder given on the command line has no `exec`.
+    FolderWithoutExec { path: PathBuf, holds: Vec<String>, more: usize },
+    /// An entry would land outside the action's folder.
+    ArchiveEscapes { entry: usize, path: String, target: Option<String> },
+    /// An entry is neither file, folder nor link.
+    ArchiveEntryKind { entry: usize, path: String, kind: &'static str },
+    /// The archive unpacks to more bytes than allowed.
+    ArchiveTooLarge { limit_bytes: u64 },
+    /// The archive has more entries than allowed.
+    ArchiveTooManyEntries { limit: usize },
+    /// A file of the action cannot be written.
+    Unwritable { path: PathBuf, reason: io::Error },
+    /// What the command line names cannot be read.
+    NoSuchAction { path: PathBuf, reason: io::Error },
+
+    // How the action starts.
+    /// The kernel refused to execute it.
+    CannotStart { path: PathBuf, reason: String, hint: &'static str },
+    /// It ended before it was ready.
+    EndedAtStart { ending: Ending, stage: Stage },
+    /// It is alive and has not become ready.
+    NotReady { limit: Duration, awaited: &'static str, tail: String },
+    /// Its first line is not the handshake or acknowledgement that was asked for.
+    WrongFirstLine { expected: &'static str, line: String, channel: &'static str },
+    /// Its handshake names a version that is not spoken here.
+    UnsupportedVersion { version: String },
+    /// It waits for input without having sent the handshake that was asked for.
+    NoHandshake { protocol: &'static str },
+
+    // How an activation ends.
+    /// The answer is not one JSON object or array on one line.
+    BadAnswer { problem: BadAnswer, ending: Option<Ending> },
+    /// The action ended while it was working on the activation.
+    Died { ending: Ending },
+    /// The action closed its result channel and lives on.
+    ChannelClosed { channel: &'static str },
+    /// The answer is over its bound.
+    AnswerTooLong { limit_bytes: u64 },
+    /// The activation's time is over.
+    TimeOut { limit: TimeLimit, after: Duration },
+    /// Too many activations wait already.
+    QueueFull { limit: usize },
+    /// The proxy is shutting down.
+    ShuttingDown,
+
+    // The proxy itself.
+    /// The proxy cannot listen where it was told to.
+    CannotListen { address: String, reason: io::Error },
+    /// A setting has a value that cannot be used.
+    BadSetting { setting: &'static str, reason: String },
+    /// Something the operating system refused in the middle of the work.
+    System { doing: &'static str, reason: io::Error },
+}
+
+/// How a process came to its end, for a reader.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// Its exit status, when it could be learnt.
+    pub status: Option<ExitStatus>,
+    /// From its start to its end.
+    pub lived: Duration,
+    /// The last lines of its standard error, possibly empty.
+    pub tail: String,
+}
+
+/// How far a process had come when it ended at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing was heard of it on the channel of its handshake.
+    BeforeReady,
+    /// It had closed its result channel.
+    ChannelClosed,
+}
+
+/// What is wrong with an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as for the errors")]
+pub enum BadAnswer {
+    /// Not JSON: the line and the parser's reason.
+    NotJson { line: String, reason: String },
+    /// JSON, and neither object nor array.
+    WrongType { line: String, found: &'static str },
+    /// A second line stands behind the first.
+    TwoLines { first: String, second: String },
+    /// The process ended without a line.
+    Nothing,
+    /// The process ended in the middle of a line.
+    Unterminated { line: String },
+}
+
+/// Which limit ended an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// The `deadline` that came with the activation.
+    Deadline,
+    /// `PIPELOOP_RUN_TIMEOUT`.
+    RunTimeout,
+}
+
+/// The text that a platform's test suites compare for an unusable answer.
+///
+/// Source: apache/openwhisk, `BasicActionRunnerTests.scala`; apache/openwhisk-runtime-docker,
+/// `actionproxy.py`.
+pub const BAD_ANSWER: &str = "The action did not return a dictionary or array.";
+
+impl Error {
+    /// The stable code, `PL` and three digits: 01x requests, 02x and 03x uploads, 04x starts,
+    /// 06x activations, 09x the proxy itself.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotJson { .. } => "PL010",
+            Self::NotAnObject { .. } => "PL011",
+            Self::EmptyBody { .. } => "PL012",
+            Self::BodyTooLarge { .. } => "PL013",
+            Self::BodyStalled { .. } => "PL014",
+            Self::BadMember { .. } => "PL015",
+            Self::NoCode => "PL016",
+            Self::BadArguments => "PL017",
+            Self::AlreadyInitialised => "PL018",
+            Self::InitUnderWay => "PL019",
+            Self::NotInitialised => "PL020",
+            Self::BadBase64 { .. } => "PL021",
+            Self::UnknownProtocol { .. } => "PL022",
+            Self::BadVariable { .. } => "PL023",
+            Self::Empty => "PL030",
+            Self::Unrecognised { .. } => "PL031",
+            Self::Source { .. } => "PL032",
+            Self::Compile { .. } => "PL033",
+            Self::ArchiveDamaged { .. } => "PL034",
+            Self::ArchiveWithoutExec { .. } => "PL035",
+            Self::ArchiveEscapes { .. } => "PL036",
+            Self::ArchiveEntryKind { .. } => "PL037",
+            Self::ArchiveTooLarge { .. } => "PL038",
+            Self::ArchiveTooManyEntries { .. } => "PL039",
+            Self::Unwritable { .. } => "PL040",
+            Self::NoSuchAction { .. } => "PL041",
+            Self::FolderWithoutExec { .. } => "PL042",
+            Self::CannotStart { .. } => "PL050",
+            Self::EndedAtStart { .. } => "PL051",
+            Self::NotReady { .. } => "PL052",
+            Self::WrongFirstLine { .. } => "PL053",
+            Self::UnsupportedVersion { .. } => "PL054",
+            Self::NoHandshake { .. } => "PL055",
+            Self::BadAnswer { .. } => "PL060",
+            Self::Died { .. } => "PL061",
+            Self::ChannelClosed { .. } => "PL062",
+            Self::AnswerTooLong { .. } => "PL063",
+            Self::TimeOut { .. } => "PL064",
+            Self::QueueFull { .. } => "PL065",
+            Self::ShuttingDown => "PL066",
+            Self::CannotListen { .. } => "PL090",
+            Self::BadSetting { .. } => "PL091",
+            Self::System { .. } => "PL092",
+        }
+    }
+
+    /// What to do about it, when there is something to do that the sentence does not say.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NotJson { request: "run", .. } | Self::EmptyBody { request: "run" } => {
+                r#"send the activation as a JSON object, for example `{"value":{"name":"Mike"}}`"#.into()
+            }
+            Self::NotJson { .. } | Self::EmptyBody { .. } => {
+                r#"send `{"value":{"main":"main","code":"…","binary":false}}`"#.into()
+            }
+            Self::BodyTooLarge { setting, .. } => {
+                format!("raise `{setting}` if bodies of this size are meant to be accepted")
+            }
+            Self::BadBase64 { .. } => {
+                "encode the code with the standard alphabet and padding, as `base64 -w0` does; text goes without it and with `\"binary\":false`".into()
+            }
+            Self::UnknownProtocol { .. } => {
+                "set `PIPELOOP_PROTOCOL` to `0`, `1`, `actionloop` or `auto`".into()
+            }
+            Self::NotInitialised => "post the code to `/init` first".into(),
+            Self::Empty => "upload an ELF executable, a script with a `#!` line, or a zip or tar.gz with `exec` at its root".into(),
+            Self::Unrecognised { .. } => "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root".into(),
+            Self::Source { .. } => "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root; for a script, put its interpreter on the first line, for example `#!/usr/bin/env python3`; for source code, upload what the compiler makes of it, or use an image that sets `OW_COMPILER`".into(),
+            Self::Compile { .. } => "the compiler's own words stand in the log".into(),
+            Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
+            Self::ArchiveWithoutExec { .. } => "name the program `exec` and put it at the top of the archive, not into a folder: `zip action.zip exec`".into(),
+            Self::FolderWithoutExec { .. } => "name the program `exec`, or give the program itself instead of its folder".into(),
+            Self::ArchiveEscapes { .. } => "make the archive from inside the folder that holds `exec`, with links that stay in it".into(),
+            Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` if actions of this size are meant to be accepted".into(),
+            Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` if actions of so many files are meant to be accepted".into(),
+            Self::Unwritable { .. } => "choose a folder that can be written with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
+            Self::CannotStart { hint, .. } => (*hint).to_owned(),
+            Self::EndedAtStart { ending, .. } => return ending.hint(),
+            Self::NotReady { .. } => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
+            Self::WrongFirstLine { .. } => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines are taken as logs".into(),
+            Self::UnsupportedVersion { .. } => "this release speaks the versions 0 and 1 and the actionloop dialect".into(),
+            Self::NoHandshake { .. } => "print it at start and flush the output; without a handshake, set `PIPELOOP_PROTOCOL` to `actionloop` or `auto`".into(),
+            Self::BadAnswer { problem: BadAnswer::TwoLines { .. }, .. } => {
+                "write each answer on one line (no pretty-printing), and logs on stderr".into()
+            }
+            Self::BadAnswer { .. } => {
+                "answer each activation with one JSON object or array on one line, and flush it; logs belong on stderr".into()
+            }
+            Self::Died { ending } => return ending.hint(),
+            Self::ChannelClosed { .. } => "keep the channel open for as long as the action serves".into(),
+            Self::AnswerTooLong { .. } => "return less, or raise `PIPELOOP_MAX_RESULT`".into(),
+            Self::TimeOut { limit: TimeLimit::Deadline, .. } => {
+                "give the action a longer time limit on the platform, or make it faster; an answer that was never flushed looks like this too".into()
+            }
+            Self::TimeOut { limit: TimeLimit::RunTimeout, .. } => {
+                "raise `PIPELOOP_RUN_TIMEOUT`, or make the action faster; an answer that was never flushed looks like this too".into()
+            }
+            Self::QueueFull { .. } => "try again later, or raise `PIPELOOP_QUEUE`".into(),
+            Self::CannotListen { .. } => "choose another port with `--port` (`PIPELOOP_PORT`)".into(),
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Error {
+    #[allow(clippy::too_many_lines)] // One line a cause: splitting it would hide the catalogue.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotJson { request, reason } => {
+                write!(f, "the body of {request} is not valid JSON: {reason}")
+            }
+            Self::NotAnObject { request, found } => {
+                write!(f, "the body of {request} must be a JSON object, got {found}")
+            }
+            Self::EmptyBody { request } => write!(f, "the body of {request} is empty"),
+            Self::BodyTooLarge { request, limit_bytes, .. } => {
+                write!(f, "the body of {request} is too large: at most {limit_bytes} bytes are accepted")
+            }
+            Self::BodyStalled { waited } => {
+                write!(f, "the request stopped arriving: nothing came for {}", millis(*waited))
+            }
+            Self::BadMember { member, expected, found } => {
+                write!(f, "`{member}` must be {expected}, got {found}")
+            }
+            Self::NoCode => f.write_str("Missing main/no code to execute."),
+            Self::BadArguments => {
+                f.write_str("The action did not receive a dictionary or array as an argument.")
+            }
+            Self::AlreadyInitialised => f.write_str("Cannot initialize the action more than once."),
+            Self::InitUnderWay => f.write_str("another init is under way"),
+            Self::NotInitialised => f.write_str("no action has been initialised yet"),
+            Self::BadBase64 { reason } => write!(f, "`code` is marked as binary and is not valid base64: {reason}"),
+            Self::BadVariable { name } => write!(
+                f,
+                "`env` holds a variable that cannot be set, with an empty name, `=` in its name or NUL: {}",
+                excerpt(name.as_bytes())
+            ),
+            Self::UnknownProtocol { name } => {
+                write!(f, "`PIPELOOP_PROTOCOL` in `env` names no protocol: {}", excerpt(name.as_bytes()))
+            }
+            Self::Empty => f.write_str("the uploaded code is empty"),
+            Self::Unrecognised { seen } => {
+                write!(f, "the uploaded code is no executable, script or archive: it is {seen}")
+            }
+            Self::Source { seen } => {
+                write!(f, "the uploaded code is source text ({seen}), and there is no compiler for it here")
+            }
+            Self::Compile { compiler, reason } => write!(f, "the compiler `{compiler}` failed: {reason}"),
+            Self::ArchiveDamaged { format, reason } => {
+                write!(f, "the {format} archive is damaged or incomplete: {reason}")
+            }
+            Self::ArchiveWithoutExec { holds, more } => {
+                write!(f, "the archive has no file `exec` at its root; it holds {}", listing(holds, *more))
+            }
+            Self::FolderWithoutExec { path, holds, more } => {
+                write!(f, "the folder `{}` has no file `exec`; it holds {}", path.display(), listing(holds, *more))
+            }
+            Self::ArchiveEscapes { entry, path, target } => {
+                let path = excerpt(path.as_bytes());
+                match target {
+                    None => write!(f, "archive entry {entry} would be written outside the action's folder: {path}"),
+                    Some(target) => write!(
+                        f,
+                        "archive entry {entry}, {path}, links outside the action's folder: {}",
+                        excerpt(target.as_bytes())
+                    ),
+                }
+            }
+            Self::ArchiveEntryKind { entry, path, kind } => {
+                write!(f, "archive entry {entry} is a {kind}, not a file, folder or link: {}", excerpt(path.as_bytes()))
+            }
+            Self::ArchiveTooLarge { limit_bytes } => {
+                write!(f, "the archive unpacks to more than the {limit_bytes} bytes that are accepted")
+            }
+            Self::ArchiveTooManyEntries { limit } => {
+                write!(f, "the archive has more than the {limit} entries that are accepted")
+            }
+            Self::Unwritable { path, reason } => {
+                write!(f, "cannot write the action to `{}`: {reason}", path.display())
+            }
+            Self::NoSuchAction { path, reason } => {
+                write!(f, "cannot read the action `{}`: {reason}", path.display())
+            }
+            Self::CannotStart { path, reason, .. } => {
+                write!(f, "cannot start the action `{}`: {reason}", path.display())
+            }
+            Self::EndedAtStart { ending, stage } => match stage {
+                Stage::BeforeReady => write!(f, "the action {ending}, before it was ready{}", ending.quoted_tail()),
+                Stage::ChannelClosed => {
+                    write!(f, "the action closed its result channel before it was ready, and {ending}{}", ending.quoted_tail())
+                }
+            },
+            Self::NotReady { limit, awaited, tail } => {
+                write!(f, "the action was not ready within {}: it {awaited}", millis(*limit))?;
+                if tail.is_empty() { Ok(()) } else { write!(f, "; the last it said: `{tail}`") }
+            }
+            Self::WrongFirstLine { expected, line, channel } => {
+                write!(f, "the action's first line on {channel} is not its handshake: expected `{expected}`, got {}", excerpt(line.as_bytes()))
+            }
+            Self::UnsupportedVersion { version } => {
+                write!(f, "the action speaks version {version} of the native protocol, this proxy speaks 0 and 1")
+            }
+            Self::NoHandshake { protocol } => {
+                write!(f, "the action waits for input and has not sent the handshake of protocol {protocol}")
+            }
+            Self::BadAnswer { ending, .. } => {
+                // Nothing but the fixed text, unless the process failed: then that is the news.
+                f.write_str(BAD_ANSWER)?;
+                match ending {
+                    Some(ending) if !ending.is_success() => write!(f, " It {ending}{}", ending.quoted_tail()),
+                    _ => Ok(()),
+                }
+            }
+            Self::Died { ending } => {
+                write!(f, "the action {ending}, before it answered{}", ending.quoted_tail())
+            }
+            Self::ChannelClosed { channel } => {
+                write!(f, "the action closed {channel} before it answered, and lives on; it was stopped")
+            }
+            Self::AnswerTooLong { limit_bytes } => {
+                write!(f, "the action's answer is too long: at most {limit_bytes} bytes are accepted; the action was stopped")
+            }
+            Self::TimeOut { limit, after } => match limit {
+                TimeLimit::Deadline => {
+                    write!(f, "the action did not answer by the activation's deadline and was stopped after {}", millis(*after))
+                }
+                TimeLimit::RunTimeout => {
+                    write!(f, "the action did not answer within the run timeout and was stopped after {}", millis(*after))
+                }
+            },
+            Self::QueueFull { limit } => write!(f, "{limit} activations wait already"),
+            Self::ShuttingDown => f.write_str("the proxy is shutting down"),
+            Self::CannotListen { address, reason } => write!(f, "cannot listen on {address}: {reason}"),
+            Self::BadSetting { setting, reason } => write!(f, "`{setting}` cannot be used: {reason}"),
+            Self::System { doing, reason } => write!(f, "cannot {doing}: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Error {
+    /// The sentence with its hint, for a caller who sees nothing else. Texts that platforms compare
+    /// stay to the letter.
+    #[must_use]
+    pub fn for_caller(&self) -> String {
+        match self {
+            Self::NoCode
+            | Self::AlreadyInitialised
+            | Self::BadArguments
+            | Self::BadAnswer { .. }
+            | Self::ShuttingDown => self.to_string(),
+            _ => match self.hint() {
+                Some(hint) => format!("{self} (hint: {hint})"),
+                None => self.to_string(),
+            },
+        }
+    }
+
+    /// What the action's author should read in the log beside the sentence, when there is more:
+    /// the offending line of an unusable answer.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        let Self::BadAnswer { problem, ending } = self else { return None };
+        let mut detail = problem.to_string();
+        if let Some(ending) = ending {
+            detail = format!("{detail}; it {ending}");
+        }
+        Some(detail)
+    }
+}
+
+impl fmt::Display for BadAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotJson { line, reason } => {
+                write!(f, "the action's answer is not JSON ({reason}): {}", excerpt(line.as_bytes()))
+            }
+            Self::WrongType { line, found } => {
+                write!(f, "the action's answer is {found}, not an object or array: {}", excerpt(line.as_bytes()))
+            }
+            Self::TwoLines { first, second } => write!(
+                f,
+                "the action's answer takes more than one line: {} and {}",
+                excerpt(first.as_bytes()),
+                excerpt(second.as_bytes())
+            ),
+            Self::Nothing => f.write_str("the action ended without an answer"),
+            Self::Unterminated { line } => {
+                write!(f, "the action ended in the middle of its answer, without a newline: {}", excerpt(line.as_bytes()))
+            }
+        }
+    }
+}
+
+impl Ending {
+    /// Whether the process ended by itself with status 0.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        matches!(self.status, Some(ExitStatus::Exited(0)))
+    }
+
+    fn quoted_tail(&self) -> String {
+        if self.tail.is_empty() { String::new() } else { format!(": `{}`", self.tail) }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self.status? {
+            ExitStatus::Exited(126) => "126 is a shell's word for a program that it found and could not execute".into(),
+            ExitStatus::Exited(127) => "127 is a shell's word for a program that it did not find: put the interpreter into the image, or upload a static executable; the loader says 127 too when a shared library is missing".into(),
+            ExitStatus::Exited(0) => "an action of this kind reads a line, answers it and goes on until its input ends; for a program that handles one activation and exits, set `PIPELOOP_PROTOCOL=0`".into(),
+            ExitStatus::Signalled(9) => "signal 9 that nobody sent is most often the kernel, out of memory: raise the memory limit".into(),
+            ExitStatus::Signalled(11) => "signal 11 is a fault of the program itself, such as a null pointer or a stack that is used up".into(),
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status {
+            Some(status) => write!(f, "{status} after {}", millis(self.lived)),
+            None => write!(f, "ended after {}", millis(self.lived)),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! HTTP: accepting, connections, bodies and their bounds.
+//!
+//! hyper speaks the protocol; what is here is what a platform needs besides. A kept connection may
+//! be silent for as long as it likes between requests: the platform keeps connections for minutes
+//! and freezes the container meanwhile. Patience begins with a request's first byte, and it is
+//! counted in pieces, so that time which passed while we were frozen does not count.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Sleep;
+
+use crate::error::Error;
+
+/// What a front answers with: a fixed body, so that there is always a Content-Length.
+pub type Reply = Response<Full<Bytes>>;
+
+/// A front: what is done with a request. One value serves every connection.
+pub trait Front: Send + Sync + 'static {
+    /// Answers one request.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Reply> + Send;
+}
+
+/// How connections are treated.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The longest silence in the middle of a request or an answer.
+    pub caller_timeout: Duration,
+    /// The most connections at once.
+    pub connections: usize,
+}
+
+/// A header block that is larger is refused by hyper with 431.
+const MOST_HEADER_BYTES: usize = 64 * 1024;
+/// How long accepting pauses when the kernel says that there are no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How much of a refused body is read to its end, so that the caller gets to read the answer.
+const MOST_DISCARDED_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Listens on one address, or on all there are.
+///
+/// # Errors
+/// [`Error::CannotListen`].
+pub fn listen(host: Option<std::net::IpAddr>, port: u16) -> Result<TcpListener, Error> {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    let bind = |ip: IpAddr| -> io::Result<TcpListener> {
+        let address = SocketAddr::new(ip, port);
+        let socket =
+            if ip.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+        // Restarted at once, it finds its port again.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(1024)
+    };
+    let bound = match host {
+        Some(ip) => bind(ip),
+        // The unspecified IPv6 address takes IPv4 as well, where there is IPv6 at all.
+        None => match bind(Ipv6Addr::UNSPECIFIED.into()) {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => bind(Ipv4Addr::UNSPECIFIED.into()),
+            other => other,
+        },
+    };
+    bound.map_err(|reason| {
+        let host = host.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
+        Error::CannotListen { address: format!("{host}:{port}"), reason }
+    })
+}
+
+/// How far the end of the server has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// It has not begun.
+    No,
+    /// Nothing is accepted any more. Connections that exist are answered, and end with that.
+    Accepting,
+    /// Connections end as soon as they have nothing in flight.
+    Connections,
+}
+
+/// Accepts and serves connections until all of them have ended, which [`Stop`] asks for.
+pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limits, mut stop: watch::Receiver<Stop>) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let acquire = || async { places.clone().acquire_owned().await.expect("the semaphore is never closed") };
+    loop {
+        let (accepted, place) = tokio::select! {
+            _ = stop.wait_for(|stop| *stop >= Stop::Accepting) => break,
+            accepted = async {
+                let place = acquire().await;
+                (listener.accept().await, place)
+            } => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                // An answer is one write; waiting to fill a packet would only delay it.
+                let _ = stream.set_nodelay(true);
+                let connection = connection(stream, front.clone(), limits.caller_timeout, stop.clone());
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // A caller that left before it was accepted, or no descriptor left: both pass.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // From now on a caller is refused by the kernel, and the platform goes elsewhere.
+    drop(listener);
+    for _ in 0..limits.connections {
+        acquire().await.forget();
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection<F: Front>(
+    stream: TcpStream,
+    front: Arc<F>,
+    patience: Duration,
+    mut stop: watch::Receiver<Stop>,
+) {
+    let progress = Arc::new(Progress::default());
+    let io = TokioIo::new(Io { stream, progress: progress.clone() });
+    let stopping = stop.clone();
+    let service = service_fn(|request: Request<Incoming>| {
+        let front = front.clone();
+        let progress = progress.clone();
+        let stopping = stopping.clone();
+        async move {
+            progress.request_began();
+            let mut reply = front.answer(request).await;
+            progress.request_ended();
+            if *stopping.borrow() >= Stop::Accepting {
+                reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, std::convert::Infallible>(reply)
+        }
+    });
+    let mut connection = std::pin::pin!(
+        hyper::server::conn::http1::Builder::new().max_header_size(MOST_HEADER_BYTES).serve_connection(io, service)
+    );
+    let mut watch = Watch::new(patience);
+    let mut closing = std::pin::pin!(async move {
+        let _ = stop.wait_for(|stop| *stop == Stop::Connections).await;
+    });
+    let mut closes = false;
+    let result = std::future::poll_fn(|context| {
+        if !closes && closing.as_mut().poll(context).is_ready() {
+            closes = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        match connection.as_mut().poll(context) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            // Looked at after hyper has done what it can: a request that came whole is never timed.
+            Poll::Pending => watch.poll(&progress, context).map(|()| None),
+        }
+    })
+    .await;
+    match result {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "connection ended"),
+        None => tracing::debug!("the caller stalled; connection closed"),
+    }
+}
+
+/// What the watch over a connection needs to know. All of it lives in one task; the atomics are
+/// for the compiler.
+#[derive(Debug, Default)]
+struct Progress {
+    /// A request is being answered.
+    in_request: AtomicBool,
+    /// Some of a request has come, and not yet its whole head.
+    in_head: AtomicBool,
+    /// The caller does not take what it is sent.
+    write_blocked: AtomicBool,
+    /// Counts everything that was read or written.
+    moves: AtomicU64,
+}
+
+impl Progress {
+    fn request_began(&self) {
+        self.in_request.store(true, Ordering::Relaxed);
+        self.in_head.store(false, Ordering::Relaxed);
+    }
+
+    fn request_ended(&self) {
+        self.in_request.store(false, Ordering::Relaxed);
+    }
+
+    fn read(&self, count: usize) {
+        if count > 0 {
+            self.moves.fetch_add(1, Ordering::Relaxed);
+            if !self.in_request.load(Ordering::Relaxed) {
+                self.in_head.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn wrote<T>(&self, result: &Poll<io::Result<T>>) {
+        self.write_blocked.store(result.is_pending(), Ordering::Relaxed);
+        if result.is_ready() {
+            self.moves.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn waits_for_caller(&self) -> bool {
+        self.in_head.load(Ordering::Relaxed) || self.write_blocked.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends a connection whose caller stalls in the middle of something.
+struct Watch {
+    patience: Duration,
+    /// Armed only while something is waited for; most connections never need one.
+    timer: Option<Pin<Box<Sleep>>>,
+    pieces_left: u32,
+    moves_seen: u64,
+}
+
+/// Patience is counted in pieces, each of which is worth the same however long it really took:
+/// a frozen container loses one piece at most.
+const PIECES: u32 = 20;
+
+impl Watch {
+    fn new(patience: Duration) -> Self {
+        Self { patience, timer: None, pieces_left: PIECES, moves_seen: 0 }
+    }
+
+    /// Ready when patience is over.
+    fn poll(&mut self, progress: &Progress, context: &mut Context<'_>) -> Poll<()> {
+        if !progress.waits_for_caller() {
+            self.timer = None;
+            return Poll::Pending;
+        }
+        let moves = progress.moves.load(Ordering::Relaxed);
+        let piece = self.patience / PIECES;
+        if self.timer.is_none() || moves != self.moves_seen {
+            self.moves_seen = moves;
+            self.pieces_left = PIECES;
+            self.timer = Some(Box::pin(tokio::time::sleep(piece)));
+        }
+        while let Some(timer) = &mut self.timer {
+            if timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            self.pieces_left -= 1;
+            if self.pieces_left == 0 {
+                return Poll::Ready(());
+            }
+            timer.set(tokio::time::sleep(piece));
+        }
+        Poll::Pending
+    }
+}
+
+/// A connection's stream with its progress noted.
+struct Io {
+    stream: TcpStream,
+    progress: Arc<Progress>,
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.progress.read(buffer.filled().len() - before);
+        result
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.progress.wrote(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.progress.wrote(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The bound of a body, and what its error names.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyBound {
+    /// What the body belongs to: `init` or `run`.
+    pub request: &'static str,
+    /// The most bytes.
+    pub limit_bytes: u64,
+    /// The setting that holds the bound.
+    pub setting: &'static str,
+    /// The longest silence between two pieces.
+    pub patience: Duration,
+}
+
+/// Collects a body into one buffer, with a byte of room behind it.
+///
+/// # Errors
+/// [`Error::BodyTooLarge`], [`Error::BodyStalled`], and [`Error::System`] when the connection
+/// breaks. In any case the body has been read to its end, as far as that can be asked, so that the
+/// caller gets to read the answer.
+pub async fn read_body(mut body: Incoming, bound: &BodyBound) -> Result<Vec<u8>, Error> {
+    let too_large =
+        || Error::BodyTooLarge { request: bound.request, limit_bytes: bound.limit_bytes, setting: bound.setting };
+    let announced = body.size_hint().exact();
+    if announced.is_some_and(|length| length > bound.limit_bytes) {
+        discard(body, bound.patience).await;
+        return Err(too_large());
+    }
+    // Announcing is cheap: what is set aside at once is bounded.
+    let room = announced.unwrap_or(0).min(MOST_RESERVED_BYTES);
+    let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or(0) + 1);
+    while let Some(frame) = next_frame(&mut body, bound.patience).await? {
+        if (bytes.len() + frame.len()) as u64 > bound.limit_bytes {
+            discard(body, bound.patience).await;
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&frame);
+    }
+    Ok(bytes)
+}
+
+/// What is set aside for a body that was only announced.
+const MOST_RESERVED_BYTES: u64 = 2 * 1024 * 1024;
+
+/// Reads a body to its end and forgets it, within reason.
+pub async fn discard(mut body: Incoming, patience: Duration) {
+    let mut total = 0;
+    while let Ok(Some(frame)) = next_frame(&mut body, patience).await {
+        total += frame.len() as u64;
+        if total > MOST_DISCARDED_BYTES {
+            return;
+        }
+    }
+}
+
+async fn next_frame(body: &mut Incoming, patience: Duration) -> Result<Option<Bytes>, Error> {
+    loop {
+        let frame = tokio::time::timeout(patience, body.frame())
+            .await
+            .map_err(|_| Error::BodyStalled { waited: patience })?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(error)) => {
+                return Err(Error::System { doing: "read the request", reason: io::Error::other(error) });
+            }
+            // Trailers are nothing to us.
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+/// An answer in JSON. hyper adds Content-Length, since the body's length is known.
+#[must_use]
+pub fn json(status: StatusCode, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}

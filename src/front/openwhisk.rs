@@ -1,0 +1,290 @@
+//! The OpenWhisk contract: `POST /init` and `POST /run`.
+//!
+//! Every answer has a Content-Length; every answer other than 200 is `{"error": …}` with that one
+//! member. 503 means "shutting down" and nothing else: the platform then runs the activation
+//! elsewhere.
+//!
+//! Source: apache/openwhisk, `docs/actions-new.md`; the invoker's container client.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, StatusCode};
+use serde_json::value::RawValue;
+
+use crate::action::artifact::Code;
+use crate::action::{Action, Init};
+use crate::activation::{Activation, Object, as_text, type_of};
+use crate::error::Error;
+use crate::protocol::Protocol;
+
+use super::http::{BodyBound, Front, Reply, discard, json, read_body};
+
+/// Texts that existing test suites and images compare, to the letter.
+///
+/// Source: apache/openwhisk-runtime-go, `openwhisk/initHandler.go`.
+mod fixed {
+    pub(super) const NO_BINARY: &str =
+        "The action failed to generate or locate a binary. See logs for details.";
+    pub(super) const CANNOT_START: &str = "Cannot start action. Check logs for details.";
+}
+
+/// The success of init.
+const OK: &[u8] = b"{\"ok\":true}\n";
+
+/// The front that OpenWhisk's invoker talks to.
+#[derive(Debug)]
+pub struct OpenWhisk {
+    /// The action it serves.
+    pub action: Action,
+    /// The largest body of init.
+    pub max_init_body: u64,
+    /// The largest body of run.
+    pub max_body: u64,
+    /// The longest silence in the middle of a body.
+    pub patience: Duration,
+    /// Whether the reason of a failed init is in the log, and the caller gets a fixed text:
+    /// `OW_LOG_INIT_ERROR`.
+    pub log_init_error: bool,
+}
+
+impl Front for OpenWhisk {
+    async fn answer(&self, request: Request<Incoming>) -> Reply {
+        let (head, body) = request.into_parts();
+        match head.uri.path() {
+            "/run" if head.method == Method::POST => match self.run(body).await {
+                Ok(answer) => json(StatusCode::OK, answer),
+                Err(error) => refusal(&error),
+            },
+            "/init" if head.method == Method::POST => match self.init(body).await {
+                Ok(()) => json(StatusCode::OK, Bytes::from_static(OK)),
+                Err(error) => self.init_refusal(&error),
+            },
+            "/run" | "/init" => {
+                discard(body, self.patience).await;
+                let message = format!("{} takes POST, not {}", head.uri.path(), head.method);
+                let mut reply = error_reply(StatusCode::METHOD_NOT_ALLOWED, &message);
+                reply.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+                reply
+            }
+            path => {
+                discard(body, self.patience).await;
+                let message = format!("there is nothing at {path}; this is an action: POST /init, POST /run");
+                error_reply(StatusCode::NOT_FOUND, &message)
+            }
+        }
+    }
+}
+
+impl OpenWhisk {
+    async fn run(&self, body: Incoming) -> Result<Bytes, Error> {
+        let bound = BodyBound {
+            request: "run",
+            limit_bytes: self.max_body,
+            setting: "PIPELOOP_MAX_BODY",
+            patience: self.patience,
+        };
+        let body = read_body(body, &bound).await?;
+        self.action.run(Activation::parse(body)?).await
+    }
+
+    async fn init(&self, body: Incoming) -> Result<(), Error> {
+        let bound = BodyBound {
+            request: "init",
+            limit_bytes: self.max_init_body,
+            setting: "PIPELOOP_MAX_INIT_BODY",
+            patience: self.patience,
+        };
+        if let Err(error) = self.action.check_init() {
+            discard(body, self.patience).await;
+            return Err(error);
+        }
+        let body = read_body(body, &bound).await?;
+        self.action.init(parse_init(&body)?).await
+    }
+
+    /// The answer of a failed init.
+    fn init_refusal(&self, error: &Error) -> Reply {
+        if self.log_init_error {
+            match Upload::of(error) {
+                Some(Upload::Artifact) => return error_reply(StatusCode::BAD_GATEWAY, fixed::NO_BINARY),
+                Some(Upload::Start) => return error_reply(StatusCode::BAD_GATEWAY, fixed::CANNOT_START),
+                None => {}
+            }
+        }
+        refusal(error)
+    }
+}
+
+/// Takes the body of an init apart: `{"value":{"name","main","code","binary","env"}}`.
+fn parse_init(body: &[u8]) -> Result<Init, Error> {
+    let outer = Object::parse("init", body)?;
+    let mut value = None;
+    for (name, raw) in outer.members {
+        if name == "value" && raw.get() != "null" {
+            value = Some(raw);
+        }
+    }
+    let value = value.ok_or(Error::NoCode)?;
+    if !value.get().starts_with('{') {
+        return Err(bad_member("value", "an object", value));
+    }
+    let inner = Object::parse("init", value.get().as_bytes())?;
+    let mut init = Init { code: Code::Text(Vec::new()), main: "main".into(), environment: Vec::new(), protocol: None };
+    let (mut code, mut binary) = (String::new(), false);
+    for (name, raw) in inner.members {
+        if raw.get() == "null" {
+            continue;
+        }
+        match &*name {
+            "code" => code = parse(raw).ok_or_else(|| bad_member("code", "a string", raw))?,
+            "binary" => binary = parse(raw).ok_or_else(|| bad_member("binary", "a boolean", raw))?,
+            "main" => init.main = parse(raw).ok_or_else(|| bad_member("main", "a string", raw))?,
+            "env" => init.environment = environment(raw)?,
+            _ => {}
+        }
+    }
+    if code.is_empty() {
+        return Err(Error::NoCode);
+    }
+    init.code = if binary { Code::Encoded(code.into_bytes()) } else { Code::Text(code.into_bytes()) };
+    // A setting of ours that travels with the action; the action itself has no use for it.
+    if let Some(at) = init.environment.iter().rposition(|(name, _)| name == "PIPELOOP_PROTOCOL") {
+        let (_, name) = &init.environment[at];
+        let name = name.to_string_lossy();
+        init.protocol = Some(
+            name.parse::<Protocol>().map_err(|_| Error::UnknownProtocol { name: name.into_owned() })?,
+        );
+        init.environment.retain(|(name, _)| name != "PIPELOOP_PROTOCOL");
+    }
+    Ok(init)
+}
+
+/// `env` of init: strings as they are, other values as their JSON text.
+fn environment(raw: &RawValue) -> Result<Vec<(OsString, OsString)>, Error> {
+    if !raw.get().starts_with('{') {
+        return Err(bad_member("env", "an object", raw));
+    }
+    let object = Object::parse("init", raw.get().as_bytes())?;
+    let mut variables = Vec::with_capacity(object.members.len());
+    for (name, raw) in object.members {
+        let value = as_text(raw);
+        // The kernel could not tell such a name or value from others.
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return Err(Error::BadVariable { name: name.into_owned() });
+        }
+        variables.push((name.into_owned().into(), OsString::from_vec(value.into_bytes())));
+    }
+    Ok(variables)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(raw: &RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+fn bad_member(member: &'static str, expected: &'static str, raw: &RawValue) -> Error {
+    Error::BadMember { member, expected, found: type_of(raw.get()) }
+}
+
+/// Which part of an init failed, where the platform has fixed texts for it.
+enum Upload {
+    Artifact,
+    Start,
+}
+
+impl Upload {
+    fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::Empty
+            | Error::Unrecognised { .. }
+            | Error::Source { .. }
+            | Error::Compile { .. }
+            | Error::ArchiveDamaged { .. }
+            | Error::ArchiveWithoutExec { .. }
+            | Error::ArchiveEscapes { .. }
+            | Error::ArchiveEntryKind { .. }
+            | Error::ArchiveTooLarge { .. }
+            | Error::ArchiveTooManyEntries { .. }
+            | Error::Unwritable { .. } => Some(Self::Artifact),
+            Error::CannotStart { .. }
+            | Error::EndedAtStart { .. }
+            | Error::NotReady { .. }
+            | Error::WrongFirstLine { .. }
+            | Error::UnsupportedVersion { .. }
+            | Error::NoHandshake { .. } => Some(Self::Start),
+            _ => None,
+        }
+    }
+}
+
+/// The status of each error. Exhaustive, so that a new kind cannot be forgotten.
+fn status(error: &Error) -> StatusCode {
+    match error {
+        // What the caller can mend by sending something else.
+        Error::NotJson { .. }
+        | Error::NotAnObject { .. }
+        | Error::EmptyBody { .. }
+        | Error::BadMember { .. }
+        | Error::BadVariable { .. }
+        | Error::BadBase64 { .. }
+        | Error::UnknownProtocol { .. } => StatusCode::BAD_REQUEST,
+        Error::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::BodyStalled { .. } => StatusCode::REQUEST_TIMEOUT,
+        Error::NoCode | Error::AlreadyInitialised | Error::InitUnderWay => StatusCode::FORBIDDEN,
+        // As the Docker skeleton answers.
+        Error::BadArguments => StatusCode::NOT_FOUND,
+        Error::NotInitialised => StatusCode::INTERNAL_SERVER_ERROR,
+        // What the author of the action can mend.
+        Error::Empty
+        | Error::Unrecognised { .. }
+        | Error::Source { .. }
+        | Error::Compile { .. }
+        | Error::ArchiveDamaged { .. }
+        | Error::ArchiveWithoutExec { .. }
+        | Error::FolderWithoutExec { .. }
+        | Error::ArchiveEscapes { .. }
+        | Error::ArchiveEntryKind { .. }
+        | Error::ArchiveTooLarge { .. }
+        | Error::ArchiveTooManyEntries { .. }
+        | Error::NoSuchAction { .. }
+        | Error::CannotStart { .. }
+        | Error::EndedAtStart { .. }
+        | Error::NotReady { .. }
+        | Error::WrongFirstLine { .. }
+        | Error::UnsupportedVersion { .. }
+        | Error::NoHandshake { .. }
+        | Error::BadAnswer { .. }
+        | Error::Died { .. }
+        | Error::ChannelClosed { .. }
+        | Error::AnswerTooLong { .. }
+        | Error::TimeOut { .. } => StatusCode::BAD_GATEWAY,
+        Error::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Error::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        // What the operator can mend.
+        Error::Unwritable { .. }
+        | Error::CannotListen { .. }
+        | Error::BadSetting { .. }
+        | Error::System { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// An error as an answer: the sentence, and the hint where the caller is not the platform's user
+/// who compares it.
+fn refusal(error: &Error) -> Reply {
+    let status = status(error);
+    let mut reply = error_reply(status, &error.for_caller());
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    reply
+}
+
+fn error_reply(status: StatusCode, message: &str) -> Reply {
+    let mut body = serde_json::json!({ "error": message }).to_string();
+    body.push('\n');
+    json(status, body.into())
+}

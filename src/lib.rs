@@ -1,0 +1,27 @@
+//! pipeloop runs any Unix executable as a serverless action.
+//!
+//! On one side it answers a platform over HTTP, on the other it speaks a line protocol with the
+//! executable that is simple enough to be implemented without libraries.
+//!
+//! # The map of the house
+//! An activation takes this road, and imports point that way only:
+//!
+//! - [`front`]: who calls us: HTTP, the OpenWhisk contract
+//! - [`action`]: one action's life: what was uploaded, its start, its queue, its end
+//! - [`protocol`]: how we talk to the executable
+//! - [`process`]: the child: spawn, wait, stop
+//!
+//! Beside the road: [`activation`] and [`error`] are what travels on it, [`logs`] is the action's
+//! output on its way to ours, [`config`] the settings, [`text`] words for messages. [`cli`] has one
+//! file a command.
+
+pub mod action;
+pub mod activation;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod front;
+pub mod logs;
+pub mod process;
+pub mod protocol;
+pub mod text;

@@ -1,0 +1,495 @@
+//! The action's output on its way to ours, and the sentinels that end an activation's log.
+//!
+//! stdout and stderr of the proxy are the action's log as the platform shows it to its author.
+//! What the action prints passes through here, lines of any length, as it comes. After each
+//! activation the sentinel stands exactly once on its own line on both streams, after all that the
+//! action logged for it. What it prints between two activations is kept for the next one's log.
+//!
+//! # Theory of operation
+//! A [`Stream`] has a source (a pipe of the action, possibly none), an outbox of bytes on their way
+//! to a [`Sink`], and a backlog for what comes between activations. [`Logs::pump`] moves bytes for
+//! as long as it is polled; cancelling it loses nothing, since all its state is in the stream.
+//! It reads only while the outbox is empty: a reader of ours that stalls slows the action down
+//! and costs no memory. Our stdout may be a pipe that we share and must not make non-blocking:
+//! a write is made only after `poll` said that it will not block.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use memchr::memmem;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+
+use crate::process::pipe::watch_as_it_is;
+
+/// The line that ends an activation's log on each stream.
+///
+/// Source: apache/openwhisk, `docs/actions-new.md`, "The action's log".
+pub const SENTINEL: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
+/// What a sentinel of the action's own becomes, so that it ends nothing.
+pub const DEFUSED: &str = "XXX-THE-END-OF-A-WHISK-ACTIVATION-XXX";
+
+/// What a pipe takes without blocking when `poll` calls it writable.
+///
+/// Source: pipe(7), `PIPE_BUF`.
+const ATOMIC: usize = 4096;
+/// What is read from the action at once.
+const CHUNK: usize = 64 * 1024;
+/// What is kept of the end of a stream for error messages.
+const TAIL_BYTES: usize = 2048;
+/// What an error message quotes of it.
+const TAIL_LINES: usize = 5;
+
+/// Whether activations end with a sentinel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sentinels {
+    /// As the platform expects.
+    Write,
+    /// On a terminal there is nobody to read them.
+    Omit,
+}
+
+/// Where log bytes go: the proxy's stdout or stderr.
+#[derive(Debug, Clone)]
+pub struct Sink(Arc<SinkInner>);
+
+#[derive(Debug)]
+struct SinkInner {
+    fd: OwnedFd,
+    /// Registered with the runtime at the first wait only. `None` for files, which never block.
+    registered: OnceLock<Option<AsyncFd<OwnedFd>>>,
+}
+
+impl Sink {
+    /// Writes to a descriptor without changing its flags.
+    #[must_use]
+    pub fn new(fd: OwnedFd) -> Self {
+        Self(Arc::new(SinkInner { fd, registered: OnceLock::new() }))
+    }
+
+    /// The proxy's standard output.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn stdout() -> io::Result<Self> {
+        Ok(Self::new(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?))
+    }
+
+    /// The proxy's standard error.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn stderr() -> io::Result<Self> {
+        Ok(Self::new(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?))
+    }
+
+    /// Writes what can be written now and says how much that was.
+    fn try_write(&self, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            let mut fds = [PollFd::new(&self.0.fd, PollFlags::OUT)];
+            match poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(_) => return bytes.len(),
+            }
+            let chunk = &bytes[written..bytes.len().min(written + ATOMIC)];
+            match rustix::io::write(&self.0.fd, chunk) {
+                Ok(count) => written += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                // The reader is gone or the disk is full: nobody can be told, and the action's
+                // work is not to be lost over its log.
+                Err(_) => return bytes.len(),
+            }
+        }
+        written
+    }
+
+    /// Waits until something can be written.
+    async fn writable(&self) {
+        let registered = self.0.registered.get_or_init(|| watch_as_it_is(self.0.fd.try_clone().ok()?).ok());
+        match registered {
+            Some(fd) => {
+                if let Ok(mut ready) = fd.writable().await {
+                    // Whether it really is writable is what `poll` says next.
+                    ready.clear_ready();
+                }
+            }
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+/// Both streams of one action.
+#[derive(Debug)]
+pub struct Logs {
+    /// What the action prints, where stdout is not its result channel.
+    pub stdout: Stream,
+    /// What it logs.
+    pub stderr: Stream,
+    sentinels: Sentinels,
+    stall_limit: Duration,
+}
+
+impl Logs {
+    /// Logs of an action that has not printed anything yet.
+    #[must_use]
+    pub fn new(stdout: Sink, stderr: Sink, sentinels: Sentinels, bounds: &Bounds) -> Self {
+        let stream = |sink| Stream::new(sink, bounds.backlog_bytes);
+        Self { stdout: stream(stdout), stderr: stream(stderr), sentinels, stall_limit: bounds.stall_limit }
+    }
+
+    /// An activation begins: what was kept for it goes out first.
+    pub fn begin(&mut self) {
+        self.stdout.begin();
+        self.stderr.begin();
+    }
+
+    /// An activation is over: everything that the action has written by now goes out, then the
+    /// sentinels. Returns when they are out, or when our reader has stalled for too long.
+    pub async fn end(&mut self) {
+        self.finish(self.sentinels).await;
+    }
+
+    /// As [`Logs::end`], for what is no activation.
+    pub async fn end_without_sentinel(&mut self) {
+        self.finish(Sentinels::Omit).await;
+    }
+
+    async fn finish(&mut self, sentinels: Sentinels) {
+        let mut limit = None;
+        for stream in [&mut self.stdout, &mut self.stderr] {
+            stream.drain();
+            stream.finish(sentinels);
+            if stream.flush() {
+                continue;
+            }
+            let limit = limit.get_or_insert_with(|| tokio::time::Instant::now() + self.stall_limit);
+            if tokio::time::timeout_at(*limit, stream.flushed()).await.is_err() {
+                stream.give_up();
+            }
+        }
+    }
+
+    /// Moves the action's output for as long as it is polled. Never returns.
+    pub async fn pump(&mut self) {
+        tokio::select! {
+            () = self.stdout.pump() => {}
+            () = self.stderr.pump() => {}
+        }
+    }
+
+    /// A sentence for the action's author, on a line of its own on stderr.
+    pub fn say(&mut self, sentence: &str) {
+        self.stderr.say(sentence);
+    }
+
+    /// Writes out what may go without a sentinel: the last output of an action that was stopped
+    /// goes nowhere when an activation's sentinel stands already.
+    pub async fn pass_on(&mut self) {
+        for stream in [&mut self.stdout, &mut self.stderr] {
+            stream.held = 0;
+            let _ = tokio::time::timeout(self.stall_limit, stream.flushed()).await;
+        }
+    }
+
+    /// Takes what is left in the pipes of a process that has ended, and lets go of them.
+    pub fn detach(&mut self) {
+        for stream in [&mut self.stdout, &mut self.stderr] {
+            stream.drain();
+            stream.source = None;
+        }
+    }
+}
+
+/// The bounds of a log.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// The most bytes kept of what an action prints between two activations, on each stream.
+    pub backlog_bytes: usize,
+    /// How long an activation's answer waits for a reader of its log that does not read.
+    pub stall_limit: Duration,
+}
+
+/// One stream of the action's output.
+#[derive(Debug)]
+pub struct Stream {
+    source: Option<AsyncFd<OwnedFd>>,
+    sink: Sink,
+    /// Bytes on their way out, from `sent` on.
+    outbox: Vec<u8>,
+    sent: usize,
+    phase: Phase,
+    backlog: Vec<u8>,
+    backlog_limit: usize,
+    dropped_bytes: u64,
+    /// Bytes that may be the beginning of a sentinel, held back until that is known.
+    held: usize,
+    at_line_start: bool,
+    tail: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Output goes out as it comes. So it is before the first sentinel as well.
+    Open,
+    /// A sentinel was the last thing written: output is kept.
+    Closed,
+}
+
+impl Stream {
+    fn new(sink: Sink, backlog_limit: usize) -> Self {
+        Self {
+            source: None,
+            sink,
+            outbox: Vec::new(),
+            sent: 0,
+            phase: Phase::Open,
+            backlog: Vec::new(),
+            backlog_limit,
+            dropped_bytes: 0,
+            held: 0,
+            at_line_start: true,
+            tail: Vec::new(),
+        }
+    }
+
+    /// Takes a pipe of the action as source, and what somebody else has read of it already.
+    pub fn attach(&mut self, source: AsyncFd<OwnedFd>, read: &[u8]) {
+        self.source = Some(source);
+        self.feed(read);
+    }
+
+    /// Adds output of the action.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.remember(bytes);
+        match self.phase {
+            Phase::Open => self.put(bytes),
+            Phase::Closed => {
+                let room = self.backlog_limit.saturating_sub(self.backlog.len());
+                let kept = bytes.len().min(room);
+                self.backlog.extend_from_slice(&bytes[..kept]);
+                self.dropped_bytes += (bytes.len() - kept) as u64;
+            }
+        }
+    }
+
+    /// Adds a line of the action's output, without its end.
+    pub fn feed_line(&mut self, line: &[u8]) {
+        self.feed(line);
+        self.feed(b"\n");
+    }
+
+    /// The last lines of the stream, on one line, for an error message. Possibly empty.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        let text = String::from_utf8_lossy(&self.tail);
+        let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join(" | ")
+    }
+
+    /// Forgets the tail: a new process begins.
+    pub fn forget_tail(&mut self) {
+        self.tail.clear();
+    }
+
+    fn say(&mut self, sentence: &str) {
+        let sentence = sentence.replace('\n', " ");
+        let mut line = Vec::with_capacity(sentence.len() + 2);
+        if !self.is_at_line_start() {
+            line.push(b'\n');
+        }
+        line.extend_from_slice(sentence.as_bytes());
+        line.push(b'\n');
+        match self.phase {
+            Phase::Open => self.put(&line),
+            Phase::Closed if self.backlog.len() + line.len() <= self.backlog_limit => {
+                self.backlog.extend_from_slice(&line);
+            }
+            Phase::Closed => self.dropped_bytes += line.len() as u64,
+        }
+    }
+
+    fn is_at_line_start(&self) -> bool {
+        match self.phase {
+            Phase::Open => self.at_line_start,
+            Phase::Closed => self.backlog.last().is_none_or(|byte| *byte == b'\n'),
+        }
+    }
+
+    fn remember(&mut self, bytes: &[u8]) {
+        if bytes.len() >= TAIL_BYTES {
+            self.tail.clear();
+            self.tail.extend_from_slice(&bytes[bytes.len() - TAIL_BYTES..]);
+            return;
+        }
+        let excess = (self.tail.len() + bytes.len()).saturating_sub(TAIL_BYTES);
+        self.tail.drain(..excess);
+        self.tail.extend_from_slice(bytes);
+    }
+
+    fn begin(&mut self) {
+        if self.phase == Phase::Open {
+            return;
+        }
+        self.phase = Phase::Open;
+        self.at_line_start = true;
+        if !self.backlog.is_empty() {
+            let backlog = std::mem::take(&mut self.backlog);
+            self.put(&backlog);
+        }
+        let dropped = std::mem::take(&mut self.dropped_bytes);
+        if dropped > 0 {
+            self.say(&format!(
+                "pipeloop: {dropped} more bytes that the action printed between activations were dropped (PIPELOOP_LOG_BACKLOG)"
+            ));
+        }
+    }
+
+    /// Puts bytes into the outbox, with every sentinel of the action's own defused. A sentinel may
+    /// be cut in two by how its bytes arrive: the end of the outbox that could be the beginning of
+    /// one is held back.
+    fn put(&mut self, bytes: &[u8]) {
+        let Some(last) = bytes.last() else { return };
+        self.at_line_start = *last == b'\n';
+        let from = self.outbox.len() - self.held;
+        self.outbox.extend_from_slice(bytes);
+        let mut search = from;
+        while let Some(at) = memmem::find(&self.outbox[search..], SENTINEL.as_bytes()) {
+            let at = search + at;
+            self.outbox[at..at + SENTINEL.len()].copy_from_slice(DEFUSED.as_bytes());
+            search = at + SENTINEL.len();
+        }
+        self.held = partial_sentinel(&self.outbox[search..]);
+    }
+
+    /// Writes what can be written now. Whether everything is out that may go.
+    fn flush(&mut self) -> bool {
+        let end = self.outbox.len() - self.held;
+        if self.sent < end {
+            self.sent += self.sink.try_write(&self.outbox[self.sent..end]);
+        }
+        if self.sent < end {
+            return false;
+        }
+        self.outbox.drain(..end);
+        self.sent = 0;
+        if self.outbox.capacity() > 2 * CHUNK {
+            self.outbox.shrink_to(CHUNK);
+        }
+        true
+    }
+
+    async fn flushed(&mut self) {
+        while !self.flush() {
+            self.sink.writable().await;
+        }
+    }
+
+    /// Takes what stands in the pipe at this moment and no more: an action that goes on printing
+    /// does not keep its activation open.
+    pub fn drain(&mut self) {
+        let Some(source) = &self.source else { return };
+        let mut waiting = rustix::io::ioctl_fionread(source.get_ref()).unwrap_or(0);
+        while waiting > 0 {
+            let mut chunk = Vec::with_capacity(CHUNK.min(waiting as usize));
+            let Some(source) = &self.source else { return };
+            match rustix::io::read(source.get_ref(), rustix::buffer::spare_capacity(&mut chunk)) {
+                Ok(0) => self.source = None,
+                Ok(count) => waiting = waiting.saturating_sub(count as u64),
+                Err(Errno::INTR) => continue,
+                Err(_) => return,
+            }
+            self.feed(&chunk);
+        }
+    }
+
+    /// Ends the log of an activation in the outbox.
+    fn finish(&mut self, sentinels: Sentinels) {
+        // An activation that never began, such as a failed init, has a log of its own too.
+        self.begin();
+        self.held = 0;
+        if sentinels == Sentinels::Omit {
+            return;
+        }
+        if !self.at_line_start {
+            self.outbox.push(b'\n');
+        }
+        self.outbox.extend_from_slice(SENTINEL.as_bytes());
+        self.outbox.push(b'\n');
+        self.at_line_start = true;
+        self.phase = Phase::Closed;
+    }
+
+    /// Our reader does not read: the log is given up rather than the answer.
+    fn give_up(&mut self) {
+        tracing::warn!(bytes = self.outbox.len() - self.sent, "nobody reads the log; it was dropped");
+        self.outbox.clear();
+        self.sent = 0;
+        self.held = 0;
+    }
+
+    /// Moves output from the source to the sink, and reads only when the outbox is empty.
+    async fn pump(&mut self) {
+        loop {
+            if !self.flush() {
+                self.sink.writable().await;
+                continue;
+            }
+            let Some(source) = &self.source else {
+                // Nothing will come; the other stream goes on.
+                std::future::pending::<()>().await;
+                unreachable!("pending never ends");
+            };
+            let mut chunk = Vec::new();
+            let count = {
+                let Ok(mut ready) = source.readable().await else {
+                    self.source = None;
+                    continue;
+                };
+                chunk.reserve_exact(CHUNK);
+                let result = rustix::io::read(ready.get_inner(), rustix::buffer::spare_capacity(&mut chunk));
+                match result {
+                    Ok(count) => {
+                        if count < CHUNK {
+                            ready.clear_ready();
+                        }
+                        Some(count)
+                    }
+                    Err(Errno::AGAIN) => {
+                        ready.clear_ready();
+                        None
+                    }
+                    Err(Errno::INTR) => None,
+                    Err(_) => Some(0),
+                }
+            };
+            match count {
+                None => {}
+                Some(0) => self.source = None,
+                Some(_) => self.feed(&chunk),
+            }
+        }
+    }
+}
+
+/// How many bytes at the end of `bytes` could be the beginning of a sentinel.
+fn partial_sentinel(bytes: &[u8]) -> usize {
+    let sentinel = SENTINEL.as_bytes();
+    let longest = bytes.len().min(sentinel.len() - 1);
+    (1..=longest).rev().find(|length| bytes.ends_with(&sentinel[..*length])).unwrap_or(0)
+}
+
+impl AsFd for Sink {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.fd.as_fd()
+    }
+}

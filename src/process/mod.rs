@@ -1,0 +1,19 @@
+//! The child: how it is started, looked at, stopped and buried.
+//!
+//! Knows pids, pipes and signals; knows no protocol and no JSON. The one folder with `unsafe`.
+//!
+//! # Theory of operation
+//! [`spawn`] makes the pipes, starts the executable as leader of its own process group and closes
+//! the child's ends on our side, so that end-of-file tells the truth. [`reap`] alone waits for
+//! processes and keeps each exit status as a fact that may be asked for twice. [`ready`] looks at
+//! what a process waits for; [`stop`] ends the whole group.
+
+pub mod pipe;
+pub mod ready;
+pub mod reap;
+pub mod signals;
+pub mod spawn;
+pub mod stop;
+
+pub use reap::{ExitStatus, Reaper};
+pub use spawn::{Launch, Pipes, Process, start};

@@ -1,0 +1,162 @@
+//! The one place that waits for processes.
+//!
+//! As PID 1 the proxy must reap orphans, and a global `waitpid(-1)` steals the children of anybody
+//! else who waits; so nobody else does. On SIGCHLD every child that we started is asked for, and,
+//! as PID 1, whatever the kernel handed us besides. An exit is stored as a fact: it may be asked
+//! for before it happens, after, and twice.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use rustix::process::{Pid, WaitOptions, WaitStatus};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// How a process ended. Displayed as a verb: `exited with status 3`, `was killed by signal 9 (SIGKILL)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It ended by itself, with this status.
+    Exited(i32),
+    /// A signal ended it.
+    Signalled(i32),
+}
+
+/// A process's exit: when it was seen, and how it ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Exit {
+    /// The moment it was reaped.
+    pub at: Instant,
+    /// How it ended.
+    pub status: ExitStatus,
+}
+
+/// Waits for every process that is registered with it.
+#[derive(Debug, Clone)]
+pub struct Reaper {
+    children: Arc<Mutex<HashMap<i32, watch::Sender<Option<Exit>>>>>,
+    orphans: Orphans,
+}
+
+/// Whether processes that we did not start are ours to reap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Orphans {
+    /// We are PID 1: everything without a parent becomes our child.
+    Reap,
+    /// Somebody else's. Waiting for any child here would steal those of other threads, in tests.
+    Leave,
+}
+
+impl Reaper {
+    /// The reaper of this process. Its task lives on the runtime that asked first.
+    ///
+    /// # Errors
+    /// When the SIGCHLD handler cannot be installed.
+    pub fn start() -> io::Result<Self> {
+        let mut child_signals = signal(SignalKind::child())?;
+        let orphans = if std::process::id() == 1 { Orphans::Reap } else { Orphans::Leave };
+        let reaper = Self { children: Arc::default(), orphans };
+        let task = reaper.clone();
+        tokio::spawn(async move {
+            while child_signals.recv().await.is_some() {
+                task.reap();
+            }
+        });
+        Ok(reaper)
+    }
+
+    /// Starts to watch a child. To be called before anything else can run, right after the spawn.
+    pub(super) fn register(&self, pid: Pid) -> watch::Receiver<Option<Exit>> {
+        let (sender, receiver) = watch::channel(None);
+        self.children.lock().expect("no holder panics").insert(pid.as_raw_nonzero().get(), sender);
+        receiver
+    }
+
+    /// Collects every exit there is. Signals of one kind merge, so one may stand for many.
+    pub(super) fn reap(&self) {
+        let mut children = self.children.lock().expect("no holder panics");
+        if self.orphans == Orphans::Reap {
+            while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+                if let Some(child) = children.remove(&pid.as_raw_nonzero().get()) {
+                    child.send_replace(Some(Exit::now(status)));
+                }
+            }
+        } else {
+            children.retain(|pid, child| {
+                let pid = Pid::from_raw(*pid).expect("a pid of a child is positive");
+                match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
+                    Ok(None) | Err(rustix::io::Errno::INTR) => true,
+                    Ok(Some((_, status))) => {
+                        child.send_replace(Some(Exit::now(status)));
+                        false
+                    }
+                    // Not ours any more: somebody else waited for it. The sender is dropped, and
+                    // the receivers learn that there is nothing to learn.
+                    Err(_) => false,
+                }
+            });
+        }
+    }
+}
+
+impl Exit {
+    fn now(status: WaitStatus) -> Self {
+        let status = match status.terminating_signal() {
+            Some(number) => ExitStatus::Signalled(number),
+            None => ExitStatus::Exited(status.exit_status().unwrap_or(-1)),
+        };
+        Self { at: Instant::now(), status }
+    }
+}
+
+impl ExitStatus {
+    /// The status a shell would give: the exit status, or 128 and the signal.
+    #[must_use]
+    pub fn shell_code(self) -> i32 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Signalled(number) => 128 + number,
+        }
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Exited(code) => write!(f, "exited with status {code}"),
+            Self::Signalled(number) => match signal_name(number) {
+                Some(name) => write!(f, "was killed by signal {number} ({name})"),
+                None => write!(f, "was killed by signal {number}"),
+            },
+        }
+    }
+}
+
+/// The names of the signals that end processes.
+///
+/// Source: signal(7), the column for x86 and ARM.
+fn signal_name(number: i32) -> Option<&'static str> {
+    Some(match number {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        10 => "SIGUSR1",
+        11 => "SIGSEGV",
+        12 => "SIGUSR2",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}

@@ -1,0 +1,39 @@
+//! Ends a process and everything in its group.
+
+use std::time::Duration;
+
+use rustix::process::{Signal, kill_process_group};
+
+use super::spawn::Process;
+
+/// How long the kernel may take to bury what was killed.
+const BURIAL: Duration = Duration::from_secs(5);
+
+/// Stops a process whose standard input has been closed already: waits, then SIGTERM to the
+/// group, then SIGKILL to the group. Each of the two waits lasts at most half the grace.
+///
+/// Whatever else is left in the group is killed in any case: a grandchild that outlives the
+/// action would hold its pipes and memory.
+pub async fn stop(process: &Process, grace: Duration) {
+    let step = grace / 2;
+    if tokio::time::timeout(step, process.exited()).await.is_err() {
+        let _ = kill_process_group(process.pid, Signal::TERM);
+        let _ = tokio::time::timeout(step, process.exited()).await;
+    }
+    kill(process).await;
+}
+
+/// Kills the whole group at once and waits for its leader's end.
+pub async fn kill(process: &Process) {
+    kill_group(process);
+    let _ = tokio::time::timeout(BURIAL, process.exited()).await;
+}
+
+/// Kills the whole group and does not wait.
+///
+/// As long as one member lives the group's id is not given to anybody else; once there is none,
+/// the call says ESRCH, which is what was wanted. After the leader is reaped its pid could become
+/// a new leader's only if the kernel went once round all pids in between.
+pub fn kill_group(process: &Process) {
+    let _ = kill_process_group(process.pid, Signal::KILL);
+}

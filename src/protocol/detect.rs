@@ -1,0 +1,337 @@
+//! From a started process to a conversation, or to the reason why there is none.
+//!
+//! Whichever comes first decides: a handshake on stdout or descriptor 3, an acknowledgement on
+//! descriptor 3, the process waiting for its input, its end. `docs/protocol.md`, "Readiness", has
+//! the rules for authors.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use crate::error::{Ending, Error, Stage};
+use crate::logs::Logs;
+use crate::process::ready::{Look, look};
+use crate::process::spawn::Pipes;
+use crate::process::Process;
+
+use super::Protocol;
+use super::line::{Fill, LineReader, LineWriter};
+use super::pipe_loop::{Channel, PipeLoop, Sends};
+
+/// What a handshake must look like, for messages.
+const HANDSHAKE: &str = r#"{"openwhisk":1}"#;
+/// What an acknowledgement must look like, for messages.
+const ACK: &str = r#"{"ok":true}"#;
+
+/// The first look at what a process waits for, and the longest pause between two looks.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// A process is taken to wait for its input when it is seen so this often in a row.
+const LOOKS_IN_A_ROW: u32 = 2;
+/// The longest first line that is looked at; a longer one is no handshake.
+const LONGEST_HANDSHAKE: usize = 64 * 1024;
+
+/// What decides, and for how long.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The protocol that was asked for; not [`Protocol::SingleShot`], which has no start.
+    pub protocol: Protocol,
+    /// Whether the dialect's acknowledgement is awaited: `OW_WAIT_FOR_ACK`.
+    pub wait_for_ack: bool,
+    /// How long the action may take to be ready.
+    pub init_timeout: Duration,
+    /// How long to wait for a sign of life where `/proc` cannot tell.
+    pub start_grace: Duration,
+}
+
+/// Waits until a process is ready.
+///
+/// # Errors
+/// [`Error::EndedAtStart`], [`Error::NotReady`], [`Error::NoHandshake`],
+/// [`Error::WrongFirstLine`], [`Error::UnsupportedVersion`]. The process is not stopped.
+pub async fn detect(
+    process: &Process,
+    pipes: Pipes,
+    rules: &Rules,
+    logs: &mut Logs,
+) -> Result<PipeLoop, Error> {
+    logs.stderr.attach(pipes.stderr, b"");
+    let mut start = Start {
+        process,
+        stdin: LineWriter::new(pipes.stdin),
+        stdout: LineReader::new(pipes.stdout),
+        results: LineReader::new(pipes.results.expect("detection is for processes with descriptor 3")),
+        rules,
+        waiting_for_input: false,
+    };
+    let verdict = tokio::time::timeout(rules.init_timeout, start.verdict(logs)).await;
+    let verdict = match verdict {
+        Ok(verdict) => verdict?,
+        Err(_) => return Err(start.too_late(logs)),
+    };
+    Ok(start.conversation(verdict, logs))
+}
+
+struct Start<'a> {
+    process: &'a Process,
+    stdin: LineWriter,
+    stdout: LineReader,
+    results: LineReader,
+    rules: &'a Rules,
+    waiting_for_input: bool,
+}
+
+/// What the evidence says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Version1 { channel: Channel, sends: Sends },
+    ActionLoop,
+}
+
+impl Start<'_> {
+    async fn verdict(&mut self, logs: &mut Logs) -> Result<Verdict, Error> {
+        let started = Instant::now();
+        let mut pause = FIRST_LOOK;
+        let mut next_look = started + pause;
+        let mut seen_waiting = 0;
+        loop {
+            let event = tokio::select! {
+                biased;
+                _ = self.stdout.fill() => Event::Bytes,
+                _ = self.results.fill() => Event::Bytes,
+                _ = self.process.exited() => Event::End,
+                () = tokio::time::sleep_until(next_look), if self.looks() => Event::Look,
+                () = logs.pump() => unreachable!("a pump never ends"),
+            };
+            if let Event::End = event {
+                // What it wrote before it ended is in the pipes.
+                while let Ok(Fill::Some) = self.stdout.try_fill() {}
+                while let Ok(Fill::Some) = self.results.try_fill() {}
+            }
+            if let Some(verdict) = self.evidence(logs)? {
+                // A handshake of a process that has ended is no sign of life.
+                if self.process.exit().is_none() {
+                    return Ok(verdict);
+                }
+            }
+            match event {
+                Event::Bytes => {
+                    if self.results.has_ended() && self.stdout.has_ended() {
+                        return Err(self.closed(logs).await);
+                    }
+                }
+                Event::End => return Err(self.ended(Stage::BeforeReady, logs)),
+                Event::Look => {
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    match look(self.process.pid, self.stdin.pipe()) {
+                        Look::WaitsForInput => {
+                            seen_waiting += 1;
+                            pause = FIRST_LOOK;
+                        }
+                        Look::Busy => seen_waiting = 0,
+                        Look::Unknown if started.elapsed() >= self.rules.start_grace => {
+                            seen_waiting = LOOKS_IN_A_ROW;
+                        }
+                        Look::Unknown => {}
+                    }
+                    self.waiting_for_input = seen_waiting > 0;
+                    next_look = Instant::now() + pause;
+                    if seen_waiting >= LOOKS_IN_A_ROW && self.may_decide_by_waiting() {
+                        // It may have spoken right before it waited.
+                        while let Ok(Fill::Some) = self.stdout.try_fill() {}
+                        while let Ok(Fill::Some) = self.results.try_fill() {}
+                        return Ok(self.evidence(logs)?.unwrap_or(Verdict::ActionLoop));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether waiting for input is a sign to look for: it decides, or it explains a time-out.
+    fn looks(&self) -> bool {
+        self.rules.protocol != Protocol::SingleShot
+    }
+
+    fn may_decide_by_waiting(&self) -> bool {
+        match self.rules.protocol {
+            Protocol::Auto => true,
+            Protocol::ActionLoop => !self.rules.wait_for_ack,
+            Protocol::PipeLoop | Protocol::SingleShot => false,
+        }
+    }
+
+    /// What the lines say that are there.
+    fn evidence(&mut self, logs: &mut Logs) -> Result<Option<Verdict>, Error> {
+        let protocol = self.rules.protocol;
+        while let Some(line) = self.results.next_line() {
+            match Hello::parse(&line) {
+                Some(hello) if protocol != Protocol::ActionLoop && hello.version.is_some() => {
+                    return hello.verdict(Channel::Descriptor3).map(Some);
+                }
+                Some(hello) if protocol != Protocol::PipeLoop && hello.ok == Some(true) => {
+                    return Ok(Some(Verdict::ActionLoop));
+                }
+                _ if protocol == Protocol::ActionLoop && self.rules.wait_for_ack => {
+                    return Err(wrong_first_line(ACK, &line, "descriptor 3"));
+                }
+                _ => logs.say(&format!(
+                    "pipeloop: dropped a line on descriptor 3 that is no handshake: {}",
+                    crate::text::excerpt(&line)
+                )),
+            }
+        }
+        if protocol == Protocol::ActionLoop {
+            // Standard output is a log here, handshake or not.
+            return Ok(None);
+        }
+        while let Some(line) = self.stdout.next_line() {
+            match Hello::parse(&line) {
+                Some(hello) if hello.version.is_some() => return hello.verdict(Channel::Stdout).map(Some),
+                _ if protocol == Protocol::PipeLoop => {
+                    return Err(wrong_first_line(HANDSHAKE, &line, "stdout"));
+                }
+                _ => logs.stdout.feed_line(&line),
+            }
+        }
+        if self.stdout.pending_len() > LONGEST_HANDSHAKE {
+            let bytes = self.stdout.take_rest();
+            if protocol == Protocol::PipeLoop {
+                return Err(wrong_first_line(HANDSHAKE, &bytes, "stdout"));
+            }
+            logs.stdout.feed(&bytes);
+        }
+        Ok(None)
+    }
+
+    fn conversation(self, verdict: Verdict, logs: &mut Logs) -> PipeLoop {
+        let (results, sends, channel) = match verdict {
+            Verdict::Version1 { channel: Channel::Stdout, sends } => {
+                // Nobody reads descriptor 3 any more: a write to it is an error over there.
+                drop(self.results);
+                (self.stdout, sends, Channel::Stdout)
+            }
+            Verdict::Version1 { channel: Channel::Descriptor3, sends } => {
+                let (stdout, read) = self.stdout.into_parts();
+                logs.stdout.attach(stdout, &read);
+                (self.results, sends, Channel::Descriptor3)
+            }
+            Verdict::ActionLoop => {
+                let (stdout, read) = self.stdout.into_parts();
+                logs.stdout.attach(stdout, &read);
+                (self.results, Sends::Activation, Channel::Descriptor3)
+            }
+        };
+        PipeLoop::new(self.stdin, results, sends, channel)
+    }
+
+    fn ended(&mut self, stage: Stage, logs: &mut Logs) -> Error {
+        // An unfinished line of stdout is a log line too.
+        let rest = self.stdout.take_rest();
+        logs.stdout.feed(&rest);
+        logs.detach();
+        Error::EndedAtStart { ending: ending(self.process, logs), stage }
+    }
+
+    /// Both channels are closed: it is about to end, or has made itself a daemon.
+    async fn closed(&mut self, logs: &mut Logs) -> Error {
+        let _ = tokio::time::timeout(self.rules.start_grace, self.process.exited()).await;
+        let stage = if self.process.exit().is_some() { Stage::BeforeReady } else { Stage::ChannelClosed };
+        self.ended(stage, logs)
+    }
+
+    fn too_late(&self, logs: &Logs) -> Error {
+        let limit = self.rules.init_timeout;
+        match self.rules.protocol {
+            Protocol::PipeLoop if self.waiting_for_input => Error::NoHandshake { protocol: "1" },
+            protocol => Error::NotReady {
+                limit,
+                awaited: match protocol {
+                    Protocol::PipeLoop => r#"has not sent its handshake `{"openwhisk":1}` on stdout"#,
+                    Protocol::ActionLoop if self.rules.wait_for_ack => {
+                        r#"has not acknowledged with `{"ok":true}` on descriptor 3"#
+                    }
+                    _ => "neither sent a handshake nor waits for input",
+                },
+                tail: logs.stderr.tail(),
+            },
+        }
+    }
+}
+
+enum Event {
+    Bytes,
+    End,
+    Look,
+}
+
+/// How a process ended, for a message: its exit as far as it is known now.
+#[must_use]
+pub fn ending(process: &Process, logs: &Logs) -> Ending {
+    let exit = process.exit();
+    Ending {
+        status: exit.map(|exit| exit.status),
+        lived: exit.map_or_else(|| process.started.elapsed(), |exit| exit.at - process.started),
+        tail: logs.stderr.tail(),
+    }
+}
+
+fn wrong_first_line(expected: &'static str, line: &[u8], channel: &'static str) -> Error {
+    Error::WrongFirstLine { expected, line: String::from_utf8_lossy(line).into_owned(), channel }
+}
+
+/// A handshake or acknowledgement. Members that are not known are ignored, so that it can grow.
+#[derive(Deserialize)]
+struct Hello<'a> {
+    /// The version of the protocol.
+    #[serde(borrow, default, rename = "openwhisk")]
+    version: Option<&'a RawValue>,
+    /// Whether whole activations are wanted in place of bare arguments.
+    #[serde(default)]
+    context: bool,
+    /// The dialect's acknowledgement.
+    #[serde(default)]
+    ok: Option<bool>,
+}
+
+impl<'a> Hello<'a> {
+    /// `None` for a line that is neither handshake nor acknowledgement.
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        // A log line is passed over without being parsed.
+        if !line.starts_with(b"{") {
+            return None;
+        }
+        serde_json::from_slice::<Self>(line).ok().filter(|hello| hello.version.is_some() || hello.ok.is_some())
+    }
+
+    fn verdict(&self, channel: Channel) -> Result<Verdict, Error> {
+        let version = self.version.map_or("", RawValue::get);
+        match version {
+            "1" => {
+                let sends = if self.context { Sends::Activation } else { Sends::Arguments };
+                Ok(Verdict::Version1 { channel, sends })
+            }
+            other => Err(Error::UnsupportedVersion { version: crate::text::excerpt(other.as_bytes()) }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_may_grow() {
+        let verdict = |line: &str| Hello::parse(line.as_bytes()).map(|hello| hello.verdict(Channel::Stdout));
+        let arguments = Verdict::Version1 { channel: Channel::Stdout, sends: Sends::Arguments };
+        let activation = Verdict::Version1 { channel: Channel::Stdout, sends: Sends::Activation };
+        assert_eq!(verdict(r#"{"openwhisk":1}"#).unwrap().unwrap(), arguments);
+        assert_eq!(verdict(r#"{ "openwhisk" : 1 , "name":"x"}"#).unwrap().unwrap(), arguments);
+        assert_eq!(verdict(r#"{"openwhisk":1,"context":true}"#).unwrap().unwrap(), activation);
+        assert_eq!(verdict(r#"{"openwhisk":9}"#).unwrap().unwrap_err().code(), "PL054");
+        assert!(verdict(r#"{"hello":"world"}"#).is_none());
+        assert!(verdict("ready").is_none());
+        assert!(verdict("{}").is_none());
+    }
+}

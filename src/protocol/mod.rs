@@ -1,0 +1,61 @@
+//! How we talk to the executable: which protocol, from the first sign of life to the last answer.
+//!
+//! Knows lines, JSON and processes; knows no HTTP, no status and no queue.
+//!
+//! - [`line`]: framing and bounds
+//! - [`detect`]: from a started process to a conversation, or to the reason why there is none
+//! - [`pipe_loop`]: version 1 and the actionloop dialect, one kept process
+//! - [`single_shot`]: version 0, a process for each activation
+
+pub mod answer;
+pub mod detect;
+pub mod line;
+pub mod pipe_loop;
+pub mod single_shot;
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The protocol that was asked for: `PIPELOOP_PROTOCOL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// `0`: a process for each activation, arguments in, the last line of stdout out.
+    SingleShot,
+    /// `1`: one kept process, a handshake, a line in, a line out.
+    PipeLoop,
+    /// `actionloop`: as 1 without handshake, whole activations in, results on descriptor 3.
+    ActionLoop,
+    /// `auto`: 1 or actionloop, by what the process does first.
+    #[default]
+    Auto,
+}
+
+impl Protocol {
+    /// Every protocol, by name.
+    pub const NAMES: [&'static str; 4] = ["0", "1", "actionloop", "auto"];
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Ok(match name {
+            "0" => Self::SingleShot,
+            "1" => Self::PipeLoop,
+            "actionloop" => Self::ActionLoop,
+            "auto" => Self::Auto,
+            _ => return Err(format!("expected one of {}", Self::NAMES.join(", "))),
+        })
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SingleShot => "0",
+            Self::PipeLoop => "1",
+            Self::ActionLoop => "actionloop",
+            Self::Auto => "auto",
+        })
+    }
+}

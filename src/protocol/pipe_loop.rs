@@ -1,0 +1,237 @@
+//! Version 1 of the protocol, the pipe loop, and its actionloop dialect.
+//!
+//! One line in, one line out, one activation at a time. Knows lines and their bounds; knows no
+//! HTTP and no pid: an early death arrives as end-of-file or as the process's exit, and whoever
+//! asked then tells why.
+
+use crate::activation::{Activation, Answer};
+use crate::error::BadAnswer;
+use crate::logs::Logs;
+use crate::process::Process;
+use crate::text::excerpt;
+
+use super::answer;
+use super::line::{Fill, LineReader, LineWriter};
+
+/// What the process wants to read for each activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sends {
+    /// The arguments themselves: version 1.
+    Arguments,
+    /// The whole activation: the dialect, and version 1 with `"context":true`.
+    Activation,
+}
+
+/// Where results come from, for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// Standard output.
+    Stdout,
+    /// Descriptor 3.
+    Descriptor3,
+}
+
+/// The conversation with a process that is ready.
+#[derive(Debug)]
+pub struct PipeLoop {
+    stdin: LineWriter,
+    results: LineReader,
+    sends: Sends,
+    channel: Channel,
+}
+
+/// Why there is no answer. After any of these but [`NoAnswer::Bad`] the process must be stopped.
+#[derive(Debug)]
+pub enum NoAnswer {
+    /// There is an answer, and it is unusable. The conversation goes on.
+    Bad(BadAnswer),
+    /// The process is gone, or its result channel is. `answer` is what it had written of a line.
+    Gone {
+        /// Bytes of a line that was never ended.
+        partial: Vec<u8>,
+        /// Whether it is certain that the process never read a byte of the activation, so that
+        /// another process may be given it.
+        untouched: bool,
+    },
+    /// The answer is over the bound.
+    TooLong,
+}
+
+impl PipeLoop {
+    /// A conversation over these pipes.
+    #[must_use]
+    pub fn new(stdin: LineWriter, results: LineReader, sends: Sends, channel: Channel) -> Self {
+        Self { stdin, results, sends, channel }
+    }
+
+    /// The name of the result channel, for messages.
+    #[must_use]
+    pub fn channel_name(&self) -> &'static str {
+        match self.channel {
+            Channel::Stdout => "stdout",
+            Channel::Descriptor3 => "descriptor 3",
+        }
+    }
+
+    /// The protocol as it is called in `PIPELOOP_PROTOCOL`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match (self.sends, self.channel) {
+            (Sends::Activation, Channel::Descriptor3) => "actionloop",
+            _ => "1",
+        }
+    }
+
+    /// Sends one activation and waits for its answer. There is no time limit here.
+    ///
+    /// Must not be cancelled unless the process is stopped then: the answer of an abandoned
+    /// activation would become the next one's.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn interact(
+        &mut self,
+        activation: &mut Activation,
+        limit_bytes: u64,
+        process: &Process,
+        logs: &mut Logs,
+    ) -> Result<Answer, NoAnswer> {
+        // Whatever came since the last answer answers nothing. This is as late as it can be looked
+        // for: from here on a line is the answer.
+        self.drop_strays(logs);
+        let line = match self.sends {
+            Sends::Arguments => activation.arguments_line(),
+            Sends::Activation => activation.whole_line(),
+        };
+        let mut exchange = Exchange { stdin: &mut self.stdin, results: &mut self.results, line, written: 0, limit_bytes };
+        tokio::select! {
+            answer = exchange.answer(process) => answer,
+            () = logs.pump() => unreachable!("a pump never ends"),
+        }
+    }
+
+    /// Watches the conversation while no activation is open: drops what answers nothing. Returns
+    /// when the result channel has ended.
+    pub async fn idle(&mut self, logs: &mut Logs) {
+        loop {
+            tokio::select! {
+                fill = self.results.fill() => {
+                    if !matches!(fill, Ok(Fill::Some)) {
+                        return;
+                    }
+                }
+                () = logs.pump() => unreachable!("a pump never ends"),
+            }
+            self.drop_strays(logs);
+        }
+    }
+
+    /// Logs and drops whole and partial lines on the result channel.
+    fn drop_strays(&mut self, logs: &mut Logs) {
+        while matches!(self.results.try_fill(), Ok(Fill::Some)) {
+            // A flood of strays is not to fill memory.
+            if self.results.pending_len() > MOST_STRAY_BYTES {
+                break;
+            }
+        }
+        while let Some(line) = self.results.next_line() {
+            say_stray(logs, &line);
+        }
+        let partial = self.results.take_rest();
+        if !partial.trim_ascii().is_empty() {
+            say_stray(logs, &partial);
+        }
+    }
+
+    /// Lets go of the process: closing its input asks it to end.
+    #[must_use]
+    pub fn into_results(self) -> (LineReader, Channel) {
+        (self.results, self.channel)
+    }
+}
+
+/// What is collected of stray bytes before they are dropped.
+const MOST_STRAY_BYTES: usize = 1024 * 1024;
+
+fn say_stray(logs: &mut Logs, line: &[u8]) {
+    logs.say(&format!("pipeloop: dropped a line that answers no activation: {}", excerpt(line)));
+}
+
+/// One activation on its way out and its answer on its way in.
+struct Exchange<'a> {
+    stdin: &'a mut LineWriter,
+    results: &'a mut LineReader,
+    line: &'a [u8],
+    written: usize,
+    limit_bytes: u64,
+}
+
+impl Exchange<'_> {
+    /// Writes and reads at the same time: a process may answer while it reads, as `cat` does.
+    async fn answer(&mut self, process: &Process) -> Result<Answer, NoAnswer> {
+        match self.stdin.try_write(self.line) {
+            Ok(written) => self.written = written,
+            Err(_) => return self.last_words(),
+        }
+        loop {
+            let unwritten = &self.line[self.written..];
+            tokio::select! {
+                biased;
+                fill = self.results.fill() => match fill {
+                    Ok(Fill::Some | Fill::WouldBlock) => {
+                        if let Some(answer) = self.take() {
+                            return answer;
+                        }
+                    }
+                    Ok(Fill::End) | Err(_) => return self.last_words(),
+                },
+                written = self.stdin.write(unwritten), if !unwritten.is_empty() => match written {
+                    Ok(written) => self.written += written,
+                    // It does not read any more; it may have answered all the same.
+                    Err(_) => return self.last_words(),
+                },
+                _ = process.exited() => return self.last_words(),
+            }
+        }
+    }
+
+    /// The answer, once it is there in whole.
+    fn take(&mut self) -> Option<Result<Answer, NoAnswer>> {
+        let too_long = |length: usize| length as u64 > self.limit_bytes;
+        let Some(line) = self.results.next_line() else {
+            return too_long(self.results.pending_len()).then_some(Err(NoAnswer::TooLong));
+        };
+        if too_long(line.len()) {
+            return Some(Err(NoAnswer::TooLong));
+        }
+        // A second line that stands there already: which of them is meant, nobody can say. A JSON
+        // text that was broken into lines is the usual case.
+        let second = self.results.next_line();
+        let answer = match second {
+            None => answer::check(line),
+            Some(second) => Err(BadAnswer::TwoLines {
+                first: String::from_utf8_lossy(&line).into_owned(),
+                second: String::from_utf8_lossy(&second).into_owned(),
+            }),
+        };
+        Some(answer.map_err(NoAnswer::Bad))
+    }
+
+    /// The process is gone, or has stopped reading or answering: what it wrote before that is in
+    /// the pipe, and may be the answer.
+    fn last_words(&mut self) -> Result<Answer, NoAnswer> {
+        loop {
+            let fill = self.results.try_fill();
+            if let Some(answer) = self.take() {
+                return answer;
+            }
+            if !matches!(fill, Ok(Fill::Some)) {
+                break;
+            }
+        }
+        let partial = self.results.partial().to_vec();
+        let untouched = partial.is_empty()
+            && (self.written == 0 || self.stdin.unread().is_some_and(|unread| unread == self.written as u64));
+        Err(NoAnswer::Gone { partial, untouched })
+    }
+}
