@@ -182,16 +182,36 @@ impl Action {
         let (reply, answer) = oneshot::channel();
         let place = Place::take(&self.0)?;
         let deadline = activation.time_to_deadline().map(|left| tokio::time::Instant::now() + left);
-        match &*self.state() {
-            State::Empty | State::Initialising => return Err(Error::NotInitialised),
-            State::Stopping => return Err(Error::ShuttingDown),
-            State::Ready(ready) => {
-                let job = Job { activation, deadline, reply, place };
-                ready.messages.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
-            }
-        }
+        let job = Job { activation, deadline, reply, place };
+        self.messages()?.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
         // The sender is dropped without an answer only when the action is stopped meanwhile.
         answer.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    /// Whether an activation would be refused now, to be known before its body is read.
+    ///
+    /// # Errors
+    /// [`Error::NotInitialised`], [`Error::ShuttingDown`].
+    pub fn check_run(&self) -> Result<(), Error> {
+        self.messages().map(|_| ())
+    }
+
+    /// An activation that cannot even be begun has a log all the same, an empty one: whoever reads
+    /// logs counts its sentinels.
+    pub async fn refuse(&self) {
+        let (reply, written) = oneshot::channel();
+        if let Ok(messages) = self.messages() {
+            let _ = messages.send(Message::Refuse(reply));
+            let _ = written.await;
+        }
+    }
+
+    fn messages(&self) -> Result<mpsc::UnboundedSender<Message>, Error> {
+        match &*self.state() {
+            State::Empty | State::Initialising => Err(Error::NotInitialised),
+            State::Stopping => Err(Error::ShuttingDown),
+            State::Ready(ready) => Ok(ready.messages.clone()),
+        }
     }
 
     /// Ends the action: what is in flight may finish within `drain`, what waits is refused, then

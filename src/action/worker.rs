@@ -28,6 +28,8 @@ use super::{Place, Shared};
 pub(super) enum Message {
     /// An activation.
     Run(Job),
+    /// An activation that cannot be begun.
+    Refuse(oneshot::Sender<()>),
     /// A sentence for the log.
     Say(String),
 }
@@ -108,6 +110,11 @@ impl Worker {
             };
             match message {
                 Some(Message::Run(job)) => self.run(job, &mut phase, &mut logs).await,
+                Some(Message::Refuse(reply)) => {
+                    logs.begin();
+                    logs.end().await;
+                    let _ = reply.send(());
+                }
                 Some(Message::Say(sentence)) => logs.say(&sentence),
                 None => break,
             }

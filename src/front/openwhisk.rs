@@ -88,8 +88,21 @@ impl OpenWhisk {
             setting: "PIPELOOP_MAX_BODY",
             patience: self.patience,
         };
-        let body = read_body(body, &bound).await?;
-        self.action.run(Activation::parse(body)?).await
+        if let Err(error) = self.action.check_run() {
+            discard(body, self.patience).await;
+            return Err(error);
+        }
+        let activation = match read_body(body, &bound).await {
+            Ok(body) => Activation::parse(body),
+            Err(error) => Err(error),
+        };
+        match activation {
+            Ok(activation) => self.action.run(activation).await,
+            Err(error) => {
+                self.action.refuse().await;
+                Err(error)
+            }
+        }
     }
 
     async fn init(&self, body: Incoming) -> Result<(), Error> {
