@@ -366,7 +366,8 @@ impl Stream {
         while let Some(at) = memmem::find(&self.outbox[search..], SENTINEL.as_bytes()) {
             let at = search + at;
             self.outbox[at..at + SENTINEL.len()].copy_from_slice(DEFUSED.as_bytes());
-            search = at + SENTINEL.len();
+            // The end of one may be the beginning of the next.
+            search = at + 1;
         }
         self.held = partial_sentinel(&self.outbox[search..]);
     }
@@ -491,5 +492,176 @@ fn partial_sentinel(bytes: &[u8]) -> usize {
 impl AsFd for Sink {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::pipe::{pipe, watch};
+    use proptest::prelude::*;
+    use std::io::Read;
+
+    /// What an action does, as the log sees it.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Begin,
+        Print(Vec<u8>),
+        End,
+    }
+
+    /// Takes an action's stdout through some steps and returns what our stdout got.
+    fn check(steps: &[Step], backlog_bytes: usize) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (read, write) = pipe().unwrap();
+        // Read at the same time, as a log collector does.
+        let collector = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            std::fs::File::from(read).read_to_end(&mut text).unwrap();
+            text
+        });
+        runtime.block_on(async {
+            let (source, action) = pipe().unwrap();
+            let bounds = Bounds { backlog_bytes, stall_limit: Duration::from_secs(10) };
+            let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+            let mut logs = Logs::new(Sink::new(write), Sink::new(null.into()), Sentinels::Write, &bounds);
+            logs.stdout.attach(watch(source).unwrap(), b"");
+            for step in steps {
+                match step {
+                    Step::Begin => logs.begin(),
+                    Step::End => logs.end().await,
+                    Step::Print(bytes) => {
+                        let mut rest = &bytes[..];
+                        while !rest.is_empty() {
+                            // No more than the pipe holds, or nobody would be there to read it.
+                            let piece = &rest[..rest.len().min(32 * 1024)];
+                            rest = &rest[rustix::io::write(&action, piece).unwrap()..];
+                            tokio::time::timeout(Duration::from_millis(1), logs.pump()).await.unwrap_err();
+                        }
+                    }
+                }
+            }
+            logs.pass_on().await;
+        });
+        drop(runtime);
+        String::from_utf8(collector.join().unwrap()).unwrap()
+    }
+
+    fn print(text: impl AsRef<[u8]>) -> Step {
+        Step::Print(text.as_ref().to_vec())
+    }
+
+    #[test]
+    fn an_activation_ends_with_its_sentinel_on_a_line_of_its_own() {
+        let steps = [Step::Begin, print("a\n"), Step::End, Step::Begin, print("b"), Step::End, Step::Begin, Step::End];
+        assert_eq!(check(&steps, 100), format!("a\n{SENTINEL}\nb\n{SENTINEL}\n{SENTINEL}\n"));
+    }
+
+    #[test]
+    fn output_between_activations_belongs_to_the_next() {
+        let steps = [Step::Begin, Step::End, print("late\n"), Step::Begin, print("b\n"), Step::End];
+        assert_eq!(check(&steps, 100), format!("{SENTINEL}\nlate\nb\n{SENTINEL}\n"));
+    }
+
+    #[test]
+    fn output_before_the_first_activation_is_not_held_back() {
+        assert_eq!(check(&[print("starting\n")], 0), "starting\n");
+    }
+
+    #[test]
+    fn a_backlog_is_bounded_and_says_what_it_dropped() {
+        // What is dropped from stdout is told on stderr's stream of the same kind; here it is one.
+        let steps = [Step::Begin, Step::End, print("0123456789"), Step::Begin, Step::End];
+        assert_eq!(
+            check(&steps, 4),
+            format!(
+                "{SENTINEL}\n0123\npipeloop: 6 more bytes that the action printed between activations were dropped (PIPELOOP_LOG_BACKLOG)\n{SENTINEL}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn a_sentinel_of_the_actions_own_is_defused_however_it_arrives() {
+        for cut in 0..=SENTINEL.len() {
+            let (head, tail) = SENTINEL.split_at(cut);
+            let steps = [Step::Begin, print(head), print(tail), print("\n"), Step::End];
+            assert_eq!(check(&steps, 100), format!("{DEFUSED}\n{SENTINEL}\n"), "cut at {cut}");
+        }
+        // What only begins like one is let go at the end of the activation.
+        let steps = [Step::Begin, print("XXX_THE_END"), Step::End];
+        assert_eq!(check(&steps, 100), format!("XXX_THE_END\n{SENTINEL}\n"));
+    }
+
+    #[test]
+    fn a_line_of_any_length_passes_whole() {
+        let long = "x".repeat(5_000_000);
+        let steps = [Step::Begin, print(&long), Step::End];
+        assert_eq!(check(&steps, 100), format!("{long}\n{SENTINEL}\n"));
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_delays_an_answer_for_a_bounded_time_only() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (_unread, write) = pipe().unwrap();
+            let (source, action) = pipe().unwrap();
+            let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::from_millis(50) };
+            let sink = Sink::new(write);
+            let mut logs = Logs::new(sink.clone(), sink, Sentinels::Write, &bounds);
+            logs.stdout.attach(watch(source).unwrap(), b"");
+            for _ in 0..4 {
+                rustix::io::write(&action, &[b'x'; 32 * 1024]).unwrap();
+                tokio::time::timeout(Duration::from_millis(1), logs.pump()).await.unwrap_err();
+            }
+            tokio::time::timeout(Duration::from_secs(10), logs.end()).await.expect("it gives the log up");
+        });
+    }
+
+    #[test]
+    fn the_tail_is_the_last_lines_on_one() {
+        let (_read, write) = pipe().unwrap();
+        let mut stream = Stream::new(Sink::new(write), 0);
+        stream.feed("first\n".repeat(2000).as_bytes());
+        stream.feed(b"Traceback\n\n  here  \nImportError: no module\n");
+        assert_eq!(stream.tail(), "first | first | Traceback |   here | ImportError: no module");
+        stream.forget_tail();
+        assert_eq!(stream.tail(), "");
+    }
+
+    proptest! {
+        /// Whatever is printed in whatever pieces: each activation has one sentinel, nothing of its
+        /// output is lost, and nothing else looks like a sentinel.
+        #[test]
+        fn logs_are_whole_and_sentinels_are_counted(
+            activations in prop::collection::vec(
+                prop::collection::vec(prop_oneof![
+                    "[a\n]{0,5}",
+                    Just(SENTINEL.to_owned()),
+                    (0..SENTINEL.len()).prop_map(|cut| SENTINEL[..cut].to_owned()),
+                    (0..SENTINEL.len()).prop_map(|cut| SENTINEL[cut..].to_owned()),
+                ], 0..5), 1..5),
+        ) {
+            let mut steps = Vec::new();
+            for pieces in &activations {
+                steps.push(Step::Begin);
+                steps.extend(pieces.iter().map(print));
+                steps.push(Step::End);
+            }
+            let text = check(&steps, 0);
+            prop_assert_eq!(text.matches(SENTINEL).count(), activations.len());
+            let logs: Vec<&str> = text.split_inclusive(&format!("{SENTINEL}\n")).collect();
+            prop_assert_eq!(logs.len(), activations.len());
+            for (log, pieces) in logs.iter().zip(&activations) {
+                let log = log.strip_suffix(&format!("{SENTINEL}\n")).unwrap();
+                let mut expected = pieces.concat();
+                while expected.contains(SENTINEL) {
+                    expected = expected.replacen(SENTINEL, DEFUSED, 1);
+                }
+                if !expected.is_empty() && !expected.ends_with('\n') {
+                    expected.push('\n');
+                }
+                prop_assert_eq!(log, expected);
+            }
+        }
     }
 }

@@ -1,0 +1,15 @@
+#!/bin/bash
+# Builds Hello.class and beside it `hello`, the executable that starts it: build.sh OUTDIR
+# The flags make a JVM start fast: it lives for long, but its first answer is waited for.
+set -euo pipefail
+mkdir -p "${1:?usage: build.sh OUTDIR}"
+out=$(realpath "$1")
+cd "$(dirname "$0")"
+
+javac -encoding UTF-8 -d "$out" Hello.java
+cat > "$out/hello" <<'END'
+#!/bin/sh
+dir=$(dirname "$(readlink -f "$0")")
+exec java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto -cp "$dir" Hello
+END
+chmod 755 "$out/hello"
