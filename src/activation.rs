@@ -243,7 +243,10 @@ mod tests {
     fn arguments_pass_as_they_came() {
         check(r#"{"value":{"name":"Mike"}}"#, r#"{"name":"Mike"}"#);
         check(r#"{"value":[1,2]}"#, "[1,2]");
-        check(r#"{"a":1,"value":{"b":1.00,"b":2,"\u00e9":"\ud83d\ude00"},"z":0}"#, r#"{"b":1.00,"b":2,"\u00e9":"\ud83d\ude00"}"#);
+        check(
+            r#"{"a":1,"value":{"b":1.00,"b":2,"\u00e9":"\ud83d\ude00"},"z":0}"#,
+            r#"{"b":1.00,"b":2,"\u00e9":"\ud83d\ude00"}"#,
+        );
         check("{\"value\":{\n\"a\"\r\n:1}}", "{ \"a\"  :1}");
         check("{}", "{}");
         check(r#"{"value":null}"#, "{}");

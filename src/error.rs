@@ -299,9 +299,7 @@ impl fmt::Display for Error {
                 write!(f, "`{member}` must be {expected}, got {found}")
             }
             Self::NoCode => f.write_str("Missing main/no code to execute."),
-            Self::BadArguments => {
-                f.write_str("The action did not receive a dictionary or array as an argument.")
-            }
+            Self::BadArguments => f.write_str("The action did not receive a dictionary or array as an argument."),
             Self::AlreadyInitialised => f.write_str("Cannot initialize the action more than once."),
             Self::InitUnderWay => f.write_str("another init is under way"),
             Self::NotInitialised => f.write_str("no action has been initialised yet"),
@@ -363,7 +361,11 @@ impl fmt::Display for Error {
             Self::EndedAtStart { ending, stage } => match stage {
                 Stage::BeforeReady => write!(f, "the action {ending}, before it was ready{}", ending.quoted_tail()),
                 Stage::ChannelClosed => {
-                    write!(f, "the action closed its result channel before it was ready, and {ending}{}", ending.quoted_tail())
+                    write!(
+                        f,
+                        "the action closed its result channel before it was ready, and {ending}{}",
+                        ending.quoted_tail()
+                    )
                 }
             },
             Self::NotReady { limit, awaited, tail } => {
@@ -371,7 +373,11 @@ impl fmt::Display for Error {
                 if tail.is_empty() { Ok(()) } else { write!(f, "; the last it said: `{tail}`") }
             }
             Self::WrongFirstLine { expected, line, channel } => {
-                write!(f, "the action's first line on {channel} is not its handshake: expected `{expected}`, got {}", excerpt(line.as_bytes()))
+                write!(
+                    f,
+                    "the action's first line on {channel} is not its handshake: expected `{expected}`, got {}",
+                    excerpt(line.as_bytes())
+                )
             }
             Self::UnsupportedVersion { version } => {
                 write!(f, "the action speaks version {version} of the native protocol, this proxy speaks 0 and 1")
@@ -394,14 +400,25 @@ impl fmt::Display for Error {
                 write!(f, "the action closed {channel} before it answered, and lives on; it was stopped")
             }
             Self::AnswerTooLong { limit_bytes } => {
-                write!(f, "the action's answer is too long: at most {limit_bytes} bytes are accepted; the action was stopped")
+                write!(
+                    f,
+                    "the action's answer is too long: at most {limit_bytes} bytes are accepted; the action was stopped"
+                )
             }
             Self::TimeOut { limit, after } => match limit {
                 TimeLimit::Deadline => {
-                    write!(f, "the action did not answer by the activation's deadline and was stopped after {}", millis(*after))
+                    write!(
+                        f,
+                        "the action did not answer by the activation's deadline and was stopped after {}",
+                        millis(*after)
+                    )
                 }
                 TimeLimit::RunTimeout => {
-                    write!(f, "the action did not answer within the run timeout and was stopped after {}", millis(*after))
+                    write!(
+                        f,
+                        "the action did not answer within the run timeout and was stopped after {}",
+                        millis(*after)
+                    )
                 }
             },
             Self::QueueFull { limit } => write!(f, "{limit} activations wait already"),
@@ -463,7 +480,11 @@ impl fmt::Display for BadAnswer {
             ),
             Self::Nothing => f.write_str("the action ended without an answer"),
             Self::Unterminated { line } => {
-                write!(f, "the action ended in the middle of its answer, without a newline: {}", excerpt(line.as_bytes()))
+                write!(
+                    f,
+                    "the action ended in the middle of its answer, without a newline: {}",
+                    excerpt(line.as_bytes())
+                )
             }
         }
     }

@@ -50,8 +50,7 @@ impl Artifact {
         let kind = kind(&bytes)?;
         let folder = new_folder(workdir)?;
         let directory = folder.join("bin");
-        let artifact =
-            Self { executable: directory.join("exec"), directory: directory.clone(), made: Some(folder) };
+        let artifact = Self { executable: directory.join("exec"), directory: directory.clone(), made: Some(folder) };
         let placed = match kind {
             Kind::Archive(format) => {
                 create_folder(&directory).and_then(|()| unpack(format, &bytes, &directory, bounds))
@@ -144,10 +143,10 @@ impl Code {
             Self::Text(bytes) => Ok(bytes),
             Self::Encoded(mut text) => {
                 text.retain(|byte| !byte.is_ascii_whitespace());
-                let length = base64_simd::STANDARD
-                    .decode_inplace(&mut text)
-                    .map(|decoded| decoded.len())
-                    .map_err(|_| Error::BadBase64 { reason: "it holds other characters, or its padding is wrong".into() })?;
+                let length =
+                    base64_simd::STANDARD.decode_inplace(&mut text).map(|decoded| decoded.len()).map_err(|_| {
+                        Error::BadBase64 { reason: "it holds other characters, or its padding is wrong".into() }
+                    })?;
                 text.truncate(length);
                 Ok(text)
             }

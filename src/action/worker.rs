@@ -203,8 +203,7 @@ impl Worker {
             }
             let limit_bytes = self.shared.surroundings.settings.max_result.0;
             let running = self.running.as_mut().expect("it was started above");
-            let answer =
-                running.conversation.interact(activation, limit_bytes, &running.process, logs).await;
+            let answer = running.conversation.interact(activation, limit_bytes, &running.process, logs).await;
             match answer {
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::TooLong) => {

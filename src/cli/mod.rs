@@ -21,7 +21,9 @@ use crate::error::{Ending, Error};
 /// script, or a zip or tar.gz with `exec` at its root. It needs no library.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Try `pipeloop run examples/bash/hello.sh -p name=Mike`; docs/protocol.md says what an action is.")]
+#[command(
+    after_help = "Try `pipeloop run examples/bash/hello.sh -p name=Mike`; docs/protocol.md says what an action is."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

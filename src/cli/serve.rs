@@ -102,8 +102,7 @@ impl Serve {
             patience: self.server.caller_timeout.0,
             log_init_error,
         });
-        let limits =
-            Limits { caller_timeout: self.server.caller_timeout.0, connections: self.server.max_connections };
+        let limits = Limits { caller_timeout: self.server.caller_timeout.0, connections: self.server.max_connections };
         let (stop, stopped) = watch::channel(Stop::No);
         let server = tokio::spawn(http::serve(listener, front, limits, stopped));
 

@@ -60,8 +60,7 @@ pub fn listen(host: Option<std::net::IpAddr>, port: u16) -> Result<TcpListener, 
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     let bind = |ip: IpAddr| -> io::Result<TcpListener> {
         let address = SocketAddr::new(ip, port);
-        let socket =
-            if ip.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+        let socket = if ip.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
         // Restarted at once, it finds its port again.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
@@ -129,12 +128,7 @@ pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limit
 }
 
 /// Serves one connection to its end.
-async fn connection<F: Front>(
-    stream: TcpStream,
-    front: Arc<F>,
-    patience: Duration,
-    mut stop: watch::Receiver<Stop>,
-) {
+async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Duration, mut stop: watch::Receiver<Stop>) {
     let progress = Arc::new(Progress::default());
     let io = TokioIo::new(Io { stream, progress: progress.clone() });
     let stopping = stop.clone();
@@ -374,9 +368,8 @@ pub async fn discard(mut body: Incoming, patience: Duration) {
 
 async fn next_frame(body: &mut Incoming, patience: Duration) -> Result<Option<Bytes>, Error> {
     loop {
-        let frame = tokio::time::timeout(patience, body.frame())
-            .await
-            .map_err(|_| Error::BodyStalled { waited: patience })?;
+        let frame =
+            tokio::time::timeout(patience, body.frame()).await.map_err(|_| Error::BodyStalled { waited: patience })?;
         match frame {
             None => return Ok(None),
             Some(Err(error)) => {

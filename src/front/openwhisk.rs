@@ -28,8 +28,7 @@ use super::http::{BodyBound, Front, Reply, discard, json, read_body};
 ///
 /// Source: apache/openwhisk-runtime-go, `openwhisk/initHandler.go`.
 mod fixed {
-    pub(super) const NO_BINARY: &str =
-        "The action failed to generate or locate a binary. See logs for details.";
+    pub(super) const NO_BINARY: &str = "The action failed to generate or locate a binary. See logs for details.";
     pub(super) const CANNOT_START: &str = "Cannot start action. Check logs for details.";
 }
 
@@ -169,9 +168,7 @@ fn parse_init(body: &[u8]) -> Result<Init, Error> {
     if let Some(at) = init.environment.iter().rposition(|(name, _)| name == "PIPELOOP_PROTOCOL") {
         let (_, name) = &init.environment[at];
         let name = name.to_string_lossy();
-        init.protocol = Some(
-            name.parse::<Protocol>().map_err(|_| Error::UnknownProtocol { name: name.into_owned() })?,
-        );
+        init.protocol = Some(name.parse::<Protocol>().map_err(|_| Error::UnknownProtocol { name: name.into_owned() })?);
         init.environment.retain(|(name, _)| name != "PIPELOOP_PROTOCOL");
     }
     Ok(init)
@@ -278,10 +275,9 @@ fn status(error: &Error) -> StatusCode {
         Error::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         // What the operator can mend.
-        Error::Unwritable { .. }
-        | Error::CannotListen { .. }
-        | Error::BadSetting { .. }
-        | Error::System { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Unwritable { .. } | Error::CannotListen { .. } | Error::BadSetting { .. } | Error::System { .. } => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
 }
 

@@ -84,12 +84,12 @@ impl SystemCall {
         let [first, second, ..] = self.arguments;
         match Kind::of(self.number) {
             Some(Kind::Read) => is_pipe(pid, first, pipe),
-            Some(Kind::Poll) => polled(pid, first, second).is_ok_and(|fds| {
-                fds.into_iter().any(|fd| is_pipe(pid, fd, pipe))
-            }),
-            Some(Kind::Select) => selected(pid, first, second).is_ok_and(|fds| {
-                fds.into_iter().any(|fd| is_pipe(pid, fd, pipe))
-            }),
+            Some(Kind::Poll) => {
+                polled(pid, first, second).is_ok_and(|fds| fds.into_iter().any(|fd| is_pipe(pid, fd, pipe)))
+            }
+            Some(Kind::Select) => {
+                selected(pid, first, second).is_ok_and(|fds| fds.into_iter().any(|fd| is_pipe(pid, fd, pipe)))
+            }
             Some(Kind::Epoll) => watched(pid, first).into_iter().any(|fd| is_pipe(pid, fd, pipe)),
             None => false,
         }
@@ -112,10 +112,10 @@ impl Kind {
     #[cfg(target_arch = "x86_64")]
     fn of(number: i64) -> Option<Self> {
         Some(match number {
-            0 | 19 => Self::Read,               // read, readv
-            7 | 271 => Self::Poll,              // poll, ppoll
-            23 | 270 => Self::Select,           // select, pselect6
-            232 | 281 | 441 => Self::Epoll,     // epoll_wait, epoll_pwait, epoll_pwait2
+            0 | 19 => Self::Read,           // read, readv
+            7 | 271 => Self::Poll,          // poll, ppoll
+            23 | 270 => Self::Select,       // select, pselect6
+            232 | 281 | 441 => Self::Epoll, // epoll_wait, epoll_pwait, epoll_pwait2
             _ => return None,
         })
     }
@@ -145,9 +145,7 @@ fn is_pipe(pid: i32, fd: u64, pipe: &str) -> bool {
 /// The descriptors of an epoll set.
 fn watched(pid: i32, epoll: u64) -> Vec<u64> {
     let Ok(info) = fs::read_to_string(format!("/proc/{pid}/fdinfo/{epoll}")) else { return Vec::new() };
-    info.lines()
-        .filter_map(|line| line.strip_prefix("tfd:")?.split_ascii_whitespace().next()?.parse().ok())
-        .collect()
+    info.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_ascii_whitespace().next()?.parse().ok()).collect()
 }
 
 /// The descriptors of a `pollfd` array in another process.

@@ -166,10 +166,8 @@ fn pass_as_result_channel(command: &mut Command, write_end: OwnedFd) {
 /// sees it. To be called once, before anything is started.
 pub fn keep_inherited_descriptors() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
-    let fds: Vec<RawFd> = entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|fd| *fd > 2)
-        .collect();
+    let fds: Vec<RawFd> =
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(|fd| *fd > 2).collect();
     for fd in fds {
         set_close_on_exec(fd);
     }

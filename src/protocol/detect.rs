@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::error::{Ending, Error, Stage};
 use crate::logs::Logs;
+use crate::process::Process;
 use crate::process::ready::{Look, look};
 use crate::process::spawn::Pipes;
-use crate::process::Process;
 
 use super::Protocol;
 use super::line::{Fill, LineReader, LineWriter};
@@ -51,12 +51,7 @@ pub struct Rules {
 /// # Errors
 /// [`Error::EndedAtStart`], [`Error::NotReady`], [`Error::NoHandshake`],
 /// [`Error::WrongFirstLine`], [`Error::UnsupportedVersion`]. The process is not stopped.
-pub async fn detect(
-    process: &Process,
-    pipes: Pipes,
-    rules: &Rules,
-    logs: &mut Logs,
-) -> Result<PipeLoop, Error> {
+pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut Logs) -> Result<PipeLoop, Error> {
     logs.stderr.attach(pipes.stderr, b"");
     let mut start = Start {
         process,

@@ -103,7 +103,8 @@ impl PipeLoop {
             Sends::Arguments => activation.arguments_line(),
             Sends::Activation => activation.whole_line(),
         };
-        let mut exchange = Exchange { stdin: &mut self.stdin, results: &mut self.results, line, written: 0, limit_bytes };
+        let mut exchange =
+            Exchange { stdin: &mut self.stdin, results: &mut self.results, line, written: 0, limit_bytes };
         tokio::select! {
             answer = exchange.answer(process) => answer,
             () = logs.pump() => unreachable!("a pump never ends"),

@@ -1,0 +1,23 @@
+//! Outer tests: the binary as a platform, a shell and a person see it, over HTTP and the command line.
+//!
+//! One binary for all of them: one link, and the helpers are shared. `support/` holds the helpers,
+//! `suite/` one file an area, `actions/` tiny executables named by what they do.
+
+#![allow(missing_docs, reason = "tests are named by what they state")]
+
+mod support;
+
+#[path = "suite/canonical.rs"]
+mod canonical;
+#[path = "suite/command_line.rs"]
+mod command_line;
+#[path = "suite/contract.rs"]
+mod contract;
+#[path = "suite/docs.rs"]
+mod docs;
+#[path = "suite/examples.rs"]
+mod examples;
+#[path = "suite/field.rs"]
+mod field;
+#[path = "suite/origin.rs"]
+mod origin;

@@ -1,0 +1,200 @@
+//! The documentation as it is read: every action in it runs, every setting in it exists.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{pipeloop_in, root};
+
+/// An action in `docs/protocol.md`: `<!-- action: NAME.EXT protocol=P -->` and the code block behind it.
+struct Documented {
+    name: String,
+    protocol: Option<String>,
+    code: String,
+}
+
+fn document(name: &str) -> String {
+    let path = root().join("docs").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every marked code block of a document.
+fn actions(document: &str) -> Vec<Documented> {
+    let mut found = Vec::new();
+    let mut rest = document;
+    while let Some((_, after)) = rest.split_once("<!-- action: ") {
+        let (marker, after) = after.split_once(" -->\n").expect("a marker ends with its line");
+        let mut words = marker.split(' ');
+        let name = words.next().expect("a marker has a name").to_owned();
+        let protocol = words.next().map(|word| {
+            word.strip_prefix("protocol=").unwrap_or_else(|| panic!("{marker:?}: expected protocol=P")).to_owned()
+        });
+        let block = after.strip_prefix("```").unwrap_or_else(|| panic!("{marker:?} is not followed by a code block"));
+        let (language, block) = block.split_once('\n').expect("a code block has lines");
+        assert!(!language.is_empty(), "{marker:?}: the code block names no language");
+        let (code, after) =
+            block.split_once("\n```\n").unwrap_or_else(|| panic!("{marker:?}: the code block does not end"));
+        found.push(Documented { name, protocol, code: format!("{code}\n") });
+        rest = after;
+    }
+    found
+}
+
+/// Puts an action into a folder, compiled where it must be.
+fn build(action: &Documented, folder: &Path) -> PathBuf {
+    let source = folder.join(&action.name);
+    fs::write(&source, &action.code).expect("the folder is ours");
+    let (_, extension) = action.name.rsplit_once('.').expect("a name has an extension");
+    let compiler: &[&str] = match extension {
+        "c" => &["cc", "-o"],
+        "go" => &["go", "build", "-o"],
+        "rs" => &["rustc", "-o"],
+        _ => {
+            fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+            return source;
+        }
+    };
+    let target = folder.join("exec");
+    let output = Command::new(compiler[0])
+        .args(&compiler[1..])
+        .args([&target, &source])
+        .current_dir(folder)
+        .output()
+        .unwrap_or_else(|error| panic!("{compiler:?}: {error}"));
+    assert!(output.status.success(), "{}: {}", action.name, String::from_utf8_lossy(&output.stderr));
+    target
+}
+
+fn greets(stdout: &str, name: &str) -> bool {
+    serde_json::from_str::<serde_json::Value>(stdout)
+        .is_ok_and(|answer| answer == serde_json::json!({ "hello": format!("Hello, {name}") }))
+}
+
+#[test]
+fn every_documented_action_runs_as_it_stands() {
+    let actions = actions(&document("protocol.md"));
+    for language in ["sh", "py", "js", "go", "c", "rs"] {
+        let name = format!("hello.{language}");
+        assert!(actions.iter().any(|action| action.name == name), "{name} is missing in docs/protocol.md");
+    }
+    for action in &actions {
+        let folder = tempfile::tempdir().expect("a folder of its own");
+        let executable = build(action, folder.path());
+        let executable = executable.to_str().expect("the path is text");
+        let mut arguments = vec!["run", executable, "-p", "name=Mike"];
+        if let Some(protocol) = &action.protocol {
+            arguments.extend(["--protocol", protocol]);
+        }
+        let ended = pipeloop_in(folder.path(), &arguments, &[], "");
+        ended.check(0);
+        assert!(greets(&ended.stdout, "Mike"), "{} answers {}", action.name, ended.stdout);
+    }
+}
+
+/// A large line of arguments and several in a row: what the common mistakes break.
+#[test]
+fn every_documented_loop_takes_long_lines_one_after_another() {
+    let long = format!(r#"{{"filler":"{}","name":"Mike"}}"#, "x".repeat(200_000));
+    let input = format!("{long}\n{{\"name\":\"Ann\"}}\n");
+    for action in &actions(&document("protocol.md")) {
+        let folder = tempfile::tempdir().expect("a folder of its own");
+        let executable = build(action, folder.path());
+        let mut arguments = vec!["run", "--lines", executable.to_str().expect("the path is text")];
+        if let Some(protocol) = &action.protocol {
+            arguments.extend(["--protocol", protocol]);
+        }
+        let ended = pipeloop_in(folder.path(), &arguments, &[], &input);
+        ended.check(0);
+        let answers: Vec<_> = ended.stdout.lines().collect();
+        assert!(
+            matches!(answers[..], [first, second] if greets(first, "Mike") && greets(second, "Ann")),
+            "{} answers {}",
+            action.name,
+            ended.stdout
+        );
+    }
+}
+
+/// Flag, variable and default of every row of a settings table, whose cells stand in backticks.
+fn documented_settings(document: &str) -> BTreeSet<(String, String, String)> {
+    let code = |cell: &str| cell.trim().trim_matches('`').to_owned();
+    document
+        .lines()
+        .filter(|line| line.starts_with("| `--"))
+        .map(|line| line.split('|').collect::<Vec<_>>())
+        .filter(|cells| cells[2].contains("`PIPELOOP_"))
+        .map(|cells| (code(cells[1]), code(cells[2]), code(cells[3])))
+        .collect()
+}
+
+/// The same, as `--help` prints it: `--x <X>  … [env: PIPELOOP_X=] [default: y]`, wrapped anywhere.
+fn printed_settings(help: &str) -> BTreeSet<(String, String, String)> {
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let between = |text: &str, before: &str, after: &str| {
+        text.split_once(before).and_then(|(_, rest)| rest.split_once(after)).map(|(inner, _)| inner.to_owned())
+    };
+    words
+        .split(" --")
+        .skip(1)
+        .filter_map(|entry| {
+            let variable = between(entry, "[env: ", "=")?;
+            let flag = format!("--{}", entry.split(' ').next()?);
+            Some((flag, variable, between(entry, "[default: ", "]").unwrap_or_default()))
+        })
+        .collect()
+}
+
+#[test]
+fn the_table_of_settings_is_what_help_prints() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let help = pipeloop_in(folder.path(), &["serve", "--help"], &[], "");
+    help.check(0);
+    let (documented, printed) = (documented_settings(&document("configuration.md")), printed_settings(&help.stdout));
+    assert!(printed.len() > 15, "the help is not read right: {printed:?}");
+    assert_eq!(documented, printed, "docs/configuration.md (left) and `pipeloop serve --help` (right) differ");
+}
+
+#[test]
+fn every_error_code_has_its_section_and_no_other() {
+    let codes = |text: &str, before: &str| -> BTreeSet<String> {
+        text.match_indices(before).map(|(at, _)| text[at + before.len()..].chars().take(5).collect()).collect()
+    };
+    let source = fs::read_to_string(root().join("src/error.rs")).expect("the source is here");
+    let in_source = codes(&source, "=> \"").into_iter().filter(|code| code.starts_with("PL0")).collect::<BTreeSet<_>>();
+    assert!(in_source.len() > 30, "the catalogue is not read right: {in_source:?}");
+    assert_eq!(codes(&document("errors.md"), "\n## "), in_source);
+}
+
+/// The links between documents, and into them, lead somewhere.
+#[test]
+fn links_lead_somewhere() {
+    let anchor = |heading: &str| -> String {
+        let kept = heading.to_lowercase().replace('`', "");
+        kept.chars()
+            .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+            .collect::<String>()
+            .replace(' ', "-")
+    };
+    for name in ["protocol.md", "openwhisk.md", "configuration.md", "errors.md"] {
+        let text = document(name);
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().expect("a split has a first part");
+            if target.contains("://") {
+                continue;
+            }
+            let (file, section) = target.split_once('#').unwrap_or((target, ""));
+            let path = if file.is_empty() { root().join("docs").join(name) } else { root().join("docs").join(file) };
+            assert!(path.exists(), "{name} links to {target}");
+            if !section.is_empty() {
+                let linked = fs::read_to_string(&path).expect("a document");
+                let found = linked
+                    .lines()
+                    .filter(|line| line.starts_with('#'))
+                    .any(|line| anchor(line.trim_start_matches('#').trim()) == section);
+                assert!(found, "{name} links to {target}");
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A small blocking HTTP/1.1 client that can also behave badly.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::PATIENCE;
+
+/// A kept connection.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    stream: BufReader<TcpStream>,
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Caller {
+    pub(crate) fn connect(port: u16) -> io::Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// One request and its answer.
+    pub(crate) fn call(&mut self, method: &str, path: &str, body: &[u8]) -> Response {
+        self.send_request(method, path, body);
+        self.receive().unwrap_or_else(|error| panic!("no answer to {method} {path}: {error}"))
+    }
+
+    /// One request, whose answer is left for later.
+    pub(crate) fn send_request(&mut self, method: &str, path: &str, body: &[u8]) {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len());
+        request.push_str(std::str::from_utf8(body).unwrap_or_default());
+        let mut bytes = request.into_bytes();
+        if std::str::from_utf8(body).is_err() {
+            bytes.extend_from_slice(body);
+        }
+        self.send(&bytes).unwrap_or_else(|error| panic!("cannot send {method} {path}: {error}"));
+    }
+
+    /// Sends a body in chunks of its own.
+    pub(crate) fn call_in_chunks(&mut self, path: &str, chunks: &[&[u8]]) -> Response {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+        self.send(head.as_bytes()).expect("the head is sent");
+        for chunk in chunks {
+            let mut framed = format!("{:x}\r\n", chunk.len()).into_bytes();
+            framed.extend_from_slice(chunk);
+            framed.extend_from_slice(b"\r\n");
+            self.send(&framed).expect("a chunk is sent");
+        }
+        self.send(b"0\r\n\r\n").expect("the last chunk is sent");
+        self.receive().expect("an answer to a chunked body")
+    }
+
+    /// Sends bytes as they are: half a request, for one.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Reads one answer.
+    pub(crate) fn receive(&mut self) -> io::Result<Response> {
+        let line = self.line()?;
+        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("no status line: {line:?}")))?;
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = line.split_once(':').ok_or_else(|| io::Error::other(format!("no header: {line:?}")))?;
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        let mut response = Response { status, headers, body: Vec::new() };
+        let length = response
+            .header("content-length")
+            .and_then(|length| length.parse().ok())
+            .ok_or_else(|| io::Error::other(format!("an answer without Content-Length: {response:?}")))?;
+        response.body = vec![0; length];
+        self.stream.read_exact(&mut response.body)?;
+        Ok(response)
+    }
+
+    /// Whether the other side closes the connection within this time, without sending anything.
+    pub(crate) fn is_closed_within(&mut self, limit: Duration) -> bool {
+        self.stream.get_ref().set_read_timeout(Some(limit)).expect("a limit that is not zero");
+        let closed = match self.stream.fill_buf() {
+            Ok(bytes) => {
+                assert!(bytes.is_empty(), "unasked for: {}", String::from_utf8_lossy(bytes));
+                true
+            }
+            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+        };
+        self.stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("a limit that is not zero");
+        closed
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    }
+}
+
+impl Response {
+    /// The value of a header, by its name in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
+    }
+
+    /// The sentence of an error.
+    #[track_caller]
+    pub(crate) fn error(&self) -> String {
+        assert_ne!(self.status, 200, "expected an error, got {}", self.text());
+        self.json()["error"].as_str().expect("an error is a string").to_owned()
+    }
+
+    /// What is true of every answer, whatever was asked: a length, a type, and for errors one
+    /// member and no more.
+    #[track_caller]
+    pub(crate) fn check_shape(&self) {
+        assert_eq!(self.header("content-length"), Some(&*self.body.len().to_string()), "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        assert_eq!(self.header("transfer-encoding"), None, "{self:?}");
+        assert_ne!(self.status, 204, "{self:?}");
+        let json = self.json();
+        if self.status != 200 {
+            let object = json.as_object().unwrap_or_else(|| panic!("an error is an object: {json}"));
+            assert!(object.len() == 1 && object["error"].is_string(), "an error is one string `error`: {json}");
+        }
+    }
+
+    /// Asserts the status and the whole body as JSON.
+    #[track_caller]
+    pub(crate) fn check(&self, status: u16, body: &Value) {
+        assert_eq!((self.status, &self.json()), (status, body));
+    }
+
+    /// Asserts an error's status, and that its sentence holds each of these texts.
+    #[track_caller]
+    pub(crate) fn check_error(&self, status: u16, texts: &[&str]) {
+        let error = self.json()["error"].as_str().map(str::to_owned);
+        let error = error.unwrap_or_else(|| panic!("expected an error with status {status}, got {}", self.text()));
+        assert_eq!(self.status, status, "{error}");
+        for text in texts {
+            assert!(error.contains(text), "{text:?} is missing in: {error}");
+        }
+    }
+}
