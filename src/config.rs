@@ -26,11 +26,11 @@ pub struct ActionSettings {
     pub workdir: PathBuf,
 
     /// Longest time from the start of the executable until it is ready.
-    #[arg(long, env = "PIPELOOP_INIT_TIMEOUT", default_value = "30s", value_name = "TIME")]
+    #[arg(long, env = "PIPELOOP_INIT_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = some_time)]
     pub init_timeout: Time,
 
     /// Longest time for one activation; a `deadline` sent along may only shorten it.
-    #[arg(long, env = "PIPELOOP_RUN_TIMEOUT", default_value = "1h", value_name = "TIME")]
+    #[arg(long, env = "PIPELOOP_RUN_TIMEOUT", default_value = "1h", value_name = "TIME", value_parser = some_time)]
     pub run_timeout: Time,
 
     /// How long a silent executable is given where the kernel does not show what it waits for.
@@ -87,12 +87,13 @@ pub struct ServerSettings {
     pub max_init_body: Size,
 
     /// Longest silence of a caller in the middle of a request, or while it is sent its answer.
-    #[arg(long, env = "PIPELOOP_CALLER_TIMEOUT", default_value = "30s", value_name = "TIME")]
+    #[arg(long, env = "PIPELOOP_CALLER_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = some_time)]
     pub caller_timeout: Time,
 
     /// Most connections at once; more wait to be accepted.
-    #[arg(long, env = "PIPELOOP_MAX_CONNECTIONS", default_value = "1000", value_name = "COUNT")]
-    pub max_connections: usize,
+    #[arg(long, env = "PIPELOOP_MAX_CONNECTIONS", default_value = "1000", value_name = "COUNT",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
 
     /// Most activations that wait while another is worked on; more are refused with 429.
     #[arg(long, env = "PIPELOOP_QUEUE", default_value = "256", value_name = "COUNT")]
@@ -184,6 +185,12 @@ impl FromStr for Time {
         let ms = ms.filter(|ms| *ms <= 100 * 365 * 86_400_000).ok_or("that is more than a hundred years")?;
         Ok(Self(Duration::from_millis(ms)))
     }
+}
+
+/// A duration that must not be zero: with it nothing would ever be in time.
+fn some_time(text: &str) -> Result<Time, String> {
+    let time: Time = text.parse()?;
+    if time.0.is_zero() { Err("expected more than nothing".into()) } else { Ok(time) }
 }
 
 /// A number of bytes with its unit: `512`, `64KiB`, `64MiB`, `1GiB`; `KB`, `MB` and `GB` are

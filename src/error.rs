@@ -28,6 +28,8 @@ pub enum Error {
     EmptyBody { request: &'static str },
     /// The body of a request is over its bound.
     BodyTooLarge { request: &'static str, limit_bytes: u64, setting: &'static str },
+    /// The body of a request ends too early or breaks the rules of HTTP.
+    BrokenBody { request: &'static str, reason: String },
     /// The caller stopped sending in the middle of a request.
     BodyStalled { waited: Duration },
     /// A member of the body has a type that cannot be used.
@@ -54,10 +56,8 @@ pub enum Error {
     Empty,
     /// The code is none of the things an action can be.
     Unrecognised { seen: String },
-    /// The code is source text, and no compiler is configured.
+    /// The code is source text.
     Source { seen: String },
-    /// The compiler failed or left nothing to run.
-    Compile { compiler: String, reason: String },
     /// The archive cannot be read to its end.
     ArchiveDamaged { format: &'static str, reason: String },
     /// The archive has no `exec` at its root.
@@ -102,6 +102,8 @@ pub enum Error {
     AnswerTooLong { limit_bytes: u64 },
     /// The activation's time is over.
     TimeOut { limit: TimeLimit, after: Duration },
+    /// The proxy ended before the activation did.
+    Cut { after: Duration },
     /// Too many activations wait already.
     QueueFull { limit: usize },
     /// The proxy is shutting down.
@@ -178,6 +180,7 @@ impl Error {
             Self::EmptyBody { .. } => "PL012",
             Self::BodyTooLarge { .. } => "PL013",
             Self::BodyStalled { .. } => "PL014",
+            Self::BrokenBody { .. } => "PL024",
             Self::BadMember { .. } => "PL015",
             Self::NoCode => "PL016",
             Self::BadArguments => "PL017",
@@ -190,7 +193,6 @@ impl Error {
             Self::Empty => "PL030",
             Self::Unrecognised { .. } => "PL031",
             Self::Source { .. } => "PL032",
-            Self::Compile { .. } => "PL033",
             Self::ArchiveDamaged { .. } => "PL034",
             Self::ArchiveWithoutExec { .. } => "PL035",
             Self::ArchiveEscapes { .. } => "PL036",
@@ -213,6 +215,7 @@ impl Error {
             Self::TimeOut { .. } => "PL064",
             Self::QueueFull { .. } => "PL065",
             Self::ShuttingDown => "PL066",
+            Self::Cut { .. } => "PL067",
             Self::CannotListen { .. } => "PL090",
             Self::BadSetting { .. } => "PL091",
             Self::System { .. } => "PL092",
@@ -241,8 +244,7 @@ impl Error {
             Self::NotInitialised => "post the code to `/init` first".into(),
             Self::Empty => "upload an ELF executable, a script with a `#!` line, or a zip or tar.gz with `exec` at its root".into(),
             Self::Unrecognised { .. } => "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root".into(),
-            Self::Source { .. } => "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root; for a script, put its interpreter on the first line, for example `#!/usr/bin/env python3`; for source code, upload what the compiler makes of it, or use an image that sets `OW_COMPILER`".into(),
-            Self::Compile { .. } => "the compiler's own words stand in the log".into(),
+            Self::Source { .. } => "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root; for a script, put its interpreter on the first line, for example `#!/usr/bin/env python3`; for source code, upload what the compiler makes of it".into(),
             Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
             Self::ArchiveWithoutExec { .. } => "name the program `exec` and put it at the top of the archive, not into a folder: `zip action.zip exec`".into(),
             Self::FolderWithoutExec { .. } => "name the program `exec`, or give the program itself instead of its folder".into(),
@@ -251,10 +253,9 @@ impl Error {
             Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` if actions of so many files are meant to be accepted".into(),
             Self::Unwritable { .. } => "choose a folder that can be written with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
             Self::CannotStart { hint, .. } => (*hint).to_owned(),
-            Self::EndedAtStart { ending, .. } => return ending.hint(),
             Self::NotReady { .. } => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
             Self::WrongFirstLine { .. } => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines are taken as logs".into(),
-            Self::UnsupportedVersion { .. } => "this release speaks the versions 0 and 1 and the actionloop dialect".into(),
+            Self::UnsupportedVersion { .. } => "this release speaks version 1, the actionloop dialect, and version 0, which has no handshake and is asked for with `PIPELOOP_PROTOCOL=0`".into(),
             Self::NoHandshake { .. } => "print it at start and flush the output; without a handshake, set `PIPELOOP_PROTOCOL` to `actionloop` or `auto`".into(),
             Self::BadAnswer { problem: BadAnswer::TwoLines { .. }, .. } => {
                 "write each answer on one line (no pretty-printing), and logs on stderr".into()
@@ -262,7 +263,7 @@ impl Error {
             Self::BadAnswer { .. } => {
                 "answer each activation with one JSON object or array on one line, and flush it; logs belong on stderr".into()
             }
-            Self::Died { ending } => return ending.hint(),
+            Self::EndedAtStart { ending, .. } | Self::Died { ending } => return ending.hint(),
             Self::ChannelClosed { .. } => "keep the channel open for as long as the action serves".into(),
             Self::AnswerTooLong { .. } => "return less, or raise `PIPELOOP_MAX_RESULT`".into(),
             Self::TimeOut { limit: TimeLimit::Deadline, .. } => {
@@ -292,6 +293,9 @@ impl fmt::Display for Error {
             Self::BodyTooLarge { request, limit_bytes, .. } => {
                 write!(f, "the body of {request} is too large: at most {limit_bytes} bytes are accepted")
             }
+            Self::BrokenBody { request, reason } => {
+                write!(f, "the body of {request} cannot be read to its end: {reason}")
+            }
             Self::BodyStalled { waited } => {
                 write!(f, "the request stopped arriving: nothing came for {}", millis(*waited))
             }
@@ -317,9 +321,8 @@ impl fmt::Display for Error {
                 write!(f, "the uploaded code is no executable, script or archive: it is {seen}")
             }
             Self::Source { seen } => {
-                write!(f, "the uploaded code is source text ({seen}), and there is no compiler for it here")
+                write!(f, "the uploaded code is source text, and nothing here could run it: {seen}")
             }
-            Self::Compile { compiler, reason } => write!(f, "the compiler `{compiler}` failed: {reason}"),
             Self::ArchiveDamaged { format, reason } => {
                 write!(f, "the {format} archive is damaged or incomplete: {reason}")
             }
@@ -380,7 +383,10 @@ impl fmt::Display for Error {
                 )
             }
             Self::UnsupportedVersion { version } => {
-                write!(f, "the action speaks version {version} of the native protocol, this proxy speaks 0 and 1")
+                write!(
+                    f,
+                    "the action's handshake names version {version} of the native protocol, this proxy shakes hands on version 1"
+                )
             }
             Self::NoHandshake { protocol } => {
                 write!(f, "the action waits for input and has not sent the handshake of protocol {protocol}")
@@ -421,8 +427,15 @@ impl fmt::Display for Error {
                     )
                 }
             },
-            Self::QueueFull { limit } => write!(f, "{limit} activations wait already"),
+            Self::QueueFull { limit } => write!(f, "as many activations wait already as may: {limit}"),
             Self::ShuttingDown => f.write_str("the proxy is shutting down"),
+            Self::Cut { after } => {
+                write!(
+                    f,
+                    "the proxy was told to end and the action did not answer in time; it was stopped after {}",
+                    millis(*after)
+                )
+            }
             Self::CannotListen { address, reason } => write!(f, "cannot listen on {address}: {reason}"),
             Self::BadSetting { setting, reason } => write!(f, "`{setting}` cannot be used: {reason}"),
             Self::System { doing, reason } => write!(f, "cannot {doing}: {reason}"),

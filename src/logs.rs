@@ -401,7 +401,7 @@ impl Stream {
         let Some(source) = &self.source else { return };
         let mut waiting = rustix::io::ioctl_fionread(source.get_ref()).unwrap_or(0);
         while waiting > 0 {
-            let mut chunk = Vec::with_capacity(CHUNK.min(waiting as usize));
+            let mut chunk = Vec::with_capacity(usize::try_from(waiting).unwrap_or(CHUNK).min(CHUNK));
             let Some(source) = &self.source else { return };
             match rustix::io::read(source.get_ref(), rustix::buffer::spare_capacity(&mut chunk)) {
                 Ok(0) => self.source = None,

@@ -1,5 +1,6 @@
 //! Words and excerpts for messages: pure functions, shared by everything that speaks to a person.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 /// The most characters of foreign text that a message quotes.
@@ -24,7 +25,8 @@ pub fn excerpt(bytes: &[u8]) -> String {
     let cut = characters.next().is_some() || head.len() < bytes.len();
     quoted.push('`');
     if cut {
-        quoted.push_str(&format!(" … ({} bytes)", bytes.len()));
+        // Writing to a string cannot fail.
+        let _ = write!(quoted, " … ({} bytes)", bytes.len());
     }
     quoted
 }

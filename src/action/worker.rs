@@ -20,7 +20,7 @@ use crate::protocol::pipe_loop::{NoAnswer, PipeLoop};
 use crate::protocol::{Protocol, single_shot};
 
 use super::artifact::Artifact;
-use super::inspect::cannot_start;
+use super::inspect::{cannot_start, check_header};
 use super::{Place, Shared};
 
 /// What is sent to a worker.
@@ -175,11 +175,11 @@ impl Worker {
                 biased;
                 outcome = attempt => Some(outcome),
                 () = tokio::time::sleep_until(ends) => None,
-                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::ShuttingDown)),
+                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Cut { after: begun.elapsed() })),
             }
         };
         let outcome = outcome.unwrap_or_else(|| Err(Error::TimeOut { limit, after: begun.elapsed() }));
-        if let Err(Error::TimeOut { .. } | Error::ShuttingDown) = outcome {
+        if let Err(Error::TimeOut { .. } | Error::Cut { .. }) = outcome {
             // The conversation was left in the middle: nobody could tell whose the next line is.
             if let Some(running) = self.running.take() {
                 stop::kill(&running.process).await;
@@ -240,6 +240,7 @@ impl Worker {
             launch.environment.push((name.into(), value.into()));
         }
         logs.stderr.forget_tail();
+        check_header(&launch.program)?;
         let (process, pipes) = start(&launch, ResultChannel::Stdout, &self.shared.reaper)
             .map_err(|reason| cannot_start(&launch.program, &reason))?;
         // However this ends, nothing of the process is left behind.
@@ -270,6 +271,7 @@ impl Worker {
             start_grace: surroundings.settings.start_grace.0,
         };
         logs.stderr.forget_tail();
+        check_header(&self.launch.program)?;
         let (process, pipes) = start(&self.launch, ResultChannel::Descriptor3, &self.shared.reaper)
             .map_err(|reason| cannot_start(&self.launch.program, &reason))?;
         let mut guard = KillOnDrop(Some(process));

@@ -65,6 +65,10 @@ impl Run {
         let system = |doing| move |reason| Error::System { doing, reason };
         let Self { action: path, parameters, input, lines, time, settings } = self;
         // Looked at before anything is started.
+        if lines && !parameters.is_empty() {
+            let reason = "with `--lines` each line holds the whole arguments".into();
+            return Err(Error::BadSetting { setting: "--param", reason });
+        }
         let mut inputs = if lines { by_line(input)? } else { once(arguments(input, &parameters)?) };
 
         let mut signals = EndSignals::take().map_err(system("take over signals"))?;

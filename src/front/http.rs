@@ -42,7 +42,7 @@ pub struct Limits {
     /// The longest silence in the middle of a request or an answer.
     pub caller_timeout: Duration,
     /// The most connections at once.
-    pub connections: usize,
+    pub connections: u32,
 }
 
 /// A header block that is larger is refused by hyper with 431.
@@ -93,7 +93,7 @@ pub enum Stop {
 
 /// Accepts and serves connections until all of them have ended, which [`Stop`] asks for.
 pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limits, mut stop: watch::Receiver<Stop>) {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let places = Arc::new(Semaphore::new(limits.connections as usize));
     let acquire = || async { places.clone().acquire_owned().await.expect("the semaphore is never closed") };
     loop {
         let (accepted, place) = tokio::select! {
@@ -328,8 +328,8 @@ pub struct BodyBound {
 /// Collects a body into one buffer, with a byte of room behind it.
 ///
 /// # Errors
-/// [`Error::BodyTooLarge`], [`Error::BodyStalled`], and [`Error::System`] when the connection
-/// breaks. In any case the body has been read to its end, as far as that can be asked, so that the
+/// [`Error::BodyTooLarge`], [`Error::BodyStalled`], and [`Error::BrokenBody`] when the connection
+/// breaks or its framing is wrong. In any case the body has been read to its end, as far as that can be asked, so that the
 /// caller gets to read the answer.
 pub async fn read_body(mut body: Incoming, bound: &BodyBound) -> Result<Vec<u8>, Error> {
     let too_large =
@@ -342,7 +342,7 @@ pub async fn read_body(mut body: Incoming, bound: &BodyBound) -> Result<Vec<u8>,
     // Announcing is cheap: what is set aside at once is bounded.
     let room = announced.unwrap_or(0).min(MOST_RESERVED_BYTES);
     let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or(0) + 1);
-    while let Some(frame) = next_frame(&mut body, bound.patience).await? {
+    while let Some(frame) = next_frame(&mut body, bound.request, bound.patience).await? {
         if (bytes.len() + frame.len()) as u64 > bound.limit_bytes {
             discard(body, bound.patience).await;
             return Err(too_large());
@@ -358,7 +358,7 @@ const MOST_RESERVED_BYTES: u64 = 2 * 1024 * 1024;
 /// Reads a body to its end and forgets it, within reason.
 pub async fn discard(mut body: Incoming, patience: Duration) {
     let mut total = 0;
-    while let Ok(Some(frame)) = next_frame(&mut body, patience).await {
+    while let Ok(Some(frame)) = next_frame(&mut body, "the request", patience).await {
         total += frame.len() as u64;
         if total > MOST_DISCARDED_BYTES {
             return;
@@ -366,14 +366,14 @@ pub async fn discard(mut body: Incoming, patience: Duration) {
     }
 }
 
-async fn next_frame(body: &mut Incoming, patience: Duration) -> Result<Option<Bytes>, Error> {
+async fn next_frame(body: &mut Incoming, request: &'static str, patience: Duration) -> Result<Option<Bytes>, Error> {
     loop {
         let frame =
             tokio::time::timeout(patience, body.frame()).await.map_err(|_| Error::BodyStalled { waited: patience })?;
         match frame {
             None => return Ok(None),
             Some(Err(error)) => {
-                return Err(Error::System { doing: "read the request", reason: io::Error::other(error) });
+                return Err(Error::BrokenBody { request, reason: error.to_string() });
             }
             // Trailers are nothing to us.
             Some(Ok(frame)) => {

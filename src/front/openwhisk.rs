@@ -212,7 +212,6 @@ impl Upload {
             Error::Empty
             | Error::Unrecognised { .. }
             | Error::Source { .. }
-            | Error::Compile { .. }
             | Error::ArchiveDamaged { .. }
             | Error::ArchiveWithoutExec { .. }
             | Error::ArchiveEscapes { .. }
@@ -236,6 +235,7 @@ fn status(error: &Error) -> StatusCode {
     match error {
         // What the caller can mend by sending something else.
         Error::NotJson { .. }
+        | Error::BrokenBody { .. }
         | Error::NotAnObject { .. }
         | Error::EmptyBody { .. }
         | Error::BadMember { .. }
@@ -252,7 +252,6 @@ fn status(error: &Error) -> StatusCode {
         Error::Empty
         | Error::Unrecognised { .. }
         | Error::Source { .. }
-        | Error::Compile { .. }
         | Error::ArchiveDamaged { .. }
         | Error::ArchiveWithoutExec { .. }
         | Error::FolderWithoutExec { .. }
@@ -271,7 +270,9 @@ fn status(error: &Error) -> StatusCode {
         | Error::Died { .. }
         | Error::ChannelClosed { .. }
         | Error::AnswerTooLong { .. }
-        | Error::TimeOut { .. } => StatusCode::BAD_GATEWAY,
+        | Error::TimeOut { .. }
+        // Not 503: the platform would run it again elsewhere, and it has had its effects.
+        | Error::Cut { .. } => StatusCode::BAD_GATEWAY,
         Error::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         // What the operator can mend.

@@ -23,7 +23,7 @@ pub enum Look {
     WaitsForInput,
     /// It does something else.
     Busy,
-    /// `/proc` does not tell (gVisor, hidepid, a kernel without the file, io_uring).
+    /// `/proc` does not tell (gVisor, hidepid, a kernel without the file, `io_uring`).
     Unknown,
 }
 
@@ -100,9 +100,9 @@ impl SystemCall {
 enum Kind {
     /// (fd, …)
     Read,
-    /// (struct pollfd *fds, nfds, …)
+    /// `(struct pollfd *fds, nfds, …)`
     Poll,
-    /// (nfds, fd_set *readfds, …)
+    /// `(nfds, fd_set *readfds, …)`
     Select,
     /// (epfd, …)
     Epoll,

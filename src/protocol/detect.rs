@@ -151,8 +151,7 @@ impl Start<'_> {
 
     fn may_decide_by_waiting(&self) -> bool {
         match self.rules.protocol {
-            Protocol::Auto => true,
-            Protocol::ActionLoop => !self.rules.wait_for_ack,
+            Protocol::Auto | Protocol::ActionLoop => !self.rules.wait_for_ack,
             Protocol::PipeLoop | Protocol::SingleShot => false,
         }
     }
@@ -177,8 +176,16 @@ impl Start<'_> {
                 )),
             }
         }
+        if self.results.pending_len() > LONGEST_HANDSHAKE {
+            let bytes = self.results.take_rest();
+            logs.say(&format!(
+                "pipeloop: dropped bytes on descriptor 3 that are no handshake: {}",
+                crate::text::excerpt(&bytes)
+            ));
+        }
         if protocol == Protocol::ActionLoop {
             // Standard output is a log here, handshake or not.
+            logs.stdout.feed(&self.stdout.take_rest());
             return Ok(None);
         }
         while let Some(line) = self.stdout.next_line() {
@@ -244,6 +251,9 @@ impl Start<'_> {
                 limit,
                 awaited: match protocol {
                     Protocol::PipeLoop => r#"has not sent its handshake `{"openwhisk":1}` on stdout"#,
+                    Protocol::Auto if self.rules.wait_for_ack => {
+                        "has neither sent a handshake nor acknowledged with `{\"ok\":true}` on descriptor 3"
+                    }
                     Protocol::ActionLoop if self.rules.wait_for_ack => {
                         r#"has not acknowledged with `{"ok":true}` on descriptor 3"#
                     }

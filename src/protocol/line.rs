@@ -178,13 +178,11 @@ impl LineReader {
 
     /// Finds the next newline, looking at each byte once.
     fn scan(&mut self) -> Option<usize> {
-        match memchr::memchr(b'\n', &self.buffer[self.scanned..]) {
-            Some(at) => Some(self.scanned + at),
-            None => {
-                self.scanned = self.buffer.len();
-                None
-            }
+        let found = memchr::memchr(b'\n', &self.buffer[self.scanned..]).map(|at| self.scanned + at);
+        if found.is_none() {
+            self.scanned = self.buffer.len();
         }
+        found
     }
 
     /// Starts over at the front once everything has been taken.

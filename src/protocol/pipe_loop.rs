@@ -4,6 +4,8 @@
 //! HTTP and no pid: an early death arrives as end-of-file or as the process's exit, and whoever
 //! asked then tells why.
 
+use bytes::Bytes;
+
 use crate::activation::{Activation, Answer};
 use crate::error::BadAnswer;
 use crate::logs::Logs;
@@ -103,12 +105,22 @@ impl PipeLoop {
             Sends::Arguments => activation.arguments_line(),
             Sends::Activation => activation.whole_line(),
         };
-        let mut exchange =
-            Exchange { stdin: &mut self.stdin, results: &mut self.results, line, written: 0, limit_bytes };
-        tokio::select! {
+        let mut exchange = Exchange {
+            stdin: &mut self.stdin,
+            results: &mut self.results,
+            line,
+            written: 0,
+            limit_bytes,
+            strays: Vec::new(),
+        };
+        let answer = tokio::select! {
             answer = exchange.answer(process) => answer,
             () = logs.pump() => unreachable!("a pump never ends"),
+        };
+        for stray in &exchange.strays {
+            say_stray(logs, stray);
         }
+        answer
     }
 
     /// Watches the conversation while no activation is open: drops what answers nothing. Returns
@@ -151,6 +163,8 @@ impl PipeLoop {
     }
 }
 
+/// How many stray lines of one activation are told one by one.
+const MOST_STRAYS_TOLD: usize = 10;
 /// What is collected of stray bytes before they are dropped.
 const MOST_STRAY_BYTES: usize = 1024 * 1024;
 
@@ -165,6 +179,8 @@ struct Exchange<'a> {
     line: &'a [u8],
     written: usize,
     limit_bytes: u64,
+    /// Lines that came before the action had read anything of the activation.
+    strays: Vec<Bytes>,
 }
 
 impl Exchange<'_> {
@@ -199,8 +215,17 @@ impl Exchange<'_> {
     /// The answer, once it is there in whole.
     fn take(&mut self) -> Option<Result<Answer, NoAnswer>> {
         let too_long = |length: usize| length as u64 > self.limit_bytes;
-        let Some(line) = self.results.next_line() else {
-            return too_long(self.results.pending_len()).then_some(Err(NoAnswer::TooLong));
+        let line = loop {
+            let Some(line) = self.results.next_line() else {
+                return too_long(self.results.pending_len()).then_some(Err(NoAnswer::TooLong));
+            };
+            // While nothing of the activation has been read, a line cannot be its answer.
+            if self.written == 0 || self.stdin.unread() != Some(self.written as u64) {
+                break line;
+            }
+            if self.strays.len() < MOST_STRAYS_TOLD {
+                self.strays.push(line);
+            }
         };
         if too_long(line.len()) {
             return Some(Err(NoAnswer::TooLong));
