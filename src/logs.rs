@@ -610,7 +610,7 @@ mod tests {
             let mut logs = Logs::new(sink.clone(), sink, Sentinels::Write, &bounds);
             logs.stdout.attach(watch(source).unwrap(), b"");
             for _ in 0..4 {
-                rustix::io::write(&action, &[b'x'; 32 * 1024]).unwrap();
+                rustix::io::write(&action, &vec![b'x'; 32 * 1024]).unwrap();
                 tokio::time::timeout(Duration::from_millis(1), logs.pump()).await.unwrap_err();
             }
             tokio::time::timeout(Duration::from_secs(10), logs.end()).await.expect("it gives the log up");

@@ -16,7 +16,7 @@ pub mod unpack;
 mod worker;
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -37,8 +37,8 @@ use worker::{Job, Message, Phase, Worker};
 /// What init brings.
 #[derive(Debug)]
 pub struct Init {
-    /// The code.
-    pub code: Code,
+    /// The code; none for an action that is in the image already.
+    pub code: Option<Code>,
     /// The name of the entry point, for compilers.
     pub main: String,
     /// Variables for the action's environment; the last of a name wins.
@@ -103,6 +103,9 @@ enum State {
 struct Ready {
     messages: mpsc::UnboundedSender<Message>,
     worker: JoinHandle<()>,
+    /// Where an action of the command line lies, until the platform has initialised it: it does so
+    /// with every container, and sends no code for one that brings its own.
+    baked: Option<PathBuf>,
 }
 
 /// Where the code comes from.
@@ -131,12 +134,22 @@ impl Action {
     /// [`Error::AlreadyInitialised`], [`Error::InitUnderWay`], [`Error::ShuttingDown`], and every
     /// reason for which code cannot be placed or started. The action can be initialised again then.
     pub async fn init(&self, init: Init) -> Result<(), Error> {
-        self.admit_init()?;
         let action = self.clone();
-        let task = tokio::spawn(async move {
-            let source = Source::Upload(init.code);
-            action.initialise(source, init.environment, init.protocol).await
-        });
+        let Init { code, main: _, environment, protocol } = init;
+        let task = if let Some(code) = code {
+            self.admit_init()?;
+            tokio::spawn(async move { action.initialise(Source::Upload(code), environment, protocol).await })
+        } else {
+            let Some((path, running)) = self.admit_baked_init(environment.is_empty() && protocol.is_none())? else {
+                return Ok(());
+            };
+            tokio::spawn(async move {
+                // It runs without what this init brings; it is started anew with that.
+                drop(running.messages);
+                let _ = running.worker.await;
+                action.initialise(Source::File(&path), environment, protocol).await
+            })
+        };
         task.await.unwrap_or_else(|error| Err(panicked(&error)))
     }
 
@@ -146,7 +159,11 @@ impl Action {
     /// As [`Action::init`], and [`Error::NoSuchAction`].
     pub async fn open(&self, path: &Path) -> Result<(), Error> {
         self.admit_init()?;
-        self.initialise(Source::File(path), Vec::new(), None).await
+        self.initialise(Source::File(path), Vec::new(), None).await?;
+        if let State::Ready(ready) = &mut *self.state() {
+            ready.baked = Some(path.to_owned());
+        }
+        Ok(())
     }
 
     /// Whether an init would be refused now, to be known before its body is read.
@@ -155,22 +172,38 @@ impl Action {
     /// [`Error::AlreadyInitialised`], [`Error::InitUnderWay`], [`Error::ShuttingDown`].
     pub fn check_init(&self) -> Result<(), Error> {
         match *self.state() {
-            State::Empty => Ok(()),
+            State::Empty | State::Ready(Ready { baked: Some(_), .. }) => Ok(()),
             State::Initialising => Err(Error::InitUnderWay),
-            State::Ready(Ready { ref messages, .. }) => {
-                let error = Error::AlreadyInitialised;
-                // The platform's test suites look for it in the log.
-                let _ = messages.send(Message::Say(error.to_string()));
-                Err(error)
-            }
+            State::Ready(ref ready) => Err(ready.refuse_init()),
             State::Stopping => Err(Error::ShuttingDown),
         }
     }
 
     fn admit_init(&self) -> Result<(), Error> {
         self.check_init()?;
-        *self.state() = State::Initialising;
+        let mut state = self.state();
+        if let State::Ready(ready) = &*state {
+            // It brings code, and there is an action already.
+            return Err(ready.refuse_init());
+        }
+        *state = State::Initialising;
         Ok(())
+    }
+
+    /// Admits an init without code, once, for an action of the command line. Gives the action back
+    /// when it has to be started anew, which it has not for an init that brings nothing.
+    fn admit_baked_init(&self, brings_nothing: bool) -> Result<Option<(PathBuf, Ready)>, Error> {
+        self.check_init()?;
+        let mut state = self.state();
+        let State::Ready(ready) = &mut *state else { return Err(Error::NoCode) };
+        let path = ready.baked.take().ok_or(Error::NoCode)?;
+        if brings_nothing {
+            return Ok(None);
+        }
+        match std::mem::replace(&mut *state, State::Initialising) {
+            State::Ready(ready) => Ok(Some((path, ready))),
+            _ => unreachable!("the state was looked at above, under the same lock"),
+        }
     }
 
     /// Runs one activation to its end. Leaving early loses the answer and nothing else.
@@ -219,7 +252,7 @@ impl Action {
     pub async fn stop(&self, drain: Duration) {
         let state = std::mem::replace(&mut *self.state(), State::Stopping);
         self.0.phase.send_replace(Phase::Draining);
-        if let State::Ready(Ready { messages, mut worker }) = state {
+        if let State::Ready(Ready { messages, mut worker, .. }) = state {
             drop(messages);
             if tokio::time::timeout(drain, &mut worker).await.is_err() {
                 self.0.phase.send_if_modified(|phase| {
@@ -279,7 +312,7 @@ impl Action {
         }
         let (messages, inbox) = mpsc::unbounded_channel();
         let worker = tokio::spawn(worker.serve(logs, inbox));
-        *state = State::Ready(Ready { messages, worker });
+        *state = State::Ready(Ready { messages, worker, baked: None });
         None
     }
 
@@ -321,6 +354,15 @@ impl Action {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().expect("no holder of the state panics")
+    }
+}
+
+impl Ready {
+    /// Refuses an init, also in the log: the platform's test suites look for it there.
+    fn refuse_init(&self) -> Error {
+        let error = Error::AlreadyInitialised;
+        let _ = self.messages.send(Message::Say(error.to_string()));
+        error
     }
 }
 

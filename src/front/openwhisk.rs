@@ -141,12 +141,12 @@ fn parse_init(body: &[u8]) -> Result<Init, Error> {
             value = Some(raw);
         }
     }
-    let value = value.ok_or(Error::NoCode)?;
+    let mut init = Init { code: None, main: "main".into(), environment: Vec::new(), protocol: None };
+    let Some(value) = value else { return Ok(init) };
     if !value.get().starts_with('{') {
         return Err(bad_member("value", "an object", value));
     }
     let inner = Object::parse("init", value.get().as_bytes())?;
-    let mut init = Init { code: Code::Text(Vec::new()), main: "main".into(), environment: Vec::new(), protocol: None };
     let (mut code, mut binary) = (String::new(), false);
     for (name, raw) in inner.members {
         if raw.get() == "null" {
@@ -160,10 +160,10 @@ fn parse_init(body: &[u8]) -> Result<Init, Error> {
             _ => {}
         }
     }
-    if code.is_empty() {
-        return Err(Error::NoCode);
+    if !code.is_empty() {
+        let code = code.into_bytes();
+        init.code = Some(if binary { Code::Encoded(code) } else { Code::Text(code) });
     }
-    init.code = if binary { Code::Encoded(code.into_bytes()) } else { Code::Text(code.into_bytes()) };
     // A setting of ours that travels with the action; the action itself has no use for it.
     if let Some(at) = init.environment.iter().rposition(|(name, _)| name == "PIPELOOP_PROTOCOL") {
         let (_, name) = &init.environment[at];
