@@ -19,5 +19,7 @@ mod docs;
 mod examples;
 #[path = "suite/field.rs"]
 mod field;
+#[path = "suite/image.rs"]
+mod image;
 #[path = "suite/origin.rs"]
 mod origin;

@@ -1,1 +1,171 @@
-//! x
+//! Every program under `examples/`, with its real interpreter or compiler.
+//!
+//! What a language needs and the machine lacks is a failure that names the Debian package, never a skip.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::{Proxy, root, search_path};
+
+/// A folder under `examples/`.
+struct Language {
+    folder: &'static str,
+    /// Commands, each with the Debian package it comes in.
+    needs: &'static [(&'static str, &'static str)],
+    /// The programs, by their files. What a name ends with tells the protocol.
+    sources: &'static [&'static str],
+}
+
+macro_rules! languages {
+    ($($folder:ident needs $needs:expr, has $sources:expr;)*) => {
+        const LANGUAGES: &[Language] =
+            &[$(Language { folder: stringify!($folder), needs: &$needs, sources: &$sources }),*];
+        $(#[test] fn $folder() { check_language(stringify!($folder)); })*
+    };
+}
+
+languages! {
+    bash needs [("bash", "bash"), ("jq", "jq"), ("logger", "bsdutils")],
+        has ["hello.sh", "hello-careful.sh", "hello-fd3.sh", "hello-once.sh"];
+    python needs [("python3", "python3")], has ["hello.py", "hello-fd3.py", "hello-once.py"];
+    perl needs [("perl", "perl")], has ["hello.pl", "hello-fd3.pl"];
+    ruby needs [("ruby", "ruby")], has ["hello.rb", "hello-fd3.rb"];
+    nodejs needs [("node", "nodejs")], has ["hello.js", "hello-fd3.js"];
+    php needs [("php", "php-cli")], has ["hello.php", "hello-fd3.php"];
+    go needs [("go", "golang-go")], has ["hello.go", "hello-fd3.go"];
+    rust needs [("rustc", "rustc")], has ["hello.rs", "hello-fd3.rs"];
+    c needs [("gcc", "gcc")], has ["hello.c", "hello-fd3.c", "hello-once.c"];
+    cpp needs [("g++", "g++")], has ["hello.cpp"];
+    java needs [("javac", "default-jdk-headless"), ("java", "default-jdk-headless")], has ["Hello.java"];
+    haskell needs [("ghc", "ghc")], has ["hello.hs"];
+    csharp needs [("mcs", "mono-mcs"), ("mono", "mono-runtime")], has ["hello.cs"];
+}
+
+#[test]
+fn every_file_is_covered() {
+    let mut covered = BTreeSet::new();
+    for language in LANGUAGES {
+        covered.extend(language.sources.iter().map(|source| format!("{}/{source}", language.folder)));
+    }
+    let mut present = BTreeSet::new();
+    for name in names(&examples()) {
+        if matches!(&*name, "README.md" | "packages.txt") {
+            continue;
+        }
+        let folder = examples().join(&name);
+        assert!(folder.is_dir(), "examples/{name} is in no folder of a language");
+        let sources = names(&folder).into_iter().filter(|file| file != "build.sh" && !file.starts_with("member."));
+        present.extend(sources.map(|file| format!("{name}/{file}")));
+    }
+    assert_eq!(present, covered, "what is there, and what is tested");
+}
+
+fn check_language(folder: &str) {
+    let language = LANGUAGES.iter().find(|language| language.folder == folder).expect("it is in the table");
+    language.check_needs();
+    let built = tempfile::tempdir().expect("a folder of its own");
+    let compiled = language.build(built.path());
+    for source in language.sources {
+        let (stem, _) = source.rsplit_once('.').expect("a name has an extension");
+        let program =
+            if compiled { built.path().join(stem.to_lowercase()) } else { examples().join(folder).join(source) };
+        assert!(program.is_file(), "{} is not there for {folder}/{source}", program.display());
+        eprintln!("--- example: {folder}/{source}");
+        // The origin's script promises plain names, and nothing about a missing one.
+        let to_the_letter = (folder, *source) == ("bash", "hello.sh");
+        match stem {
+            _ if to_the_letter => check_program(&program, None, &[MIKE, MIKE, MIKE], false),
+            _ if stem.ends_with("-once") => check_program(&program, Some("0"), &[MIKE, ESCAPED, NOBODY], true),
+            _ => check_program(&program, None, &[MIKE, ESCAPED, NOBODY], true),
+        }
+    }
+}
+
+/// Arguments as they are sent, and who is greeted.
+type Greeting = (&'static str, &'static str);
+
+const MIKE: Greeting = (r#"{"name":"Mike"}"#, "Mike");
+const ESCAPED: Greeting = (r#"{"name":"\u00dcber \"日本\" \\"}"#, r#"Über "日本" \"#);
+const NOBODY: Greeting = ("{}", "stranger");
+
+/// Serves a program and has it greet, Mike first.
+fn check_program(program: &Path, protocol: Option<&str>, greetings: &[Greeting], logs_name: bool) {
+    let env: Vec<_> = protocol.map(|name| ("PIPELOOP_PROTOCOL", name)).into_iter().collect();
+    let mut proxy = Proxy::start(&[program], &env);
+    let kept = protocol != Some("0");
+    let before = proxy.actions();
+    for (done, (arguments, name)) in greetings.iter().enumerate() {
+        let response = proxy.run_raw(&format!(r#"{{"value":{arguments},"activation_id":"test"}}"#));
+        response.check(200, &greeting(name));
+        let logs = proxy.check_streams(done + 1);
+        if logs_name && done == 0 {
+            assert!(logs.both().lines().any(|line| line == "name=Mike"), "the line `name=Mike` is missing: {logs:?}");
+        }
+        if kept {
+            assert_eq!(before.len(), 1, "one process for all activations: {before:?}");
+            assert_eq!(proxy.actions(), before, "the same process after activation {}", done + 1);
+        }
+    }
+    proxy.stop();
+}
+
+fn greeting(name: &str) -> Value {
+    json!({"hello": format!("Hello, {name}")})
+}
+
+impl Language {
+    #[track_caller]
+    fn check_needs(&self) {
+        let path = search_path();
+        for (command, package) in self.needs {
+            let found = std::env::split_paths(&path).any(|folder| folder.join(command).is_file());
+            assert!(found, "{} needs `{command}`: apt-get install {package}", self.folder);
+        }
+    }
+
+    fn packages(&self) -> String {
+        self.needs
+            .iter()
+            .map(|(_, package)| *package)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// Compiles what there is to compile. Whether there was.
+    #[track_caller]
+    fn build(&self, target: &Path) -> bool {
+        let script = examples().join(self.folder).join("build.sh");
+        if !script.exists() {
+            return false;
+        }
+        // With the environment of the test: compilers have homes and caches.
+        let output = Command::new(&script).arg(target).output();
+        let output = output.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+        assert!(
+            output.status.success(),
+            "{} failed ({}), which needs the packages {}:\n{}{}",
+            script.display(),
+            output.status,
+            self.packages(),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        true
+    }
+}
+
+fn examples() -> PathBuf {
+    root().join("examples")
+}
+
+/// The names in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    entries.map(|entry| entry.expect("it can be read").file_name().into_string().expect("a name in UTF-8")).collect()
+}
