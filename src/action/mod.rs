@@ -6,7 +6,7 @@
 //!
 //! # Theory of operation
 //! [`Action`] is a handle that any number of callers share. Init places the code and starts a
-//! [`worker`], one task that owns the process, its conversation and its logs. Activations go to it
+//! `worker`, one task that owns the process, its conversation and its logs. Activations go to it
 //! through a queue and are worked on one at a time, in order, to their end, whether or not their
 //! caller is still there: an answer can never meet another activation than its own.
 

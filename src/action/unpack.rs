@@ -10,7 +10,7 @@
 //!
 //! The folder is empty at first and written by nobody else, and all links are made last. So while
 //! files and folders are written there is no link below it that a path could lead through, and
-//! plain paths are safe as long as their components are. What was made is kept as a [`Tree`] in
+//! plain paths are safe as long as their components are. What was made is kept as a `Tree` in
 //! memory as well, which is asked instead of the file system: whether a parent is a folder, what a
 //! later entry replaces, where a link leads.
 //!

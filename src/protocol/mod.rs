@@ -2,7 +2,7 @@
 //!
 //! Knows lines, JSON and processes; knows no HTTP, no status and no queue.
 //!
-//! - [`line`]: framing and bounds
+//! - [`mod@line`]: framing and bounds
 //! - [`detect`]: from a started process to a conversation, or to the reason why there is none
 //! - [`pipe_loop`]: version 1 and the actionloop dialect, one kept process
 //! - [`single_shot`]: version 0, a process for each activation
