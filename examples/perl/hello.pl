@@ -7,7 +7,7 @@ use warnings;
 use JSON::PP;
 
 $| = 1;
-binmode STDERR, ':encoding(UTF-8)';
+binmode STDERR, ':utf8';
 my $json = JSON::PP->new->utf8;
 
 print qq({"openwhisk":1}\n);

@@ -1,1 +1,270 @@
-//! x
+//! The command line as a shell sees it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use serde_json::{Value, json};
+
+use crate::support::{Proxy, action, action_path, archive, pipeloop, pipeloop_in};
+
+/// The path of an executable from `tests/actions/` as an argument.
+fn path(name: &str) -> String {
+    action_path(name).to_str().expect("the path is UTF-8").to_owned()
+}
+
+/// Runs `pipeloop run` with an action and arguments.
+#[track_caller]
+fn run(name: &str, args: &[&str], stdin: &str) -> crate::support::command::Ended {
+    let path = path(name);
+    let args: Vec<&str> = ["run", &path].into_iter().chain(args.iter().copied()).collect();
+    pipeloop(&args, &[], stdin)
+}
+
+/// The results on stdout, one a line.
+#[track_caller]
+fn results(stdout: &str) -> Vec<Value> {
+    stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
+}
+
+#[test]
+fn parameters_have_types() {
+    let ended = run(
+        "counter.sh",
+        &[
+            "-p",
+            "name=Mike",
+            "-p",
+            "age=7",
+            "--param",
+            "tags=[\"a\",1]",
+            "-p",
+            "yes=true",
+            "-p",
+            "nothing=null",
+            "-p",
+            "text=\"7\"",
+            "-p",
+            "empty=",
+            "-p",
+            "equation=a=b",
+        ],
+        "",
+    );
+    ended.check(0);
+    let expected = json!({"name": "Mike", "age": 7, "tags": ["a", 1], "yes": true, "nothing": null,
+        "text": "7", "empty": "", "equation": "a=b"});
+    assert_eq!(results(&ended.stdout), [json!({"n": 1, "got": expected})]);
+}
+
+#[test]
+fn without_arguments_an_action_gets_an_empty_object() {
+    let ended = run("counter.sh", &[], "");
+    assert_eq!(results(&ended.check(0).stdout), [json!({"n": 1, "got": {}})]);
+}
+
+#[test]
+fn results_go_to_stdout_and_logs_to_stderr() {
+    let ended = run("counter.sh", &["-p", "a=1"], "");
+    ended.check(0);
+    assert_eq!(ended.stdout, "{\"n\":1,\"got\":{\"a\":1}}\n");
+    assert_eq!(ended.stderr, "log of 1\n", "the log and no sentinel");
+}
+
+#[test]
+fn input_comes_from_a_file() {
+    let directory = tempfile::tempdir().expect("a folder of its own");
+    fs::write(directory.path().join("input.json"), "{\n  \"a\": 1\n}\n").expect("the folder is ours");
+    let path = path("counter.sh");
+    let ended = pipeloop_in(directory.path(), &["run", &path, "--input", "input.json"], &[], "");
+    assert_eq!(results(&ended.check(0).stdout), [json!({"n": 1, "got": {"a": 1}})]);
+    let ended = pipeloop_in(directory.path(), &["run", &path, "-i", "input.json", "-p", "b=2"], &[], "");
+    assert_eq!(results(&ended.check(0).stdout), [json!({"n": 1, "got": {"a": 1, "b": 2}})]);
+    pipeloop_in(directory.path(), &["run", &path, "-i", "missing.json"], &[], "").check(1).says(&["read the input"]);
+}
+
+#[test]
+fn input_comes_from_stdin() {
+    let ended = run("counter.sh", &["--input", "-"], "{\"a\":1}\n");
+    assert_eq!(results(&ended.check(0).stdout), [json!({"n": 1, "got": {"a": 1}})]);
+    let ended = run("counter.sh", &["--input", "-"], "[1,2]");
+    assert_eq!(results(&ended.check(0).stdout), [json!({"n": 1, "got": [1, 2]})]);
+}
+
+#[test]
+fn input_that_is_no_json_is_a_wrong_command_line() {
+    run("counter.sh", &["--input", "-"], "{\"a\":").check(2).says(&["--input", "not JSON"]);
+    run("counter.sh", &["--input", "-", "-p", "a=1"], "[1]").check(2).says(&["--input", "object"]);
+}
+
+#[test]
+fn lines_are_answered_by_one_process() {
+    let ended = run("counter.sh", &["--lines"], "{\"a\":1}\n\n{\"a\":2}\n[3]");
+    let expected = [json!({"n": 1, "got": {"a": 1}}), json!({"n": 2, "got": {"a": 2}}), json!({"n": 3, "got": [3]})];
+    assert_eq!(results(&ended.check(0).stdout), expected);
+    assert_eq!(ended.stderr, "log of 1\nlog of 2\nlog of 3\n");
+}
+
+#[test]
+fn a_wrong_line_does_not_keep_the_others_from_being_answered() {
+    let ended = run("counter.sh", &["--lines"], "{\"a\":1}\nnonsense\n{\"a\":2}\n");
+    ended.check(2);
+    let expected = [json!({"n": 1, "got": {"a": 1}}), json!({"n": 2, "got": {"a": 2}})];
+    assert_eq!(results(&ended.stdout), expected);
+    assert!(ended.stderr.contains("not JSON"), "the wrong line is told");
+}
+
+#[test]
+fn a_result_that_is_an_error_is_status_1() {
+    let ended = run("fails.sh", &[], "");
+    ended.check(1);
+    assert_eq!(ended.stdout, "{\"error\":\"no\"}\n");
+    let ended = run("fails.sh", &["--lines"], "{}\n{}\n");
+    assert_eq!(ended.check(1).stdout, "{\"error\":\"no\"}\n{\"error\":\"no\"}\n");
+}
+
+#[test]
+fn a_missing_file_is_status_127() {
+    pipeloop(&["run", "missing"], &[], "").check(127).says(&["error[PL041]", "`missing`"]);
+    pipeloop(&["serve", "missing", "--port", "0"], &[], "").check(127).says(&["error[PL041]", "`missing`"]);
+}
+
+#[test]
+fn what_cannot_be_executed_is_status_126() {
+    let directory = tempfile::tempdir().expect("a folder of its own");
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("the folder is ours");
+    write("script", "#!/bin/sh\n");
+    write("source.py", "print(1)\n");
+    write("empty", "");
+    let run = |name| pipeloop_in(directory.path(), &["run", name], &[], "");
+    run("script").check(126).says(&["not executable", "chmod +x"]);
+    run("source.py").check(126).says(&["source text", "print(1)"]);
+    run("empty").check(126).says(&["empty"]);
+}
+
+#[test]
+fn a_wrong_command_line_is_status_2() {
+    pipeloop::<&str>(&[], &[], "").check(2).says(&["Usage"]);
+    pipeloop(&["run"], &[], "").check(2).says(&["ACTION"]);
+    pipeloop(&["walk"], &[], "").check(2).says(&["walk"]);
+    run("counter.sh", &["--no-such-flag"], "").check(2).says(&["--no-such-flag"]);
+    run("counter.sh", &["-p", "nothing"], "").check(2).says(&["NAME=VALUE"]);
+    run("counter.sh", &["-p", "=5"], "").check(2).says(&["name"]);
+    run("counter.sh", &["--lines", "-p", "a=1"], "").check(2).says(&["--param", "--lines"]);
+}
+
+#[test]
+fn an_action_that_dies_passes_its_status_on() {
+    let ended = run("dies.sh", &[], "");
+    ended.check(3).says(&["error[PL061]", "status 3", "last words"]);
+}
+
+#[test]
+fn times_are_told_on_stderr() {
+    let ended = run("counter.sh", &["--time", "--lines"], "{}\n{}\n");
+    ended.check(0);
+    assert_eq!(results(&ended.stdout).len(), 2);
+    let told = |what: &str| ended.stderr.lines().filter(|line| line.starts_with(what)).count();
+    assert_eq!((told("init  "), told("run   ")), (1, 2));
+}
+
+#[test]
+fn the_protocol_is_a_flag_and_a_variable() {
+    let path = path("counter.sh");
+    // As version 0 its last line is its result, and what comes before is log.
+    let ended = pipeloop(&["run", &path, "--protocol", "0", "-i", "-"], &[], "{\"a\":1}");
+    // The input has no newline, which `read` takes for an end without a line.
+    assert_eq!(ended.check(0).stdout, "{\"openwhisk\":1}\n");
+    let ended = pipeloop(&["run", &path], &[("PIPELOOP_PROTOCOL", "0")], "");
+    assert_eq!(ended.check(0).stdout, "{\"openwhisk\":1}\n");
+    let ended = pipeloop(&["run", &path, "--protocol", "1"], &[("PIPELOOP_PROTOCOL", "0")], "");
+    assert_eq!(results(&ended.check(0).stdout), [json!({"n": 1, "got": {}})]);
+}
+
+/// A proxy that was given its action on the command line.
+#[track_caller]
+fn check_served(action: &str) {
+    let mut proxy = Proxy::start(&[action], &[]);
+    proxy.run(&json!({"a": 1})).check(200, &json!({"n": 1, "got": {"a": 1}}));
+    let refused = proxy.init(&crate::support::action("counter.sh"));
+    refused.check(403, &json!({"error": "Cannot initialize the action more than once."}));
+    proxy.run(&json!({"a": 2})).check(200, &json!({"n": 2, "got": {"a": 2}}));
+    proxy.check_streams(2);
+    proxy.stop();
+}
+
+#[test]
+fn a_file_is_served() {
+    check_served(&path("counter.sh"));
+}
+
+#[test]
+fn a_folder_is_served() {
+    let directory = tempfile::tempdir().expect("a folder of its own");
+    symlink(action_path("counter.sh"), directory.path().join("exec")).expect("the folder is ours");
+    check_served(directory.path().to_str().expect("the path is UTF-8"));
+}
+
+#[test]
+fn a_folder_without_exec_is_refused() {
+    let directory = tempfile::tempdir().expect("a folder of its own");
+    fs::create_dir(directory.path().join("folder")).expect("the folder is ours");
+    fs::write(directory.path().join("folder/main.sh"), "").expect("the folder is ours");
+    for command in ["run", "serve"] {
+        pipeloop_in(directory.path(), &[command, "folder"], &[], "").check(1).says(&["error[PL042]", "`main.sh`"]);
+    }
+}
+
+#[test]
+fn archives_are_served() {
+    let directory = tempfile::tempdir().expect("a folder of its own");
+    let code = action("counter.sh");
+    let files: &[(&str, &[u8])] = &[("exec", code.as_bytes()), ("data/file", b"x")];
+    // What it is is told by its content.
+    for (name, bytes) in [("action.zip", archive::zip(files)), ("action", archive::tar_gz(files))] {
+        let path = directory.path().join(name);
+        fs::write(&path, bytes).expect("the folder is ours");
+        check_served(path.to_str().expect("the path is UTF-8"));
+    }
+}
+
+#[test]
+fn wrong_settings_are_refused_before_anything_is_started() {
+    let wrong = [
+        ("PIPELOOP_MAX_BODY", "lots", "max-body"),
+        ("PIPELOOP_PORT", "65536", "port"),
+        ("PIPELOOP_PROTOCOL", "2", "protocol"),
+        ("PIPELOOP_RUN_TIMEOUT", "0s", "run-timeout"),
+        ("PIPELOOP_STOP_GRACE", "5", "stop-grace"),
+        ("PIPELOOP_MAX_CONNECTIONS", "0", "max-connections"),
+        ("PIPELOOP_QUEUE", "-1", "queue"),
+        ("PIPELOOP_LOG", "loud", "log"),
+        ("PIPELOOP_HOST", "here", "host"),
+    ];
+    for (variable, value, flag) in wrong {
+        pipeloop(&["serve"], &[(variable, value)], "").check(2).says(&[&format!("--{flag}"), value]);
+    }
+}
+
+#[test]
+fn completion_is_a_script_that_bash_reads() {
+    let ended = pipeloop(&["completion", "bash"], &[], "");
+    ended.check(0);
+    assert_eq!(ended.stderr, "");
+    assert!(ended.stdout.contains("pipeloop"));
+    let directory = tempfile::tempdir().expect("a folder of its own");
+    let script = directory.path().join("completion");
+    fs::write(&script, &ended.stdout).expect("the folder is ours");
+    let checked = std::process::Command::new("bash").arg("-n").arg(&script).output().expect("there is a bash");
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");
+    pipeloop(&["completion", "cmd.exe"], &[], "").check(2).says(&["cmd.exe"]);
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    for args in [&["--help"][..], &["run", "--help"], &["serve", "--help"], &["--version"], &["run", "--version"]] {
+        let ended = pipeloop(args, &[], "");
+        ended.check(0);
+        assert_eq!(ended.stderr, "", "{args:?}");
+        assert!(ended.stdout.contains("pipeloop"), "{args:?}: {}", ended.stdout);
+    }
+}
