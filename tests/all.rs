@@ -3,6 +3,7 @@
 //! One binary for all of them: one link, and the helpers are shared. `support/` holds the helpers,
 //! `suite/` one file an area, `actions/` tiny executables named by what they do.
 
+#![allow(clippy::format_push_string, reason = "what is expected is put together as it reads best")]
 #![allow(missing_docs, reason = "tests are named by what they state")]
 
 mod support;

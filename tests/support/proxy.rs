@@ -79,10 +79,6 @@ impl Proxy {
         Caller::connect(self.port).expect("the proxy accepts a connection")
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a pid fits")
     }
@@ -296,7 +292,7 @@ impl Pipe {
     /// Takes what is there. Whether that was the end.
     fn take(&self) -> bool {
         let mut text = self.text.lock().expect("no reader panics");
-        let mut chunk = [0; 64 * 1024];
+        let mut chunk = vec![0; 64 * 1024];
         loop {
             match rustix::io::read(&self.end, &mut chunk) {
                 Ok(0) => return true,

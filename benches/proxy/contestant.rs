@@ -1,0 +1,213 @@
+//! The proxies that are measured, and the actions they run.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use base64_simd::STANDARD;
+use clap::ValueEnum;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::Outcome;
+use crate::client::{Connection, Request};
+
+/// How often a proxy that was just started is tried.
+const RETRY: Duration = Duration::from_micros(200);
+/// Longer than any proxy takes to start.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long a proxy may take to end after SIGTERM.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is spoken between a proxy and its action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dialect {
+    /// One process, whole activations, answers on descriptor 3.
+    Actionloop,
+    /// One process, arguments, answers on standard output.
+    #[value(name = "1")]
+    Version1,
+    /// One process an activation.
+    #[value(name = "0")]
+    Version0,
+}
+
+/// A proxy and how it is started.
+#[derive(Debug, Clone)]
+pub(crate) struct Contestant {
+    /// How it is called in the table.
+    pub(crate) name: String,
+    /// The program and its arguments; `{port}` stands for the port.
+    pub(crate) command: Vec<String>,
+    /// The port that it takes when it cannot be told one.
+    pub(crate) fixed_port: Option<u16>,
+    pub(crate) dialect: Dialect,
+    pub(crate) output: Output,
+}
+
+/// Where what a proxy prints goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Nowhere: a reader would have to be woken for each sentinel.
+    Discard,
+    /// To where ours goes, to see why something fails.
+    Show,
+}
+
+/// Whether the action's acknowledgement is awaited: `OW_WAIT_FOR_ACK`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Acknowledgement {
+    Ignored,
+    Awaited,
+}
+
+impl Contestant {
+    /// Starts the proxy in a folder of its own.
+    pub(crate) fn start(&self, acknowledgement: Acknowledgement) -> Outcome<Running> {
+        let folder = TempDir::with_prefix("pipeloop-bench-")?;
+        let port = match self.fixed_port {
+            Some(port) if Connection::open(port).is_ok() => {
+                return Err(format!("{}: something listens on port {port} already", self.name).into());
+            }
+            Some(port) => port,
+            None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port(),
+        };
+        let words: Vec<_> = self.command.iter().map(|word| word.replace("{port}", &port.to_string())).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).current_dir(&folder).stdin(Stdio::null());
+        // Settings of the shell that this runs in are not to decide the result.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("PIPELOOP_") || text.starts_with("OW_") || text.starts_with("__OW_") {
+                command.env_remove(name);
+            }
+        }
+        if acknowledgement == Acknowledgement::Awaited {
+            command.env("OW_WAIT_FOR_ACK", "1");
+        }
+        if self.output == Output::Discard {
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+        }
+        let started = Instant::now();
+        let child = command.spawn().map_err(|error| format!("{}: cannot start `{}`: {error}", self.name, words[0]))?;
+        Ok(Running { name: self.name.clone(), child, port, started, _folder: folder })
+    }
+}
+
+/// A proxy that runs. It is stopped when this is dropped.
+pub(crate) struct Running {
+    name: String,
+    child: Child,
+    port: u16,
+    /// Just before it was started.
+    pub(crate) started: Instant,
+    _folder: TempDir,
+}
+
+impl Running {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Connects as soon as the proxy listens.
+    pub(crate) fn connect(&mut self) -> Outcome<Connection> {
+        loop {
+            let refusal = match Connection::open(self.port) {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            };
+            if let Some(status) = self.child.try_wait()? {
+                return Err(format!("{}: ended at its start: {status}; try --show-output", self.name).into());
+            }
+            if self.started.elapsed() > START_LIMIT {
+                return Err(format!("{}: does not listen on port {}: {refusal}", self.name, self.port).into());
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let asked = Instant::now();
+        while asked.elapsed() < STOP_LIMIT {
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        eprintln!("{}: still there {} s after SIGTERM; killed", self.name, STOP_LIMIT.as_secs());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The bodies of `/init` for every action.
+pub(crate) struct Actions {
+    echo: Vec<u8>,
+    single_shot: Vec<u8>,
+}
+
+impl Actions {
+    /// Compiles them, statically, so that starting one costs no dynamic linking.
+    pub(crate) fn build() -> Outcome<Self> {
+        let folder = TempDir::with_prefix("pipeloop-bench-")?;
+        let compile = |name: &str, source: &str| -> Outcome<Vec<u8>> {
+            let (source_file, binary) = (folder.path().join(name).with_extension("c"), folder.path().join(name));
+            fs::write(&source_file, source)?;
+            cc(&source_file, &binary)?;
+            Ok(fs::read(binary)?)
+        };
+        Ok(Self {
+            echo: compile("echo", include_str!("../actions/echo.c"))?,
+            single_shot: compile("single_shot", include_str!("../actions/single_shot.c"))?,
+        })
+    }
+
+    /// The init of the action that echoes quickly.
+    pub(crate) fn echo(&self, dialect: Dialect) -> Request {
+        match dialect {
+            Dialect::Version0 => init(&self.single_shot, dialect),
+            Dialect::Version1 | Dialect::Actionloop => init(&self.echo, dialect),
+        }
+    }
+
+    /// The init of an action that is small: what is measured then is not the decoding of a binary.
+    pub(crate) fn small(dialect: Dialect) -> Request {
+        let script = match dialect {
+            Dialect::Actionloop => include_str!("../actions/cold.sh"),
+            Dialect::Version1 => include_str!("../actions/cold_version_1.sh"),
+            Dialect::Version0 => include_str!("../actions/cold_single_shot.sh"),
+        };
+        init(script.as_bytes(), dialect)
+    }
+}
+
+fn init(code: &[u8], dialect: Dialect) -> Request {
+    // Only what is not the default of all proxies is said: `auto` finds the rest.
+    let environment = match dialect {
+        Dialect::Actionloop => json!({}),
+        Dialect::Version1 => json!({"ECHO_PROTOCOL": "1"}),
+        Dialect::Version0 => json!({"PIPELOOP_PROTOCOL": "0"}),
+    };
+    let value = json!({
+        "name": "echo", "main": "main", "binary": true, "code": STANDARD.encode_to_string(code), "env": environment,
+    });
+    Request::post("/init", json!({ "value": value }).to_string().as_bytes())
+}
+
+fn cc(source: &Path, binary: &Path) -> Outcome {
+    let done = Command::new("cc")
+        .args(["-O2", "-static", "-s", "-o"])
+        .args([binary, source])
+        .output()
+        .map_err(|error| format!("cannot run the C compiler `cc`, which builds the actions: {error}"))?;
+    if !done.status.success() {
+        return Err(format!("cc: {}", String::from_utf8_lossy(&done.stderr)).into());
+    }
+    Ok(())
+}

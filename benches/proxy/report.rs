@@ -1,0 +1,212 @@
+//! What was measured, as a table for people and as JSON.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::machine::Binary;
+
+/// Whose value it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Side {
+    Ours,
+    Other,
+}
+
+/// A line of the table.
+struct Measure {
+    key: &'static str,
+    label: &'static str,
+    unit: &'static str,
+    decimals: usize,
+    /// The ratio that the project wants to reach on one core.
+    reach: Option<f64>,
+}
+
+const fn measure(
+    key: &'static str,
+    label: &'static str,
+    unit: &'static str,
+    decimals: usize,
+    reach: Option<f64>,
+) -> Measure {
+    Measure { key, label, unit, decimals, reach }
+}
+
+/// All lines, in order. Less is better everywhere but in version 0's rate.
+const MEASURES: &[Measure] = &[
+    measure("cold init", "cold start to /init", "ms", 2, Some(0.5)),
+    measure("cold run", "cold start to first /run", "ms", 2, Some(0.5)),
+    measure("cold init ack", "  with acknowledgement, to /init", "ms", 2, None),
+    measure("cold run ack", "  with acknowledgement, to first /run", "ms", 2, None),
+    measure("cold init v1", "  version 1, to /init", "ms", 2, None),
+    measure("cold run v1", "  version 1, to first /run", "ms", 2, None),
+    measure("warm p50", "warm activation, p50", "µs", 1, Some(0.65)),
+    measure("warm p99", "warm activation, p99", "µs", 1, None),
+    measure("warm cpu", "warm activation, proxy's CPU time", "µs", 1, None),
+    measure("v1 p50", "  version 1, p50", "µs", 1, None),
+    measure("v1 p99", "  version 1, p99", "µs", 1, None),
+    measure("v1 cpu", "  version 1, proxy's CPU time", "µs", 1, None),
+    measure("echo 1", "echo of 1 MiB, p50", "ms", 3, Some(0.5)),
+    measure("v1 echo 1", "  version 1", "ms", 3, None),
+    measure("echo 8", "echo of 8 MiB, p50", "ms", 2, None),
+    measure("v1 echo 8", "  version 1", "ms", 2, None),
+    measure("single", "version 0 (more is better)", "1/s", 0, None),
+    measure("idle rss", "idle memory (RSS)", "KiB", 0, Some(0.4)),
+    measure("idle pss", "idle memory (PSS)", "KiB", 0, None),
+    measure("peak", "peak memory after 8 MiB (RSS)", "KiB", 0, None),
+];
+
+/// The largest binary that is wanted.
+const LARGEST_BINARY: u64 = 4 * 1024 * 1024;
+
+/// All values of one setting, a value for each round.
+pub(crate) struct Sheet {
+    /// The setting: `one core` or `free`.
+    pub(crate) title: &'static str,
+    values: HashMap<(&'static str, Side), Vec<f64>>,
+}
+
+impl Sheet {
+    pub(crate) fn new(title: &'static str) -> Self {
+        Self { title, values: HashMap::new() }
+    }
+
+    /// Adds the value of this round.
+    pub(crate) fn add(&mut self, key: &'static str, side: Side, value: f64) {
+        assert!(MEASURES.iter().any(|measure| measure.key == key), "{key} has a line in the table");
+        self.values.entry((key, side)).or_default().push(value);
+    }
+
+    fn summary(&self, key: &'static str, side: Side) -> Option<Summary> {
+        self.values.get(&(key, side)).map(|values| Summary::of(values.clone()))
+    }
+
+    /// Ours by the other's, round by round.
+    fn ratio(&self, key: &'static str) -> Option<Summary> {
+        let (ours, other) = (self.values.get(&(key, Side::Ours))?, self.values.get(&(key, Side::Other))?);
+        Some(Summary::of(ours.iter().zip(other).map(|(ours, other)| ours / other).collect()))
+    }
+}
+
+struct Summary {
+    median: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Summary {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let median =
+            if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) };
+        Self { median, least: values[0], most: values[values.len() - 1] }
+    }
+
+    fn json(&self) -> Value {
+        json!({ "median": self.median, "min": self.least, "max": self.most })
+    }
+}
+
+/// All that is to be told.
+pub(crate) struct Report {
+    pub(crate) machine: String,
+    pub(crate) rounds: usize,
+    pub(crate) count: usize,
+    /// The names of ours and of the other.
+    pub(crate) names: (String, Option<String>),
+    pub(crate) sheets: Vec<Sheet>,
+    pub(crate) binaries: Vec<(String, Binary)>,
+}
+
+impl Report {
+    /// The table.
+    pub(crate) fn table(&self) -> String {
+        let mut out = String::new();
+        let mut line =
+            |text: std::fmt::Arguments<'_>| writeln!(out, "{}", text.to_string().trim_end()).expect("memory");
+        line(format_args!("{}; {} rounds of {} activations", self.machine, self.rounds, self.count));
+        let (ours, other) = (&self.names.0, self.names.1.as_deref().unwrap_or(""));
+        for sheet in &self.sheets {
+            line(format_args!(""));
+            line(format_args!(
+                "{:<38} {:>4} {ours:>10} {other:>10}  {:<22} {}",
+                sheet.title,
+                "",
+                if other.is_empty() { "" } else { "ratio [min–max]" },
+                if other.is_empty() { "" } else { "reach" },
+            ));
+            for measure in MEASURES {
+                let Some(ours) = sheet.summary(measure.key, Side::Ours) else { continue };
+                let number = |summary: &Summary| format!("{:.*}", measure.decimals, summary.median);
+                let other = sheet.summary(measure.key, Side::Other).map_or(String::new(), |summary| number(&summary));
+                let ratio = sheet.ratio(measure.key).map_or(String::new(), |ratio| {
+                    format!("{:.2} [{:.2}–{:.2}]", ratio.median, ratio.least, ratio.most)
+                });
+                let reach = measure.reach.filter(|_| !ratio.is_empty() && sheet.title == ONE_CORE);
+                let reach = reach.map_or(String::new(), |reach| format!("reach {reach}"));
+                line(format_args!(
+                    "{:<38} {:>4} {:>10} {other:>10}  {ratio:<22} {reach}",
+                    measure.label,
+                    measure.unit,
+                    number(&ours),
+                ));
+            }
+        }
+        if !self.binaries.is_empty() {
+            line(format_args!(""));
+        }
+        for (name, binary) in &self.binaries {
+            let reach = if *name == self.names.0 { format!(", reach {LARGEST_BINARY}") } else { String::new() };
+            line(format_args!("{name}: {} bytes, {}{reach}", binary.bytes, binary.kind()));
+        }
+        out
+    }
+
+    /// The same for programs, with every value.
+    pub(crate) fn json(&self) -> Value {
+        let sheets = self.sheets.iter().map(|sheet| {
+            let lines = MEASURES.iter().filter(|measure| sheet.values.contains_key(&(measure.key, Side::Ours)));
+            let lines = lines.map(|measure| {
+                let side = |side| {
+                    sheet.summary(measure.key, side).map(|summary| {
+                        let mut value = summary.json();
+                        value["rounds"] = json!(sheet.values[&(measure.key, side)]);
+                        value
+                    })
+                };
+                let line = json!({
+                    "unit": measure.unit,
+                    "ours": side(Side::Ours),
+                    "other": side(Side::Other),
+                    "ratio": sheet.ratio(measure.key).map(|ratio| ratio.json()),
+                    "reach": measure.reach.filter(|_| sheet.title == ONE_CORE),
+                });
+                (measure.key.replace(' ', "_"), line)
+            });
+            (sheet.title.replace(' ', "_"), Value::Object(lines.collect()))
+        });
+        let binaries = self.binaries.iter().map(|(name, binary)| {
+            let value = json!({
+                "path": binary.path, "bytes": binary.bytes, "static": binary.is_static, "stripped": binary.is_stripped,
+            });
+            (name.clone(), value)
+        });
+        json!({
+            "machine": self.machine,
+            "rounds": self.rounds,
+            "count": self.count,
+            "ours": self.names.0,
+            "other": self.names.1,
+            "pinned": Value::Object(sheets.collect()),
+            "binaries": Value::Object(binaries.collect()),
+        })
+    }
+}
+
+/// The setting in which the reaches are meant.
+pub(crate) const ONE_CORE: &str = "one core";
+/// The setting in which the kernel decides.
+pub(crate) const FREE: &str = "free";
