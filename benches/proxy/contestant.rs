@@ -75,8 +75,10 @@ impl Contestant {
             None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port(),
         };
         let words: Vec<_> = self.command.iter().map(|word| word.replace("{port}", &port.to_string())).collect();
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).current_dir(&folder).stdin(Stdio::null());
+        // A path is meant as seen from here, not from the proxy's folder.
+        let program = if words[0].contains('/') { std::path::absolute(&words[0])? } else { words[0].clone().into() };
+        let mut command = Command::new(program);
+        command.args(&words[1..]).stdin(Stdio::null());
         // Settings of the shell that this runs in are not to decide the result.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
@@ -90,8 +92,14 @@ impl Contestant {
         if self.output == Output::Discard {
             command.stdout(Stdio::null()).stderr(Stdio::null());
         }
+        // We go to the folder ourselves: for a child that changes its folder the standard library
+        // forks, which copies this program's page tables on the proxy's time.
+        let here = std::env::current_dir()?;
+        std::env::set_current_dir(&folder)?;
         let started = Instant::now();
-        let child = command.spawn().map_err(|error| format!("{}: cannot start `{}`: {error}", self.name, words[0]))?;
+        let child = command.spawn();
+        std::env::set_current_dir(here)?;
+        let child = child.map_err(|error| format!("{}: cannot start `{}`: {error}", self.name, words[0]))?;
         Ok(Running { name: self.name.clone(), child, port, started, _folder: folder })
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Plan {
 
 /// How long a proxy may settle before its memory is looked at.
 const SETTLE: Duration = Duration::from_millis(50);
+/// Cold starts of each proxy in a round; the one in the middle counts.
+const STARTS: usize = 7;
 const MEBIBYTE: usize = 1024 * 1024;
 const SMALL_ARGUMENTS: &str = r#"{"name":"Mike"}"#;
 
@@ -92,22 +94,35 @@ impl Plan {
     fn cold(&self, round: usize, sheet: &mut Sheet) -> Outcome {
         use Acknowledgement::{Awaited, Ignored};
         let dialect = self.compared_dialect();
-        for (side, contestant) in self.turns(dialect, round) {
-            let (init, run) = first_answers(&contestant, Ignored)?;
-            sheet.add("cold init", side, init);
-            sheet.add("cold run", side, run);
-        }
+        Self::starts(["cold init", "cold run"], &self.turns(dialect, round), Ignored, sheet)?;
         if dialect == Dialect::Actionloop {
-            for (side, contestant) in self.turns(dialect, round) {
-                let (init, run) = first_answers(&contestant, Awaited)?;
-                sheet.add("cold init ack", side, init);
-                sheet.add("cold run ack", side, run);
-            }
+            Self::starts(["cold init ack", "cold run ack"], &self.turns(dialect, round), Awaited, sheet)?;
         }
         let version_1 = Contestant { dialect: Dialect::Version1, ..self.ours.clone() };
-        let (init, run) = first_answers(&version_1, Ignored)?;
-        sheet.add("cold init v1", Side::Ours, init);
-        sheet.add("cold run v1", Side::Ours, run);
+        Self::starts(["cold init v1", "cold run v1"], &[(Side::Ours, version_1)], Ignored, sheet)
+    }
+
+    /// Some cold starts of each, in turn; one alone would say more about the moment than the proxy.
+    fn starts(
+        keys: [&'static str; 2],
+        turns: &[(Side, Contestant)],
+        acknowledgement: Acknowledgement,
+        sheet: &mut Sheet,
+    ) -> Outcome {
+        let mut times = vec![[Vec::new(), Vec::new()]; turns.len()];
+        for _ in 0..STARTS {
+            for ((_, contestant), times) in turns.iter().zip(&mut times) {
+                let (init, run) = first_answers(contestant, acknowledgement)?;
+                times[0].push(init);
+                times[1].push(run);
+            }
+        }
+        for ((side, _), times) in turns.iter().zip(times) {
+            for (key, mut times) in keys.into_iter().zip(times) {
+                times.sort_by(f64::total_cmp);
+                sheet.add(key, *side, quantile(&times, 0.50));
+            }
+        }
         Ok(())
     }
 

@@ -138,7 +138,7 @@ fn p4_four_callers_with_a_hundred_calls_each_get_their_own_numbers() {
 }
 
 #[test]
-fn p5_a_stray_line_is_never_the_answer_of_another_call() {
+fn p5_a_stray_line_that_can_be_told_from_an_answer_is_never_one() {
     // Both lines carry the number of the call, so that a stray can be told from an answer only by when it comes.
     let in_one_write = r#"
 def main(arguments, context): return json.dumps(arguments) + "\n" + json.dumps(arguments)
