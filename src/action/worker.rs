@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
 use crate::error::{BadAnswer, Error, TimeLimit};
-use crate::logs::Logs;
+use crate::logs::{Logs, Sentinels};
 use crate::process::spawn::ResultChannel;
 use crate::process::{Launch, Process, start, stop};
 use crate::protocol::detect::{self, detect, ending};
@@ -152,7 +152,10 @@ impl Worker {
         }
         logs.begin();
         let outcome = self.answer(activation, deadline, phase, logs).await;
-        if let Err(error) = &outcome {
+        // On a terminal whoever calls is the author, and prints the error as well.
+        if let Err(error) = &outcome
+            && self.shared.surroundings.sentinels == Sentinels::Write
+        {
             tell(logs, error);
         }
         logs.end().await;

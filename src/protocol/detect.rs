@@ -26,10 +26,13 @@ const HANDSHAKE: &str = r#"{"openwhisk":1}"#;
 const ACK: &str = r#"{"ok":true}"#;
 
 /// The first look at what a process waits for, and the longest pause between two looks.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
+const FIRST_LOOK: Duration = Duration::from_micros(500);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// A process is taken to wait for its input when it is seen so this often in a row.
 const LOOKS_IN_A_ROW: u32 = 2;
+/// How long after the first of them the second look is taken. The runtime's timers are ten times as
+/// coarse, and a cold start would wait for them; this once the thread may.
+const SECOND_LOOK: Duration = Duration::from_micros(100);
 /// The longest first line that is looked at; a longer one is no handshake.
 const LONGEST_HANDSHAKE: usize = 64 * 1024;
 
@@ -122,8 +125,12 @@ impl Start<'_> {
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     match look(self.process.pid, self.stdin.pipe()) {
                         Look::WaitsForInput => {
-                            seen_waiting += 1;
+                            seen_waiting = 1;
                             pause = FIRST_LOOK;
+                            std::thread::sleep(SECOND_LOOK);
+                            if look(self.process.pid, self.stdin.pipe()) == Look::WaitsForInput {
+                                seen_waiting = LOOKS_IN_A_ROW;
+                            }
                         }
                         Look::Busy => seen_waiting = 0,
                         Look::Unknown if started.elapsed() >= self.rules.start_grace => {
