@@ -565,7 +565,10 @@ impl<'a> Tree<'a> {
         // The names that are still ahead, the next one last.
         let mut ahead: Vec<_> = path.rsplit(|byte| *byte == b'/').collect();
         let mut steps = ahead.len();
+        let mut broken = false;
         while let Some(name) = ahead.pop() {
+            // Only in a folder there are names, `.` and `..` too.
+            broken |= missing > 0 || !matches!(self.nodes[at].is, Is::Folder(_));
             match name {
                 b"" | b"." => {}
                 b".." if missing > 0 => missing -= 1,
@@ -588,7 +591,7 @@ impl<'a> Tree<'a> {
                 },
             }
         }
-        Ok((missing == 0).then_some(at))
+        Ok((missing == 0 && !broken).then_some(at))
     }
 
     /// Tells what there is instead of `exec`: what bears that name elsewhere first, as it is most
@@ -1388,6 +1391,13 @@ mod tests {
             &[link("exec", "bin/run"), folder("bin/", 0o755)],
             Err("the archive has no file `exec` at its root; it holds `exec`, `bin/`"),
         );
+        // The kernel finds nothing behind a name that does not exist, nor behind a file.
+        for target in ["no/../run", "no/such/../../run", "run/", "run/.", "run/../run"] {
+            check_both(
+                &[link("exec", target), file("run", 0o755, b"")],
+                Err("the archive has no file `exec` at its root; it holds `exec`, `run`"),
+            );
+        }
         check_both(
             &[link("exec", "bin"), file("bin/run", 0o755, b"")],
             Err("the archive has no file `exec` at its root; it holds `exec`, `bin/run`"),
