@@ -57,7 +57,8 @@ pub struct ActionSettings {
     #[arg(long, env = "PIPELOOP_LOG_BACKLOG", default_value = "1MiB", value_name = "SIZE")]
     pub log_backlog: Size,
 
-    /// How long an answer waits for the reader of the log when that does not read.
+    /// How long the executable and its answer wait for a reader of the log that does not read; then
+    /// the log is dropped until it reads again, which is told.
     #[arg(long, env = "PIPELOOP_LOG_STALL", default_value = "10s", value_name = "TIME")]
     pub log_stall: Time,
 }

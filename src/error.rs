@@ -102,6 +102,8 @@ pub enum Error {
     AnswerTooLong { limit_bytes: u64 },
     /// The activation's time is over.
     TimeOut { limit: TimeLimit, after: Duration },
+    /// The activation's deadline passed while it waited for others.
+    Expired,
     /// The proxy ended before the activation did.
     Cut { after: Duration },
     /// Too many activations wait already.
@@ -216,6 +218,7 @@ impl Error {
             Self::QueueFull { .. } => "PL065",
             Self::ShuttingDown => "PL066",
             Self::Cut { .. } => "PL067",
+            Self::Expired => "PL068",
             Self::CannotListen { .. } => "PL090",
             Self::BadSetting { .. } => "PL091",
             Self::System { .. } => "PL092",
@@ -273,6 +276,7 @@ impl Error {
                 "raise `PIPELOOP_RUN_TIMEOUT`, or make the action faster; an answer that was never flushed looks like this too".into()
             }
             Self::QueueFull { .. } => "try again later, or raise `PIPELOOP_QUEUE`".into(),
+            Self::Expired => "send fewer activations at once, or give them a longer time limit on the platform".into(),
             Self::CannotListen { .. } => "choose another port with `--port` (`PIPELOOP_PORT`)".into(),
             _ => return None,
         })
@@ -429,6 +433,9 @@ impl fmt::Display for Error {
             },
             Self::QueueFull { limit } => write!(f, "as many activations wait already as may: {limit}"),
             Self::ShuttingDown => f.write_str("the proxy is shutting down"),
+            Self::Expired => {
+                f.write_str("the activation's deadline passed while it waited for others, and it was never begun")
+            }
             Self::Cut { after } => {
                 write!(
                     f,

@@ -110,6 +110,12 @@ impl Sink {
         written
     }
 
+    /// Whether something can be written now.
+    fn is_writable(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0.fd, PollFlags::OUT)];
+        !matches!(poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+    }
+
     /// Waits until something can be written.
     async fn writable(&self) {
         let registered = self.0.registered.get_or_init(|| watch_as_it_is(self.0.fd.try_clone().ok()?).ok());
@@ -140,7 +146,7 @@ impl Logs {
     /// Logs of an action that has not printed anything yet.
     #[must_use]
     pub fn new(stdout: Sink, stderr: Sink, sentinels: Sentinels, bounds: &Bounds) -> Self {
-        let stream = |sink| Stream::new(sink, bounds.backlog_bytes);
+        let stream = |sink| Stream::new(sink, bounds);
         Self { stdout: stream(stdout), stderr: stream(stderr), sentinels, stall_limit: bounds.stall_limit }
     }
 
@@ -170,7 +176,7 @@ impl Logs {
                 continue;
             }
             let limit = limit.get_or_insert_with(|| tokio::time::Instant::now() + self.stall_limit);
-            if tokio::time::timeout_at(*limit, stream.flushed()).await.is_err() {
+            if stream.stalled || tokio::time::timeout_at(*limit, stream.flushed()).await.is_err() {
                 stream.give_up();
             }
         }
@@ -212,7 +218,7 @@ impl Logs {
 pub struct Bounds {
     /// The most bytes kept of what an action prints between two activations, on each stream.
     pub backlog_bytes: usize,
-    /// How long an activation's answer waits for a reader of its log that does not read.
+    /// How long the action and its answer wait for a reader of the log that does not read.
     pub stall_limit: Duration,
 }
 
@@ -232,6 +238,12 @@ pub struct Stream {
     held: usize,
     at_line_start: bool,
     tail: Vec<u8>,
+    stall_limit: Duration,
+    /// Our reader has not read for so long that its log is dropped until it reads again.
+    stalled: bool,
+    /// What was dropped since then: bytes, and sentinels, which are owed to it.
+    lost_bytes: usize,
+    owed_sentinels: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,7 +255,7 @@ enum Phase {
 }
 
 impl Stream {
-    fn new(sink: Sink, backlog_limit: usize) -> Self {
+    fn new(sink: Sink, bounds: &Bounds) -> Self {
         Self {
             source: None,
             sink,
@@ -251,11 +263,15 @@ impl Stream {
             sent: 0,
             phase: Phase::Open,
             backlog: Vec::new(),
-            backlog_limit,
+            backlog_limit: bounds.backlog_bytes,
             dropped_bytes: 0,
             held: 0,
             at_line_start: true,
             tail: Vec::new(),
+            stall_limit: bounds.stall_limit,
+            stalled: false,
+            lost_bytes: 0,
+            owed_sentinels: 0,
         }
     }
 
@@ -374,8 +390,11 @@ impl Stream {
 
     /// Writes what can be written now. Whether everything is out that may go.
     fn flush(&mut self) -> bool {
+        if self.stalled && self.sink.is_writable() {
+            self.resume();
+        }
         let end = self.outbox.len() - self.held;
-        if self.sent < end {
+        if self.sent < end && !self.stalled {
             self.sent += self.sink.try_write(&self.outbox[self.sent..end]);
         }
         if self.sent < end {
@@ -430,19 +449,43 @@ impl Stream {
         self.phase = Phase::Closed;
     }
 
-    /// Our reader does not read: the log is given up rather than the answer.
+    /// Our reader does not read: its log is given up, rather than the action and its answer.
     fn give_up(&mut self) {
-        tracing::warn!(bytes = self.outbox.len() - self.sent, "nobody reads the log; it was dropped");
+        let unsent = &self.outbox[self.sent..];
+        tracing::warn!(bytes = unsent.len(), "nobody reads the log; it is dropped");
+        // The action's own sentinels are defused, so these are ours.
+        self.owed_sentinels += memmem::find_iter(unsent, SENTINEL.as_bytes()).count();
+        self.lost_bytes += unsent.len();
         self.outbox.clear();
         self.sent = 0;
         self.held = 0;
+        self.stalled = true;
+    }
+
+    /// Our reader reads again: it is told what it missed, and gets the sentinels that it counts.
+    fn resume(&mut self) {
+        let mut missed = format!(
+            "\npipeloop: {} bytes of the log were dropped here, since nobody read it (PIPELOOP_LOG_STALL)\n",
+            std::mem::take(&mut self.lost_bytes)
+        );
+        for _ in 0..std::mem::take(&mut self.owed_sentinels) {
+            missed.push_str(SENTINEL);
+            missed.push('\n');
+        }
+        // Nothing of the outbox has been sent since it was given up.
+        self.outbox.splice(0..0, missed.into_bytes());
+        self.stalled = false;
     }
 
     /// Moves output from the source to the sink, and reads only when the outbox is empty.
     async fn pump(&mut self) {
         loop {
             if !self.flush() {
-                self.sink.writable().await;
+                let stalls =
+                    self.stalled || tokio::time::timeout(self.stall_limit, self.sink.writable()).await.is_err();
+                if stalls {
+                    self.give_up();
+                }
                 continue;
             }
             let Some(source) = &self.source else {
@@ -618,9 +661,39 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_that_comes_back_is_told_and_gets_its_sentinels() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (read, write) = pipe().unwrap();
+        let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let text = runtime.block_on(async {
+            let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::from_millis(20) };
+            let mut logs = Logs::new(Sink::new(write), Sink::new(null.into()), Sentinels::Write, &bounds);
+            for _ in 0..3 {
+                logs.begin();
+                // More than the pipe holds.
+                logs.stdout.feed(&vec![b'x'; 100_000]);
+                logs.end().await;
+            }
+            let mut read = std::fs::File::from(read);
+            let mut text = vec![0; 64 * 1024];
+            read.read_exact(&mut text).unwrap();
+            logs.begin();
+            logs.stdout.feed(b"seen\n");
+            logs.end().await;
+            drop(logs);
+            read.read_to_end(&mut text).unwrap();
+            String::from_utf8(text).unwrap()
+        });
+        assert_eq!(text.matches(SENTINEL).count(), 4, "{}", &text[64 * 1024..]);
+        assert!(text.contains("bytes of the log were dropped here"), "{}", &text[64 * 1024..]);
+        assert!(text.ends_with(&format!("{SENTINEL}\nseen\n{SENTINEL}\n")), "{}", &text[64 * 1024..]);
+    }
+
+    #[test]
     fn the_tail_is_the_last_lines_on_one() {
         let (_read, write) = pipe().unwrap();
-        let mut stream = Stream::new(Sink::new(write), 0);
+        let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::ZERO };
+        let mut stream = Stream::new(Sink::new(write), &bounds);
         stream.feed("first\n".repeat(2000).as_bytes());
         stream.feed(b"Traceback\n\n  here  \nImportError: no module\n");
         assert_eq!(stream.tail(), "first | first | Traceback |   here | ImportError: no module");

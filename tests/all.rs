@@ -24,3 +24,5 @@ mod field;
 mod image;
 #[path = "suite/origin.rs"]
 mod origin;
+#[path = "suite/promises.rs"]
+mod promises;

@@ -17,7 +17,7 @@ mod worker;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -213,10 +213,24 @@ impl Action {
     /// for which there is no answer.
     pub async fn run(&self, activation: Activation) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
-        let place = Place::take(&self.0)?;
+        let (place, waits) = Place::take(&self.0)?;
         let deadline = activation.time_to_deadline().map(|left| tokio::time::Instant::now() + left);
-        let job = Job { activation, deadline, reply, place };
+        let claimed = Arc::new(AtomicBool::new(false));
+        let job = Job { activation, deadline, reply, place, claimed: claimed.clone() };
         self.messages()?.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
+        let mut answer = answer;
+        // While it waits for others its deadline is looked after here; later the worker does.
+        if let (true, Some(deadline)) = (waits, deadline) {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer.unwrap_or(Err(Error::ShuttingDown)),
+                () = tokio::time::sleep_until(deadline) => {
+                    if !claimed.swap(true, Ordering::AcqRel) {
+                        return Err(Error::Expired);
+                    }
+                }
+            }
+        }
         // The sender is dropped without an answer only when the action is stopped meanwhile.
         answer.await.unwrap_or(Err(Error::ShuttingDown))
     }
@@ -374,14 +388,16 @@ const PLACED_AT_ONCE: usize = 256 * 1024;
 struct Place(Arc<Shared>);
 
 impl Place {
-    fn take(shared: &Arc<Shared>) -> Result<Self, Error> {
+    /// A place, and whether others are before it.
+    fn take(shared: &Arc<Shared>) -> Result<(Self, bool), Error> {
         let limit = shared.surroundings.queue;
         let place = Self(shared.clone());
+        let before = shared.open.fetch_add(1, Ordering::Relaxed);
         // One is worked on, the others wait.
-        if shared.open.fetch_add(1, Ordering::Relaxed) > limit {
+        if before > limit {
             return Err(Error::QueueFull { limit });
         }
-        Ok(place)
+        Ok((place, before > 0))
     }
 }
 

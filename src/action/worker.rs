@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -41,6 +42,9 @@ pub(super) struct Job {
     pub(super) deadline: Option<Instant>,
     pub(super) reply: oneshot::Sender<Result<Answer, Error>>,
     pub(super) place: Place,
+    /// Set by whoever comes first: the worker that begins it, or a caller whose deadline passed
+    /// while it waited.
+    pub(super) claimed: Arc<AtomicBool>,
 }
 
 /// How far an orderly end has come.
@@ -145,9 +149,14 @@ impl Worker {
 
     /// One activation from its first log line to its sentinels.
     async fn run(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
-        let Job { activation, deadline, reply, place } = job;
-        if reply.is_closed() {
-            // Its caller left before it began: nobody needs it.
+        let Job { activation, deadline, reply, place, claimed } = job;
+        if claimed.swap(true, Ordering::AcqRel) || reply.is_closed() {
+            // Its caller left or was told before it began: nobody needs it.
+            return;
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            // The same, seen from here first. It takes nothing with it.
+            let _ = reply.send(Err(Error::Expired));
             return;
         }
         logs.begin();

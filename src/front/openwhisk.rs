@@ -272,7 +272,8 @@ fn status(error: &Error) -> StatusCode {
         | Error::AnswerTooLong { .. }
         | Error::TimeOut { .. }
         // Not 503: the platform would run it again elsewhere, and it has had its effects.
-        | Error::Cut { .. } => StatusCode::BAD_GATEWAY,
+        | Error::Cut { .. }
+        | Error::Expired => StatusCode::BAD_GATEWAY,
         Error::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         // What the operator can mend.

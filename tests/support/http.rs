@@ -105,6 +105,21 @@ impl Caller {
         closed
     }
 
+    /// Reads the head of an interim answer and tells its status.
+    pub(crate) fn receive_interim(&mut self) -> io::Result<u16> {
+        let line = self.line()?;
+        while !self.line()?.is_empty() {}
+        line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| io::Error::other(line))
+    }
+
+    /// Whether nothing comes within this time. What comes is left to be received.
+    pub(crate) fn is_silent_for(&mut self, limit: Duration) -> bool {
+        self.stream.get_ref().set_read_timeout(Some(limit)).expect("a limit that is not zero");
+        let silent = self.stream.fill_buf().is_err();
+        self.stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("a limit that is not zero");
+        silent
+    }
+
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {

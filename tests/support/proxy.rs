@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
@@ -81,6 +81,10 @@ impl Proxy {
 
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a pid fits")
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The processes that it started and that live.
@@ -181,6 +185,12 @@ impl Proxy {
         Logs { stdout: strip("stdout", &logs.stdout), stderr: strip("stderr", &logs.stderr) }
     }
 
+    /// Does something while nobody reads the proxy's streams, whose pipes then fill up.
+    pub(crate) fn while_nobody_reads<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _nobody = (self.stdout.0.lock(), self.stderr.0.lock());
+        act()
+    }
+
     /// Sends a signal to the proxy alone.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the proxy lives");
@@ -194,8 +204,8 @@ impl Proxy {
         let status = self.wait();
         assert_eq!(status.code(), Some(0), "{status}");
         for group in groups {
-            let left = processes::group(group);
-            assert!(left.is_empty(), "the action is still there: {left:?}");
+            // What is killed along with the action's own process may take a moment to be gone.
+            eventually("nothing of the action is left", || processes::group(group).is_empty().then_some(()));
         }
     }
 
@@ -284,14 +294,19 @@ impl Captured {
 
     fn text(&self) -> String {
         self.0.take();
-        String::from_utf8_lossy(&self.0.text.lock().expect("no reader panics")).into_owned()
+        String::from_utf8_lossy(&self.0.lock()).into_owned()
     }
 }
 
 impl Pipe {
+    /// Also after a test failed while it held the lock: what was read then is what is to be shown.
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes what is there. Whether that was the end.
     fn take(&self) -> bool {
-        let mut text = self.text.lock().expect("no reader panics");
+        let mut text = self.lock();
         let mut chunk = vec![0; 64 * 1024];
         loop {
             match rustix::io::read(&self.end, &mut chunk) {

@@ -1,0 +1,638 @@
+//! What `docs/openwhisk.md` and `docs/protocol.md` promise beyond the canonical scenarios: HTTP, the queue, logs,
+//! the process, time and the end.
+
+use std::io::ErrorKind;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{Caller, PATIENCE, Proxy, eventually, processes};
+
+const BAD_ANSWER: &str = "The action did not return a dictionary or array.";
+const SENTINEL_DEFUSED: &str = "XXX-THE-END-OF-A-WHISK-ACTIVATION-XXX";
+
+/// Version 1 in shell: `body` is done for each `$line`.
+fn pipe_loop(body: &str) -> String {
+    format!("#!/bin/bash\necho '{{\"openwhisk\":1}}'\nwhile IFS= read -r line; do\n{body}\ndone\n")
+}
+
+/// The actionloop dialect in shell: `body` is done for each `$line`, its stdout is the result channel.
+fn dialect(body: &str) -> String {
+    format!("#!/bin/bash\nwhile IFS= read -r line; do {{\n{body}\n}} >&3; done\n")
+}
+
+/// Version 1: answers with what it gets.
+fn echo() -> String {
+    pipe_loop("printf '%s\\n' \"$line\"")
+}
+
+/// Version 1: says `begun`, waits until its folder holds the file `go`, and answers with what it gets.
+fn waits() -> String {
+    pipe_loop("echo begun >&2; until [ -e go ]; do sleep 0.01; done; printf '%s\\n' \"$line\"")
+}
+
+#[track_caller]
+fn serving(args: &[&str], code: &str) -> Proxy {
+    let proxy = Proxy::start(args, &[]);
+    proxy.init(code).check(200, &json!({"ok": true}));
+    proxy
+}
+
+/// Lets an action of [`waits`] go on.
+fn let_go(proxy: &Proxy) {
+    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's folder is there");
+}
+
+fn send_run(caller: &mut Caller, value: &Value) {
+    caller.send_request("POST", "/run", json!({ "value": value }).to_string().as_bytes());
+}
+
+fn now_ms() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis()
+}
+
+// HTTP.
+
+#[test]
+fn every_answer_has_a_length_and_a_type_and_every_error_one_member() {
+    let proxy = Proxy::start(&["--max-body", "1KiB", "--max-init-body", "4KiB"], &[]);
+    let large = format!("{{\"value\":{{\"code\":\"{}\"}}}}", "x".repeat(5_000));
+    let init = json!({"value": {"code": echo()}}).to_string();
+    let null = json!({"value": {"code": null, "env": null, "main": null, "binary": null, "name": null}}).to_string();
+    // On one connection, so that nothing that one answer leaves behind may hurt the next.
+    let mut caller = proxy.caller();
+    for (method, path, body, status) in [
+        ("GET", "/", "", 404),
+        ("POST", "/health", "{}", 404),
+        ("GET", "/init", "", 405),
+        ("DELETE", "/run", "{}", 405),
+        ("POST", "/run", "{}", 500),
+        ("POST", "/init", "", 400),
+        ("POST", "/init", "[]", 400),
+        ("POST", "/init", r#"{"value":{"code":5}}"#, 400),
+        ("POST", "/init", r#"{"value":{"code":"x","env":{"A=B":"1"}}}"#, 400),
+        ("POST", "/init", r#"{"value":{"code":"x","env":{"A":"1\u0000"}}}"#, 400),
+        ("POST", "/init", &null, 403),
+        ("POST", "/init", &large, 413),
+        ("POST", "/init", r#"{"value":{"code":"source"}}"#, 502),
+        ("POST", "/init", &init, 200),
+        ("POST", "/init", &init, 403),
+        ("POST", "/run", "{", 400),
+        ("POST", "/run", r#"{"value":5}"#, 404),
+        ("POST", "/run", &large, 413),
+        ("POST", "/run", r#"{"value":{"a":1}}"#, 200),
+        ("POST", "/run?blocking=true", r#"{"value":{"a":1}}"#, 200),
+    ] {
+        let response = caller.call(method, path, body.as_bytes());
+        response.check_shape();
+        assert_eq!(response.status, status, "{method} {path} {body}: {}", response.text());
+        let allow = (status == 405).then_some("POST");
+        assert_eq!(response.header("allow"), allow, "{method} {path}");
+    }
+}
+
+#[test]
+fn members_that_a_platform_leaves_out_or_sends_as_null_do_no_harm() {
+    let proxy = Proxy::plain();
+    let init = json!({"name": "test", "main": "main", "code": echo(), "binary": false, "env": null});
+    proxy.init_value(&init).check(200, &json!({"ok": true}));
+    // No api_key, and nothing but a value.
+    proxy.run_raw(r#"{"value":{"a":1}}"#).check(200, &json!({"a": 1}));
+    for body in ["{}", r#"{"value":null}"#, r#"{"activation_id":null,"deadline":null}"#] {
+        proxy.run_raw(body).check(200, &json!({}));
+    }
+    proxy.check_streams(4);
+}
+
+#[test]
+fn json_passes_through_to_the_letter() {
+    let text = r#"{"b":1.00,"a":1e2,"a":2,"big":123456789012345678901234567890,"\u00e9":"\ud83d\ude00 \/ é","":[ ]}"#;
+    let proxy = serving(&[], &echo());
+    for body in [format!("{{\"value\":{text}}}"), format!("{{\"z\":0,\r\n\"value\" :\n{text}\n,\"a\":{{}}}}\n\n")] {
+        assert_eq!(proxy.run_raw(&body).text(), text);
+    }
+    // Line ends between tokens become spaces, one for each byte: a message is one line.
+    let response = proxy.run_raw("{\"value\": {\n\"a\" : [1,\r\n2]\n}\n}");
+    assert_eq!(response.text(), "{ \"a\" : [1,  2] }");
+    let proxy = serving(&["--protocol", "actionloop"], &dialect("printf '%s\\n' \"$line\""));
+    let response = proxy.run_raw(&format!("{{\"value\" :\n{text},\r\n\"n\":1.0}}\n"));
+    assert_eq!(response.text(), format!("{{\"value\" : {text},  \"n\":1.0}}"));
+}
+
+#[test]
+fn a_caller_that_asks_before_it_sends_is_told_to_go_on() {
+    let proxy = serving(&[], &echo());
+    let mut caller = proxy.caller();
+    let body = r#"{"value":{"a":1}}"#;
+    let head =
+        format!("POST /run HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n", body.len());
+    caller.send(head.as_bytes()).expect("the head is sent");
+    assert_eq!(caller.receive_interim().expect("an interim answer"), 100);
+    caller.send(body.as_bytes()).expect("the body is sent");
+    caller.receive().expect("an answer").check(200, &json!({"a": 1}));
+}
+
+#[test]
+fn a_frozen_container_keeps_its_connections() {
+    let proxy = serving(&["--caller-timeout", "1s"], &echo());
+    let body = r#"{"value":{"a":1}}"#;
+    let mut idle = proxy.caller();
+    idle.call("POST", "/run", body.as_bytes()).check(200, &json!({"a": 1}));
+    let mut half = proxy.caller();
+    half.send(b"POST /run HTTP/1.1\r\nHost: te").expect("half a head is sent");
+    // By the time this is answered the half has been read.
+    proxy.caller().call("GET", "/", b"");
+    proxy.signal(Signal::STOP);
+    // Time has to pass, for that is what a freeze is.
+    std::thread::sleep(Duration::from_millis(1_500));
+    proxy.signal(Signal::CONT);
+    idle.call("POST", "/run", body.as_bytes()).check(200, &json!({"a": 1}));
+    half.send(format!("st\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).expect("the rest is sent");
+    half.receive().expect("a freeze is not the caller's fault").check(200, &json!({"a": 1}));
+}
+
+// Init and the queue.
+
+#[test]
+fn an_init_during_an_init_is_refused() {
+    let proxy = Proxy::plain();
+    let slow = echo().replacen('\n', "\necho starting >&2; until [ -e go ]; do sleep 0.01; done\n", 1);
+    let init = json!({"value": {"code": slow}}).to_string();
+    let mut first = proxy.caller();
+    first.send_request("POST", "/init", init.as_bytes());
+    proxy.wait_for("the first init is under way", |logs| logs.stderr.contains("starting\n"));
+    proxy.init(&echo()).check_error(403, &["another init is under way"]);
+    proxy.run(&json!({})).check_error(500, &["no action"]);
+    let_go(&proxy);
+    first.receive().expect("an answer").check(200, &json!({"ok": true}));
+    proxy.run(&json!({"a": 1})).check(200, &json!({"a": 1}));
+}
+
+#[test]
+fn an_init_goes_on_when_its_caller_leaves() {
+    let proxy = Proxy::plain();
+    let slow = echo().replacen('\n', "\necho starting >&2; until [ -e go ]; do sleep 0.01; done\n", 1);
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/init", json!({"value": {"code": slow}}).to_string().as_bytes());
+    proxy.wait_for("the init is under way", |logs| logs.stderr.contains("starting\n"));
+    drop(caller);
+    let_go(&proxy);
+    let response =
+        eventually("the init is done", || Some(proxy.run(&json!({"a": 1}))).filter(|response| response.status != 500));
+    response.check(200, &json!({"a": 1}));
+    assert_eq!(proxy.actions().len(), 1);
+}
+
+#[test]
+fn a_full_queue_refuses_with_429_and_without_sentinels() {
+    let proxy = serving(&["--queue", "1"], &waits());
+    let mut working = proxy.caller();
+    send_run(&mut working, &json!({"n": 1}));
+    proxy.wait_for("the first activation runs", |logs| logs.stderr.contains("begun\n"));
+    let mut waiting = proxy.caller();
+    send_run(&mut waiting, &json!({"n": 2}));
+    // It is in the queue once a third one finds no place.
+    let refused = eventually("the queue is full", || {
+        let mut third = proxy.caller();
+        send_run(&mut third, &json!({"n": 3}));
+        // An activation that got a place would wait: its caller leaves, and it is not begun.
+        (!third.is_silent_for(Duration::from_millis(200))).then(|| third.receive().expect("an answer"))
+    });
+    refused.check_shape();
+    refused.check_error(429, &["PIPELOOP_QUEUE"]);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let_go(&proxy);
+    working.receive().expect("an answer").check(200, &json!({"n": 1}));
+    // Whoever was not refused has an answer of its own.
+    let second = waiting.receive().expect("an answer");
+    assert!(second.status == 429 || second.json() == json!({"n": 2}), "{}", second.text());
+    eventually("there is a place again", || {
+        Some(proxy.run(&json!({"n": 4}))).filter(|response| response.status == 200)
+    })
+    .check(200, &json!({"n": 4}));
+}
+
+#[test]
+fn a_caller_that_leaves_the_queue_is_not_begun() {
+    let proxy = serving(&[], &waits());
+    let mut working = proxy.caller();
+    send_run(&mut working, &json!({"n": 1}));
+    proxy.wait_for("the first activation runs", |logs| logs.stderr.contains("begun\n"));
+    let mut leaver = proxy.caller();
+    send_run(&mut leaver, &json!({"n": 2}));
+    // Each of these is answered after what was sent before it has been seen.
+    proxy.caller().call("GET", "/", b"");
+    drop(leaver);
+    proxy.caller().call("GET", "/", b"");
+    let_go(&proxy);
+    working.receive().expect("an answer").check(200, &json!({"n": 1}));
+    proxy.run(&json!({"n": 3})).check(200, &json!({"n": 3}));
+    assert_eq!(proxy.check_streams(2).stderr, "begun\nbegun\n");
+}
+
+#[test]
+fn a_deadline_that_passes_in_the_queue_hurts_nobody_else() {
+    let proxy = serving(&[], &waits());
+    let before = proxy.actions();
+    let mut working = proxy.caller();
+    send_run(&mut working, &json!({"n": 1}));
+    proxy.wait_for("the first activation runs", |logs| logs.stderr.contains("begun\n"));
+    // Its caller is told at its deadline, however long the one before it takes.
+    let activation = json!({"value": {"n": 2}, "deadline": now_ms() + 300});
+    let mut late = proxy.caller();
+    late.send_request("POST", "/run", activation.to_string().as_bytes());
+    let told = !late.is_silent_for(Duration::from_secs(5));
+    let_go(&proxy);
+    late.receive().expect("an answer").check_error(502, &["deadline"]);
+    working.receive().expect("an answer").check(200, &json!({"n": 1}));
+    proxy.run(&json!({"n": 3})).check(200, &json!({"n": 3}));
+    assert_eq!(proxy.actions(), before, "the process did nothing wrong and is kept");
+    assert!(told, "the caller is told while the first activation still runs");
+}
+
+// Answers.
+
+/// What the dialect's first activation does, and what must stand in the log.
+#[track_caller]
+fn check_bad_answer(body: &str, offending: &str) {
+    let proxy = Proxy::with_protocol("actionloop");
+    let code = dialect(&format!("if [ -z \"$second\" ]; then second=1; {body}\nelse echo '{{\"good\":1}}'; fi"));
+    proxy.init(&code).check(200, &json!({"ok": true}));
+    let response = proxy.run(&json!({}));
+    assert_eq!(response.status, 502, "{body}: {}", response.text());
+    assert!(response.error().starts_with(BAD_ANSWER), "{body}: {}", response.error());
+    let logs = proxy.check_streams(1);
+    assert!(logs.stderr.contains(offending), "{body}: {offending:?} in the log");
+}
+
+#[test]
+fn actionloop_answers_that_are_no_object_are_errors() {
+    check_bad_answer("echo 42", "`42`");
+    check_bad_answer("echo '\"text of it\"'", "text of it");
+    check_bad_answer("echo 'no JSON at all'", "no JSON at all");
+    // Not the shell's own printf, which writes each line by itself.
+    check_bad_answer("env printf '{\"a\":1}\\n{\"b\":2}\\n'", "{\"b\":2}");
+    check_bad_answer("env printf '{\\n \"a\":1\\n}\\n'", "`{`");
+    check_bad_answer("printf '{\"unfinished\":1}'; exit 0", "unfinished");
+    check_bad_answer("printf '{\"unfinished\":1}'; exit 3", "status 3");
+    check_bad_answer("printf '{\"a\":\"\\377\"}\\n'", "UTF-8");
+}
+
+#[test]
+fn actionloop_an_exit_without_an_answer_tells_the_status() {
+    let proxy = Proxy::with_protocol("actionloop");
+    proxy.init(&dialect("echo the reason >&2; exit 3")).check(200, &json!({"ok": true}));
+    for done in 1..=2 {
+        proxy.run(&json!({})).check_error(502, &["status 3", "before it answered", "the reason"]);
+        proxy.check_streams(done);
+    }
+}
+
+#[test]
+fn an_action_may_answer_while_it_still_reads() {
+    // `cat` writes as it reads: if the proxy wrote all before it read, both would wait for ever.
+    let large = json!({"text": "x".repeat(8 * 1024 * 1024)});
+    for (protocol, code) in [("1", "#!/bin/sh\necho '{\"openwhisk\":1}'\nexec cat\n"), ("0", "#!/bin/sh\nexec cat\n")] {
+        let proxy = Proxy::with_protocol(protocol);
+        proxy.init(code).check(200, &json!({"ok": true}));
+        for _ in 0..2 {
+            let response = proxy.run(&large);
+            assert!(response.json() == large, "{}: {} bytes", response.status, response.body.len());
+        }
+        proxy.check_streams(2);
+    }
+}
+
+#[test]
+fn an_answer_over_its_bound_is_an_error_and_the_next_one_works() {
+    for protocol in ["0", "1", "actionloop"] {
+        let long = "head -c 20000 /dev/zero | tr '\\0' x";
+        let body =
+            format!("case \"$line\" in *long*) printf '{{\"a\":\"'; {long}; echo '\"}}';; *) echo '{{}}';; esac");
+        let code = match protocol {
+            "0" => format!("#!/bin/bash\nline=$1\n{body}\n"),
+            "1" => pipe_loop(&body),
+            _ => dialect(&body),
+        };
+        let proxy = Proxy::start(&["--max-result", "10KiB", "--protocol", protocol], &[]);
+        proxy.init(&code).check(200, &json!({"ok": true}));
+        proxy.run(&json!({"how": "long"})).check_error(502, &["10240 bytes", "PIPELOOP_MAX_RESULT"]);
+        proxy.run(&json!({})).check(200, &json!({}));
+        proxy.check_streams(2);
+    }
+}
+
+// Logs.
+
+#[test]
+fn a_sentinel_that_comes_in_two_pieces_is_none() {
+    let body = "printf XXX_THE_END_OF_A_WHISK >&2; sleep 0.2; echo _ACTIVATION_XXX >&2; \
+                printf 'XXX_THE_END_OF_A_WHISK_ACT' >&2; echo '{}'";
+    let proxy = serving(&[], &pipe_loop(body));
+    for done in 1..=2 {
+        proxy.run(&json!({})).check(200, &json!({}));
+        let log = format!("{SENTINEL_DEFUSED}\nXXX_THE_END_OF_A_WHISK_ACT\n").repeat(done);
+        assert_eq!(proxy.check_streams(done).stderr, log);
+    }
+}
+
+#[test]
+fn a_log_line_of_any_length_passes_whole() {
+    const LENGTH: usize = 300_000;
+    let long = format!("head -c {LENGTH} /dev/zero | tr '\\0'");
+    for (protocol, code) in [
+        ("0", format!("#!/bin/bash\n{long} e >&2; echo >&2; {long} o; echo; echo '{{}}'\n")),
+        (
+            "actionloop",
+            format!("#!/bin/bash\nwhile read -r l; do {long} e >&2; {long} o; echo; echo '{{}}' >&3; done\n"),
+        ),
+    ] {
+        let proxy = Proxy::with_protocol(protocol);
+        proxy.init(&code).check(200, &json!({"ok": true}));
+        for done in 1..=2 {
+            proxy.run(&json!({})).check(200, &json!({}));
+            let logs = proxy.check_streams(done);
+            assert!(logs.stdout == format!("{}\n", "o".repeat(LENGTH)).repeat(done), "{} bytes", logs.stdout.len());
+            assert!(logs.stderr == format!("{}\n", "e".repeat(LENGTH)).repeat(done), "{} bytes", logs.stderr.len());
+        }
+    }
+}
+
+/// Version 1: logs so many bytes and answers with what it gets.
+fn logs_bytes(count: usize) -> String {
+    pipe_loop(&format!("head -c {count} /dev/zero | tr '\\0' x >&2; printf '%s\\n' \"$line\""))
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_an_answer_for_ever() {
+    // Less than the pipe of the action holds, more than ours has left after the first.
+    let proxy = serving(&["--log-stall", "300ms"], &logs_bytes(60_000));
+    proxy.while_nobody_reads(|| {
+        for n in 0..3 {
+            proxy.run(&json!({ "n": n })).check(200, &json!({ "n": n }));
+        }
+    });
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_the_action_for_ever() {
+    // More than all pipes hold: the action waits in the middle of its log, and is not to wait for the run timeout.
+    let proxy = serving(&["--log-stall", "300ms", "--run-timeout", "5s"], &logs_bytes(500_000));
+    proxy.while_nobody_reads(|| proxy.run(&json!({"n": 1})).check(200, &json!({"n": 1})));
+}
+
+// The process.
+
+#[test]
+fn an_action_sees_its_pipes_and_nothing_else() {
+    let code = r#"#!/usr/bin/env python3
+import json, os, sys
+def links():
+    for fd in sorted(os.listdir("/proc/self/fd"), key=int):
+        try: yield int(fd), os.readlink(f"/proc/self/fd/{fd}").split(":")[0]
+        except FileNotFoundError: pass  # that of the listing itself
+report = json.dumps({
+    "links": dict(links()), "leader": os.getpgid(0) == os.getpid(), "arguments": len(sys.argv) - 1,
+    "folder": os.getcwd() == os.path.dirname(os.path.realpath(__file__)),
+})
+"#;
+    let three = json!({"0": "pipe", "1": "pipe", "2": "pipe"});
+    let four = json!({"0": "pipe", "1": "pipe", "2": "pipe", "3": "pipe"});
+
+    let kept = "print('{\"openwhisk\":1}', flush=True)\nfor line in sys.stdin: print(report, flush=True)\n";
+    let proxy = serving(&[], &format!("{code}{kept}"));
+    let expected = json!({"links": four, "leader": true, "arguments": 0, "folder": true});
+    proxy.run(&json!({})).check(200, &expected);
+
+    // Nothing that the proxy has opened for its callers meanwhile, either.
+    let proxy = serving(&["--protocol", "0"], &format!("{code}print(report)\n"));
+    let _open: Vec<Caller> = (0..3).map(|_| proxy.caller()).collect();
+    let expected = json!({"links": three, "leader": true, "arguments": 1, "folder": true});
+    proxy.run(&json!({})).check(200, &expected);
+}
+
+#[test]
+fn an_action_starts_with_no_signal_blocked_and_sigpipe_as_the_kernel_has_it() {
+    // Of what it inherits beyond that: glibc's `posix_spawn`, by which a proxy may have been started, ignores two
+    // signals of its own.
+    let code = "#!/bin/bash\nwhile read -r name mask; do case $name in SigBlk:) blocked=$mask;; SigIgn:) ignored=$mask;; esac\n\
+                done < /proc/self/status\nprintf '{\"blocked\":\"%s\",\"sigpipe\":%d}\\n' $blocked $((0x$ignored >> 12 & 1))\n";
+    let proxy = serving(&["--protocol", "0"], code);
+    proxy.run(&json!({})).check(200, &json!({"blocked": "0000000000000000", "sigpipe": 0}));
+}
+
+#[test]
+fn descriptors_that_the_proxy_inherits_are_hidden_from_the_action() {
+    let directory = tempfile::tempdir().expect("a folder of its own");
+    let script = directory.path().join("action");
+    std::fs::write(&script, "#!/bin/sh\n[ -e /proc/self/fd/9 ] && echo '{\"seen\":true}' || echo '{\"seen\":false}'\n")
+        .expect("the folder is ours");
+    let output = std::process::Command::new("bash")
+        .args(["-c", "chmod +x action; exec 9< action; exec \"$0\" run ./action --protocol 0"])
+        .arg(env!("CARGO_BIN_EXE_pipeloop"))
+        .current_dir(directory.path())
+        .output()
+        .expect("there is a bash");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "{\"seen\":false}\n", "{output:?}");
+}
+
+/// Programs that wait for their first line in different ways, and are seen to be ready.
+#[track_caller]
+fn check_detected(code: &str) {
+    let proxy = Proxy::start(&["--init-timeout", "15s"], &[]);
+    proxy.init(code).check(200, &json!({"ok": true}));
+    for n in 1..=3 {
+        proxy.run(&json!({ "n": n })).check(200, &json!({ "n": n }));
+    }
+    proxy.check_streams(3);
+}
+
+#[test]
+fn auto_node_that_listens_for_data_is_seen_to_be_ready() {
+    check_detected(
+        "#!/usr/bin/env node\nlet text = '';\nprocess.stdin.on('data', data => {\n  text += data;\n\
+         \n  for (let at; (at = text.indexOf('\\n')) >= 0; text = text.slice(at + 1))\n    \
+         require('fs').writeSync(3, JSON.stringify(JSON.parse(text.slice(0, at)).value) + '\\n');\n});\n",
+    );
+}
+
+#[test]
+fn auto_python_behind_a_shell_is_seen_to_be_ready() {
+    check_detected(
+        "#!/bin/sh\ncat > action.py <<'END'\nimport json, sys, os\nresults = os.fdopen(3, 'w')\n\
+         for line in sys.stdin: print(json.dumps(json.loads(line)['value']), file=results, flush=True)\nEND\n\
+         python3 action.py\nexit $?\n",
+    );
+}
+
+#[test]
+fn auto_every_way_to_wait_for_input_is_seen() {
+    let program = |wait: &str| {
+        format!(
+            "#!/usr/bin/env python3\nimport asyncio, json, os, select, sys, threading\n\
+             def answer():\n    line = sys.stdin.readline()\n    if not line: os._exit(0)\n    \
+             os.write(3, (json.dumps(json.loads(line)['value']) + '\\n').encode())\n{wait}\n"
+        )
+    };
+    check_detected(&program("while True:\n    select.select([0], [], [])\n    answer()"));
+    check_detected(&program(
+        "p = select.poll()\np.register(0, select.POLLIN)\nwhile True:\n    p.poll()\n    answer()",
+    ));
+    check_detected(&program(
+        "e = select.epoll()\ne.register(0, select.EPOLLIN)\nwhile True:\n    e.poll()\n    answer()",
+    ));
+    check_detected(&program("def loop():\n    while True: answer()\nthreading.Thread(target=loop).start()"));
+    check_detected(&program(
+        "async def main():\n    asyncio.get_running_loop().add_reader(0, answer)\n    \
+         await asyncio.Event().wait()\nasyncio.run(main())",
+    ));
+}
+
+#[test]
+fn auto_an_action_that_neither_speaks_nor_reads_is_no_action() {
+    let proxy = Proxy::start(&["--init-timeout", "400ms"], &[]);
+    proxy.init("#!/bin/sh\necho loading >&2\nsleep 600\n").check_error(502, &["400 ms", "loading"]);
+    assert!(proxy.actions().is_empty(), "it was stopped");
+    proxy.init(&echo()).check(200, &json!({"ok": true}));
+}
+
+#[test]
+fn v0_what_a_process_leaves_behind_holds_no_answer_and_is_killed() {
+    let proxy = serving(&["--protocol", "0"], "#!/bin/bash\nsleep 600 &\necho \"{\\\"group\\\":$$}\"\n");
+    for done in 1..=2 {
+        let response = proxy.run(&json!({}));
+        assert_eq!(response.status, 200, "{}", response.text());
+        let group = response.json()["group"].as_i64().and_then(|group| i32::try_from(group).ok()).expect("a pid");
+        eventually("what it left behind is gone", || processes::group(group).is_empty().then_some(()));
+        proxy.check_streams(done);
+    }
+}
+
+// Time.
+
+#[test]
+fn what_is_stopped_at_its_deadline_is_gone_with_all_it_started() {
+    let proxy =
+        serving(&[], &pipe_loop("case $line in *sleep*) sleep 600 & sleep 600;; *) printf '%s\\n' \"$line\";; esac"));
+    let before = proxy.actions();
+    assert_eq!(before.len(), 1, "{before:?}");
+    let activation = json!({"value": {"sleep": true}, "deadline": now_ms() + 500});
+    proxy.run_raw(&activation.to_string()).check_error(502, &["deadline"]);
+    proxy.check_streams(1);
+    eventually("the whole group is gone", || processes::group(before[0]).is_empty().then_some(()));
+    proxy.run(&json!({"a": 1})).check(200, &json!({"a": 1}));
+    assert_ne!(proxy.actions(), before, "another process answers");
+}
+
+// The end.
+
+#[test]
+fn at_the_end_an_action_sees_end_of_file_and_may_finish() {
+    let finishes = "echo 'leaving' > end; trap 'echo told >> end' TERM; sleep 0.3; echo 'left' >> end\n";
+    for code in [format!("{}{finishes}", echo()), format!("{}{finishes}", dialect("echo '{}'"))] {
+        let directory = tempfile::tempdir().expect("a folder of its own");
+        let end = directory.path().join("end");
+        // Uploaded files are removed at the end, these are not.
+        let mut proxy = Proxy::plain();
+        let code = code.replacen('\n', &format!("\ncd {}\n", directory.path().display()), 1);
+        proxy.init(&code).check(200, &json!({"ok": true}));
+        assert_eq!(proxy.run(&json!({})).status, 200);
+        assert!(!end.exists());
+        proxy.stop();
+        assert_eq!(std::fs::read_to_string(&end).expect("the action saw its end"), "leaving\nleft\n");
+        assert!(!proxy.workdir().join("action/1").exists(), "what was unpacked is removed");
+    }
+}
+
+#[test]
+fn at_the_end_an_action_that_does_not_leave_is_made_to() {
+    // Ignores the end of its input and SIGTERM, and so does what it started.
+    let stubborn =
+        format!("{}while :; do sleep 600; done\n", echo()).replacen('\n', "\ntrap '' TERM\nsleep 600 &\n", 1);
+    let mut proxy = serving(&["--stop-grace", "200ms"], &stubborn);
+    assert_eq!(proxy.run(&json!({})).status, 200);
+    proxy.stop();
+}
+
+#[test]
+fn at_the_end_new_connections_are_refused_and_kept_ones_are_told() {
+    let mut proxy = serving(&["--drain-grace", "20s"], &waits());
+    let mut kept = proxy.caller();
+    kept.call("GET", "/", b"");
+    let mut working = proxy.caller();
+    send_run(&mut working, &json!({"n": 1}));
+    proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
+    let mut queued = proxy.caller();
+    send_run(&mut queued, &json!({"n": 2}));
+    proxy.signal(Signal::TERM);
+    eventually("a new connection is refused", || {
+        Caller::connect(proxy.port()).err().map(|error| assert_eq!(error.kind(), ErrorKind::ConnectionRefused))
+    });
+    // 503 means: run it elsewhere.
+    send_run(&mut kept, &json!({"n": 3}));
+    let told = kept.receive().expect("an answer");
+    told.check_shape();
+    told.check_error(503, &["shutting down"]);
+    assert_eq!(told.header("connection"), Some("close"));
+    assert!(kept.is_closed_within(PATIENCE), "the connection ends with that");
+    let_go(&proxy);
+    working.receive().expect("what was begun is finished").check(200, &json!({"n": 1}));
+    queued.receive().expect("an answer").check_error(503, &["shutting down"]);
+    assert_eq!(proxy.wait().code(), Some(0));
+    proxy.check_streams(1);
+}
+
+#[test]
+fn at_the_end_an_activation_that_takes_too_long_is_cut() {
+    let mut proxy = serving(&["--drain-grace", "200ms"], &waits());
+    let mut working = proxy.caller();
+    send_run(&mut working, &json!({"n": 1}));
+    proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
+    let action = proxy.actions();
+    proxy.signal(Signal::TERM);
+    let cut = working.receive().expect("an answer");
+    cut.check_shape();
+    // Not 503: it was begun, and is not to be run a second time elsewhere.
+    cut.check_error(502, &[]);
+    assert_eq!(proxy.wait().code(), Some(0));
+    proxy.check_streams(1);
+    eventually("the action is gone", || processes::group(action[0]).is_empty().then_some(()));
+}
+
+#[test]
+fn at_the_end_an_init_under_way_is_given_up() {
+    let mut proxy = Proxy::start(&["--stop-grace", "200ms"], &[]);
+    let code = "#!/bin/bash\necho starting >&2\nsleep 600\n";
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/init", json!({"value": {"code": code}}).to_string().as_bytes());
+    proxy.wait_for("the init is under way", |logs| logs.stderr.contains("starting\n"));
+    let group = proxy.actions()[0];
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.wait().code(), Some(0));
+    // It is killed, and nobody waits for its burial.
+    eventually("what was starting is gone", || processes::group(group).is_empty().then_some(()));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut proxy = serving(&["--drain-grace", "1h", "--stop-grace", "1h"], &waits());
+    let mut working = proxy.caller();
+    send_run(&mut working, &json!({"n": 1}));
+    proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
+    proxy.signal(Signal::INT);
+    eventually("the end has begun", || Caller::connect(proxy.port()).err());
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+#[test]
+fn v0_an_action_need_not_read_its_input() {
+    let proxy = Proxy::with_protocol("0");
+    proxy.init("#!/bin/sh\necho '{\"read\":false}'\n").check(200, &json!({"ok": true}));
+    let large = json!({"text": "x".repeat(1_000_000)});
+    for _ in 0..3 {
+        proxy.run(&large).check(200, &json!({"read": false}));
+    }
+    proxy.check_streams(3);
+}
