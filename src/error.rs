@@ -171,6 +171,10 @@ pub enum TimeLimit {
 /// `actionproxy.py`.
 pub const BAD_ANSWER: &str = "The action did not return a dictionary or array.";
 
+/// What an upload can be.
+const ACCEPTED: &str =
+    "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root";
+
 impl Error {
     /// The stable code, `PL` and three digits: 01x requests, 02x and 03x uploads, 04x starts,
     /// 06x activations, 09x the proxy itself.
@@ -246,8 +250,8 @@ impl Error {
             }
             Self::NotInitialised => "post the code to `/init` first".into(),
             Self::Empty => "upload an ELF executable, a script with a `#!` line, or a zip or tar.gz with `exec` at its root".into(),
-            Self::Unrecognised { .. } => "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root".into(),
-            Self::Source { .. } => "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root; for a script, put its interpreter on the first line, for example `#!/usr/bin/env python3`; for source code, upload what the compiler makes of it".into(),
+            Self::Unrecognised { .. } => ACCEPTED.into(),
+            Self::Source { .. } => format!("{ACCEPTED}; for a script, put its interpreter on the first line, for example `#!/usr/bin/env python3`; for source code, upload what the compiler makes of it"),
             Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
             Self::ArchiveWithoutExec { .. } => "name the program `exec` and put it at the top of the archive, not into a folder: `zip action.zip exec`".into(),
             Self::FolderWithoutExec { .. } => "name the program `exec`, or give the program itself instead of its folder".into(),

@@ -89,14 +89,7 @@ impl Sink {
     /// Writes what can be written now and says how much that was.
     fn try_write(&self, bytes: &[u8]) -> usize {
         let mut written = 0;
-        while written < bytes.len() {
-            let mut fds = [PollFd::new(&self.0.fd, PollFlags::OUT)];
-            match poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                Err(_) => return bytes.len(),
-            }
+        while written < bytes.len() && self.is_writable() {
             let chunk = &bytes[written..bytes.len().min(written + ATOMIC)];
             match rustix::io::write(&self.0.fd, chunk) {
                 Ok(count) => written += count,
@@ -110,10 +103,16 @@ impl Sink {
         written
     }
 
-    /// Whether something can be written now.
+    /// Whether a write would not block now. So it is where a write can only fail.
     fn is_writable(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0.fd, PollFlags::OUT)];
-        !matches!(poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+        loop {
+            let mut fds = [PollFd::new(&self.0.fd, PollFlags::OUT)];
+            match poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })) {
+                Ok(0) => return false,
+                Err(Errno::INTR) => {}
+                Ok(_) | Err(_) => return true,
+            }
+        }
     }
 
     /// Waits until something can be written.

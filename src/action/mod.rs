@@ -171,17 +171,12 @@ impl Action {
     /// # Errors
     /// [`Error::AlreadyInitialised`], [`Error::InitUnderWay`], [`Error::ShuttingDown`].
     pub fn check_init(&self) -> Result<(), Error> {
-        match *self.state() {
-            State::Empty | State::Ready(Ready { baked: Some(_), .. }) => Ok(()),
-            State::Initialising => Err(Error::InitUnderWay),
-            State::Ready(ref ready) => Err(ready.refuse_init()),
-            State::Stopping => Err(Error::ShuttingDown),
-        }
+        self.state().check_init()
     }
 
     fn admit_init(&self) -> Result<(), Error> {
-        self.check_init()?;
         let mut state = self.state();
+        state.check_init()?;
         if let State::Ready(ready) = &*state {
             // It brings code, and there is an action already.
             return Err(ready.refuse_init());
@@ -193,8 +188,8 @@ impl Action {
     /// Admits an init without code, once, for an action of the command line. Gives the action back
     /// when it has to be started anew, which it has not for an init that brings nothing.
     fn admit_baked_init(&self, brings_nothing: bool) -> Result<Option<(PathBuf, Ready)>, Error> {
-        self.check_init()?;
         let mut state = self.state();
+        state.check_init()?;
         let State::Ready(ready) = &mut *state else { return Err(Error::NoCode) };
         let path = ready.baked.take().ok_or(Error::NoCode)?;
         if brings_nothing {
@@ -212,15 +207,15 @@ impl Action {
     /// [`Error::NotInitialised`], [`Error::QueueFull`], [`Error::ShuttingDown`], and every reason
     /// for which there is no answer.
     pub async fn run(&self, activation: Activation) -> Result<Answer, Error> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         let (place, waits) = Place::take(&self.0)?;
         let deadline = activation.time_to_deadline().map(|left| tokio::time::Instant::now() + left);
-        let claimed = Arc::new(AtomicBool::new(false));
-        let job = Job { activation, deadline, reply, place, claimed: claimed.clone() };
-        self.messages()?.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
-        let mut answer = answer;
         // While it waits for others its deadline is looked after here; later the worker does.
-        if let (true, Some(deadline)) = (waits, deadline) {
+        let claim = deadline.filter(|_| waits).map(|deadline| (deadline, Arc::new(AtomicBool::new(false))));
+        let claimed = claim.as_ref().map(|(_, claimed)| claimed.clone());
+        let job = Job { activation, deadline, reply, place, claimed };
+        self.messages()?.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
+        if let Some((deadline, claimed)) = claim {
             tokio::select! {
                 biased;
                 answer = &mut answer => return answer.unwrap_or(Err(Error::ShuttingDown)),
@@ -368,6 +363,18 @@ impl Action {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().expect("no holder of the state panics")
+    }
+}
+
+impl State {
+    /// Whether an init may come, as far as that can be told without its code.
+    fn check_init(&self) -> Result<(), Error> {
+        match self {
+            Self::Empty | Self::Ready(Ready { baked: Some(_), .. }) => Ok(()),
+            Self::Initialising => Err(Error::InitUnderWay),
+            Self::Ready(ready) => Err(ready.refuse_init()),
+            Self::Stopping => Err(Error::ShuttingDown),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use crate::activation::{Activation, Answer};
 use crate::error::{BadAnswer, Error, TimeLimit};
 use crate::logs::{Logs, Sentinels};
 use crate::process::spawn::ResultChannel;
-use crate::process::{Launch, Process, start, stop};
+use crate::process::{Launch, Pipes, Process, start, stop};
 use crate::protocol::detect::{self, detect, ending};
 use crate::protocol::pipe_loop::{NoAnswer, PipeLoop};
 use crate::protocol::{Protocol, single_shot};
@@ -42,9 +43,9 @@ pub(super) struct Job {
     pub(super) deadline: Option<Instant>,
     pub(super) reply: oneshot::Sender<Result<Answer, Error>>,
     pub(super) place: Place,
-    /// Set by whoever comes first: the worker that begins it, or a caller whose deadline passed
-    /// while it waited.
-    pub(super) claimed: Arc<AtomicBool>,
+    /// For one that waits with a deadline: set by whoever comes first, the worker that begins it or
+    /// its caller at that deadline.
+    pub(super) claimed: Option<Arc<AtomicBool>>,
 }
 
 /// How far an orderly end has come.
@@ -61,10 +62,10 @@ pub(super) enum Phase {
 }
 
 /// How long a process whose result channel has ended may take to end itself.
-const LAST_BREATH: std::time::Duration = std::time::Duration::from_millis(500);
+const LAST_BREATH: Duration = Duration::from_millis(500);
 /// The platform cuts a container off at the deadline; the answer that explains it must be there
 /// before. At most this much earlier, and never more than a tenth of the time there is.
-const DEADLINE_MARGIN: std::time::Duration = std::time::Duration::from_millis(100);
+const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
@@ -150,7 +151,8 @@ impl Worker {
     /// One activation from its first log line to its sentinels.
     async fn run(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
         let Job { activation, deadline, reply, place, claimed } = job;
-        if claimed.swap(true, Ordering::AcqRel) || reply.is_closed() {
+        let given_up = claimed.is_some_and(|claimed| claimed.swap(true, Ordering::AcqRel));
+        if given_up || reply.is_closed() {
             // Its caller left or was told before it began: nobody needs it.
             return;
         }
@@ -251,13 +253,9 @@ impl Worker {
             launch.environment.retain(|(other, _)| *other != *name);
             launch.environment.push((name.into(), value.into()));
         }
-        logs.stderr.forget_tail();
-        check_header(&launch.program)?;
-        let (process, pipes) = start(&launch, ResultChannel::Stdout, &self.shared.reaper)
-            .map_err(|reason| cannot_start(&launch.program, &reason))?;
         // However this ends, nothing of the process is left behind.
-        let guard = KillOnDrop(Some(process));
-        let process = guard.0.as_ref().expect("it was just put there");
+        let (guard, pipes) = self.spawn(&launch, ResultChannel::Stdout, logs)?;
+        let process = guard.process();
         let limit_bytes = self.shared.surroundings.settings.max_result.0;
         let answer = single_shot::interact(process, pipes, activation, limit_bytes, logs).await;
         let result = match answer {
@@ -282,24 +280,28 @@ impl Worker {
             init_timeout: surroundings.settings.init_timeout.0,
             start_grace: surroundings.settings.start_grace.0,
         };
-        logs.stderr.forget_tail();
-        check_header(&self.launch.program)?;
-        let (process, pipes) = start(&self.launch, ResultChannel::Descriptor3, &self.shared.reaper)
-            .map_err(|reason| cannot_start(&self.launch.program, &reason))?;
-        let mut guard = KillOnDrop(Some(process));
-        let process = guard.0.as_ref().expect("it was just put there");
-        match detect(process, pipes, &rules, logs).await {
+        let (guard, pipes) = self.spawn(&self.launch, ResultChannel::Descriptor3, logs)?;
+        match detect(guard.process(), pipes, &rules, logs).await {
             Ok(conversation) => {
+                let process = guard.release();
                 tracing::info!(pid = process.pid.as_raw_nonzero().get(), protocol = conversation.name(), "ready");
-                let process = guard.0.take().expect("it was just looked at");
                 Ok(Running { process, conversation, silent: false })
             }
             Err(error) => {
-                stop::kill(process).await;
+                stop::kill(guard.process()).await;
                 logs.detach();
                 Err(error)
             }
         }
+    }
+
+    /// Starts a process that is killed unless it is taken over.
+    fn spawn(&self, launch: &Launch, channel: ResultChannel, logs: &mut Logs) -> Result<(KillOnDrop, Pipes), Error> {
+        logs.stderr.forget_tail();
+        check_header(&launch.program)?;
+        let (process, pipes) =
+            start(launch, channel, &self.shared.reaper).map_err(|reason| cannot_start(&launch.program, &reason))?;
+        Ok((KillOnDrop(Some(process)), pipes))
     }
 
     /// Lets go of a process that is known to have ended.
@@ -363,7 +365,7 @@ pub(super) fn tell(logs: &mut Logs, error: &Error) {
 }
 
 /// Which limit ends an activation, and when.
-fn time_limit(now: Instant, deadline: Option<Instant>, run_timeout: std::time::Duration) -> (TimeLimit, Instant) {
+fn time_limit(now: Instant, deadline: Option<Instant>, run_timeout: Duration) -> (TimeLimit, Instant) {
     let by_timeout = now + run_timeout;
     match deadline {
         Some(deadline) if deadline < by_timeout => {
@@ -382,6 +384,17 @@ async fn wait_for_end(process: &Process) -> bool {
 
 /// A process that must not outlive what is done with it, also when that is left in the middle.
 struct KillOnDrop(Option<Process>);
+
+impl KillOnDrop {
+    fn process(&self) -> &Process {
+        self.0.as_ref().expect("it is taken by `release` alone, which ends the guard")
+    }
+
+    /// The process is in good hands.
+    fn release(mut self) -> Process {
+        self.0.take().expect("it is taken here alone")
+    }
+}
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {

@@ -329,8 +329,8 @@ pub struct BodyBound {
 ///
 /// # Errors
 /// [`Error::BodyTooLarge`], [`Error::BodyStalled`], and [`Error::BrokenBody`] when the connection
-/// breaks or its framing is wrong. In any case the body has been read to its end, as far as that can be asked, so that the
-/// caller gets to read the answer.
+/// breaks or its framing is wrong. In any case the body has been read to its end, as far as that
+/// can be asked, so that the caller gets to read the answer.
 pub async fn read_body(mut body: Incoming, bound: &BodyBound) -> Result<Vec<u8>, Error> {
     let too_large =
         || Error::BodyTooLarge { request: bound.request, limit_bytes: bound.limit_bytes, setting: bound.setting };

@@ -28,10 +28,8 @@ const ACK: &str = r#"{"ok":true}"#;
 /// The first look at what a process waits for, and the longest pause between two looks.
 const FIRST_LOOK: Duration = Duration::from_micros(500);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// A process is taken to wait for its input when it is seen so this often in a row.
-const LOOKS_IN_A_ROW: u32 = 2;
-/// How long after the first of them the second look is taken. The runtime's timers are ten times as
-/// coarse, and a cold start would wait for them; this once the thread may.
+/// A process is taken to wait for its input when it is seen so twice in a row, the second time so
+/// much later. The runtime's timers are ten times as coarse, and a cold start would wait for them.
 const SECOND_LOOK: Duration = Duration::from_micros(100);
 /// The longest first line that is looked at; a longer one is no handshake.
 const LONGEST_HANDSHAKE: usize = 64 * 1024;
@@ -93,20 +91,18 @@ impl Start<'_> {
         let started = Instant::now();
         let mut pause = FIRST_LOOK;
         let mut next_look = started + pause;
-        let mut seen_waiting = 0;
         loop {
             let event = tokio::select! {
                 biased;
                 _ = self.stdout.fill() => Event::Bytes,
                 _ = self.results.fill() => Event::Bytes,
                 _ = self.process.exited() => Event::End,
-                () = tokio::time::sleep_until(next_look), if self.looks() => Event::Look,
+                () = tokio::time::sleep_until(next_look) => Event::Look,
                 () = logs.pump() => unreachable!("a pump never ends"),
             };
             if let Event::End = event {
                 // What it wrote before it ended is in the pipes.
-                while let Ok(Fill::Some) = self.stdout.try_fill() {}
-                while let Ok(Fill::Some) = self.results.try_fill() {}
+                self.read_all();
             }
             if let Some(verdict) = self.evidence(logs)? {
                 // A handshake of a process that has ended is no sign of life.
@@ -123,27 +119,17 @@ impl Start<'_> {
                 Event::End => return Err(self.ended(Stage::BeforeReady, logs)),
                 Event::Look => {
                     pause = (pause * 2).min(LONGEST_PAUSE);
-                    match look(self.process.pid, self.stdin.pipe()) {
-                        Look::WaitsForInput => {
-                            seen_waiting = 1;
-                            pause = FIRST_LOOK;
-                            std::thread::sleep(SECOND_LOOK);
-                            if look(self.process.pid, self.stdin.pipe()) == Look::WaitsForInput {
-                                seen_waiting = LOOKS_IN_A_ROW;
-                            }
-                        }
-                        Look::Busy => seen_waiting = 0,
-                        Look::Unknown if started.elapsed() >= self.rules.start_grace => {
-                            seen_waiting = LOOKS_IN_A_ROW;
-                        }
-                        Look::Unknown => {}
-                    }
-                    self.waiting_for_input = seen_waiting > 0;
+                    let seen = self.look();
+                    self.waiting_for_input = seen == Look::WaitsForInput;
+                    let is_up = match seen {
+                        Look::WaitsForInput => true,
+                        Look::Busy => false,
+                        Look::Unknown => started.elapsed() >= self.rules.start_grace,
+                    };
                     next_look = Instant::now() + pause;
-                    if seen_waiting >= LOOKS_IN_A_ROW && self.may_decide_by_waiting() {
+                    if is_up && self.may_decide_by_waiting() {
                         // It may have spoken right before it waited.
-                        while let Ok(Fill::Some) = self.stdout.try_fill() {}
-                        while let Ok(Fill::Some) = self.results.try_fill() {}
+                        self.read_all();
                         return Ok(self.evidence(logs)?.unwrap_or(Verdict::ActionLoop));
                     }
                 }
@@ -151,9 +137,22 @@ impl Start<'_> {
         }
     }
 
-    /// Whether waiting for input is a sign to look for: it decides, or it explains a time-out.
-    fn looks(&self) -> bool {
-        self.rules.protocol != Protocol::SingleShot
+    /// Looks at what the process waits for, twice where that decides.
+    fn look(&self) -> Look {
+        let look = || look(self.process.pid, self.stdin.pipe());
+        match look() {
+            Look::WaitsForInput if self.may_decide_by_waiting() => {
+                std::thread::sleep(SECOND_LOOK);
+                look()
+            }
+            other => other,
+        }
+    }
+
+    /// Reads what stands in the pipes by now.
+    fn read_all(&mut self) {
+        while let Ok(Fill::Some) = self.stdout.try_fill() {}
+        while let Ok(Fill::Some) = self.results.try_fill() {}
     }
 
     fn may_decide_by_waiting(&self) -> bool {

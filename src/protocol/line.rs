@@ -67,7 +67,7 @@ impl LineReader {
             let line = self.start..newline;
             self.start = newline + 1;
             self.scanned = self.start;
-            let length = trim_end(&self.buffer[line.clone()]).len();
+            let length = self.buffer[line.clone()].trim_ascii_end().len();
             if length == 0 {
                 self.reuse();
                 continue;
@@ -88,7 +88,7 @@ impl LineReader {
     /// The bytes behind the last whole line: the beginning of one, or, at the end, one without LF.
     #[must_use]
     pub fn partial(&self) -> &[u8] {
-        trim_end(&self.buffer[self.start..])
+        self.buffer[self.start..].trim_ascii_end()
     }
 
     /// Takes everything up to the last line, for a reader to whom only the last one matters: the
@@ -220,11 +220,6 @@ impl LineReader {
 /// Reads into what a vector has allocated and not used.
 fn read_spare(fd: &OwnedFd, buffer: &mut Vec<u8>) -> rustix::io::Result<usize> {
     rustix::io::read(fd, rustix::buffer::spare_capacity(buffer))
-}
-
-/// A line without CR and white space at its end.
-fn trim_end(line: &[u8]) -> &[u8] {
-    line.trim_ascii_end()
 }
 
 /// The writing end of a pipe.

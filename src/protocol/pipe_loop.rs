@@ -158,8 +158,8 @@ impl PipeLoop {
 
     /// Lets go of the process: closing its input asks it to end.
     #[must_use]
-    pub fn into_results(self) -> (LineReader, Channel) {
-        (self.results, self.channel)
+    pub fn into_results(self) -> LineReader {
+        self.results
     }
 }
 

@@ -1,14 +1,12 @@
 //! What OpenWhisk's contract and the protocols ask for beyond the canonical scenarios.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Proxy, SENTINEL, action, archive};
+use crate::support::{BAD_ANSWER, Proxy, SENTINEL, action, archive, check_bad_answer, check_detected, now_ms};
 
-/// The beginning of the answer to an unusable result.
-const BAD_ANSWER: &str = "The action did not return a dictionary or array.";
 /// Version 1: answers with what it gets.
 const ECHO: &str = "#!/bin/sh\necho '{\"openwhisk\":1}'\nwhile read -r line; do printf '%s\\n' \"$line\"; done\n";
 
@@ -35,10 +33,6 @@ fn initialised(protocol: &str, code: &str) -> Proxy {
 fn check_good_init(proxy: &Proxy) {
     proxy.init(ECHO).check(200, &json!({"ok": true}));
     proxy.run(&json!({"good": true})).check(200, &json!({"good": true}));
-}
-
-fn now_ms() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis()
 }
 
 #[test]
@@ -250,21 +244,16 @@ fn v0_a_result_needs_no_newline() {
 // Version 1.
 
 #[track_caller]
-fn check_bad_answer(body: &str, offending: &str) {
-    let proxy = initialised("1", &v1_first(body));
-    let response = proxy.run(&json!({}));
-    assert_eq!(response.status, 502);
-    assert!(response.error().starts_with(BAD_ANSWER), "{}", response.error());
-    let logs = proxy.check_streams(1);
-    assert!(logs.both().contains(offending), "{offending:?} in the log");
+fn check_bad_v1_answer(body: &str, offending: &str) {
+    check_bad_answer("1", &v1_first(body), offending);
 }
 
 #[test]
 fn v1_answers_that_are_no_object_are_errors() {
-    check_bad_answer("echo 42", "42");
-    check_bad_answer("echo '\"text of it\"'", "text of it");
-    check_bad_answer("echo 'no JSON at all'", "no JSON at all");
-    check_bad_answer("echo '{\"a\":1} {\"b\":2}'", "{\"b\":2}");
+    check_bad_v1_answer("echo 42", "42");
+    check_bad_v1_answer("echo '\"text of it\"'", "text of it");
+    check_bad_v1_answer("echo 'no JSON at all'", "no JSON at all");
+    check_bad_v1_answer("echo '{\"a\":1} {\"b\":2}'", "{\"b\":2}");
 }
 
 #[test]
@@ -298,8 +287,8 @@ fn v1_the_conversation_goes_on_behind_a_bad_answer() {
 
 #[test]
 fn v1_an_unfinished_line_is_an_error() {
-    check_bad_answer("printf '{\"unfinished\":1}'; exit 0", "unfinished");
-    check_bad_answer("printf '{\"unfinished\":1}'; exit 3", "unfinished");
+    check_bad_v1_answer("printf '{\"unfinished\":1}'; exit 0", "unfinished");
+    check_bad_v1_answer("printf '{\"unfinished\":1}'; exit 3", "unfinished");
 }
 
 #[test]
@@ -518,19 +507,6 @@ fn auto_a_first_line_that_is_no_handshake_is_log() {
     proxy.run(&json!({"a": 1})).check(200, &json!({"a": 1}));
     let logs = proxy.check_streams(1);
     assert_eq!(logs.stdout, "Loading the model\n{\"hello\":1}\n");
-}
-
-/// Whole activations on descriptor 3, as the dialect has them.
-#[track_caller]
-fn check_detected(code: &str) {
-    let proxy = Proxy::plain();
-    proxy.init(code).check(200, &json!({"ok": true}));
-    for n in 1..=3 {
-        let response = proxy.run(&json!({ "n": n }));
-        assert_eq!(response.status, 200, "{}", response.text());
-        assert_eq!(response.json(), json!({ "n": n }));
-    }
-    proxy.check_streams(3);
 }
 
 #[test]

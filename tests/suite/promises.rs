@@ -2,14 +2,13 @@
 //! the process, time and the end.
 
 use std::io::ErrorKind;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Caller, PATIENCE, Proxy, eventually, processes};
+use crate::support::{Caller, PATIENCE, Proxy, check_bad_answer, check_detected, eventually, now_ms, processes};
 
-const BAD_ANSWER: &str = "The action did not return a dictionary or array.";
 const SENTINEL_DEFUSED: &str = "XXX-THE-END-OF-A-WHISK-ACTIVATION-XXX";
 
 /// Version 1 in shell: `body` is done for each `$line`.
@@ -46,10 +45,6 @@ fn let_go(proxy: &Proxy) {
 
 fn send_run(caller: &mut Caller, value: &Value) {
     caller.send_request("POST", "/run", json!({ "value": value }).to_string().as_bytes());
-}
-
-fn now_ms() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis()
 }
 
 // HTTP.
@@ -255,28 +250,22 @@ fn a_deadline_that_passes_in_the_queue_hurts_nobody_else() {
 
 /// What the dialect's first activation does, and what must stand in the log.
 #[track_caller]
-fn check_bad_answer(body: &str, offending: &str) {
-    let proxy = Proxy::with_protocol("actionloop");
+fn check_bad_dialect_answer(body: &str, offending: &str) {
     let code = dialect(&format!("if [ -z \"$second\" ]; then second=1; {body}\nelse echo '{{\"good\":1}}'; fi"));
-    proxy.init(&code).check(200, &json!({"ok": true}));
-    let response = proxy.run(&json!({}));
-    assert_eq!(response.status, 502, "{body}: {}", response.text());
-    assert!(response.error().starts_with(BAD_ANSWER), "{body}: {}", response.error());
-    let logs = proxy.check_streams(1);
-    assert!(logs.stderr.contains(offending), "{body}: {offending:?} in the log");
+    check_bad_answer("actionloop", &code, offending);
 }
 
 #[test]
 fn actionloop_answers_that_are_no_object_are_errors() {
-    check_bad_answer("echo 42", "`42`");
-    check_bad_answer("echo '\"text of it\"'", "text of it");
-    check_bad_answer("echo 'no JSON at all'", "no JSON at all");
+    check_bad_dialect_answer("echo 42", "`42`");
+    check_bad_dialect_answer("echo '\"text of it\"'", "text of it");
+    check_bad_dialect_answer("echo 'no JSON at all'", "no JSON at all");
     // Not the shell's own printf, which writes each line by itself.
-    check_bad_answer("env printf '{\"a\":1}\\n{\"b\":2}\\n'", "{\"b\":2}");
-    check_bad_answer("env printf '{\\n \"a\":1\\n}\\n'", "`{`");
-    check_bad_answer("printf '{\"unfinished\":1}'; exit 0", "unfinished");
-    check_bad_answer("printf '{\"unfinished\":1}'; exit 3", "status 3");
-    check_bad_answer("printf '{\"a\":\"\\377\"}\\n'", "UTF-8");
+    check_bad_dialect_answer("env printf '{\"a\":1}\\n{\"b\":2}\\n'", "{\"b\":2}");
+    check_bad_dialect_answer("env printf '{\\n \"a\":1\\n}\\n'", "`{`");
+    check_bad_dialect_answer("printf '{\"unfinished\":1}'; exit 0", "unfinished");
+    check_bad_dialect_answer("printf '{\"unfinished\":1}'; exit 3", "status 3");
+    check_bad_dialect_answer("printf '{\"a\":\"\\377\"}\\n'", "UTF-8");
 }
 
 #[test]
@@ -435,17 +424,6 @@ fn descriptors_that_the_proxy_inherits_are_hidden_from_the_action() {
         .output()
         .expect("there is a bash");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "{\"seen\":false}\n", "{output:?}");
-}
-
-/// Programs that wait for their first line in different ways, and are seen to be ready.
-#[track_caller]
-fn check_detected(code: &str) {
-    let proxy = Proxy::start(&["--init-timeout", "15s"], &[]);
-    proxy.init(code).check(200, &json!({"ok": true}));
-    for n in 1..=3 {
-        proxy.run(&json!({ "n": n })).check(200, &json!({ "n": n }));
-    }
-    proxy.check_streams(3);
 }
 
 #[test]

@@ -11,16 +11,24 @@ pub(crate) mod proxy;
 
 pub(crate) use command::{pipeloop, pipeloop_in};
 pub(crate) use http::{Caller, Response};
-pub(crate) use proxy::{Logs, Proxy};
+pub(crate) use proxy::{Logs, Proxy, check_bad_answer, check_detected};
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The line that ends an activation's log on each stream.
 pub(crate) const SENTINEL: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
 
 /// How long a condition may take to come true. Generous: nothing here asserts that something is fast.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The beginning of the answer to an unusable result.
+pub(crate) const BAD_ANSWER: &str = "The action did not return a dictionary or array.";
+
+/// The time as deadlines tell it.
+pub(crate) fn now_ms() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis()
+}
 
 /// Polls until there is something, and panics with `what` when patience is over.
 pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 
-use super::{Caller, Response, SENTINEL, action, eventually, processes, search_path};
+use super::{BAD_ANSWER, Caller, Response, SENTINEL, action, eventually, processes, search_path};
 
 /// A running proxy. Killed, with its actions, when it is dropped; if the test fails, it says
 /// everything there is to say first.
@@ -317,4 +317,28 @@ impl Pipe {
             }
         }
     }
+}
+
+/// An action whose first answer is unusable: the caller gets the fixed text, and the log has what
+/// was wrong with it.
+#[track_caller]
+pub(crate) fn check_bad_answer(protocol: &str, code: &str, offending: &str) {
+    let proxy = Proxy::with_protocol(protocol);
+    proxy.init(code).check(200, &json!({"ok": true}));
+    let response = proxy.run(&json!({}));
+    assert_eq!(response.status, 502, "{}", response.text());
+    assert!(response.error().starts_with(BAD_ANSWER), "{}", response.error());
+    let logs = proxy.check_streams(1);
+    assert!(logs.stderr.contains(offending), "{offending:?} in the log");
+}
+
+/// A program without handshake that echoes arguments: it is seen to wait for its first line.
+#[track_caller]
+pub(crate) fn check_detected(code: &str) {
+    let proxy = Proxy::start(&["--init-timeout", "15s"], &[]);
+    proxy.init(code).check(200, &json!({"ok": true}));
+    for n in 1..=3 {
+        proxy.run(&json!({ "n": n })).check(200, &json!({ "n": n }));
+    }
+    proxy.check_streams(3);
 }
