@@ -15,6 +15,25 @@ use std::time::Duration;
 use crate::process::ExitStatus;
 use crate::text::{excerpt, listing, millis};
 
+/// Writes `code` and `CODES` from one table, so that neither can forget what the other has: `code`
+/// is an exhaustive `match`, and `CODES` is what the documentation is held to.
+macro_rules! codes {
+    ($(#[$doc:meta])* $type:ty, $($cause:pat => $code:literal,)+) => {
+        impl $type {
+            /// Every code, in the order of the causes.
+            pub const CODES: &'static [&'static str] = &[$($code),+];
+
+            $(#[$doc])*
+            #[must_use]
+            pub fn code(&self) -> &'static str {
+                match self {
+                    $($cause => $code,)+
+                }
+            }
+        }
+    };
+}
+
 /// Anything that keeps an action from being initialised or an activation from being answered.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
@@ -175,60 +194,58 @@ pub const BAD_ANSWER: &str = "The action did not return a dictionary or array.";
 const ACCEPTED: &str =
     "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root";
 
-impl Error {
+codes! {
     /// The stable code, `PL` and three digits: 01x requests, 02x and 03x uploads, 04x starts,
     /// 06x activations, 09x the proxy itself.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NotJson { .. } => "PL010",
-            Self::NotAnObject { .. } => "PL011",
-            Self::EmptyBody { .. } => "PL012",
-            Self::BodyTooLarge { .. } => "PL013",
-            Self::BodyStalled { .. } => "PL014",
-            Self::BrokenBody { .. } => "PL024",
-            Self::BadMember { .. } => "PL015",
-            Self::NoCode => "PL016",
-            Self::BadArguments => "PL017",
-            Self::AlreadyInitialised => "PL018",
-            Self::InitUnderWay => "PL019",
-            Self::NotInitialised => "PL020",
-            Self::BadBase64 { .. } => "PL021",
-            Self::UnknownProtocol { .. } => "PL022",
-            Self::BadVariable { .. } => "PL023",
-            Self::Empty => "PL030",
-            Self::Unrecognised { .. } => "PL031",
-            Self::Source { .. } => "PL032",
-            Self::ArchiveDamaged { .. } => "PL034",
-            Self::ArchiveWithoutExec { .. } => "PL035",
-            Self::ArchiveEscapes { .. } => "PL036",
-            Self::ArchiveEntryKind { .. } => "PL037",
-            Self::ArchiveTooLarge { .. } => "PL038",
-            Self::ArchiveTooManyEntries { .. } => "PL039",
-            Self::Unwritable { .. } => "PL040",
-            Self::NoSuchAction { .. } => "PL041",
-            Self::FolderWithoutExec { .. } => "PL042",
-            Self::CannotStart { .. } => "PL050",
-            Self::EndedAtStart { .. } => "PL051",
-            Self::NotReady { .. } => "PL052",
-            Self::WrongFirstLine { .. } => "PL053",
-            Self::UnsupportedVersion { .. } => "PL054",
-            Self::NoHandshake { .. } => "PL055",
-            Self::BadAnswer { .. } => "PL060",
-            Self::Died { .. } => "PL061",
-            Self::ChannelClosed { .. } => "PL062",
-            Self::AnswerTooLong { .. } => "PL063",
-            Self::TimeOut { .. } => "PL064",
-            Self::QueueFull { .. } => "PL065",
-            Self::ShuttingDown => "PL066",
-            Self::Cut { .. } => "PL067",
-            Self::Expired => "PL068",
-            Self::CannotListen { .. } => "PL090",
-            Self::BadSetting { .. } => "PL091",
-            Self::System { .. } => "PL092",
-        }
-    }
+    Error,
+    Error::NotJson { .. } => "PL010",
+    Error::NotAnObject { .. } => "PL011",
+    Error::EmptyBody { .. } => "PL012",
+    Error::BodyTooLarge { .. } => "PL013",
+    Error::BodyStalled { .. } => "PL014",
+    Error::BrokenBody { .. } => "PL024",
+    Error::BadMember { .. } => "PL015",
+    Error::NoCode => "PL016",
+    Error::BadArguments => "PL017",
+    Error::AlreadyInitialised => "PL018",
+    Error::InitUnderWay => "PL019",
+    Error::NotInitialised => "PL020",
+    Error::BadBase64 { .. } => "PL021",
+    Error::UnknownProtocol { .. } => "PL022",
+    Error::BadVariable { .. } => "PL023",
+    Error::Empty => "PL030",
+    Error::Unrecognised { .. } => "PL031",
+    Error::Source { .. } => "PL032",
+    Error::ArchiveDamaged { .. } => "PL034",
+    Error::ArchiveWithoutExec { .. } => "PL035",
+    Error::ArchiveEscapes { .. } => "PL036",
+    Error::ArchiveEntryKind { .. } => "PL037",
+    Error::ArchiveTooLarge { .. } => "PL038",
+    Error::ArchiveTooManyEntries { .. } => "PL039",
+    Error::Unwritable { .. } => "PL040",
+    Error::NoSuchAction { .. } => "PL041",
+    Error::FolderWithoutExec { .. } => "PL042",
+    Error::CannotStart { .. } => "PL050",
+    Error::EndedAtStart { .. } => "PL051",
+    Error::NotReady { .. } => "PL052",
+    Error::WrongFirstLine { .. } => "PL053",
+    Error::UnsupportedVersion { .. } => "PL054",
+    Error::NoHandshake { .. } => "PL055",
+    Error::BadAnswer { .. } => "PL060",
+    Error::Died { .. } => "PL061",
+    Error::ChannelClosed { .. } => "PL062",
+    Error::AnswerTooLong { .. } => "PL063",
+    Error::TimeOut { .. } => "PL064",
+    Error::QueueFull { .. } => "PL065",
+    Error::ShuttingDown => "PL066",
+    Error::Cut { .. } => "PL067",
+    Error::Expired => "PL068",
+    Error::CannotListen { .. } => "PL090",
+    Error::BadSetting { .. } => "PL091",
+    Error::System { .. } => "PL092",
+}
 
+impl Error {
     /// What to do about it, when there is something to do that the sentence does not say.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

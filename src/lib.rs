@@ -12,11 +12,12 @@
 //! - [`process`]: the child: spawn, wait, stop
 //!
 //! Beside the road: [`activation`] and [`error`] are what travels on it, [`logs`] is the action's
-//! output on its way to ours, [`config`] the settings, [`text`] words for messages. [`cli`] has one
-//! file a command.
+//! output on its way to ours, [`config`] the settings, [`text`] words for messages, [`catalogue`] the
+//! documentation of errors. [`cli`] has one file a command.
 
 pub mod action;
 pub mod activation;
+pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod error;

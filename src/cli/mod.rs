@@ -5,6 +5,7 @@
 //! executed or found, 128 and the signal's number for one that a signal ended.
 
 mod completion;
+mod explain;
 mod output;
 mod run;
 mod serve;
@@ -35,6 +36,8 @@ enum Command {
     Serve(serve::Serve),
     /// Run one activation, or several, and print the results
     Run(run::Run),
+    /// Explain error codes
+    Explain(explain::Explain),
     /// Print a script that completes this command line in a shell
     Completion(completion::Completion),
 }
@@ -46,6 +49,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(serve) => serve.execute(),
         Command::Run(run) => run.execute(),
+        Command::Explain(explain) => explain.execute(),
         Command::Completion(completion) => {
             completion.execute(Cli::command());
             Ok(0)

@@ -1,19 +1,25 @@
 //! The only printer: data on stdout, everything else on stderr, colour on terminals only.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use crate::catalogue::Entry;
 use crate::error::Error;
 
-/// An error and its hint, on stderr.
+/// An error and its hint, on stderr. A person is told where there is more.
 pub(super) fn error(error: &Error) {
-    let (red, cyan, off) = colours();
+    let stderr = io::stderr();
+    let Style { red, cyan, off, .. } = Style::of(&stderr);
     note(&format!("{red}error[{}]{off}: {error}", error.code()));
     if let Some(detail) = error.detail() {
         note(&format!("  {detail}"));
     }
     if let Some(hint) = error.hint() {
         note(&format!("{cyan}hint{off}: {hint}"));
+    }
+    if stderr.is_terminal() {
+        note(&format!("{cyan}for more{off}: pipeloop explain {}", error.code()));
     }
 }
 
@@ -45,8 +51,140 @@ pub(super) fn time(duration: Duration) -> String {
     }
 }
 
-fn colours() -> (&'static str, &'static str, &'static str) {
-    // Source: no-color.org; clap follows it for its own messages.
-    let wanted = io::stderr().is_terminal() && !crate::config::no_color();
-    if wanted { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") }
+/// Entries of the catalogue on stdout: as they stand in the document, or on a terminal wrapped and
+/// with literals in colour.
+pub(super) fn entries(entries: &[&Entry]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let style = Style::of(&stdout);
+    let width = if stdout.is_terminal() { terminal_width(&stdout) } else { usize::MAX };
+    for (at, entry) in entries.iter().enumerate() {
+        if at > 0 {
+            writeln!(stdout)?;
+        }
+        writeln!(stdout, "{}{}: {}{}\n", style.bold, entry.code, entry.title, style.off)?;
+        let items =
+            [("Says", &entry.says), ("Means", &entry.means), ("To get it", &entry.to_get_it), ("Cure", &entry.cure)];
+        for (label, text) in items {
+            let text = wrapped(&literals(text, &style), ITEM_INDENT, width);
+            let label = format!("{label}:");
+            writeln!(stdout, "{}{label:<ITEM_INDENT$}{}{text}", style.dim, style.off)?;
+        }
+    }
+    stdout.flush()
+}
+
+/// Where the text of an entry begins.
+const ITEM_INDENT: usize = 11;
+
+/// Codes and titles on stdout, one a line.
+pub(super) fn titles(entries: &[&Entry]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let style = Style::of(&stdout);
+    for entry in entries {
+        let title = literals(entry.title, &style);
+        writeln!(stdout, "{}{}{}  {title}", style.bold, entry.code, style.off)?;
+    }
+    stdout.flush()
+}
+
+/// The literals of a line of Markdown in colour. Without colour it stays as it is.
+fn literals(markdown: &str, style: &Style) -> String {
+    if style.cyan.is_empty() {
+        return markdown.to_owned();
+    }
+    let mut text = String::with_capacity(markdown.len() + 32);
+    let mut rest = markdown;
+    while let Some(open) = rest.find('`') {
+        let fence: String = rest[open..].chars().take_while(|c| *c == '`').collect();
+        let (before, behind) = (&rest[..open], &rest[open + fence.len()..]);
+        let Some((literal, behind)) = behind.split_once(&fence) else { break };
+        // White space keeps backticks inside a literal apart from those around it.
+        let literal = literal.trim();
+        let _ = write!(text, "{before}{}{literal}{}", style.cyan, style.off);
+        rest = behind;
+    }
+    text.push_str(rest);
+    text
+}
+
+/// Breaks a text into lines of at most `width` columns, the second and later ones indented.
+fn wrapped(text: &str, indent: usize, width: usize) -> String {
+    let mut lines = String::with_capacity(text.len() + 64);
+    let mut column = indent;
+    for word in text.split(' ') {
+        let length = columns(word);
+        if column > indent && column + 1 + length > width {
+            let _ = write!(lines, "\n{:indent$}", "");
+            column = indent;
+        } else if column > indent {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines
+}
+
+/// How many columns a text takes: its characters, without the sequences that colour it.
+fn columns(text: &str) -> usize {
+    let mut columns = 0;
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        if character == '\x1b' {
+            characters.by_ref().take_while(|c| *c != 'm').for_each(drop);
+        } else {
+            columns += 1;
+        }
+    }
+    columns
+}
+
+/// How wide lines for people are: as wide as the terminal, and never too wide to be read.
+fn terminal_width(stdout: &io::StdoutLock<'_>) -> usize {
+    match rustix::termios::tcgetwinsize(stdout) {
+        Ok(size) if size.ws_col > 0 => usize::from(size.ws_col).clamp(40, 100),
+        _ => 80,
+    }
+}
+
+/// The sequences that colour a terminal; empty where colour is not wanted.
+#[derive(Debug, Default)]
+struct Style {
+    red: &'static str,
+    cyan: &'static str,
+    bold: &'static str,
+    dim: &'static str,
+    off: &'static str,
+}
+
+impl Style {
+    /// Source: no-color.org; clap follows it for its own messages.
+    fn of(stream: &impl IsTerminal) -> Self {
+        if !stream.is_terminal() || crate::config::no_color() {
+            return Self::default();
+        }
+        Self { red: "\x1b[1;31m", cyan: "\x1b[1;36m", bold: "\x1b[1m", dim: "\x1b[2m", off: "\x1b[0m" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_wrapped_between_words() {
+        assert_eq!(wrapped("one two three", 2, 9), "one two\n  three");
+        assert_eq!(wrapped("unbreakable words", 2, 5), "unbreakable\n  words", "a long word stays whole");
+        assert_eq!(wrapped("\x1b[1;36mone\x1b[0m two", 2, 9), "\x1b[1;36mone\x1b[0m two", "colour takes no column");
+        assert_eq!(wrapped("a b", 2, usize::MAX), "a b");
+    }
+
+    #[test]
+    fn literals_lose_their_backticks_where_there_is_colour() {
+        let style = Style { cyan: "<", off: ">", ..Style::default() };
+        assert_eq!(literals("say `{}` and `` a`b ``.", &style), "say <{}> and <a`b>.");
+        assert_eq!(literals("a lone ` stays", &style), "a lone ` stays");
+        assert_eq!(literals("say `{}`", &Style::default()), "say `{}`");
+    }
 }

@@ -260,8 +260,60 @@ fn completion_is_a_script_that_bash_reads() {
 }
 
 #[test]
+fn explain_takes_codes_as_people_type_them() {
+    let ended = pipeloop(&["explain", "pl12", "60"], &[], "");
+    ended.check(0);
+    let (first, second) = ended.stdout.split_once("\n\nPL060: ").expect("two entries, a blank line between them");
+    assert!(first.starts_with("PL012: the body is empty\n\nSays:      `the body of run is empty`\nMeans:"));
+    assert!(second.contains("\nCure:      one object or array on one line"));
+    assert_eq!(ended.stderr, "");
+}
+
+#[test]
+fn explain_without_a_code_lists_them() {
+    let ended = pipeloop(&["explain"], &[], "");
+    ended.check(0);
+    assert!(ended.stdout.starts_with("PL010  the body is not JSON\nPL011  "));
+    assert!(ended.stdout.lines().all(|line| line.starts_with("PL0") && line.len() > 10));
+}
+
+#[test]
+fn explain_speaks_json() {
+    let ended = pipeloop(&["explain", "--json", "PL012"], &[], "");
+    ended.check(0);
+    let entries: Value = serde_json::from_str(&ended.stdout).expect("it is JSON");
+    let expected = json!([{"code": "PL012", "title": "the body is empty", "says": "`the body of run is empty`",
+        "means": "nothing, or only white space, was posted. Status 400.",
+        "to_get_it": "`curl -d '' localhost:8080/run`", "cure": "send at least `{}`."}]);
+    assert_eq!(entries, expected);
+}
+
+#[test]
+fn explain_names_what_is_near_to_a_code_that_does_not_exist() {
+    pipeloop(&["explain", "PL009"], &[], "").check(2).says(&["PL009", "PL010 (the body is not JSON)", "PL011"]);
+    pipeloop(&["explain", "handshake"], &[], "").check(2).says(&["PL055 (no handshake)"]);
+    pipeloop(&["explain", "PL999"], &[], "").check(2).says(&["`pipeloop explain` lists all of them"]);
+}
+
+#[test]
+fn completion_offers_the_codes() {
+    // The scripts for other shells complete no positional arguments.
+    for shell in ["bash", "zsh"] {
+        let ended = pipeloop(&["completion", shell], &[], "");
+        assert!(ended.check(0).stdout.contains("PL060"), "{shell}");
+    }
+}
+
+#[test]
 fn help_and_version_go_to_stdout() {
-    for args in [&["--help"][..], &["run", "--help"], &["serve", "--help"], &["--version"], &["run", "--version"]] {
+    for args in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["serve", "--help"],
+        &["explain", "--help"],
+        &["--version"],
+        &["run", "--version"],
+    ] {
         let ended = pipeloop(args, &[], "");
         ended.check(0);
         assert_eq!(ended.stderr, "", "{args:?}");

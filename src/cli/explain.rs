@@ -1,0 +1,72 @@
+//! `pipeloop explain [CODE]…`: the catalogue of errors, from `docs/errors.md`.
+
+use clap::Args;
+use clap::builder::{PossibleValue, TypedValueParser};
+
+use crate::catalogue::{self, Entry};
+use crate::error::Error;
+
+use super::output;
+
+/// Explain error codes: what an error means, how to get it, and how to cure it.
+///
+/// Without a code it lists all of them.
+#[derive(Debug, Args)]
+#[command(after_help = "For example: pipeloop explain PL060, or in short: pipeloop explain 60")]
+pub(super) struct Explain {
+    /// Code of an error, such as PL012; `12` and `pl12` are understood too.
+    #[arg(value_name = "CODE", value_parser = Code, hide_possible_values = true)]
+    codes: Vec<&'static Entry>,
+
+    /// Print a JSON array of objects with `code`, `title`, `says`, `means`, `to_get_it` and `cure`.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Explain {
+    pub(super) fn execute(self) -> Result<u8, Error> {
+        let all = self.codes.is_empty();
+        let entries = if all { catalogue::entries().iter().collect() } else { self.codes };
+        if self.json {
+            let json = serde_json::to_vec(&entries).expect("an entry is plain text");
+            output::result(&json)
+        } else if all {
+            output::titles(&entries)
+        } else {
+            output::entries(&entries)
+        }
+        .map_err(|reason| Error::System { doing: "write the explanation", reason })?;
+        Ok(0)
+    }
+}
+
+/// Reads codes; those that exist are offered for completion.
+#[derive(Clone)]
+struct Code;
+
+impl TypedValueParser for Code {
+    type Value = &'static Entry;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        TypedValueParser::parse_ref(&(parse as fn(&str) -> _), command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(catalogue::entries().iter().map(|entry| PossibleValue::new(entry.code).help(entry.title))))
+    }
+}
+
+fn parse(typed: &str) -> Result<&'static Entry, String> {
+    catalogue::find(typed).map_err(|near| {
+        let near: Vec<_> = near.iter().map(|entry| format!("{} ({})", entry.code, entry.title)).collect();
+        match &near[..] {
+            [] => "no error has this code; `pipeloop explain` lists all of them".into(),
+            near => format!("no error has this code; near it are {}", near.join(", ")),
+        }
+    })
+}
