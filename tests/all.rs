@@ -24,5 +24,9 @@ mod field;
 mod image;
 #[path = "suite/origin.rs"]
 mod origin;
+#[path = "suite/pid_one.rs"]
+mod pid_one;
 #[path = "suite/promises.rs"]
 mod promises;
+#[path = "suite/signals.rs"]
+mod signals;

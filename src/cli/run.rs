@@ -15,7 +15,7 @@ use crate::config::{ActionSettings, Compatibility, container_environment};
 use crate::error::Error;
 use crate::logs::{Sentinels, Sink};
 use crate::process::Reaper;
-use crate::process::signals::EndSignals;
+use crate::process::signals::{EndSignals, pass_on};
 
 use super::output;
 
@@ -73,6 +73,7 @@ impl Run {
 
         let mut signals = EndSignals::take().map_err(system("take over signals"))?;
         let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
+        pass_on(&reaper).map_err(system("take over signals"))?;
         let compatibility = Compatibility::from_environment();
         let stderr = Sink::stderr().map_err(system("use stderr"))?;
         let action = Action::new(
@@ -91,8 +92,8 @@ impl Run {
         let outcome = tokio::select! {
             outcome = converse(&action, &path, &mut inputs, time) => outcome,
             signal = signals.next() => {
-                output::note(&format!("pipeloop: {signal}, stopping the action"));
-                Ok(if signal == "SIGINT" { 130 } else { 143 })
+                output::note(&format!("pipeloop: {}, stopping the action", signal.name()));
+                Ok(signal.shell_code())
             }
         };
         let mut stopped = std::pin::pin!(action.stop(Duration::ZERO));

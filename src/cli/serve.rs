@@ -15,7 +15,7 @@ use crate::front::http::{self, Limits, Stop};
 use crate::front::openwhisk::OpenWhisk;
 use crate::logs::{SENTINEL, Sentinels, Sink};
 use crate::process::Reaper;
-use crate::process::signals::EndSignals;
+use crate::process::signals::{EndSignals, pass_on};
 
 use super::output;
 
@@ -58,6 +58,7 @@ impl Serve {
         let system = |doing| move |reason| Error::System { doing, reason };
         let mut signals = EndSignals::take().map_err(system("take over signals"))?;
         let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
+        pass_on(&reaper).map_err(system("take over signals"))?;
         let compatibility = Compatibility::from_environment();
         let log_init_error = compatibility.log_init_error;
         let action = Action::new(
@@ -107,7 +108,7 @@ impl Serve {
         let server = tokio::spawn(http::serve(listener, front, limits, stopped));
 
         let signal = signals.next().await;
-        tracing::info!(signal, "ending in order; a second signal ends at once");
+        tracing::info!(signal = signal.name(), "ending in order; a second signal ends at once");
         stop.send_replace(Stop::Accepting);
         let mut orderly = std::pin::pin!(async {
             action.stop(self.server.drain_grace.0).await;
@@ -117,7 +118,7 @@ impl Serve {
         tokio::select! {
             () = &mut orderly => {}
             signal = signals.next() => {
-                tracing::warn!(signal, "ending at once");
+                tracing::warn!(signal = signal.name(), "ending at once");
                 action.kill();
                 orderly.await;
             }

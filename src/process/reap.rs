@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -72,6 +72,15 @@ impl Reaper {
         let (sender, receiver) = watch::channel(None);
         self.children.lock().expect("no holder panics").insert(pid.as_raw_nonzero().get(), sender);
         receiver
+    }
+
+    /// Sends a signal to the process group of every child that has not been reaped. Under the lock
+    /// none can be, so no group's id can have become somebody else's.
+    pub(super) fn signal_groups(&self, signal: Signal) {
+        for pid in self.children.lock().expect("no holder panics").keys() {
+            let pid = Pid::from_raw(*pid).expect("a pid of a child is positive");
+            let _ = kill_process_group(pid, signal);
+        }
     }
 
     /// Collects every exit there is. Signals of one kind merge, so one may stand for many.

@@ -1,37 +1,134 @@
 //! The proxy's own signals.
 //!
+//! The kernel drops every signal to PID 1 for which it has no handler, except SIGKILL and SIGSTOP
+//! from outside. So each signal that a person or a platform may send to a container is decided on
+//! here, and means the same as PID 1, under `docker run --init` and on a laptop:
+//!
 //! | signal | what happens | why |
 //! |---|---|---|
-//! | SIGTERM, SIGINT | orderly end; a second one ends at once | what `docker stop`, a supervisor and Ctrl-C send |
+//! | SIGTERM | orderly end | what `docker stop`, Kubernetes and supervisors send |
+//! | SIGINT | orderly end | Ctrl-C, and `docker run` in the foreground passes it on |
+//! | SIGQUIT | orderly end | Ctrl-\\, and the stop signal of images that were made for other servers |
+//! | SIGHUP | orderly end, unless it was ignored at the start | the terminal is gone; there is nothing to load again; `nohup` says that it is to go on |
+//! | any second one of these | ends at once | whoever asks twice does not want to wait |
+//! | SIGUSR1, SIGUSR2 | passed on to the group of each of the action's processes | they mean something to programs only: ours has no use for them |
 //! | SIGCHLD | children are reaped (`reap.rs`) | as PID 1 every orphan is ours |
 //! | SIGPIPE | ignored (the standard library's default) | a reader that left is an error of one write, not our end |
-//! | anything else | the kernel's default | |
+//! | SIGWINCH, SIGURG, SIGCONT | the kernel's default: nothing | the action has no terminal; being stopped and continued needs no help |
+//! | SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU | the kernel's default: stops the proxy (as PID 1 SIGSTOP alone does) | job control, and a debugger's |
+//! | anything else | the kernel's default: nothing as PID 1, the end otherwise | nobody sends it on purpose, and a fault of our own must end us |
+//!
+//! A signal that is passed on reaches the action as if it had been sent to it: one without a handler
+//! ends there, and is told and started again as after any other death.
 
 use std::io;
 
+use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::reap::Reaper;
+
+/// A signal that asks for an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndSignal {
+    /// SIGHUP.
+    Hangup,
+    /// SIGINT.
+    Interrupt,
+    /// SIGQUIT.
+    Quit,
+    /// SIGTERM.
+    Terminate,
+}
+
+impl EndSignal {
+    /// Its name, as a person knows it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hangup => "SIGHUP",
+            Self::Interrupt => "SIGINT",
+            Self::Quit => "SIGQUIT",
+            Self::Terminate => "SIGTERM",
+        }
+    }
+
+    /// The status a shell gives to a command that it ended: 128 and its number.
+    #[must_use]
+    pub fn shell_code(self) -> u8 {
+        match self {
+            Self::Hangup => 129,
+            Self::Interrupt => 130,
+            Self::Quit => 131,
+            Self::Terminate => 143,
+        }
+    }
+}
 
 /// The signals that ask for an orderly end.
 #[derive(Debug)]
 pub struct EndSignals {
-    terminate: Signal,
+    hangup: Option<Signal>,
     interrupt: Signal,
+    quit: Signal,
+    terminate: Signal,
 }
 
 impl EndSignals {
-    /// Takes over SIGTERM and SIGINT.
+    /// Takes over the signals that ask for an end.
     ///
     /// # Errors
     /// When a handler cannot be installed.
     pub fn take() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self {
+            hangup,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
-    /// Waits for the next of them and says its name.
-    pub async fn next(&mut self) -> &'static str {
+    /// Waits for the next of them.
+    pub async fn next(&mut self) -> EndSignal {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => EndSignal::Terminate,
+            _ = self.interrupt.recv() => EndSignal::Interrupt,
+            _ = self.quit.recv() => EndSignal::Quit,
+            _ = hangup => EndSignal::Hangup,
         }
     }
+}
+
+/// From now on passes SIGUSR1 and SIGUSR2 on to every process group that `reaper` waits for.
+///
+/// # Errors
+/// When a handler cannot be installed.
+pub fn pass_on(reaper: &Reaper) -> io::Result<()> {
+    for (kind, number) in [(SignalKind::user_defined1(), Number::USR1), (SignalKind::user_defined2(), Number::USR2)] {
+        let mut received = signal(kind)?;
+        let reaper = reaper.clone();
+        tokio::spawn(async move {
+            while received.recv().await.is_some() {
+                reaper.signal_groups(number);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Whether whoever started us has SIGHUP ignored, as `nohup` does. It has to be asked before a
+/// handler is installed.
+///
+/// Source: proc(5), `/proc/PID/status`, a mask in hexadecimal; signal N is bit N-1.
+fn hangup_is_ignored() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }

@@ -53,6 +53,16 @@ pub(crate) fn action(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// Compiles a C program from `tests/actions/` into a static executable.
+pub(crate) fn compile(name: &str, folder: &Path) -> PathBuf {
+    let target = folder.join(name.trim_end_matches(".c"));
+    let compiler = ["-O1", "-static", "-Wall", "-Werror", "-o"];
+    let output = std::process::Command::new("cc").args(compiler).args([&target, &action_path(name)]).output();
+    let output = output.expect("there is a C compiler");
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    target
+}
+
 /// The folder of the package.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -11,13 +11,20 @@ pub(crate) struct Seen {
     pub(crate) state: char,
 }
 
+/// Every process there is, those included that have ended and wait to be reaped.
+pub(crate) fn all() -> Vec<Seen> {
+    let numbers = fs::read_dir("/proc").expect("/proc is there").flatten();
+    numbers.filter_map(|entry| seen(entry.file_name().to_str()?.parse().ok()?)).collect()
+}
+
 /// Every process that has not ended. What is dead and waits to be reaped is not counted.
 pub(crate) fn living() -> Vec<Seen> {
-    let numbers = fs::read_dir("/proc").expect("/proc is there").flatten();
-    numbers
-        .filter_map(|entry| seen(entry.file_name().to_str()?.parse().ok()?))
-        .filter(|process| !matches!(process.state, 'Z' | 'X'))
-        .collect()
+    all().into_iter().filter(|process| !matches!(process.state, 'Z' | 'X')).collect()
+}
+
+/// The children of a process that have ended and wait to be reaped.
+pub(crate) fn zombies(parent: i32) -> usize {
+    all().iter().filter(|process| process.parent == parent && process.state == 'Z').count()
 }
 
 /// Whether a process lives.

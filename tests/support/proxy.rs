@@ -19,6 +19,8 @@ use super::{BAD_ANSWER, Caller, Response, SENTINEL, action, eventually, processe
 /// everything there is to say first.
 pub(crate) struct Proxy {
     child: Child,
+    /// Its own pid: another than the child's if that is a program which started it.
+    pid: i32,
     command: String,
     directory: tempfile::TempDir,
     port: u16,
@@ -39,25 +41,36 @@ impl Proxy {
     /// variables, and waits until it listens.
     #[track_caller]
     pub(crate) fn start<S: AsRef<OsStr>>(args: &[S], env: &[(&str, &str)]) -> Self {
+        Self::start_under(&[], args, env)
+    }
+
+    /// The same, started by another program, which stays its parent and ends with its status.
+    #[track_caller]
+    pub(crate) fn start_under<S: AsRef<OsStr>>(launcher: &[&str], args: &[S], env: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a folder of its own");
         let port_file = directory.path().join("port");
         // Below the folder of the test, so that there is an outside to look at.
         let workdir = directory.path().join("a/b/c/work");
         fs::create_dir_all(&workdir).expect("the folder can be written");
 
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pipeloop"));
-        command.arg("serve").args(["--host", "127.0.0.1", "--port", "0", "--port-file"]).arg(&port_file).args(args);
+        let mut words = launcher.iter().copied().chain([env!("CARGO_BIN_EXE_pipeloop"), "serve"]);
+        let mut command = Command::new(words.next().expect("there is one"));
+        command.args(words).args(["--host", "127.0.0.1", "--port", "0", "--port-file"]).arg(&port_file).args(args);
         command.env_clear().env("PATH", search_path()).envs(env.iter().copied()).current_dir(&workdir);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let shown = format!("{command:?} with {env:?}");
         let mut child = command.spawn().expect("the binary can be started");
         let stdout = Captured::new(child.stdout.take().expect("it is piped").into());
         let stderr = Captured::new(child.stderr.take().expect("it is piped").into());
-        let mut proxy = Self { child, command: shown, directory, port: 0, ended: None, stdout, stderr };
+        let pid = i32::try_from(child.id()).expect("a pid fits");
+        let mut proxy = Self { child, pid, command: shown, directory, port: 0, ended: None, stdout, stderr };
         proxy.port = eventually("the proxy listens", || {
             assert!(proxy.try_status().is_none(), "the proxy ended instead of listening");
             fs::read_to_string(&port_file).ok()?.strip_suffix('\n')?.parse().ok()
         });
+        if !launcher.is_empty() {
+            proxy.pid = processes::children(pid)[0];
+        }
         proxy
     }
 
@@ -80,7 +93,7 @@ impl Proxy {
     }
 
     pub(crate) fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).expect("a pid fits")
+        self.pid
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -193,7 +206,7 @@ impl Proxy {
 
     /// Sends a signal to the proxy alone.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("the proxy lives");
+        kill_process(Pid::from_raw(self.pid).expect("a pid is positive"), signal).expect("the proxy lives");
     }
 
     /// Ends the proxy as a platform does: SIGTERM, status 0, and nothing of the actions is left.

@@ -1,0 +1,118 @@
+/* Does as it is told, a line at a time, in an image that holds nothing else: logs, forks, eats and
+ * sleeps. Version 1 with its results on descriptor 3, so that stdout and stderr are both its log.
+ *
+ * {"say":"text"}     logs it on both streams
+ * {"orphans":N}      leaves N processes without a parent, and answers how many init has adopted
+ * {"eat_mib":N}      takes and touches so much memory
+ * {"sleep_ms":N}     sleeps, deaf to signals it has handlers for
+ * {"exit":N}         exits
+ *
+ * It logs the signals that it gets, and the end of its input. With STUBBORN set it ends by neither
+ * that nor SIGTERM. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static void told(int number) {
+    const char *name = number == SIGUSR1 ? "got SIGUSR1\n" : number == SIGUSR2 ? "got SIGUSR2\n" : "got SIGTERM\n";
+    ssize_t ignored = write(2, name, strlen(name));
+    (void)ignored;
+    if (number == SIGTERM && !getenv("STUBBORN")) _exit(0);
+}
+
+static void take(int number) {
+    struct sigaction action = {.sa_handler = told, .sa_flags = SA_RESTART};
+    sigaction(number, &action, NULL);
+}
+
+static pid_t fork_at_last(void) {
+    for (;;) {
+        pid_t pid = fork();
+        if (pid >= 0 || errno != EAGAIN) return pid;
+        sched_yield();
+    }
+}
+
+/* Each grandchild says a byte once init is its parent, and ends. */
+static long leave_orphans(long count) {
+    int ends[2];
+    if (pipe(ends) != 0) return -1;
+    long adopted = 0;
+    for (long i = 0; i < count; i++) {
+        pid_t parent = fork_at_last();
+        if (parent == 0) {
+            pid_t grandchild = fork_at_last();
+            if (grandchild == 0) {
+                while (getppid() != 1) sched_yield();
+                ssize_t ignored = write(ends[1], "x", 1);
+                (void)ignored;
+            }
+            _exit(0);
+        }
+        if (parent < 0) break;
+        waitpid(parent, NULL, 0);
+        char byte;
+        if (read(ends[0], &byte, 1) == 1) adopted++;
+    }
+    close(ends[0]);
+    close(ends[1]);
+    return adopted;
+}
+
+static void sleep_ms(long ms) {
+    struct timespec left = {ms / 1000, ms % 1000 * 1000000};
+    while (nanosleep(&left, &left) != 0) {}
+}
+
+static int number(const char *line, const char *name, long *value) {
+    const char *at = strstr(line, name);
+    if (!at) return 0;
+    *value = strtol(at + strlen(name), NULL, 10);
+    return 1;
+}
+
+int main(void) {
+    take(SIGUSR1);
+    take(SIGUSR2);
+    take(SIGTERM);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    dprintf(3, "{\"openwhisk\":1}\n");
+    char *line = NULL;
+    size_t room = 0;
+    while (getline(&line, &room, stdin) > 0) {
+        long n = 0;
+        if (number(line, "\"orphans\":", &n)) {
+            dprintf(3, "{\"adopted\":%ld}\n", leave_orphans(n));
+            continue;
+        }
+        if (number(line, "\"eat_mib\":", &n)) {
+            for (long i = 0; i < n; i++) {
+                char *mib = malloc(1 << 20);
+                if (!mib) abort();
+                memset(mib, 'x', 1 << 20);
+            }
+        }
+        if (number(line, "\"sleep_ms\":", &n)) {
+            dprintf(2, "begun\n");
+            sleep_ms(n);
+        }
+        if (number(line, "\"exit\":", &n)) exit((int)n);
+        const char *text = strstr(line, "\"say\":\"");
+        if (text) {
+            int length = (int)strcspn(text + 7, "\"");
+            printf("out: %.*s\n", length, text + 7);
+            dprintf(2, "err: %.*s\n", length, text + 7);
+        }
+        dprintf(3, "{\"pid\":%d,\"parent\":%d,\"user\":%d}\n", getpid(), getppid(), getuid());
+    }
+    dprintf(2, "end of input\n");
+    while (getenv("STUBBORN")) sleep_ms(1000000);
+    return 0;
+}

@@ -1,0 +1,88 @@
+//! The proxy as PID 1, without a container engine: in a PID namespace of its own.
+//!
+//! `e2e/` has the same in real containers.
+
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{Proxy, compile, eventually, processes};
+
+/// What starts a program as PID 1, where that is permitted: to root, and to others where they may
+/// make user namespaces. Where it is not, that is said aloud, and CI fails by it.
+fn launcher() -> Option<&'static [&'static str]> {
+    const AS_ROOT: &[&str] = &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    const AS_OTHERS: &[&str] =
+        &["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let works = |words: &[&str]| {
+        let output = Command::new(words[0]).args(&words[1..]).arg("true").output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let found = [AS_ROOT, AS_OTHERS].into_iter().find(|words| works(words));
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "`unshare --pid` is not permitted here, and CI needs it");
+        eprintln!("NOT TESTED: the proxy as PID 1, since `unshare --pid` is not permitted here");
+    }
+    found
+}
+
+/// A proxy as PID 1 that serves `butler.c`.
+fn butler(env: &[(&str, &str)]) -> Option<Proxy> {
+    let launcher = launcher()?;
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let action = compile("butler.c", folder.path());
+    let proxy = Proxy::start_under::<&str>(launcher, &[], env);
+    let code = std::fs::read(action).expect("it was compiled");
+    proxy.init_binary(&code).check(200, &json!({"ok": true}));
+    // So that nobody takes this for a proxy that is not PID 1.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).expect("it runs");
+    let inside = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("Linux 4.1 or later");
+    assert_eq!(inside.split_whitespace().last(), Some("1"), "{inside}");
+    Some(proxy)
+}
+
+#[test]
+fn ten_thousand_orphans_are_reaped() {
+    let Some(mut proxy) = butler(&[]) else { return };
+    proxy.run(&json!({"orphans": 10_000})).check(200, &json!({"adopted": 10_000}));
+    eventually("no orphan waits to be reaped", || (processes::zombies(proxy.pid()) == 0).then_some(()));
+    assert_eq!(proxy.actions().len(), 1, "the action is the one child that is left");
+    proxy.run(&json!({"orphans": 1})).check(200, &json!({"adopted": 1}));
+    proxy.check_streams(2);
+    proxy.stop();
+}
+
+/// PID 1 gets no signal that it has no handler for, so nothing happens by itself.
+#[test]
+fn each_of_the_signals_that_ask_for_an_end_ends_it_in_order() {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
+        let Some(mut proxy) = butler(&[]) else { return };
+        proxy.signal(signal);
+        assert_eq!(proxy.wait().code(), Some(0), "{signal:?}");
+        assert_eq!(proxy.logs().stderr, "end of input\n", "{signal:?}: the action saw its end");
+    }
+}
+
+#[test]
+fn signals_that_mean_nothing_to_it_do_nothing() {
+    let Some(mut proxy) = butler(&[]) else { return };
+    let before = proxy.actions();
+    for signal in [Signal::PIPE, Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::WINCH, Signal::CONT, Signal::IO]
+    {
+        proxy.signal(signal);
+        assert_eq!(proxy.run(&json!({})).status, 200, "{signal:?}");
+    }
+    assert_eq!(proxy.actions(), before);
+    proxy.stop();
+}
+
+#[test]
+fn the_second_signal_ends_it_at_once() {
+    let graces = [("PIPELOOP_DRAIN_GRACE", "1h"), ("PIPELOOP_STOP_GRACE", "1h"), ("STUBBORN", "1")];
+    let Some(mut proxy) = butler(&graces) else { return };
+    proxy.signal(Signal::TERM);
+    proxy.wait_for("the orderly end has begun", |logs| logs.stderr.contains("end of input\n"));
+    proxy.signal(Signal::QUIT);
+    assert_eq!(proxy.wait().code(), Some(0));
+}

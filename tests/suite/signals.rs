@@ -1,0 +1,107 @@
+//! The table of signals in `src/process/signals.rs`, for a proxy that is not PID 1.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::support::{Proxy, compile, eventually, processes};
+
+fn butler(launcher: &[&str], protocol: &str) -> Proxy {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let action = compile("butler.c", folder.path());
+    let proxy = Proxy::start_under(launcher, &["--protocol", protocol], &[]);
+    proxy.init_binary(&std::fs::read(action).expect("it was compiled")).check(200, &json!({"ok": true}));
+    proxy
+}
+
+#[test]
+fn each_signal_that_asks_for_an_end_ends_in_order() {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
+        let mut proxy = butler(&[], "auto");
+        let group = proxy.actions()[0];
+        proxy.signal(signal);
+        assert_eq!(proxy.wait().code(), Some(0), "{signal:?}");
+        assert_eq!(proxy.logs().stderr, "end of input\n", "{signal:?}: the action saw its end");
+        eventually("nothing of the action is left", || processes::group(group).is_empty().then_some(()));
+    }
+}
+
+#[test]
+fn nohup_keeps_it_going() {
+    let launcher = ["bash", "-c", "trap '' HUP; \"$0\" \"$@\"; exit $?"];
+    let mut proxy = butler(&launcher, "auto");
+    proxy.signal(Signal::HUP);
+    assert_eq!(proxy.run(&json!({})).status, 200);
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+#[test]
+fn the_actions_own_signals_are_passed_on() {
+    let proxy = butler(&[], "auto");
+    for signal in ["SIGUSR1", "SIGUSR2"] {
+        proxy.signal(if signal == "SIGUSR1" { Signal::USR1 } else { Signal::USR2 });
+        // Between two activations its log is kept for the next one.
+        eventually("the action got it", || {
+            let response = proxy.run(&json!({}));
+            assert_eq!(response.status, 200, "{}", response.text());
+            proxy.logs().stderr.contains(&format!("got {signal}\n")).then_some(())
+        });
+    }
+}
+
+#[test]
+fn an_action_that_has_no_handler_for_a_signal_ends_by_it_and_is_started_again() {
+    let mut proxy = Proxy::plain();
+    let loop_of =
+        |body: &str| format!("#!/bin/bash\necho '{{\"openwhisk\":1}}'\nwhile read -r line; do {body}; done\n");
+    proxy
+        .init(&loop_of("echo begun >&2; [[ $line = *wait* ]] && sleep 600; echo '{}'"))
+        .check(200, &json!({"ok": true}));
+    let group = proxy.actions()[0];
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/run", br#"{"value":{"wait":true}}"#);
+    proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
+    proxy.signal(Signal::USR1);
+    caller.receive().expect("an answer").check_error(502, &["signal 10", "SIGUSR1"]);
+    eventually("the whole group got it", || processes::group(group).is_empty().then_some(()));
+    proxy.run(&json!({})).check(200, &json!({}));
+    proxy.check_streams(2);
+    proxy.stop();
+}
+
+#[test]
+fn a_stopped_proxy_goes_on_when_it_is_continued() {
+    let proxy = butler(&[], "auto");
+    proxy.signal(Signal::STOP);
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/run", b"{}");
+    proxy.signal(Signal::CONT);
+    assert_eq!(caller.receive().expect("an answer").status, 200);
+}
+
+#[test]
+fn on_the_command_line_each_gives_the_status_that_a_shell_gives() {
+    for (signal, name, status) in [
+        (Signal::HUP, "SIGHUP", 129),
+        (Signal::INT, "SIGINT", 130),
+        (Signal::QUIT, "SIGQUIT", 131),
+        (Signal::TERM, "SIGTERM", 143),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder of its own");
+        let action = compile("butler.c", folder.path());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pipeloop"));
+        command.arg("run").arg(&action).args(["-p", "sleep_ms=600000"]).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary can be started");
+        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut text = String::new();
+        stderr.read_line(&mut text).expect("a line");
+        assert_eq!(text, "begun\n");
+        kill_process(Pid::from_child(&child), signal).expect("it lives");
+        stderr.read_to_string(&mut text).expect("text");
+        assert_eq!(child.wait().expect("it is our child").code(), Some(status), "{text}");
+        assert!(text.contains(&format!("pipeloop: {name}, stopping the action\n")), "{text}");
+    }
+}
