@@ -4,12 +4,14 @@
 //! A wrong value is an error before anything is started or bound.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 
+use crate::error::Error;
 use crate::protocol::Protocol;
 
 /// The settings of an action, wherever it runs.
@@ -25,7 +27,13 @@ pub struct ActionSettings {
     #[arg(long, env = "PIPELOOP_WORKDIR", default_value = ".", value_name = "DIR")]
     pub workdir: PathBuf,
 
-    /// Longest time from the start of the executable until it is ready.
+    /// Program that makes an executable of source code, called as `PROGRAM MAIN SRC BIN`; a path or
+    /// a name to be found on PATH.
+    #[arg(long, env = "PIPELOOP_COMPILER", value_name = "PROGRAM", value_parser = program)]
+    pub compiler: Option<PathBuf>,
+
+    /// Longest time from the start of the executable until it is ready; the same again for a
+    /// compiler before it.
     #[arg(long, env = "PIPELOOP_INIT_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = some_time)]
     pub init_timeout: Time,
 
@@ -117,23 +125,57 @@ pub struct Compatibility {
     /// `OW_LOG_INIT_ERROR`: the reason of a failed init goes to the log, the caller gets a fixed
     /// text.
     pub log_init_error: bool,
-    /// `OW_WAIT_FOR_ACK`: the dialect's acknowledgement is awaited.
-    pub wait_for_ack: bool,
+    /// `OW_WAIT_FOR_ACK`: the dialect's acknowledgement is awaited. Passed on as
+    /// `__OW_WAIT_FOR_ACK`.
+    pub wait_for_ack: Option<OsString>,
     /// `OW_EXECUTION_ENV`, passed on as `__OW_EXECUTION_ENV`.
     pub execution_env: Option<OsString>,
+    /// `OW_COMPILER`, where `PIPELOOP_COMPILER` is not set.
+    pub compiler: Option<PathBuf>,
 }
 
 impl Compatibility {
     /// Reads them. A variable counts as set when it is not empty, as for the proxies it is made for.
-    #[must_use]
-    pub fn from_environment() -> Self {
+    ///
+    /// # Errors
+    /// [`Error::BadSetting`] for a compiler that is not here.
+    pub fn from_environment() -> Result<Self, Error> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        Self {
+        let compiler = set("OW_COMPILER").map(|name| find_program(&name)).transpose();
+        Ok(Self {
             log_init_error: set("OW_LOG_INIT_ERROR").is_some(),
-            wait_for_ack: set("OW_WAIT_FOR_ACK").is_some(),
+            wait_for_ack: set("OW_WAIT_FOR_ACK"),
             execution_env: set("OW_EXECUTION_ENV"),
-        }
+            compiler: compiler.map_err(|reason| Error::BadSetting { setting: "OW_COMPILER", reason })?,
+        })
     }
+}
+
+fn program(name: &str) -> Result<PathBuf, String> {
+    find_program(OsStr::new(name))
+}
+
+/// Finds a program as a shell does: at its path, or by its name on `PATH`. The result is absolute.
+fn find_program(name: &OsStr) -> Result<PathBuf, String> {
+    if name.is_empty() {
+        return Err("expected a program".into());
+    }
+    let is_program = |path: &PathBuf| {
+        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    let found = if name.as_encoded_bytes().contains(&b'/') {
+        let path = std::path::absolute(name).map_err(|error| error.to_string())?;
+        match path.metadata() {
+            Err(error) => return Err(error.to_string()),
+            Ok(_) if !is_program(&path) => return Err("it is no executable file".into()),
+            Ok(_) => Some(path),
+        }
+    } else {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&folders).map(|folder| folder.join(name)).find(is_program)
+    };
+    let path = found.ok_or("there is no such program on `PATH`")?;
+    std::path::absolute(path).map_err(|error| error.to_string())
 }
 
 /// The environment that every action gets from the container: our own without the variables that
@@ -152,8 +194,8 @@ pub fn container_environment(compatibility: &Compatibility) -> Vec<(OsString, Os
     if let Some(execution_env) = &compatibility.execution_env {
         set("__OW_EXECUTION_ENV", execution_env.clone());
     }
-    if compatibility.wait_for_ack {
-        set("__OW_WAIT_FOR_ACK", "1".into());
+    if let Some(wait_for_ack) = &compatibility.wait_for_ack {
+        set("__OW_WAIT_FOR_ACK", wait_for_ack.clone());
     }
     environment
 }

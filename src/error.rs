@@ -77,6 +77,8 @@ pub enum Error {
     Unrecognised { seen: String },
     /// The code is source text.
     Source { seen: String },
+    /// The compiler made no executable of it.
+    Compile { compiler: PathBuf, problem: BadCompile, tail: String },
     /// The archive cannot be read to its end.
     ArchiveDamaged { format: &'static str, reason: String },
     /// The archive has no `exec` at its root.
@@ -175,6 +177,22 @@ pub enum BadAnswer {
     Unterminated { line: String },
 }
 
+/// Why a compiler made no executable.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "as for the errors")]
+pub enum BadCompile {
+    /// The kernel refused to execute it.
+    CannotStart(io::Error),
+    /// It ended, and not with status 0.
+    Failed { status: Option<ExitStatus> },
+    /// It did not end.
+    TooSlow { limit: Duration },
+    /// It left no file `exec`.
+    NoExec,
+    /// The `exec` that it left is nothing that can be executed.
+    NotExecutable,
+}
+
 /// Which limit ended an activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeLimit {
@@ -216,6 +234,7 @@ codes! {
     Error::Empty => "PL030",
     Error::Unrecognised { .. } => "PL031",
     Error::Source { .. } => "PL032",
+    Error::Compile { .. } => "PL033",
     Error::ArchiveDamaged { .. } => "PL034",
     Error::ArchiveWithoutExec { .. } => "PL035",
     Error::ArchiveEscapes { .. } => "PL036",
@@ -268,7 +287,8 @@ impl Error {
             Self::NotInitialised => "post the code to `/init` first".into(),
             Self::Empty => "upload an ELF executable, a script with a `#!` line, or a zip or tar.gz with `exec` at its root".into(),
             Self::Unrecognised { .. } => ACCEPTED.into(),
-            Self::Source { .. } => format!("{ACCEPTED}; for a script, put its interpreter on the first line, for example `#!/usr/bin/env python3`; for source code, upload what the compiler makes of it"),
+            Self::Source { .. } => format!("{ACCEPTED}; for a script, put its interpreter on the first line, for example `#!/usr/bin/env python3`; for source code, upload what the compiler makes of it, or name a compiler with `PIPELOOP_COMPILER` (`OW_COMPILER`)"),
+            Self::Compile { problem, .. } => problem.hint().into(),
             Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
             Self::ArchiveWithoutExec { .. } => "name the program `exec` and put it at the top of the archive, not into a folder: `zip action.zip exec`".into(),
             Self::FolderWithoutExec { .. } => "name the program `exec`, or give the program itself instead of its folder".into(),
@@ -347,6 +367,10 @@ impl fmt::Display for Error {
             }
             Self::Source { seen } => {
                 write!(f, "the uploaded code is source text, and nothing here could run it: {seen}")
+            }
+            Self::Compile { compiler, problem, tail } => {
+                write!(f, "the compiler `{}` {problem}", compiler.display())?;
+                if tail.is_empty() { Ok(()) } else { write!(f, ": `{tail}`") }
             }
             Self::ArchiveDamaged { format, reason } => {
                 write!(f, "the {format} archive is damaged or incomplete: {reason}")
@@ -527,6 +551,37 @@ impl fmt::Display for BadAnswer {
                     excerpt(line.as_bytes())
                 )
             }
+        }
+    }
+}
+
+impl BadCompile {
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::CannotStart(_) => {
+                "name a program that this image can execute with `PIPELOOP_COMPILER` (`OW_COMPILER`)"
+            }
+            Self::Failed { .. } => "mend the source; the action's log has all that the compiler said",
+            Self::TooSlow { .. } => {
+                "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`, or upload what the compiler makes of the source"
+            }
+            Self::NoExec => {
+                "the action's log has all that the compiler said; it is called as `COMPILER MAIN SRC BIN` and has to leave an executable `BIN/exec`"
+            }
+            Self::NotExecutable => "the compiler has to leave an ELF executable or a script with a `#!` line",
+        }
+    }
+}
+
+impl fmt::Display for BadCompile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CannotStart(reason) => write!(f, "cannot be started: {reason}"),
+            Self::Failed { status: Some(status) } => write!(f, "{status}"),
+            Self::Failed { status: None } => f.write_str("ended, nobody knows how"),
+            Self::TooSlow { limit } => write!(f, "was not done within {} and was stopped", millis(*limit)),
+            Self::NoExec => f.write_str("left no file `exec`"),
+            Self::NotExecutable => f.write_str("left an `exec` that is neither an ELF executable nor a script"),
         }
     }
 }

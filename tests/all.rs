@@ -12,6 +12,8 @@ mod support;
 mod canonical;
 #[path = "suite/command_line.rs"]
 mod command_line;
+#[path = "suite/compiler.rs"]
+mod compiler;
 #[path = "suite/contract.rs"]
 mod contract;
 #[path = "suite/docs.rs"]

@@ -19,8 +19,19 @@ pub struct Artifact {
     pub executable: PathBuf,
     /// The folder it is started in.
     pub directory: PathBuf,
+    /// The folder with the code that the executable has yet to be made of, by a compiler.
+    pub source: Option<PathBuf>,
     /// A folder made for it, to be removed with it.
     made: Option<PathBuf>,
+}
+
+/// What becomes of source code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sources {
+    /// There is no compiler: it is refused.
+    Refuse,
+    /// It is placed for a compiler.
+    Place,
 }
 
 /// Code as init brings it.
@@ -38,47 +49,80 @@ enum Kind {
     Elf,
     Script,
     Archive(Format),
+    /// Source text, where that is accepted.
+    Source,
 }
 
 impl Artifact {
-    /// Puts uploaded code into a new folder `action/N` below `workdir`.
+    /// Puts uploaded code into a new folder `action/N` below `workdir`: an executable into its
+    /// folder `bin`, code for a compiler into its folder `src`, beside an empty `bin`.
     ///
     /// # Errors
     /// Everything that is wrong with the code, and [`Error::Unwritable`]. Nothing is left behind.
-    pub fn place(code: Code, workdir: &Path, bounds: &unpack::Bounds) -> Result<Self, Error> {
+    pub fn place(code: Code, workdir: &Path, bounds: &unpack::Bounds, sources: Sources) -> Result<Self, Error> {
         let bytes = code.decode()?;
-        let kind = kind(&bytes)?;
+        let kind = kind_with(sources, &bytes)?;
         let folder = new_folder(workdir)?;
         let directory = folder.join("bin");
-        let artifact = Self { executable: directory.join("exec"), directory: directory.clone(), made: Some(folder) };
+        let executable = directory.join("exec");
+        let mut artifact = Self { executable, directory, source: None, made: Some(folder.clone()) };
         let placed = match kind {
-            Kind::Archive(format) => {
-                create_folder(&directory).and_then(|()| unpack(format, &bytes, &directory, bounds))
-            }
             Kind::Elf | Kind::Script => {
-                create_folder(&directory).and_then(|()| write_executable(&artifact.executable, &bytes))
+                create_folder(&artifact.directory).and_then(|()| write_executable(&artifact.executable, &bytes))
             }
+            Kind::Archive(format) => artifact.place_archive(format, &bytes, folder.join("src"), bounds, sources),
+            Kind::Source => artifact.place_source(&bytes, folder.join("src")),
         };
         placed.inspect_err(|_| artifact.remove())?;
         Ok(artifact)
     }
 
-    /// Takes an action from the file system: an executable, a folder with `exec`, or an archive,
-    /// which is unpacked as an uploaded one is.
+    /// Unpacks an archive as source code, and moves it to where executables are if it holds one.
+    fn place_archive(
+        &mut self,
+        format: Format,
+        bytes: &[u8],
+        source: PathBuf,
+        bounds: &unpack::Bounds,
+        sources: Sources,
+    ) -> Result<(), Error> {
+        create_folder(&source)?;
+        let contents = unpack(format, bytes, &source, bounds)?;
+        if sources == Sources::Place && !contents.exec.as_ref().is_ok_and(|exec| is_executable(exec).unwrap_or(false)) {
+            create_folder(&self.directory)?;
+            self.source = Some(source);
+            return Ok(());
+        }
+        contents.exec?;
+        fs::rename(&source, &self.directory)
+            .map_err(|reason| Error::Unwritable { path: self.directory.clone(), reason })
+    }
+
+    fn place_source(&mut self, bytes: &[u8], source: PathBuf) -> Result<(), Error> {
+        create_folder(&source)?;
+        // With the mode that the proxies gave it for which compilers were made.
+        write_executable(&source.join("exec"), bytes)?;
+        create_folder(&self.directory)?;
+        self.source = Some(source);
+        Ok(())
+    }
+
+    /// Takes an action from the file system: an executable, a folder with `exec`, or an archive or
+    /// source code, which are placed as uploaded ones are.
     ///
     /// # Errors
     /// [`Error::NoSuchAction`], and as [`Artifact::place`].
-    pub fn open(path: &Path, workdir: &Path, bounds: &unpack::Bounds) -> Result<Self, Error> {
+    pub fn open(path: &Path, workdir: &Path, bounds: &unpack::Bounds, sources: Sources) -> Result<Self, Error> {
         let unreadable = |reason| Error::NoSuchAction { path: path.to_owned(), reason };
         let path = path.canonicalize().map_err(unreadable)?;
         if path.is_dir() {
             return Self::in_folder(path);
         }
         let head = read_head(&path).map_err(unreadable)?;
-        match kind(&head)? {
-            Kind::Archive(_) => {
+        match kind_with(sources, &head)? {
+            Kind::Archive(_) | Kind::Source => {
                 let bytes = fs::read(&path).map_err(unreadable)?;
-                Self::place(Code::Text(bytes), workdir, bounds)
+                Self::place(Code::Text(bytes), workdir, bounds, sources)
             }
             Kind::Elf | Kind::Script => {
                 if fs::metadata(&path).map_err(unreadable)?.permissions().mode() & 0o111 == 0 {
@@ -89,7 +133,7 @@ impl Artifact {
                     });
                 }
                 let directory = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
-                Ok(Self { executable: path, directory, made: None })
+                Ok(Self { executable: path, directory, source: None, made: None })
             }
         }
     }
@@ -107,7 +151,7 @@ impl Artifact {
             holds.truncate(10);
             return Err(Error::FolderWithoutExec { path: folder, holds, more });
         }
-        Ok(Self { executable, directory: folder, made: None })
+        Ok(Self { executable, directory: folder, source: None, made: None })
     }
 
     /// Removes what was made for the action.
@@ -182,6 +226,19 @@ fn kind(bytes: &[u8]) -> Result<Kind, Error> {
     Err(Error::Unrecognised { seen: format!("data that begins with the bytes {}", magic.join(" ")) })
 }
 
+/// The same, where source text may be accepted.
+fn kind_with(sources: Sources, bytes: &[u8]) -> Result<Kind, Error> {
+    match kind(bytes) {
+        Err(Error::Source { .. }) if sources == Sources::Place => Ok(Kind::Source),
+        other => other,
+    }
+}
+
+/// Whether a file is an ELF executable or a script, by its first bytes.
+pub(super) fn is_executable(path: &Path) -> io::Result<bool> {
+    Ok(matches!(kind(&read_head(path)?), Ok(Kind::Elf | Kind::Script)))
+}
+
 /// A folder `action/N` that did not exist, where N counts on from the highest there is.
 fn new_folder(workdir: &Path) -> Result<PathBuf, Error> {
     let unwritable = |path: &Path, reason| Error::Unwritable { path: path.to_owned(), reason };
@@ -234,7 +291,7 @@ mod tests {
 
     fn check(code: Code, expected: Result<&[u8], &str>) {
         let workdir = tempfile::tempdir().unwrap();
-        let placed = Artifact::place(code, workdir.path(), &BOUNDS);
+        let placed = Artifact::place(code, workdir.path(), &BOUNDS, Sources::Refuse);
         match expected {
             Ok(bytes) => {
                 let artifact = placed.unwrap();
@@ -272,7 +329,8 @@ mod tests {
     #[test]
     fn each_action_has_a_folder_of_its_own() {
         let workdir = tempfile::tempdir().unwrap();
-        let place = || Artifact::place(Code::Text(b"#!/bin/sh\n".to_vec()), workdir.path(), &BOUNDS).unwrap();
+        let place =
+            || Artifact::place(Code::Text(b"#!/bin/sh\n".to_vec()), workdir.path(), &BOUNDS, Sources::Refuse).unwrap();
         let (first, second) = (place(), place());
         assert_ne!(first.directory, second.directory);
         first.remove();
@@ -284,7 +342,7 @@ mod tests {
     fn a_folder_without_exec_says_what_it_holds() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("main.py"), "").unwrap();
-        let error = Artifact::open(folder.path(), folder.path(), &BOUNDS).unwrap_err();
+        let error = Artifact::open(folder.path(), folder.path(), &BOUNDS, Sources::Refuse).unwrap_err();
         assert!(error.to_string().contains("it holds `main.py`"), "{error}");
     }
 }

@@ -11,6 +11,7 @@
 //! caller is still there: an answer can never meet another activation than its own.
 
 pub mod artifact;
+mod compile;
 pub mod inspect;
 pub mod unpack;
 mod worker;
@@ -31,7 +32,8 @@ use crate::logs::{self, Logs, Sentinels, Sink};
 use crate::process::{Launch, Reaper};
 use crate::protocol::Protocol;
 
-use artifact::{Artifact, Code};
+use artifact::{Artifact, Code, Sources};
+use compile::Compilation;
 use worker::{Job, Message, Phase, Worker};
 
 /// What init brings.
@@ -39,7 +41,7 @@ use worker::{Job, Message, Phase, Worker};
 pub struct Init {
     /// The code; none for an action that is in the image already.
     pub code: Option<Code>,
-    /// The name of the entry point, for compilers.
+    /// The name of the entry point, for the compiler.
     pub main: String,
     /// Variables for the action's environment; the last of a name wins.
     pub environment: Vec<(OsString, OsString)>,
@@ -56,6 +58,8 @@ pub struct Surroundings {
     pub environment: Vec<(OsString, OsString)>,
     /// Whether the dialect's acknowledgement is awaited.
     pub wait_for_ack: bool,
+    /// What makes an executable of source code, if there is anything.
+    pub compiler: Option<PathBuf>,
     /// Where the action's stdout goes.
     pub stdout: Sink,
     /// Where the action's stderr goes.
@@ -135,10 +139,10 @@ impl Action {
     /// reason for which code cannot be placed or started. The action can be initialised again then.
     pub async fn init(&self, init: Init) -> Result<(), Error> {
         let action = self.clone();
-        let Init { code, main: _, environment, protocol } = init;
+        let Init { code, main, environment, protocol } = init;
         let task = if let Some(code) = code {
             self.admit_init()?;
-            tokio::spawn(async move { action.initialise(Source::Upload(code), environment, protocol).await })
+            tokio::spawn(async move { action.initialise(Source::Upload(code), &main, environment, protocol).await })
         } else {
             let Some((path, running)) = self.admit_baked_init(environment.is_empty() && protocol.is_none())? else {
                 return Ok(());
@@ -147,7 +151,7 @@ impl Action {
                 // It runs without what this init brings; it is started anew with that.
                 drop(running.messages);
                 let _ = running.worker.await;
-                action.initialise(Source::File(&path), environment, protocol).await
+                action.initialise(Source::File(&path), &main, environment, protocol).await
             })
         };
         task.await.unwrap_or_else(|error| Err(panicked(&error)))
@@ -159,7 +163,7 @@ impl Action {
     /// As [`Action::init`], and [`Error::NoSuchAction`].
     pub async fn open(&self, path: &Path) -> Result<(), Error> {
         self.admit_init()?;
-        self.initialise(Source::File(path), Vec::new(), None).await?;
+        self.initialise(Source::File(path), DEFAULT_MAIN, Vec::new(), None).await?;
         if let State::Ready(ready) = &mut *self.state() {
             ready.baked = Some(path.to_owned());
         }
@@ -282,6 +286,7 @@ impl Action {
     async fn initialise(
         &self,
         source: Source<'_>,
+        main: &str,
         environment: Vec<(OsString, OsString)>,
         protocol: Option<Protocol>,
     ) -> Result<(), Error> {
@@ -290,7 +295,7 @@ impl Action {
         let bounds = logs::Bounds { backlog_bytes: settings.log_backlog.bytes(), stall_limit: settings.log_stall.0 };
         let mut logs =
             Logs::new(surroundings.stdout.clone(), surroundings.stderr.clone(), surroundings.sentinels, &bounds);
-        let error = match self.ready_worker(source, environment, protocol, &mut logs).await {
+        let error = match self.ready_worker(source, main, environment, protocol, &mut logs).await {
             Ok(worker) => {
                 let Some((worker, mut logs)) = self.employ(worker, logs) else { return Ok(()) };
                 worker.end(&mut logs).await;
@@ -325,10 +330,11 @@ impl Action {
         None
     }
 
-    /// Places the code and starts what has to be started.
+    /// Places the code, compiles what has to be compiled, and starts what has to be started.
     async fn ready_worker(
         &self,
         source: Source<'_>,
+        main: &str,
         environment: Vec<(OsString, OsString)>,
         protocol: Option<Protocol>,
         logs: &mut Logs,
@@ -337,18 +343,32 @@ impl Action {
         let settings = &surroundings.settings;
         let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries };
         let workdir = settings.workdir.clone();
+        let sources = if surroundings.compiler.is_some() { Sources::Place } else { Sources::Refuse };
         let artifact = match source {
-            Source::Upload(code) if code.len() <= PLACED_AT_ONCE => Artifact::place(code, &workdir, &bounds)?,
+            Source::Upload(code) if code.len() <= PLACED_AT_ONCE => Artifact::place(code, &workdir, &bounds, sources)?,
             // Elsewhere, so that the server goes on answering meanwhile.
-            Source::Upload(code) => tokio::task::spawn_blocking(move || Artifact::place(code, &workdir, &bounds))
-                .await
-                .unwrap_or_else(|error| Err(panicked(&error)))?,
-            Source::File(path) => Artifact::open(path, &workdir, &bounds)?,
+            Source::Upload(code) => {
+                tokio::task::spawn_blocking(move || Artifact::place(code, &workdir, &bounds, sources))
+                    .await
+                    .unwrap_or_else(|error| Err(panicked(&error)))?
+            }
+            Source::File(path) => Artifact::open(path, &workdir, &bounds, sources)?,
         };
         let mut all = surroundings.environment.clone();
         for (name, value) in environment {
             all.retain(|(other, _)| *other != name);
             all.push((name, value));
+        }
+        if let (Some(source), Some(compiler)) = (&artifact.source, &surroundings.compiler) {
+            let compilation = Compilation {
+                compiler,
+                main,
+                source,
+                target: &artifact.directory,
+                environment: &all,
+                limit: settings.init_timeout.0,
+            };
+            compilation.run(&self.0.reaper, logs).await.inspect_err(|_| artifact.remove())?;
         }
         let launch = Launch {
             program: artifact.executable.clone(),
@@ -386,6 +406,11 @@ impl Ready {
         error
     }
 }
+
+/// The entry point that a compiler is told of when nobody names one.
+///
+/// Source: apache/openwhisk-runtime-go, `openwhisk/initHandler.go`.
+pub const DEFAULT_MAIN: &str = "main";
 
 /// Code up to this size is placed without a thread of its own: that would take longer.
 const PLACED_AT_ONCE: usize = 256 * 1024;

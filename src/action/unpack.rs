@@ -62,17 +62,23 @@ pub struct Bounds {
     pub entries: usize,
 }
 
-/// Unpacks `bytes` into the empty folder `into`, which must hold an executable file `exec` at its
-/// root afterwards.
+/// What was unpacked.
+#[derive(Debug)]
+pub struct Contents {
+    /// The file `exec` at the root, or [`Error::ArchiveWithoutExec`], which says what there is.
+    pub exec: Result<PathBuf, Error>,
+}
+
+/// Unpacks `bytes` into the empty folder `into`.
 ///
-/// `exec` may be a link to another file of the archive, and is made executable if it is not. Of two
-/// files or links with the same path the later one stays.
+/// A file `exec` at its root is made executable if it is not; it may be a link to another file of
+/// the archive. Of two files or links with the same path the later one stays.
 ///
 /// # Errors
 /// [`Error::ArchiveDamaged`] when it cannot be read to its end or contradicts itself,
 /// [`Error::ArchiveEscapes`], [`Error::ArchiveEntryKind`], [`Error::ArchiveTooLarge`],
-/// [`Error::ArchiveTooManyEntries`], [`Error::ArchiveWithoutExec`], and [`Error::Unwritable`].
-pub fn unpack(format: Format, bytes: &[u8], into: &Path, bounds: &Bounds) -> Result<(), Error> {
+/// [`Error::ArchiveTooManyEntries`], and [`Error::Unwritable`].
+pub fn unpack(format: Format, bytes: &[u8], into: &Path, bounds: &Bounds) -> Result<Contents, Error> {
     let mut tree = Tree::new(into, bounds);
     match format {
         Format::Zip => read_zip(bytes, &mut tree)?,
@@ -525,8 +531,8 @@ impl<'a> Tree<'a> {
         self.root.join(OsStr::from_bytes(&self.name(node)))
     }
 
-    /// Makes the links and sees to it that there is an executable `exec`.
-    fn finish(self, format: Format) -> Result<(), Error> {
+    /// Makes the links and finds `exec`.
+    fn finish(self, format: Format) -> Result<Contents, Error> {
         let mut links = Vec::new();
         for (node, Node { parent, is, .. }) in self.nodes.iter().enumerate() {
             let Is::Link { target, entry } = is else { continue };
@@ -540,18 +546,20 @@ impl<'a> Tree<'a> {
                 }
             }
         }
-        let Ok(Some(exec)) = self.follow(ROOT, b"exec") else { return Err(self.without_exec()) };
-        if !matches!(self.nodes[exec].is, Is::File) {
-            return Err(self.without_exec());
-        }
-        let path = self.path(exec);
-        fs::metadata(&path)
-            .and_then(|metadata| set_mode(&path, metadata.permissions().mode() & 0o777 | 0o755))
-            .map_err(|reason| Error::Unwritable { path, reason })?;
+        let exec = match self.follow(ROOT, b"exec") {
+            Ok(Some(exec)) if matches!(self.nodes[exec].is, Is::File) => {
+                let path = self.path(exec);
+                fs::metadata(&path)
+                    .and_then(|metadata| set_mode(&path, metadata.permissions().mode() & 0o777 | 0o755))
+                    .map_err(|reason| Error::Unwritable { path: path.clone(), reason })?;
+                Ok(path)
+            }
+            _ => Err(self.without_exec()),
+        };
         for (target, path) in links {
             symlink(OsStr::from_bytes(target), &path).map_err(|reason| Error::Unwritable { path, reason })?;
         }
-        Ok(())
+        Ok(Contents { exec })
     }
 
     /// Follows a relative path from a folder as the kernel would; nothing if it leads to nothing.

@@ -16,6 +16,7 @@ use crate::activation::{Activation, Answer};
 use crate::error::{BadAnswer, Error, TimeLimit};
 use crate::logs::{Logs, Sentinels};
 use crate::process::spawn::ResultChannel;
+use crate::process::stop::KillOnDrop;
 use crate::process::{Launch, Pipes, Process, start, stop};
 use crate::protocol::detect::{self, detect, ending};
 use crate::protocol::pipe_loop::{NoAnswer, PipeLoop};
@@ -301,7 +302,7 @@ impl Worker {
         check_header(&launch.program)?;
         let (process, pipes) =
             start(launch, channel, &self.shared.reaper).map_err(|reason| cannot_start(&launch.program, &reason))?;
-        Ok((KillOnDrop(Some(process)), pipes))
+        Ok((KillOnDrop::new(process), pipes))
     }
 
     /// Lets go of a process that is known to have ended.
@@ -380,26 +381,4 @@ fn time_limit(now: Instant, deadline: Option<Instant>, run_timeout: Duration) ->
 async fn wait_for_end(process: &Process) -> bool {
     let _ = tokio::time::timeout(LAST_BREATH, process.exited()).await;
     process.exit().is_some()
-}
-
-/// A process that must not outlive what is done with it, also when that is left in the middle.
-struct KillOnDrop(Option<Process>);
-
-impl KillOnDrop {
-    fn process(&self) -> &Process {
-        self.0.as_ref().expect("it is taken by `release` alone, which ends the guard")
-    }
-
-    /// The process is in good hands.
-    fn release(mut self) -> Process {
-        self.0.take().expect("it is taken here alone")
-    }
-}
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        if let Some(process) = &self.0 {
-            stop::kill_group(process);
-        }
-    }
 }

@@ -67,7 +67,11 @@ fn exit_status(error: &Error) -> u8 {
     let of = |ending: &Ending| ending.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
     match error {
         Error::NoSuchAction { .. } => 127,
-        Error::CannotStart { .. } | Error::Unrecognised { .. } | Error::Source { .. } | Error::Empty => 126,
+        Error::CannotStart { .. }
+        | Error::Unrecognised { .. }
+        | Error::Source { .. }
+        | Error::Compile { .. }
+        | Error::Empty => 126,
         Error::EndedAtStart { ending, .. } | Error::Died { ending } => of(ending),
         Error::BadSetting { .. } => 2,
         _ => 1,

@@ -74,13 +74,14 @@ impl Run {
         let mut signals = EndSignals::take().map_err(system("take over signals"))?;
         let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
         pass_on(&reaper).map_err(system("take over signals"))?;
-        let compatibility = Compatibility::from_environment();
+        let compatibility = Compatibility::from_environment()?;
         let stderr = Sink::stderr().map_err(system("use stderr"))?;
         let action = Action::new(
             Surroundings {
+                compiler: settings.compiler.clone().or_else(|| compatibility.compiler.clone()),
                 settings,
                 environment: container_environment(&compatibility),
-                wait_for_ack: compatibility.wait_for_ack,
+                wait_for_ack: compatibility.wait_for_ack.is_some(),
                 stdout: stderr.clone(),
                 stderr,
                 sentinels: Sentinels::Omit,

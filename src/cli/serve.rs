@@ -59,12 +59,13 @@ impl Serve {
         let mut signals = EndSignals::take().map_err(system("take over signals"))?;
         let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
         pass_on(&reaper).map_err(system("take over signals"))?;
-        let compatibility = Compatibility::from_environment();
+        let compatibility = Compatibility::from_environment()?;
         let log_init_error = compatibility.log_init_error;
         let action = Action::new(
             Surroundings {
                 environment: container_environment(&compatibility),
-                wait_for_ack: compatibility.wait_for_ack,
+                wait_for_ack: compatibility.wait_for_ack.is_some(),
+                compiler: self.settings.compiler.clone().or(compatibility.compiler),
                 stdout: Sink::stdout().map_err(system("use stdout"))?,
                 stderr: Sink::stderr().map_err(system("use stderr"))?,
                 sentinels: Sentinels::Write,

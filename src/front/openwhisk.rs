@@ -17,7 +17,7 @@ use hyper::{Method, Request, StatusCode};
 use serde_json::value::RawValue;
 
 use crate::action::artifact::Code;
-use crate::action::{Action, Init};
+use crate::action::{Action, DEFAULT_MAIN, Init};
 use crate::activation::{Activation, Object, as_text, type_of};
 use crate::error::Error;
 use crate::protocol::Protocol;
@@ -141,7 +141,7 @@ fn parse_init(body: &[u8]) -> Result<Init, Error> {
             value = Some(raw);
         }
     }
-    let mut init = Init { code: None, main: "main".into(), environment: Vec::new(), protocol: None };
+    let mut init = Init { code: None, main: DEFAULT_MAIN.into(), environment: Vec::new(), protocol: None };
     let Some(value) = value else { return Ok(init) };
     if !value.get().starts_with('{') {
         return Err(bad_member("value", "an object", value));
@@ -159,6 +159,9 @@ fn parse_init(body: &[u8]) -> Result<Init, Error> {
             "env" => init.environment = environment(raw)?,
             _ => {}
         }
+    }
+    if init.main.is_empty() {
+        init.main = DEFAULT_MAIN.into();
     }
     if !code.is_empty() {
         let code = code.into_bytes();
@@ -212,6 +215,7 @@ impl Upload {
             Error::Empty
             | Error::Unrecognised { .. }
             | Error::Source { .. }
+            | Error::Compile { .. }
             | Error::ArchiveDamaged { .. }
             | Error::ArchiveWithoutExec { .. }
             | Error::ArchiveEscapes { .. }
@@ -252,6 +256,7 @@ fn status(error: &Error) -> StatusCode {
         Error::Empty
         | Error::Unrecognised { .. }
         | Error::Source { .. }
+        | Error::Compile { .. }
         | Error::ArchiveDamaged { .. }
         | Error::ArchiveWithoutExec { .. }
         | Error::FolderWithoutExec { .. }

@@ -6,6 +6,38 @@ use rustix::process::{Signal, kill_process_group};
 
 use super::spawn::Process;
 
+/// A process that must not outlive what is done with it, also when that is left in the middle.
+#[derive(Debug)]
+pub struct KillOnDrop(Option<Process>);
+
+impl KillOnDrop {
+    /// Guards a process.
+    #[must_use]
+    pub fn new(process: Process) -> Self {
+        Self(Some(process))
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        self.0.as_ref().expect("it is taken by `release` alone, which ends the guard")
+    }
+
+    /// The process is in good hands.
+    #[must_use]
+    pub fn release(mut self) -> Process {
+        self.0.take().expect("it is taken here alone")
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(process) = &self.0 {
+            kill_group(process);
+        }
+    }
+}
+
 /// How long the kernel may take to bury what was killed.
 const BURIAL: Duration = Duration::from_secs(5);
 

@@ -1,0 +1,363 @@
+//! Source code and the compiler of the image, which is a real one wherever its own words matter.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{Proxy, archive, eventually, pipeloop_in, processes};
+
+/// A compiler in a folder of its own.
+struct Compiler {
+    folder: tempfile::TempDir,
+}
+
+impl Compiler {
+    /// A shell script that is called with MAIN, SRC and BIN.
+    fn new(body: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder of its own");
+        let compiler = Self { folder };
+        fs::write(compiler.path(), format!("#!/bin/bash\n{body}\n")).expect("the folder is ours");
+        fs::set_permissions(compiler.path(), fs::Permissions::from_mode(0o755)).expect("the file is ours");
+        compiler
+    }
+
+    /// gcc, over a single file or all the C files of an archive. The entry point is a macro.
+    fn gcc() -> Self {
+        Self::new(r#"[ ! -f "$2/exec" ] || mv "$2/exec" "$2/exec.c"; exec gcc -DENTRY="$1" -o "$3/exec" "$2"/*.c"#)
+    }
+
+    fn path(&self) -> String {
+        self.folder.path().join("compile").to_str().expect("the path is text").to_owned()
+    }
+
+    /// A proxy for which an image has set it, as images do.
+    #[track_caller]
+    fn serve(&self, args: &[&str], env: &[(&str, &str)]) -> Proxy {
+        let path = self.path();
+        let env: Vec<_> = [("OW_COMPILER", path.as_str())].into_iter().chain(env.iter().copied()).collect();
+        Proxy::start(args, &env)
+    }
+}
+
+/// The pipe loop in C, with an answer for each entry point.
+const C: &str = r#"#include <stdio.h>
+static const char *english(void) { return "Hello"; }
+static const char *german(void) { return "Hallo"; }
+int main(void) {
+    static char line[65536];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    puts("{\"openwhisk\":1}");
+    while (fgets(line, sizeof line, stdin)) printf("{\"hello\":\"%s\"}\n", ENTRY());
+    return english == german;
+}
+"#;
+
+/// A compiler's result that needs none: an action that answers with a text.
+fn answers(text: &str) -> String {
+    format!("#!/bin/bash\necho '{{\"openwhisk\":1}}'\nwhile read -r line; do echo '{{\"text\":\"{text}\"}}'; done\n")
+}
+
+fn source(code: &str, main: &str) -> Value {
+    json!({"name": "test", "main": main, "code": code, "binary": false})
+}
+
+/// What is left of uploads.
+fn folders(proxy: &Proxy) -> usize {
+    fs::read_dir(proxy.workdir().join("action")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn c_source_is_compiled_and_served() {
+    let compiler = Compiler::gcc();
+    for (main, expected) in [("english", "Hello"), ("german", "Hallo")] {
+        let proxy = compiler.serve(&[], &[]);
+        proxy.init_value(&source(C, main)).check(200, &json!({"ok": true}));
+        for _ in 0..2 {
+            proxy.run(&json!({})).check(200, &json!({ "hello": expected }));
+        }
+        proxy.check_streams(2);
+    }
+}
+
+#[test]
+fn go_source_is_compiled_and_served() {
+    let compiler = Compiler::new(r#"cd "$2" && mv exec exec.go && go build -o "$3/exec" exec.go"#);
+    let home = std::env::var("HOME").unwrap_or_else(|_| "/tmp".into());
+    let proxy = compiler.serve(&["--init-timeout", "5m"], &[("HOME", &home)]);
+    let code = r#"package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+)
+
+func main() {
+	fmt.Println(`{"openwhisk":1}`)
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		fmt.Printf("{\"got\":%s}\n", lines.Text())
+	}
+}
+"#;
+    // A first build compiles the standard library, and that may take longer than a test is patient.
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/init", json!({"value": source(code, "main")}).to_string().as_bytes());
+    let begun = std::time::Instant::now();
+    while caller.is_silent_for(std::time::Duration::from_secs(1)) {
+        assert!(begun.elapsed().as_secs() < 280, "the compiler does not end");
+    }
+    caller.receive().expect("an answer").check(200, &json!({"ok": true}));
+    proxy.run(&json!({"n": 1})).check(200, &json!({"got": {"n": 1}}));
+}
+
+#[test]
+fn an_archive_of_sources_is_compiled() {
+    let greeting = b"const char *english(void) { return \"Hello from afar\"; }\n";
+    let main = C.replace("static const char *english(void) { return \"Hello\"; }", "const char *english(void);");
+    let files: [(&str, &[u8]); 2] = [("main.c", main.as_bytes()), ("greeting.c", greeting)];
+    for bytes in [archive::zip(&files), archive::tar_gz(&files)] {
+        let compiler = Compiler::gcc();
+        let proxy = compiler.serve(&[], &[]);
+        let code = base64_simd::STANDARD.encode_to_string(&bytes);
+        let init = json!({"main": "english", "code": code, "binary": true});
+        proxy.init_value(&init).check(200, &json!({"ok": true}));
+        proxy.run(&json!({})).check(200, &json!({"hello": "Hello from afar"}));
+    }
+}
+
+/// An archive may also hold its main source as `exec`, which is then no executable.
+#[test]
+fn an_archive_whose_exec_is_source_is_compiled() {
+    let compiler = Compiler::gcc();
+    let proxy = compiler.serve(&[], &[]);
+    let code = base64_simd::STANDARD.encode_to_string(archive::zip(&[("exec", C.as_bytes())]));
+    proxy.init_value(&json!({"main": "german", "code": code, "binary": true})).check(200, &json!({"ok": true}));
+    proxy.run(&json!({})).check(200, &json!({"hello": "Hallo"}));
+}
+
+#[test]
+fn what_can_be_executed_is_not_compiled() {
+    let compiler = Compiler::new("echo 'nobody asked for me' >&2; exit 1");
+    let script = answers("mine");
+    let elf = fs::read("/bin/true").expect("there is an ELF file");
+    let proxy = compiler.serve(&[], &[]);
+    proxy.init(&script).check(200, &json!({"ok": true}));
+    proxy.run(&json!({})).check(200, &json!({"text": "mine"}));
+    let proxy = compiler.serve(&["--protocol", "0"], &[]);
+    proxy.init_binary(&elf).check(200, &json!({"ok": true}));
+    let proxy = compiler.serve(&[], &[]);
+    let neighbour =
+        script.replace("echo '{\"text\"", "cat word; echo '{\"text\"").replace("mine", "with its neighbours");
+    let files: [(&str, &[u8]); 2] = [("exec", neighbour.as_bytes()), ("word", b"")];
+    proxy.init_binary(&archive::zip(&files)).check(200, &json!({"ok": true}));
+    proxy.run(&json!({})).check(200, &json!({"text": "with its neighbours"}));
+    let logs = proxy.check_streams(1);
+    assert_eq!(logs.both(), "");
+}
+
+#[test]
+fn a_compiler_is_told_the_entry_point_the_folders_and_the_environment() {
+    let compiler = Compiler::new(
+        r#"cat > "$3/exec" << END
+#!/bin/bash
+echo '{"openwhisk":1}'
+while read -r line; do
+  echo '{"argc":$#,"main":"$1","src":"$2","bin":"$3","pwd":"$PWD","greeting":"$GREETING","env":"$__OW_EXECUTION_ENV","place":"$PLACE","kept":"$OW_EXECUTION_ENV$PIPELOOP_LOG"}'
+done
+END
+chmod +x "$3/exec"; echo "compiling"; cat; cat "$2/exec" >&2"#,
+    );
+    for (main, expected) in [(json!("hello"), "hello"), (json!(""), "main"), (json!(null), "main")] {
+        let env = [("OW_EXECUTION_ENV", "v1"), ("PLACE", "image"), ("PIPELOOP_LOG", "off")];
+        let proxy = compiler.serve(&[], &env);
+        let init = json!({"main": main, "code": "some source\n", "env": {"GREETING": "a=b"}});
+        proxy.init_value(&init).check(200, &json!({"ok": true}));
+        let workdir = proxy.workdir().canonicalize().expect("it is there");
+        let folder = |name| workdir.join("action/1").join(name);
+        proxy.run(&json!({})).check(
+            200,
+            &json!({"argc": 3, "main": expected, "src": folder("src"), "bin": folder("bin"), "pwd": workdir,
+                "greeting": "a=b", "env": "v1", "place": "image", "kept": ""}),
+        );
+        // What it prints is for the author: in the log of the first activation, as all that an init prints.
+        let logs = proxy.check_streams(1);
+        assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("compiling\n", "some source\n"));
+    }
+}
+
+#[test]
+fn a_syntax_error_shows_the_compilers_words() {
+    let compiler = Compiler::gcc();
+    let proxy = compiler.serve(&[], &[]);
+    let response = proxy.init_value(&source("int main(void) { return 0 }\n", "main"));
+    response
+        .check_error(502, &["the compiler `", "exited with status 1: `", "error: expected", "(hint: mend the source"]);
+    let logs = proxy.check_streams(0);
+    assert!(logs.stderr.contains("exec.c:1:") && logs.stderr.contains("error: expected"), "gcc's words are in the log");
+    assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
+    // The next one is a new one.
+    proxy.init_value(&source(C, "english")).check(200, &json!({"ok": true}));
+    proxy.run(&json!({})).check(200, &json!({"hello": "Hello"}));
+}
+
+#[test]
+fn a_failed_compilation_is_logged_where_the_platform_wants_it() {
+    let compiler = Compiler::new("echo 'line 1: no such word'; exit 3");
+    let proxy = compiler.serve(&[], &[("OW_LOG_INIT_ERROR", "1")]);
+    let text = "The action failed to generate or locate a binary. See logs for details.";
+    proxy.init("some source").check(502, &json!({ "error": text }));
+    let logs = proxy.check_streams(1);
+    assert_eq!(logs.stdout, "line 1: no such word\n");
+    assert!(logs.stderr.contains("error[PL033]: the compiler `"), "{}", logs.stderr);
+    // A wrapper of a compiler may complain on stdout.
+    assert!(logs.stderr.contains("exited with status 3: `line 1: no such word`"), "{}", logs.stderr);
+}
+
+#[test]
+fn a_compiler_that_hangs_is_stopped_with_all_it_started() {
+    let compiler = Compiler::new("echo $$; sleep 1000 & sleep 1000");
+    let proxy = compiler.serve(&["--init-timeout", "1s"], &[]);
+    proxy.init("some source").check_error(502, &["was not done within 1 s and was stopped", "PIPELOOP_INIT_TIMEOUT"]);
+    check_gone(&proxy);
+    assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
+    proxy.init(&answers("next")).check(200, &json!({"ok": true}));
+}
+
+/// Nothing lives of the process group whose number is the first line on stdout.
+#[track_caller]
+fn check_gone(proxy: &Proxy) {
+    let group = proxy.logs().stdout.lines().next().expect("it told its number").parse().expect("a number");
+    eventually("nothing of the compiler is left", || processes::group(group).is_empty().then_some(()));
+}
+
+#[test]
+fn what_a_compiler_leaves_running_is_stopped() {
+    let script = answers("compiled");
+    let compiler = Compiler::new(&format!(
+        "echo $$; sleep 1000 & cat > \"$3/exec\" << 'END'\n{script}\nEND\nchmod +x \"$3/exec\""
+    ));
+    let proxy = compiler.serve(&[], &[]);
+    proxy.init("some source").check(200, &json!({"ok": true}));
+    check_gone(&proxy);
+    proxy.run(&json!({})).check(200, &json!({"text": "compiled"}));
+}
+
+#[test]
+fn a_compiler_has_to_leave_an_executable() {
+    for (body, expected) in [
+        ("echo 'nothing to do'", "left no file `exec`: `nothing to do`"),
+        ("mkdir \"$3/exec\"", "left no file `exec`"),
+        ("ln -s nowhere \"$3/exec\"", "left no file `exec`"),
+        ("echo 'some text' > \"$3/exec\"", "left an `exec` that is neither an ELF executable nor a script"),
+        ("touch \"$3/exec\"; chmod +x \"$3/exec\"", "left an `exec` that is neither an ELF executable nor a script"),
+    ] {
+        let compiler = Compiler::new(body);
+        let proxy = compiler.serve(&[], &[]);
+        proxy.init("some source").check_error(502, &["the compiler `", expected, "hint: "]);
+        assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
+    }
+}
+
+/// Compilers that were made for Apache's proxy rely on it to set the mode.
+#[test]
+fn what_a_compiler_leaves_is_made_executable() {
+    let script = answers("compiled");
+    let compiler = Compiler::new(&format!("cat > \"$3/exec\" << 'END'\n{script}\nEND\nchmod 600 \"$3/exec\""));
+    let proxy = compiler.serve(&[], &[]);
+    proxy.init("some source").check(200, &json!({"ok": true}));
+    proxy.run(&json!({})).check(200, &json!({"text": "compiled"}));
+}
+
+#[test]
+fn a_compiler_that_is_not_here_is_told_before_anything_is_served() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    fs::write(folder.path().join("text"), "").expect("the folder is ours");
+    for (name, expected) in [
+        ("/nonexistent/compile", "No such file or directory"),
+        ("no-such-compiler", "there is no such program on `PATH`"),
+        ("./text", "it is no executable file"),
+        ("./", "it is no executable file"),
+    ] {
+        for (args, env) in [
+            (vec!["serve", "--port", "0", "--compiler", name], vec![]),
+            (vec!["serve", "--port", "0"], vec![("PIPELOOP_COMPILER", name)]),
+            (vec!["serve", "--port", "0"], vec![("OW_COMPILER", name)]),
+            (vec!["run", "text"], vec![("OW_COMPILER", name)]),
+        ] {
+            pipeloop_in(folder.path(), &args, &env, "").check(2).says(&[expected]);
+        }
+    }
+}
+
+#[test]
+fn a_compiler_that_has_gone_is_told() {
+    let compiler = Compiler::gcc();
+    let proxy = compiler.serve(&[], &[]);
+    fs::remove_file(compiler.path()).expect("it is there");
+    proxy.init(C).check_error(502, &["the compiler `", "cannot be started: No such file", "OW_COMPILER"]);
+    assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
+}
+
+#[test]
+fn a_compilation_goes_on_when_its_caller_leaves() {
+    let script = answers("compiled");
+    let compiler = Compiler::new(&format!(
+        "echo begun; until [ -e go ]; do sleep 0.01; done; cat > \"$3/exec\" << 'END'\n{script}\nEND"
+    ));
+    let proxy = compiler.serve(&[], &[]);
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/init", json!({"value": source("x", "main")}).to_string().as_bytes());
+    proxy.wait_for("the compiler runs", |logs| logs.stdout.contains("begun\n"));
+    drop(caller);
+    proxy.init("some source").check_error(403, &["another init is under way"]);
+    fs::write(proxy.workdir().join("go"), "").expect("the folder is there");
+    let response =
+        eventually("the init is done", || Some(proxy.run(&json!({}))).filter(|response| response.status != 500));
+    response.check(200, &json!({"text": "compiled"}));
+}
+
+#[test]
+fn the_end_of_the_proxy_ends_a_compilation() {
+    let compiler = Compiler::new("echo $$; sleep 1000 & sleep 1000");
+    let mut proxy = compiler.serve(&[], &[]);
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/init", json!({"value": source("x", "main")}).to_string().as_bytes());
+    proxy.wait_for("the compiler runs", |logs| logs.stdout.ends_with('\n'));
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.wait().code(), Some(0));
+    check_gone(&proxy);
+}
+
+#[test]
+fn a_source_file_runs_from_the_command_line() {
+    let compiler = Compiler::gcc();
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    // The entry point is `main` where nobody names one, so the macro cannot be it.
+    fs::write(folder.path().join("hello.c"), C.replace("ENTRY()", "english()")).expect("the folder is ours");
+    let ended = pipeloop_in(folder.path(), &["run", "hello.c"], &[("OW_COMPILER", &compiler.path())], "");
+    assert_eq!(ended.check(0).stdout, "{\"hello\":\"Hello\"}\n");
+    assert_eq!(fs::read_dir(folder.path().join("action")).expect("it was made").count(), 0, "nothing is left");
+    assert!(folder.path().join("hello.c").exists(), "the author's own file is left alone");
+
+    fs::write(folder.path().join("wrong.c"), "int main(void) { return 0 }\n").expect("the folder is ours");
+    let ended = pipeloop_in(folder.path(), &["run", "--compiler", &compiler.path(), "wrong.c"], &[], "");
+    ended.check(126).says(&[
+        "error: expected",
+        "error[PL033]: the compiler `",
+        "exited with status 1: `",
+        "\nhint: mend",
+    ]);
+
+    let source = folder.path().join("hello.c");
+    let proxy = compiler.serve(&[source.to_str().expect("the path is text")], &[]);
+    proxy.run(&json!({})).check(200, &json!({"hello": "Hello"}));
+}
+
+#[test]
+fn without_a_compiler_source_is_refused_and_told_of_it() {
+    // A variable that is set to nothing is not set, as images unset what their base has set.
+    let proxy = Proxy::start::<&str>(&[], &[("OW_COMPILER", "")]);
+    proxy.init(C).check_error(502, &["is source text, and nothing here could run it", "OW_COMPILER"]);
+}
