@@ -40,6 +40,8 @@ pub struct PipeLoop {
     results: LineReader,
     sends: Sends,
     channel: Channel,
+    /// Strays, for somebody who wants to know more of them than the log says.
+    kept: Option<Vec<Vec<u8>>>,
 }
 
 /// Why there is no answer. After any of these but [`NoAnswer::Bad`] the process must be stopped.
@@ -63,7 +65,23 @@ impl PipeLoop {
     /// A conversation over these pipes.
     #[must_use]
     pub fn new(stdin: LineWriter, results: LineReader, sends: Sends, channel: Channel) -> Self {
-        Self { stdin, results, sends, channel }
+        Self { stdin, results, sends, channel, kept: None }
+    }
+
+    /// Keeps the first strays from now on, beside telling them in the log.
+    pub fn keep_strays(&mut self) {
+        self.kept = Some(Vec::new());
+    }
+
+    /// Takes the strays that were kept.
+    pub fn take_strays(&mut self) -> Vec<Vec<u8>> {
+        self.kept.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Where results come from.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel
     }
 
     /// The name of the result channel, for messages.
@@ -117,8 +135,8 @@ impl PipeLoop {
             answer = exchange.answer(process) => answer,
             () = logs.pump() => unreachable!("a pump never ends"),
         };
-        for stray in &exchange.strays {
-            say_stray(logs, stray);
+        for stray in std::mem::take(&mut exchange.strays) {
+            self.say_stray(logs, &stray);
         }
         answer
     }
@@ -148,11 +166,20 @@ impl PipeLoop {
             }
         }
         while let Some(line) = self.results.next_line() {
-            say_stray(logs, &line);
+            self.say_stray(logs, &line);
         }
         let partial = self.results.take_rest();
         if !partial.trim_ascii().is_empty() {
-            say_stray(logs, &partial);
+            self.say_stray(logs, &partial);
+        }
+    }
+
+    fn say_stray(&mut self, logs: &mut Logs, line: &[u8]) {
+        logs.say(&format!("pipeloop: dropped a line that answers no activation: {}", excerpt(line)));
+        if let Some(kept) = &mut self.kept
+            && kept.len() < MOST_STRAYS_TOLD
+        {
+            kept.push(line.to_vec());
         }
     }
 
@@ -167,10 +194,6 @@ impl PipeLoop {
 const MOST_STRAYS_TOLD: usize = 10;
 /// What is collected of stray bytes before they are dropped.
 const MOST_STRAY_BYTES: usize = 1024 * 1024;
-
-fn say_stray(logs: &mut Logs, line: &[u8]) {
-    logs.say(&format!("pipeloop: dropped a line that answers no activation: {}", excerpt(line)));
-}
 
 /// One activation on its way out and its answer on its way in.
 struct Exchange<'a> {
