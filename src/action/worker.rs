@@ -3,8 +3,6 @@
 //! One activation at a time, each to its end. A process that died is started again for the next
 //! activation, so that one crash costs one activation.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +15,7 @@ use crate::error::{BadAnswer, Error, TimeLimit};
 use crate::logs::{Logs, Sentinels};
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
-use crate::process::{Launch, Pipes, Process, start, stop};
+use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
 use crate::protocol::detect::{self, detect, ending};
 use crate::protocol::pipe_loop::{NoAnswer, PipeLoop};
 use crate::protocol::{Protocol, single_shot};
@@ -245,17 +243,9 @@ impl Worker {
     }
 
     async fn attempt_single_shot(&mut self, activation: &mut Activation, logs: &mut Logs) -> Result<Answer, Error> {
-        let mut launch = self.launch.clone();
-        launch.arguments.extend(single_shot::argument(activation).map(|json| OsString::from_vec(json.to_vec())));
-        for (name, value) in activation.context() {
-            // A NUL ends a variable wherever it comes from.
-            let value = value.replace('\0', "");
-            let name = format!("__OW_{}", name.to_uppercase().replace(['\0', '='], "_"));
-            launch.environment.retain(|(other, _)| *other != *name);
-            launch.environment.push((name.into(), value.into()));
-        }
+        let launch = single_shot::launch(&self.launch, activation);
         // However this ends, nothing of the process is left behind.
-        let (guard, pipes) = self.spawn(&launch, ResultChannel::Stdout, logs)?;
+        let (guard, pipes) = spawn(&launch, ResultChannel::Stdout, &self.shared.reaper, logs)?;
         let process = guard.process();
         let limit_bytes = self.shared.surroundings.settings.max_result.0;
         let answer = single_shot::interact(process, pipes, activation, limit_bytes, logs).await;
@@ -281,11 +271,16 @@ impl Worker {
             init_timeout: surroundings.settings.init_timeout.0,
             start_grace: surroundings.settings.start_grace.0,
         };
-        let (guard, pipes) = self.spawn(&self.launch, ResultChannel::Descriptor3, logs)?;
+        let (guard, pipes) = spawn(&self.launch, ResultChannel::Descriptor3, &self.shared.reaper, logs)?;
         match detect(guard.process(), pipes, &rules, logs).await {
-            Ok(conversation) => {
+            Ok(detect::Ready { conversation, evidence }) => {
                 let process = guard.release();
-                tracing::info!(pid = process.pid.as_raw_nonzero().get(), protocol = conversation.name(), "ready");
+                tracing::info!(
+                    pid = process.pid.as_raw_nonzero().get(),
+                    protocol = conversation.name(),
+                    ?evidence,
+                    "ready"
+                );
                 Ok(Running { process, conversation, silent: false })
             }
             Err(error) => {
@@ -294,15 +289,6 @@ impl Worker {
                 Err(error)
             }
         }
-    }
-
-    /// Starts a process that is killed unless it is taken over.
-    fn spawn(&self, launch: &Launch, channel: ResultChannel, logs: &mut Logs) -> Result<(KillOnDrop, Pipes), Error> {
-        logs.stderr.forget_tail();
-        check_header(&launch.program)?;
-        let (process, pipes) =
-            start(launch, channel, &self.shared.reaper).map_err(|reason| cannot_start(&launch.program, &reason))?;
-        Ok((KillOnDrop::new(process), pipes))
     }
 
     /// Lets go of a process that is known to have ended.
@@ -354,6 +340,19 @@ impl Worker {
         }
         logs.detach();
     }
+}
+
+/// Starts a process that is killed unless it is taken over.
+pub(super) fn spawn(
+    launch: &Launch,
+    channel: ResultChannel,
+    reaper: &Reaper,
+    logs: &mut Logs,
+) -> Result<(KillOnDrop, Pipes), Error> {
+    logs.stderr.forget_tail();
+    check_header(&launch.program)?;
+    let (process, pipes) = start(launch, channel, reaper).map_err(|reason| cannot_start(&launch.program, &reason))?;
+    Ok((KillOnDrop::new(process), pipes))
 }
 
 /// Says an error and its hint in the log, for the action's author.

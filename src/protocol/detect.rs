@@ -47,12 +47,34 @@ pub struct Rules {
     pub start_grace: Duration,
 }
 
+/// A process that is ready.
+#[derive(Debug)]
+pub struct Ready {
+    /// The conversation with it.
+    pub conversation: PipeLoop,
+    /// What told that it is ready, and which protocol it speaks.
+    pub evidence: Evidence,
+}
+
+/// What told that a process is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// Its handshake.
+    Handshake(Channel),
+    /// The dialect's acknowledgement on descriptor 3.
+    Acknowledgement,
+    /// It was seen to wait for its input.
+    WaitsForInput,
+    /// It lived through the grace where nobody can see what it waits for.
+    Grace,
+}
+
 /// Waits until a process is ready.
 ///
 /// # Errors
 /// [`Error::EndedAtStart`], [`Error::NotReady`], [`Error::NoHandshake`],
 /// [`Error::WrongFirstLine`], [`Error::UnsupportedVersion`]. The process is not stopped.
-pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut Logs) -> Result<PipeLoop, Error> {
+pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut Logs) -> Result<Ready, Error> {
     logs.stderr.attach(pipes.stderr, b"");
     let mut start = Start {
         process,
@@ -83,7 +105,7 @@ struct Start<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Version1 { channel: Channel, sends: Sends },
-    ActionLoop,
+    ActionLoop(Evidence),
 }
 
 impl Start<'_> {
@@ -130,7 +152,8 @@ impl Start<'_> {
                     if is_up && self.may_decide_by_waiting() {
                         // It may have spoken right before it waited.
                         self.read_all();
-                        return Ok(self.evidence(logs)?.unwrap_or(Verdict::ActionLoop));
+                        let evidence = if self.waiting_for_input { Evidence::WaitsForInput } else { Evidence::Grace };
+                        return Ok(self.evidence(logs)?.unwrap_or(Verdict::ActionLoop(evidence)));
                     }
                 }
             }
@@ -171,7 +194,7 @@ impl Start<'_> {
                     return hello.verdict(Channel::Descriptor3).map(Some);
                 }
                 Some(hello) if protocol != Protocol::PipeLoop && hello.ok == Some(true) => {
-                    return Ok(Some(Verdict::ActionLoop));
+                    return Ok(Some(Verdict::ActionLoop(Evidence::Acknowledgement)));
                 }
                 _ if protocol == Protocol::ActionLoop && self.rules.wait_for_ack => {
                     return Err(wrong_first_line(ACK, &line, "descriptor 3"));
@@ -213,7 +236,11 @@ impl Start<'_> {
         Ok(None)
     }
 
-    fn conversation(self, verdict: Verdict, logs: &mut Logs) -> PipeLoop {
+    fn conversation(self, verdict: Verdict, logs: &mut Logs) -> Ready {
+        let evidence = match verdict {
+            Verdict::Version1 { channel, .. } => Evidence::Handshake(channel),
+            Verdict::ActionLoop(evidence) => evidence,
+        };
         let (results, sends, channel) = match verdict {
             Verdict::Version1 { channel: Channel::Stdout, sends } => {
                 // Nobody reads descriptor 3 any more: a write to it is an error over there.
@@ -225,13 +252,13 @@ impl Start<'_> {
                 logs.stdout.attach(stdout, &read);
                 (self.results, sends, Channel::Descriptor3)
             }
-            Verdict::ActionLoop => {
+            Verdict::ActionLoop(_) => {
                 let (stdout, read) = self.stdout.into_parts();
                 logs.stdout.attach(stdout, &read);
                 (self.results, Sends::Activation, Channel::Descriptor3)
             }
         };
-        PipeLoop::new(self.stdin, results, sends, channel)
+        Ready { conversation: PipeLoop::new(self.stdin, results, sends, channel), evidence }
     }
 
     fn ended(&mut self, stage: Stage, logs: &mut Logs) -> Error {

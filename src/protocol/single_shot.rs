@@ -3,7 +3,9 @@
 //! Arguments come as `argv[1]` and on stdin, then end-of-file; the last line of stdout is the
 //! result, everything before it and stderr is log. The exit status does not decide, the line does.
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +13,8 @@ use bytes::Bytes;
 use crate::activation::{Activation, Answer};
 use crate::error::BadAnswer;
 use crate::logs::Logs;
-use crate::process::Process;
 use crate::process::spawn::Pipes;
+use crate::process::{Launch, Process};
 
 use super::answer;
 use super::line::{Fill, LineReader, LineWriter};
@@ -35,9 +37,24 @@ pub enum NoAnswer {
     TooLong,
 }
 
-/// What `argv[1]` is for an activation; `None` when its arguments are too long for one.
+/// How the process of one activation is started: with its arguments as `argv[1]`, unless they are
+/// too long for that, and its other members in the environment.
 #[must_use]
-pub fn argument(activation: &Activation) -> Option<&[u8]> {
+pub fn launch(action: &Launch, activation: &Activation) -> Launch {
+    let mut launch = action.clone();
+    launch.arguments.extend(argument(activation).map(|json| OsString::from_vec(json.to_vec())));
+    for (name, value) in activation.context() {
+        // A NUL ends a variable wherever it comes from.
+        let value = value.replace('\0', "");
+        let name = format!("__OW_{}", name.to_uppercase().replace(['\0', '='], "_"));
+        launch.environment.retain(|(other, _)| *other != *name);
+        launch.environment.push((name.into(), value.into()));
+    }
+    launch
+}
+
+/// What `argv[1]` is for an activation; `None` when its arguments are too long for one.
+fn argument(activation: &Activation) -> Option<&[u8]> {
     let arguments = activation.arguments();
     // A NUL cannot be in an argument; in JSON it can only be escaped.
     (arguments.len() <= LONGEST_ARGUMENT).then_some(arguments)
