@@ -39,6 +39,14 @@ macro_rules! codes {
 #[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
 pub enum Error {
     // What the platform sent.
+    /// The head of a request breaks the rules of HTTP.
+    NotHttp { reason: String },
+    /// The head of a request is over its bounds.
+    HeadTooLarge { limit_bytes: usize, limit_headers: usize },
+    /// A request came in HTTP/2.
+    Http2,
+    /// A request expects what is not offered here.
+    UnmetExpectation { expectation: String },
     /// The body of a request is no JSON.
     NotJson { request: &'static str, reason: String },
     /// The body of a request is JSON, and not an object.
@@ -231,6 +239,10 @@ codes! {
     Error::BadBase64 { .. } => "PL021",
     Error::UnknownProtocol { .. } => "PL022",
     Error::BadVariable { .. } => "PL023",
+    Error::NotHttp { .. } => "PL025",
+    Error::HeadTooLarge { .. } => "PL026",
+    Error::Http2 => "PL027",
+    Error::UnmetExpectation { .. } => "PL028",
     Error::Empty => "PL030",
     Error::Unrecognised { .. } => "PL031",
     Error::Source { .. } => "PL032",
@@ -269,6 +281,10 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::NotHttp { .. } => "speak HTTP/1.1 without TLS to this port, for example `curl http://…`".into(),
+            Self::HeadTooLarge { .. } => "send what is long as a body, and fewer or shorter headers".into(),
+            Self::Http2 => "speak HTTP/1.1, for example with `curl --http1.1`".into(),
+            Self::UnmetExpectation { .. } => "leave `Expect` out, or send `Expect: 100-continue`".into(),
             Self::NotJson { request: "run", .. } | Self::EmptyBody { request: "run" } => {
                 r#"send the activation as a JSON object, for example `{"value":{"name":"Mike"}}`"#.into()
             }
@@ -328,6 +344,15 @@ impl fmt::Display for Error {
     #[allow(clippy::too_many_lines)] // One line a cause: splitting it would hide the catalogue.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotHttp { reason } => write!(f, "the request is not valid HTTP/1.1: {reason}"),
+            Self::HeadTooLarge { limit_bytes, limit_headers } => write!(
+                f,
+                "the head of the request is too large: at most {limit_bytes} bytes and {limit_headers} headers are accepted"
+            ),
+            Self::Http2 => f.write_str("the request is in HTTP/2, which is not spoken here"),
+            Self::UnmetExpectation { expectation } => {
+                write!(f, "the request expects {}, which is not offered here", excerpt(expectation.as_bytes()))
+            }
             Self::NotJson { request, reason } => {
                 write!(f, "the body of {request} is not valid JSON: {reason}")
             }

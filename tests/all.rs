@@ -32,3 +32,5 @@ mod pid_one;
 mod promises;
 #[path = "suite/signals.rs"]
 mod signals;
+#[path = "suite/unreadable.rs"]
+mod unreadable;

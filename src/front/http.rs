@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -34,6 +34,9 @@ pub type Reply = Response<Full<Bytes>>;
 pub trait Front: Send + Sync + 'static {
     /// Answers one request.
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Reply> + Send;
+
+    /// Answers what is no request that could be looked at.
+    fn refuse(&self, error: &Error) -> Reply;
 }
 
 /// How connections are treated.
@@ -45,8 +48,10 @@ pub struct Limits {
     pub connections: u32,
 }
 
-/// A header block that is larger is refused by hyper with 431.
+/// A header block that is larger is refused.
 const MOST_HEADER_BYTES: usize = 64 * 1024;
+/// As many headers fit into hyper's own table, which needs no allocation.
+const MOST_HEADERS: usize = 100;
 /// How long accepting pauses when the kernel says that there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How much of a refused body is read to its end, so that the caller gets to read the answer.
@@ -130,7 +135,7 @@ pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limit
 /// Serves one connection to its end.
 async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Duration, mut stop: watch::Receiver<Stop>) {
     let progress = Arc::new(Progress::default());
-    let io = TokioIo::new(Io { stream, progress: progress.clone() });
+    let io = TokioIo::new(Io { stream, progress: progress.clone(), withheld: false });
     let stopping = stop.clone();
     let service = service_fn(|request: Request<Incoming>| {
         let front = front.clone();
@@ -138,17 +143,21 @@ async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Durati
         let stopping = stopping.clone();
         async move {
             progress.request_began();
-            let mut reply = front.answer(request).await;
+            let unmet = unmet_expectation(&request);
+            let mut reply = match &unmet {
+                None => front.answer(request).await,
+                Some(error) => front.refuse(error),
+            };
             progress.request_ended();
-            if *stopping.borrow() >= Stop::Accepting {
+            // A body that waits for its expectation to be met is not waited for.
+            if unmet.is_some() || *stopping.borrow() >= Stop::Accepting {
                 reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, std::convert::Infallible>(reply)
         }
     });
-    let mut connection = std::pin::pin!(
-        hyper::server::conn::http1::Builder::new().max_header_size(MOST_HEADER_BYTES).serve_connection(io, service)
-    );
+    let mut connection =
+        hyper::server::conn::http1::Builder::new().max_header_size(MOST_HEADER_BYTES).serve_connection(io, service);
     let mut watch = Watch::new(patience);
     let mut closing = std::pin::pin!(async move {
         let _ = stop.wait_for(|stop| *stop == Stop::Connections).await;
@@ -157,9 +166,9 @@ async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Durati
     let result = std::future::poll_fn(|context| {
         if !closes && closing.as_mut().poll(context).is_ready() {
             closes = true;
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
         }
-        match connection.as_mut().poll(context) {
+        match Pin::new(&mut connection).poll(context) {
             Poll::Ready(result) => Poll::Ready(Some(result)),
             // Looked at after hyper has done what it can: a request that came whole is never timed.
             Poll::Pending => watch.poll(&progress, context).map(|()| None),
@@ -168,9 +177,71 @@ async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Durati
     .await;
     match result {
         Some(Ok(())) => {}
-        Some(Err(error)) => tracing::debug!(%error, "connection ended"),
+        Some(Err(error)) => {
+            tracing::debug!(%error, "connection ended");
+            if let Some(error) = unreadable(&error) {
+                refuse(connection.into_parts().io.into_inner().stream, front.refuse(&error), patience).await;
+            }
+        }
         None => tracing::debug!("the caller stalled; connection closed"),
     }
+}
+
+/// What is wrong with a request that hyper could not read; nothing for a connection that broke.
+fn unreadable(error: &hyper::Error) -> Option<Error> {
+    if error.is_parse_version_h2() {
+        return Some(Error::Http2);
+    }
+    if error.is_parse_too_large() {
+        return Some(Error::HeadTooLarge { limit_bytes: MOST_HEADER_BYTES, limit_headers: MOST_HEADERS });
+    }
+    let reason = || error.to_string().replace(" parsed", "");
+    error.is_parse().then(|| Error::NotHttp { reason: reason() })
+}
+
+/// hyper meets `100-continue` by itself, and knows no other.
+fn unmet_expectation(request: &Request<Incoming>) -> Option<Error> {
+    let expectation = request.headers().get(EXPECT)?.as_bytes();
+    let known = expectation.eq_ignore_ascii_case(b"100-continue");
+    (!known).then(|| Error::UnmetExpectation { expectation: String::from_utf8_lossy(expectation).into_owned() })
+}
+
+/// Answers on a connection of which hyper has let go, and ends it in a way that the answer arrives:
+/// closing it over unread bytes would make the kernel of the caller throw the answer away.
+async fn refuse(mut stream: TcpStream, reply: Reply, patience: Duration) {
+    let (head, body) = reply.into_parts();
+    let Ok(body) = body.collect().await;
+    let body = body.to_bytes();
+    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
+    bytes.extend_from_slice(&body);
+    let farewell = async {
+        let mut unwritten = &bytes[..];
+        while !unwritten.is_empty() {
+            let count = std::future::poll_fn(|context| Pin::new(&mut stream).poll_write(context, unwritten)).await?;
+            unwritten = &unwritten[count..];
+        }
+        std::future::poll_fn(|context| Pin::new(&mut stream).poll_shutdown(context)).await?;
+        let (mut dropped, mut chunk) = (0, [0; 4096]);
+        while dropped < MOST_DISCARDED_BYTES {
+            stream.readable().await?;
+            match stream.try_read(&mut chunk) {
+                Ok(0) => break,
+                Ok(count) => dropped += count as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whoever does not take it has lost nothing else.
+    let _ = tokio::time::timeout(patience, farewell).await;
 }
 
 /// What the watch over a connection needs to know. All of it lives in one task; the atomics are
@@ -263,10 +334,23 @@ impl Watch {
     }
 }
 
-/// A connection's stream with its progress noted.
+/// A connection's stream with its progress noted, and without the answers that hyper gives by itself
+/// to what it cannot read: they have no body, and [`refuse`] has a better one.
 struct Io {
     stream: TcpStream,
     progress: Arc<Progress>,
+    /// Such an answer was withheld: the stream is still needed.
+    withheld: bool,
+}
+
+impl Io {
+    /// Whether a write is such an answer. All of ours have a body, and it comes with its head.
+    fn withholds(&mut self, bytes: &[u8]) -> bool {
+        if bytes.ends_with(b"\r\n\r\n") && memchr::memmem::find(bytes, b"\r\ncontent-length: 0\r\n").is_some() {
+            self.withheld = true;
+        }
+        self.withheld
+    }
 }
 
 impl AsyncRead for Io {
@@ -284,6 +368,9 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.withholds(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.progress.wrote(&result);
         result
@@ -294,6 +381,11 @@ impl AsyncWrite for Io {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [bytes] = slices
+            && self.withholds(bytes)
+        {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.progress.wrote(&result);
         result
@@ -308,6 +400,9 @@ impl AsyncWrite for Io {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.withheld {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -77,6 +77,10 @@ impl Front for OpenWhisk {
             }
         }
     }
+
+    fn refuse(&self, error: &Error) -> Reply {
+        refusal(error)
+    }
 }
 
 impl OpenWhisk {
@@ -239,6 +243,7 @@ fn status(error: &Error) -> StatusCode {
     match error {
         // What the caller can mend by sending something else.
         Error::NotJson { .. }
+        | Error::NotHttp { .. }
         | Error::BrokenBody { .. }
         | Error::NotAnObject { .. }
         | Error::EmptyBody { .. }
@@ -247,6 +252,9 @@ fn status(error: &Error) -> StatusCode {
         | Error::BadBase64 { .. }
         | Error::UnknownProtocol { .. } => StatusCode::BAD_REQUEST,
         Error::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Error::UnmetExpectation { .. } => StatusCode::EXPECTATION_FAILED,
+        Error::Http2 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         Error::BodyStalled { .. } => StatusCode::REQUEST_TIMEOUT,
         Error::NoCode | Error::AlreadyInitialised | Error::InitUnderWay => StatusCode::FORBIDDEN,
         // As the Docker skeleton answers.

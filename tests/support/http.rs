@@ -67,6 +67,11 @@ impl Caller {
         self.stream.get_mut().write_all(bytes)
     }
 
+    /// Says that nothing more is sent, and goes on reading.
+    pub(crate) fn end_of_request(&mut self) {
+        self.stream.get_ref().shutdown(std::net::Shutdown::Write).expect("the connection is open");
+    }
+
     /// Reads one answer.
     pub(crate) fn receive(&mut self) -> io::Result<Response> {
         let line = self.line()?;
