@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::error::Error;
 use crate::protocol::Protocol;
@@ -49,6 +49,16 @@ pub struct ActionSettings {
     #[arg(long, env = "PIPELOOP_STOP_GRACE", default_value = "3s", value_name = "TIME")]
     pub stop_grace: Time,
 
+    /// Whether an executable that has ended is started again for the next activation: always or
+    /// never. With never it is refused from then on, and told why.
+    #[arg(long, env = "PIPELOOP_RESTART", default_value = "always", value_name = "WHEN")]
+    pub restart: Restart,
+
+    /// What becomes of an executable that wrote a line which answers nothing: restart before the
+    /// next activation, or ignore. The line is dropped in any case.
+    #[arg(long, env = "PIPELOOP_STRAY", default_value = "restart", value_name = "WHAT")]
+    pub stray: Stray,
+
     /// Largest answer of the executable.
     #[arg(long, env = "PIPELOOP_MAX_RESULT", default_value = "64MiB", value_name = "SIZE")]
     pub max_result: Size,
@@ -69,6 +79,33 @@ pub struct ActionSettings {
     /// the log is dropped until it reads again, which is told.
     #[arg(long, env = "PIPELOOP_LOG_STALL", default_value = "10s", value_name = "TIME")]
     pub log_stall: Time,
+}
+
+/// Whether an action that has ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Restart {
+    /// For the next activation.
+    Always,
+    /// Whoever runs the proxy decides.
+    Never,
+}
+
+/// What becomes of an action that wrote a line which answers nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stray {
+    /// It is started anew before its next activation.
+    Restart,
+    /// It goes on.
+    Ignore,
+}
+
+impl ActionSettings {
+    /// Whether a process that wrote a line too many makes way for another. Where nothing is started
+    /// again that would be the end of the action.
+    #[must_use]
+    pub fn replaces_strayed(&self) -> bool {
+        self.stray == Stray::Restart && self.restart == Restart::Always
+    }
 }
 
 /// The settings of the server.
@@ -104,7 +141,12 @@ pub struct ServerSettings {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
-    /// Most activations that wait while another is worked on; more are refused with 429.
+    /// Processes of the executable that work at the same time, an activation each: a count, or auto
+    /// for one a core. One unless set; one a core if `__OW_ALLOW_CONCURRENT` is true.
+    #[arg(long, env = "PIPELOOP_WORKERS", value_name = "COUNT")]
+    pub workers: Option<Workers>,
+
+    /// Most activations that wait while others are worked on; more are refused with 429.
     #[arg(long, env = "PIPELOOP_QUEUE", default_value = "256", value_name = "COUNT")]
     pub queue: usize,
 
@@ -132,6 +174,10 @@ pub struct Compatibility {
     pub execution_env: Option<OsString>,
     /// `OW_COMPILER`, where `PIPELOOP_COMPILER` is not set.
     pub compiler: Option<PathBuf>,
+    /// `__OW_ALLOW_CONCURRENT`: the platform sends several activations at once.
+    ///
+    /// Source: apache/openwhisk, `docs/concurrency.md`.
+    pub allow_concurrent: bool,
 }
 
 impl Compatibility {
@@ -146,6 +192,7 @@ impl Compatibility {
             log_init_error: set("OW_LOG_INIT_ERROR").is_some(),
             wait_for_ack: set("OW_WAIT_FOR_ACK"),
             execution_env: set("OW_EXECUTION_ENV"),
+            allow_concurrent: set("__OW_ALLOW_CONCURRENT").is_some_and(|value| value.eq_ignore_ascii_case("true")),
             compiler: compiler.map_err(|reason| Error::BadSetting { setting: "OW_COMPILER", reason })?,
         })
     }
@@ -204,6 +251,47 @@ pub fn container_environment(compatibility: &Compatibility) -> Vec<(OsString, Os
 #[must_use]
 pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// How many processes of an action work at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workers {
+    /// One a core.
+    Auto,
+    /// So many.
+    Count(usize),
+}
+
+/// More would be a mistake: each of them is a process.
+const MOST_WORKERS: usize = 1024;
+
+impl Workers {
+    /// What is set, or else what the container says about its activations.
+    #[must_use]
+    pub fn of(set: Option<Self>, compatibility: &Compatibility) -> Self {
+        set.unwrap_or(if compatibility.allow_concurrent { Self::Auto } else { Self::Count(1) })
+    }
+
+    /// As a number: cores are those that the container may use.
+    #[must_use]
+    pub fn count(self) -> usize {
+        match self {
+            Self::Auto => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MOST_WORKERS),
+            Self::Count(count) => count,
+        }
+    }
+}
+
+impl FromStr for Workers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let count = text.parse().ok().filter(|count| (1..=MOST_WORKERS).contains(count));
+        count.map(Self::Count).ok_or_else(|| format!("expected `auto` or a count from 1 to {MOST_WORKERS}"))
+    }
 }
 
 /// A duration with its unit: `100ms`, `30s`, `5m`, `1h`.
@@ -291,6 +379,22 @@ mod tests {
         for wrong in ["", "s", "30", "-1s", "1.5s", "30 parsecs", "99999999999h"] {
             assert!(time(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn workers_are_counted() {
+        let workers = |text: &str| text.parse::<Workers>();
+        assert_eq!(workers("1"), Ok(Workers::Count(1)));
+        assert_eq!(workers("1024"), Ok(Workers::Count(1024)));
+        assert_eq!(workers("auto"), Ok(Workers::Auto));
+        for wrong in ["", "0", "-1", "1025", "many", "2.5"] {
+            assert!(workers(wrong).is_err(), "{wrong}");
+        }
+        let one = Compatibility::default();
+        let several = Compatibility { allow_concurrent: true, ..Compatibility::default() };
+        assert_eq!(Workers::of(None, &one), Workers::Count(1));
+        assert_eq!(Workers::of(None, &several), Workers::Auto);
+        assert_eq!(Workers::of(Some(Workers::Count(3)), &several), Workers::Count(3));
     }
 
     #[test]

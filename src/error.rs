@@ -133,6 +133,8 @@ pub enum Error {
     TimeOut { limit: TimeLimit, after: Duration },
     /// The activation's deadline passed while it waited for others.
     Expired,
+    /// The action dies again and again, and is given a pause.
+    CrashLoop { deaths: u32, last: String, retry_in: Duration },
     /// The proxy ended before the activation did.
     Cut { after: Duration },
     /// Too many activations wait already.
@@ -145,6 +147,8 @@ pub enum Error {
     CannotListen { address: String, reason: io::Error },
     /// A setting has a value that cannot be used.
     BadSetting { setting: &'static str, reason: String },
+    /// The action has ended, and is not to be started again.
+    NotRestarted { last: String },
     /// Something the operating system refused in the middle of the work.
     System { doing: &'static str, reason: io::Error },
 }
@@ -271,9 +275,11 @@ codes! {
     Error::ShuttingDown => "PL066",
     Error::Cut { .. } => "PL067",
     Error::Expired => "PL068",
+    Error::CrashLoop { .. } => "PL069",
     Error::CannotListen { .. } => "PL090",
     Error::BadSetting { .. } => "PL091",
     Error::System { .. } => "PL092",
+    Error::NotRestarted { .. } => "PL093",
 }
 
 impl Error {
@@ -334,6 +340,8 @@ impl Error {
             }
             Self::QueueFull { .. } => "try again later, or raise `PIPELOOP_QUEUE`".into(),
             Self::Expired => "send fewer activations at once, or give them a longer time limit on the platform".into(),
+            Self::CrashLoop { .. } => "mend what it dies of; whatever works again ends the pauses at once".into(),
+            Self::NotRestarted { .. } => "`PIPELOOP_RESTART` is `never`: start another container, or set it to `always`".into(),
             Self::CannotListen { .. } => "choose another port with `--port` (`PIPELOOP_PORT`)".into(),
             _ => return None,
         })
@@ -505,6 +513,16 @@ impl fmt::Display for Error {
             Self::ShuttingDown => f.write_str("the proxy is shutting down"),
             Self::Expired => {
                 f.write_str("the activation's deadline passed while it waited for others, and it was never begun")
+            }
+            Self::CrashLoop { deaths, last, retry_in } => {
+                write!(
+                    f,
+                    "the action died {deaths} times in a row and is not started again for {}; the last time: {last}",
+                    millis(*retry_in)
+                )
+            }
+            Self::NotRestarted { last } => {
+                write!(f, "the action has ended and is not started again: {last}")
             }
             Self::Cut { after } => {
                 write!(

@@ -12,9 +12,14 @@
 //! It reads only while the outbox is empty: a reader of ours that stalls slows the action down
 //! and costs no memory. Our stdout may be a pipe that we share and must not make non-blocking:
 //! a write is made only after `poll` said that it will not block.
+//!
+//! Several processes of one action share our streams: [`Logs::share`]. Each then gathers the log of
+//! its activation and writes it in one go, with its sentinel, while it has the [`Sink`]'s turn. What
+//! is too much to gather is passed on in whole lines, so that lines of two activations never mix.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -22,6 +27,7 @@ use memchr::memmem;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::process::pipe::watch_as_it_is;
 
@@ -61,13 +67,22 @@ struct SinkInner {
     fd: OwnedFd,
     /// Registered with the runtime at the first wait only. `None` for files, which never block.
     registered: OnceLock<Option<AsyncFd<OwnedFd>>>,
+    /// Of several that share it, one writes at a time.
+    turn: Arc<Semaphore>,
+    /// Whoever had the turn last left in the middle of a line.
+    broken_off: AtomicBool,
 }
 
 impl Sink {
     /// Writes to a descriptor without changing its flags.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
-        Self(Arc::new(SinkInner { fd, registered: OnceLock::new() }))
+        Self(Arc::new(SinkInner {
+            fd,
+            registered: OnceLock::new(),
+            turn: Arc::new(Semaphore::new(1)),
+            broken_off: AtomicBool::new(false),
+        }))
     }
 
     /// The proxy's standard output.
@@ -149,6 +164,13 @@ impl Logs {
         Self { stdout: stream(stdout), stderr: stream(stderr), sentinels, stall_limit: bounds.stall_limit }
     }
 
+    /// From now on others write to the same sinks: an activation's log is written when it is whole.
+    pub fn share(&mut self) {
+        for stream in [&mut self.stdout, &mut self.stderr] {
+            stream.company = Company::Gathers;
+        }
+    }
+
     /// An activation begins: what was kept for it goes out first.
     pub fn begin(&mut self) {
         self.stdout.begin();
@@ -199,6 +221,7 @@ impl Logs {
     pub async fn pass_on(&mut self) {
         for stream in [&mut self.stdout, &mut self.stderr] {
             stream.held = 0;
+            stream.company.gathers_no_more();
             let _ = tokio::time::timeout(self.stall_limit, stream.flushed()).await;
         }
     }
@@ -215,7 +238,8 @@ impl Logs {
 /// The bounds of a log.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// The most bytes kept of what an action prints between two activations, on each stream.
+    /// The most bytes kept of what an action prints between two activations, on each stream, and
+    /// gathered of an activation's log where several share it.
     pub backlog_bytes: usize,
     /// How long the action and its answer wait for a reader of the log that does not read.
     pub stall_limit: Duration,
@@ -229,6 +253,10 @@ pub struct Stream {
     /// Bytes on their way out, from `sent` on.
     outbox: Vec<u8>,
     sent: usize,
+    company: Company,
+    turn: Option<OwnedSemaphorePermit>,
+    /// While it gathers, bytes up to here may go.
+    released: usize,
     phase: Phase,
     backlog: Vec<u8>,
     backlog_limit: usize,
@@ -243,6 +271,26 @@ pub struct Stream {
     /// What was dropped since then: bytes, and sentinels, which are owed to it.
     lost_bytes: usize,
     owed_sentinels: usize,
+}
+
+/// Whether others write to the same sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// Nobody.
+    Alone,
+    /// Others do, each when it has the turn. The log of an activation is held until it is whole, or
+    /// too much.
+    Gathers,
+    /// Others do, and there is nothing to be waited for.
+    Shares,
+}
+
+impl Company {
+    fn gathers_no_more(&mut self) {
+        if *self == Self::Gathers {
+            *self = Self::Shares;
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,6 +308,9 @@ impl Stream {
             sink,
             outbox: Vec::new(),
             sent: 0,
+            company: Company::Alone,
+            turn: None,
+            released: 0,
             phase: Phase::Open,
             backlog: Vec::new(),
             backlog_limit: bounds.backlog_bytes,
@@ -392,8 +443,10 @@ impl Stream {
         if self.stalled && self.sink.is_writable() {
             self.resume();
         }
-        let end = self.outbox.len() - self.held;
-        if self.sent < end && !self.stalled {
+        let mut end = self.due();
+        if self.sent < end && !self.stalled && self.has_turn() {
+            // Taking the turn may have added a byte.
+            end = self.due();
             self.sent += self.sink.try_write(&self.outbox[self.sent..end]);
         }
         if self.sent < end {
@@ -401,15 +454,64 @@ impl Stream {
         }
         self.outbox.drain(..end);
         self.sent = 0;
-        if self.outbox.capacity() > 2 * CHUNK {
+        self.released = 0;
+        self.turn = None;
+        if self.outbox.capacity() > 2 * CHUNK && self.outbox.len() < CHUNK {
             self.outbox.shrink_to(CHUNK);
         }
         true
     }
 
+    /// How much of the outbox may go.
+    fn due(&mut self) -> usize {
+        let ready = self.outbox.len() - self.held;
+        if self.company != Company::Gathers || self.phase == Phase::Closed {
+            return ready;
+        }
+        if self.outbox.len() > self.backlog_limit {
+            if let Some(newline) = memchr::memrchr(b'\n', &self.outbox[self.released..ready]) {
+                self.released += newline + 1;
+            } else if self.released == 0 {
+                // Nobody can be made to wait for the end of this line.
+                self.outbox.insert(ready, b'\n');
+                self.released = ready + 1;
+                self.at_line_start = self.held == 0;
+            }
+        }
+        self.released
+    }
+
+    /// Whether it may write to the sink now.
+    fn has_turn(&mut self) -> bool {
+        if self.company == Company::Alone || self.turn.is_some() {
+            return true;
+        }
+        let Ok(turn) = self.sink.0.turn.clone().try_acquire_owned() else { return false };
+        self.take(turn);
+        true
+    }
+
+    fn take(&mut self, turn: OwnedSemaphorePermit) {
+        self.turn = Some(turn);
+        if self.sink.0.broken_off.swap(false, Ordering::Relaxed) {
+            self.outbox.insert(0, b'\n');
+            self.released += usize::from(self.released > 0);
+        }
+    }
+
+    /// Waits until a [`Stream::flush`] that left something may get further.
+    async fn may_flush(&mut self) {
+        if self.company != Company::Alone && self.turn.is_none() && !self.stalled {
+            let turn = self.sink.0.turn.clone().acquire_owned().await.expect("the semaphore is never closed");
+            self.take(turn);
+        } else {
+            self.sink.writable().await;
+        }
+    }
+
     async fn flushed(&mut self) {
         while !self.flush() {
-            self.sink.writable().await;
+            self.may_flush().await;
         }
     }
 
@@ -455,8 +557,12 @@ impl Stream {
         // The action's own sentinels are defused, so these are ours.
         self.owed_sentinels += memmem::find_iter(unsent, SENTINEL.as_bytes()).count();
         self.lost_bytes += unsent.len();
+        if self.turn.take().is_some() && self.sent > 0 && self.outbox[self.sent - 1] != b'\n' {
+            self.sink.0.broken_off.store(true, Ordering::Relaxed);
+        }
         self.outbox.clear();
         self.sent = 0;
+        self.released = 0;
         self.held = 0;
         self.stalled = true;
     }
@@ -472,6 +578,7 @@ impl Stream {
             missed.push('\n');
         }
         // Nothing of the outbox has been sent since it was given up.
+        self.released += missed.len();
         self.outbox.splice(0..0, missed.into_bytes());
         self.stalled = false;
     }
@@ -480,8 +587,7 @@ impl Stream {
     async fn pump(&mut self) {
         loop {
             if !self.flush() {
-                let stalls =
-                    self.stalled || tokio::time::timeout(self.stall_limit, self.sink.writable()).await.is_err();
+                let stalls = self.stalled || tokio::time::timeout(self.stall_limit, self.may_flush()).await.is_err();
                 if stalls {
                     self.give_up();
                 }

@@ -34,3 +34,5 @@ mod promises;
 mod signals;
 #[path = "suite/unreadable.rs"]
 mod unreadable;
+#[path = "suite/workers.rs"]
+mod workers;

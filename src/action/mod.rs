@@ -6,13 +6,18 @@
 //!
 //! # Theory of operation
 //! [`Action`] is a handle that any number of callers share. Init places the code and starts a
-//! `worker`, one task that owns the process, its conversation and its logs. Activations go to it
-//! through a queue and are worked on one at a time, in order, to their end, whether or not their
-//! caller is still there: an answer can never meet another activation than its own.
+//! `worker`, one task that owns a process, its conversation and its logs. Activations go to it
+//! over a `desk`, one queue, and are worked on one at a time, in order, to their end, whether or not
+//! their caller is still there: an answer can never meet another activation than its own.
+//!
+//! There may be several workers at one desk. They are as many tasks, each with a process of its own,
+//! which it starts when activations wait that the others cannot take; init waits for the first.
 
 pub mod artifact;
 mod compile;
+mod desk;
 pub mod inspect;
+mod restart;
 pub mod unpack;
 mod worker;
 
@@ -22,7 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::activation::{Activation, Answer};
@@ -34,6 +39,8 @@ use crate::protocol::Protocol;
 
 use artifact::{Artifact, Code, Sources};
 use compile::Compilation;
+use desk::Desk;
+use restart::Deaths;
 use worker::{Job, Message, Phase, Worker};
 
 /// What init brings.
@@ -68,6 +75,8 @@ pub struct Surroundings {
     pub sentinels: Sentinels,
     /// Where the reason of a failed init goes.
     pub init_failures: InitFailures,
+    /// How many processes of it work at the same time.
+    pub workers: usize,
     /// How many activations may wait.
     pub queue: usize,
 }
@@ -92,7 +101,7 @@ struct Shared {
     state: Mutex<State>,
     phase: watch::Sender<Phase>,
     /// Activations that were accepted and not answered yet.
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -105,11 +114,22 @@ enum State {
 
 #[derive(Debug)]
 struct Ready {
-    messages: mpsc::UnboundedSender<Message>,
-    worker: JoinHandle<()>,
+    crew: Arc<Crew>,
+    /// The tasks of its workers.
+    tasks: Vec<JoinHandle<()>>,
     /// Where an action of the command line lies, until the platform has initialised it: it does so
     /// with every container, and sends no code for one that brings its own.
     baked: Option<PathBuf>,
+}
+
+/// What the workers of an action have in common.
+#[derive(Debug)]
+struct Crew {
+    desk: Desk,
+    artifact: Artifact,
+    launch: Launch,
+    protocol: Protocol,
+    deaths: Mutex<Deaths>,
 }
 
 /// Where the code comes from.
@@ -127,7 +147,7 @@ impl Action {
             reaper,
             state: Mutex::new(State::Empty),
             phase: watch::channel(Phase::Serving).0,
-            open: AtomicUsize::new(0),
+            open: Arc::default(),
         }))
     }
 
@@ -144,13 +164,13 @@ impl Action {
             self.admit_init()?;
             tokio::spawn(async move { action.initialise(Source::Upload(code), &main, environment, protocol).await })
         } else {
-            let Some((path, running)) = self.admit_baked_init(environment.is_empty() && protocol.is_none())? else {
+            let Some((path, mut running)) = self.admit_baked_init(environment.is_empty() && protocol.is_none())? else {
                 return Ok(());
             };
             tokio::spawn(async move {
                 // It runs without what this init brings; it is started anew with that.
-                drop(running.messages);
-                let _ = running.worker.await;
+                running.crew.desk.close();
+                running.ended().await;
                 action.initialise(Source::File(&path), &main, environment, protocol).await
             })
         };
@@ -212,13 +232,18 @@ impl Action {
     /// for which there is no answer.
     pub async fn run(&self, activation: Activation) -> Result<Answer, Error> {
         let (reply, mut answer) = oneshot::channel();
-        let (place, waits) = Place::take(&self.0)?;
+        let crew = self.crew()?;
+        let (place, waits) = Place::take(&self.0).or_else(|_| {
+            // Some of those who have a place may not need it any more.
+            crew.desk.tidy();
+            Place::take(&self.0)
+        })?;
         let deadline = activation.time_to_deadline().map(|left| tokio::time::Instant::now() + left);
         // While it waits for others its deadline is looked after here; later the worker does.
         let claim = deadline.filter(|_| waits).map(|deadline| (deadline, Arc::new(AtomicBool::new(false))));
         let claimed = claim.as_ref().map(|(_, claimed)| claimed.clone());
         let job = Job { activation, deadline, reply, place, claimed };
-        self.messages()?.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
+        crew.desk.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
         if let Some((deadline, claimed)) = claim {
             tokio::select! {
                 biased;
@@ -239,46 +264,46 @@ impl Action {
     /// # Errors
     /// [`Error::NotInitialised`], [`Error::ShuttingDown`].
     pub fn check_run(&self) -> Result<(), Error> {
-        self.messages().map(|_| ())
+        self.crew().map(|_| ())
     }
 
     /// An activation that cannot even be begun has a log all the same, an empty one: whoever reads
     /// logs counts its sentinels.
     pub async fn refuse(&self) {
         let (reply, written) = oneshot::channel();
-        if let Ok(messages) = self.messages() {
-            let _ = messages.send(Message::Refuse(reply));
+        if let Ok(crew) = self.crew() {
+            let _ = crew.desk.send(Message::Refuse(reply));
             let _ = written.await;
         }
     }
 
-    fn messages(&self) -> Result<mpsc::UnboundedSender<Message>, Error> {
+    fn crew(&self) -> Result<Arc<Crew>, Error> {
         match &*self.state() {
             State::Empty | State::Initialising => Err(Error::NotInitialised),
             State::Stopping => Err(Error::ShuttingDown),
-            State::Ready(ready) => Ok(ready.messages.clone()),
+            State::Ready(ready) => Ok(ready.crew.clone()),
         }
     }
 
     /// Ends the action: what is in flight may finish within `drain`, what waits is refused, then
-    /// the process is stopped. From now on everything is refused.
+    /// the processes are stopped. From now on everything is refused.
     pub async fn stop(&self, drain: Duration) {
         let state = std::mem::replace(&mut *self.state(), State::Stopping);
         self.0.phase.send_replace(Phase::Draining);
-        if let State::Ready(Ready { messages, mut worker, .. }) = state {
-            drop(messages);
-            if tokio::time::timeout(drain, &mut worker).await.is_err() {
+        if let State::Ready(mut ready) = state {
+            ready.crew.desk.clear();
+            if tokio::time::timeout(drain, ready.ended()).await.is_err() {
                 self.0.phase.send_if_modified(|phase| {
                     let later = *phase < Phase::Cutting;
                     *phase = (*phase).max(Phase::Cutting);
                     later
                 });
-                let _ = worker.await;
+                ready.ended().await;
             }
         }
     }
 
-    /// Hurries a [`Action::stop`] that is under way: what is in flight and the process are killed.
+    /// Hurries a [`Action::stop`] that is under way: what is in flight and the processes are killed.
     pub fn kill(&self) {
         self.0.phase.send_replace(Phase::Killing);
     }
@@ -290,20 +315,17 @@ impl Action {
         environment: Vec<(OsString, OsString)>,
         protocol: Option<Protocol>,
     ) -> Result<(), Error> {
-        let surroundings = &self.0.surroundings;
-        let settings = &surroundings.settings;
-        let bounds = logs::Bounds { backlog_bytes: settings.log_backlog.bytes(), stall_limit: settings.log_stall.0 };
-        let mut logs =
-            Logs::new(surroundings.stdout.clone(), surroundings.stderr.clone(), surroundings.sentinels, &bounds);
+        let mut logs = self.logs();
         let error = match self.ready_worker(source, main, environment, protocol, &mut logs).await {
-            Ok(worker) => {
-                let Some((worker, mut logs)) = self.employ(worker, logs) else { return Ok(()) };
+            Ok((crew, worker)) => {
+                let Some((worker, mut logs)) = self.employ(&crew, worker, logs) else { return Ok(()) };
                 worker.end(&mut logs).await;
+                crew.artifact.remove();
                 return Err(Error::ShuttingDown);
             }
             Err(error) => error,
         };
-        match surroundings.init_failures {
+        match self.0.surroundings.init_failures {
             InitFailures::Tell => logs.end_without_sentinel().await,
             InitFailures::Log => {
                 worker::tell(&mut logs, &error);
@@ -317,16 +339,31 @@ impl Action {
         Err(error)
     }
 
-    /// Sets a worker to work. Gives it back when a stop came meanwhile, which has replaced the state
-    /// and found nothing to stop.
-    fn employ(&self, worker: Worker, logs: Logs) -> Option<(Worker, Logs)> {
+    /// Logs that nothing has been written to.
+    fn logs(&self) -> Logs {
+        let Surroundings { settings, stdout, stderr, sentinels, .. } = &self.0.surroundings;
+        let bounds = logs::Bounds { backlog_bytes: settings.log_backlog.bytes(), stall_limit: settings.log_stall.0 };
+        Logs::new(stdout.clone(), stderr.clone(), *sentinels, &bounds)
+    }
+
+    /// Sets the first worker to work, and the others beside it. Gives it back when a stop came
+    /// meanwhile, which has replaced the state and found nothing to stop.
+    fn employ(&self, crew: &Arc<Crew>, first: Worker, mut logs: Logs) -> Option<(Worker, Logs)> {
         let mut state = self.state();
         if !matches!(*state, State::Initialising) {
-            return Some((worker, logs));
+            return Some((first, logs));
         }
-        let (messages, inbox) = mpsc::unbounded_channel();
-        let worker = tokio::spawn(worker.serve(logs, inbox));
-        *state = State::Ready(Ready { messages, worker, baked: None });
+        let workers = self.0.surroundings.workers;
+        if workers > 1 {
+            logs.share();
+        }
+        let mut tasks = vec![tokio::spawn(first.serve(logs))];
+        for post in 1..workers {
+            let mut logs = self.logs();
+            logs.share();
+            tasks.push(tokio::spawn(Worker::new(self.0.clone(), crew.clone(), post).serve(logs)));
+        }
+        *state = State::Ready(Ready { crew: crew.clone(), tasks, baked: None });
         None
     }
 
@@ -338,7 +375,7 @@ impl Action {
         environment: Vec<(OsString, OsString)>,
         protocol: Option<Protocol>,
         logs: &mut Logs,
-    ) -> Result<Worker, Error> {
+    ) -> Result<(Arc<Crew>, Worker), Error> {
         let surroundings = &self.0.surroundings;
         let settings = &surroundings.settings;
         let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries };
@@ -377,8 +414,15 @@ impl Action {
             directory: artifact.directory.clone(),
         };
         let protocol = protocol.unwrap_or(settings.protocol);
-        let worker = Worker::new(self.0.clone(), artifact, launch, protocol);
-        worker.ready(logs).await
+        let deaths = Mutex::new(Deaths::new(settings.restart));
+        let crew = Arc::new(Crew { desk: Desk::new(surroundings.workers), artifact, launch, protocol, deaths });
+        match Worker::new(self.0.clone(), crew.clone(), 0).ready(logs).await {
+            Ok(worker) => Ok((crew, worker)),
+            Err(error) => {
+                crew.artifact.remove();
+                Err(error)
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -402,8 +446,24 @@ impl Ready {
     /// Refuses an init, also in the log: the platform's test suites look for it there.
     fn refuse_init(&self) -> Error {
         let error = Error::AlreadyInitialised;
-        let _ = self.messages.send(Message::Say(error.to_string()));
+        let _ = self.crew.desk.send(Message::Say(error.to_string()));
         error
+    }
+
+    /// Waits until all workers have ended, and removes the files that were made for the action.
+    /// Leaving early loses nothing.
+    async fn ended(&mut self) {
+        while let Some(task) = self.tasks.last_mut() {
+            let _ = task.await;
+            self.tasks.pop();
+        }
+        self.crew.artifact.remove();
+    }
+}
+
+impl Crew {
+    fn deaths(&self) -> MutexGuard<'_, Deaths> {
+        self.deaths.lock().expect("no holder of the record panics")
     }
 }
 
@@ -417,17 +477,17 @@ const PLACED_AT_ONCE: usize = 256 * 1024;
 
 /// A place among the activations that were accepted, given back when it is dropped.
 #[derive(Debug)]
-struct Place(Arc<Shared>);
+struct Place(Arc<AtomicUsize>);
 
 impl Place {
     /// A place, and whether others are before it.
-    fn take(shared: &Arc<Shared>) -> Result<(Self, bool), Error> {
-        let limit = shared.surroundings.queue;
-        let place = Self(shared.clone());
+    fn take(shared: &Shared) -> Result<(Self, bool), Error> {
+        let Surroundings { workers, queue, .. } = shared.surroundings;
+        let place = Self(shared.open.clone());
         let before = shared.open.fetch_add(1, Ordering::Relaxed);
-        // One is worked on, the others wait.
-        if before > limit {
-            return Err(Error::QueueFull { limit });
+        // Each worker has one, the others wait.
+        if before >= queue.saturating_add(workers) {
+            return Err(Error::QueueFull { limit: queue });
         }
         Ok((place, before > 0))
     }
@@ -435,7 +495,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,13 +1,14 @@
-//! The task that owns an action's process, its conversation and its logs.
+//! The task that owns one process of an action, its conversation and its logs.
 //!
 //! One activation at a time, each to its end. A process that died is started again for the next
-//! activation, so that one crash costs one activation.
+//! activation, so that one crash costs one activation. Where there are several workers, a process
+//! that cannot be started costs none, as long as another one lives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
@@ -20,9 +21,9 @@ use crate::protocol::detect::{self, detect, ending};
 use crate::protocol::pipe_loop::{NoAnswer, PipeLoop};
 use crate::protocol::{Protocol, single_shot};
 
-use super::artifact::Artifact;
+use super::desk::{Means, Next};
 use super::inspect::{cannot_start, check_header};
-use super::{Place, Shared};
+use super::{Crew, Place, Shared};
 
 /// What is sent to a worker.
 #[derive(Debug)]
@@ -47,6 +48,29 @@ pub(super) struct Job {
     pub(super) claimed: Option<Arc<AtomicBool>>,
 }
 
+impl Message {
+    /// Whether somebody still waits for what it brings.
+    pub(super) fn is_awaited(&self) -> bool {
+        match self {
+            Self::Run(job) => {
+                let told = job.claimed.as_ref().is_some_and(|claimed| claimed.load(Ordering::Acquire));
+                !told && !job.reply.is_closed()
+            }
+            Self::Refuse(_) | Self::Say(_) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Job {
+    /// An activation, and the other end of its reply.
+    pub(super) fn for_tests(arguments: &str) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
+        let (reply, waiting) = oneshot::channel();
+        let activation = Activation::of_arguments(arguments.as_bytes()).expect("arguments");
+        (Self { activation, deadline: None, reply, place: Place(Arc::new(1.into())), claimed: None }, waiting)
+    }
+}
+
 /// How far an orderly end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
@@ -68,9 +92,9 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
-    artifact: Artifact,
-    launch: Launch,
-    protocol: Protocol,
+    crew: Arc<Crew>,
+    /// Its place at the desk.
+    post: usize,
     running: Option<Running>,
 }
 
@@ -83,57 +107,92 @@ struct Running {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, artifact: Artifact, launch: Launch, protocol: Protocol) -> Self {
-        Self { shared, artifact, launch, protocol, running: None }
+    pub(super) fn new(shared: Arc<Shared>, crew: Arc<Crew>, post: usize) -> Self {
+        Self { shared, crew, post, running: None }
     }
 
     /// Starts the process and waits until it is ready. Version 0 has nothing to start: its
     /// executable is only looked at.
     pub(super) async fn ready(mut self, logs: &mut Logs) -> Result<Self, Error> {
-        if self.protocol != Protocol::SingleShot {
-            match self.start(logs).await {
-                Ok(running) => self.running = Some(running),
-                Err(error) => {
-                    self.artifact.remove();
-                    return Err(error);
-                }
-            }
+        if self.crew.protocol != Protocol::SingleShot {
+            self.running = Some(self.start(logs).await?);
         }
         Ok(self)
     }
 
-    /// Works until the last message or the end of the proxy.
-    pub(super) async fn serve(mut self, mut logs: Logs, mut inbox: mpsc::UnboundedReceiver<Message>) {
+    /// Works until the desk is closed or the proxy ends.
+    pub(super) async fn serve(mut self, mut logs: Logs) {
+        let crew = self.crew.clone();
         let mut phase = self.shared.phase.subscribe();
         while *phase.borrow_and_update() == Phase::Serving {
-            let message = tokio::select! {
+            let next = tokio::select! {
                 biased;
-                message = inbox.recv() => message,
+                next = crew.desk.next(self.post, self.means()) => next,
                 () = self.idle(&mut logs) => continue,
                 _ = phase.changed() => continue,
             };
-            match message {
-                Some(Message::Run(job)) => self.run(job, &mut phase, &mut logs).await,
-                Some(Message::Refuse(reply)) => {
+            match next {
+                Next::Message(Message::Run(job)) => self.run(job, &mut phase, &mut logs).await,
+                Next::Message(Message::Refuse(reply)) => {
                     logs.begin();
                     logs.end().await;
                     let _ = reply.send(());
                 }
-                Some(Message::Say(sentence)) => logs.say(&sentence),
-                None => break,
+                Next::Message(Message::Say(sentence)) => logs.say(&sentence),
+                Next::Start => tokio::select! {
+                    biased;
+                    () = self.prepare(&mut logs) => {}
+                    _ = phase.changed() => {}
+                },
+                Next::Close => break,
             }
         }
-        // Whoever still waits learns it when the inbox is dropped.
         self.end(&mut logs).await;
     }
 
-    /// Stops the process and removes the files that were made for the action.
+    /// Stops the process.
     pub(super) async fn end(mut self, logs: &mut Logs) {
         if let Some(running) = self.running.take() {
             self.stop(running, logs).await;
         }
         logs.pass_on().await;
-        self.artifact.remove();
+    }
+
+    /// What it can do with an activation.
+    fn means(&self) -> Means {
+        if self.crew.protocol == Protocol::SingleShot || self.running.as_ref().is_some_and(|running| !running.silent) {
+            Means::Process
+        } else if self.crew.deaths().may_start() {
+            Means::Start
+        } else {
+            Means::Nothing
+        }
+    }
+
+    fn pause_left(&self) -> Option<Duration> {
+        self.crew.deaths().pause_left()
+    }
+
+    /// Starts a process for activations that wait, none of which is lost if that fails.
+    async fn prepare(&mut self, logs: &mut Logs) {
+        self.forget_the_dead(logs).await;
+        if !self.crew.deaths().may_start() {
+            return;
+        }
+        while let Some(left) = self.pause_left() {
+            pause(left, logs).await;
+        }
+        if self.crew.desk.is_empty() {
+            // Others were faster.
+            return;
+        }
+        match self.start(logs).await {
+            Ok(running) => self.running = Some(running),
+            Err(error) => {
+                tell(logs, &error);
+                self.crew.deaths().died(error.to_string());
+            }
+        }
     }
 
     /// Between activations: the log is read, stray answers are dropped, a death is noticed.
@@ -183,7 +242,7 @@ impl Worker {
         let begun = Instant::now();
         let (limit, ends) = time_limit(begun, deadline, self.shared.surroundings.settings.run_timeout.0);
         let outcome = {
-            let attempt = self.attempt(&mut activation, logs);
+            let attempt = self.attempt(&mut activation, ends, logs);
             tokio::select! {
                 biased;
                 outcome = attempt => Some(outcome),
@@ -192,19 +251,21 @@ impl Worker {
             }
         };
         let outcome = outcome.unwrap_or_else(|| Err(Error::TimeOut { limit, after: begun.elapsed() }));
-        if let Err(Error::TimeOut { .. } | Error::Cut { .. }) = outcome {
+        if let Err(error @ (Error::TimeOut { .. } | Error::Cut { .. })) = &outcome {
             // The conversation was left in the middle: nobody could tell whose the next line is.
             if let Some(running) = self.running.take() {
                 stop::kill(&running.process).await;
+                self.crew.deaths().stopped(error.to_string());
             }
             logs.detach();
         }
         outcome
     }
 
-    /// One activation without limits of time.
-    async fn attempt(&mut self, activation: &mut Activation, logs: &mut Logs) -> Result<Answer, Error> {
-        if self.protocol == Protocol::SingleShot {
+    /// One activation. Its limit of time is looked after by whoever asks; here it only decides
+    /// whether a pause can be waited for.
+    async fn attempt(&mut self, activation: &mut Activation, ends: Instant, logs: &mut Logs) -> Result<Answer, Error> {
+        if self.crew.protocol == Protocol::SingleShot {
             return self.attempt_single_shot(activation, logs).await;
         }
         let mut fresh = false;
@@ -212,20 +273,31 @@ impl Worker {
             self.forget_the_dead(logs).await;
             if self.running.is_none() {
                 fresh = true;
-                self.running = Some(self.start(logs).await?);
+                self.running = Some(self.restart(ends, logs).await?);
             }
             let limit_bytes = self.shared.surroundings.settings.max_result.0;
             let running = self.running.as_mut().expect("it was started above");
             let answer = running.conversation.interact(activation, limit_bytes, &running.process, logs).await;
             match answer {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.crew.deaths().answered();
+                    return Ok(answer);
+                }
                 Err(NoAnswer::TooLong) => {
                     let running = self.running.take().expect("it answered");
                     self.bury(running, logs).await;
-                    return Err(Error::AnswerTooLong { limit_bytes });
+                    let error = Error::AnswerTooLong { limit_bytes };
+                    self.crew.deaths().stopped(error.to_string());
+                    return Err(error);
                 }
                 Err(NoAnswer::Bad(problem)) => {
+                    self.crew.deaths().answered();
                     return Err(Error::BadAnswer { problem, ending: None });
+                }
+                Err(NoAnswer::Strayed) => {
+                    logs.say("pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)");
+                    let running = self.running.take().expect("it has strayed");
+                    self.bury(running, logs).await;
                 }
                 Err(NoAnswer::Gone { partial, untouched }) => {
                     let running = self.running.take().expect("it was spoken with");
@@ -233,17 +305,29 @@ impl Worker {
                     // A process that died before this activation could reach it takes nothing with
                     // it. One that was started for it and did so is told.
                     if untouched && !fresh && wait_for_end(&running.process).await {
-                        logs.detach();
+                        self.bury_the_dead(running, logs).await;
                         continue;
                     }
-                    return Err(self.gone(running, partial, channel, logs).await);
+                    let error = self.gone(running, partial, channel, logs).await;
+                    self.crew.deaths().died(error.detail().unwrap_or_else(|| error.to_string()));
+                    return Err(error);
                 }
             }
         }
     }
 
+    /// Starts a process in place of one that has ended, as soon as that may be.
+    async fn restart(&self, ends: Instant, logs: &mut Logs) -> Result<Running, Error> {
+        loop {
+            let left = self.crew.deaths().pause_for(ends)?;
+            let Some(left) = left else { break };
+            pause(left, logs).await;
+        }
+        self.start(logs).await.inspect_err(|error| self.crew.deaths().died(error.to_string()))
+    }
+
     async fn attempt_single_shot(&mut self, activation: &mut Activation, logs: &mut Logs) -> Result<Answer, Error> {
-        let launch = single_shot::launch(&self.launch, activation);
+        let launch = single_shot::launch(&self.crew.launch, activation);
         // However this ends, nothing of the process is left behind.
         let (guard, pipes) = spawn(&launch, ResultChannel::Stdout, &self.shared.reaper, logs)?;
         let process = guard.process();
@@ -266,14 +350,17 @@ impl Worker {
     async fn start(&self, logs: &mut Logs) -> Result<Running, Error> {
         let surroundings = &self.shared.surroundings;
         let rules = detect::Rules {
-            protocol: self.protocol,
+            protocol: self.crew.protocol,
             wait_for_ack: surroundings.wait_for_ack,
             init_timeout: surroundings.settings.init_timeout.0,
             start_grace: surroundings.settings.start_grace.0,
         };
-        let (guard, pipes) = spawn(&self.launch, ResultChannel::Descriptor3, &self.shared.reaper, logs)?;
+        let (guard, pipes) = spawn(&self.crew.launch, ResultChannel::Descriptor3, &self.shared.reaper, logs)?;
         match detect(guard.process(), pipes, &rules, logs).await {
-            Ok(detect::Ready { conversation, evidence }) => {
+            Ok(detect::Ready { mut conversation, evidence }) => {
+                if surroundings.settings.replaces_strayed() {
+                    conversation.report_strays();
+                }
                 let process = guard.release();
                 tracing::info!(
                     pid = process.pid.as_raw_nonzero().get(),
@@ -295,9 +382,19 @@ impl Worker {
     async fn forget_the_dead(&mut self, logs: &mut Logs) {
         let dead = |running: &mut Running| running.silent || running.process.exit().is_some();
         if let Some(running) = self.running.take_if(dead) {
-            tracing::info!(exit = ?running.process.exit(), "the action ended between two activations");
-            self.bury(running, logs).await;
+            self.bury_the_dead(running, logs).await;
         }
+    }
+
+    /// A process that ended while no activation was with it.
+    async fn bury_the_dead(&self, running: Running, logs: &mut Logs) {
+        let channel = running.conversation.channel_name();
+        let process = self.bury(running, logs).await;
+        let how = match process.exit() {
+            Some(_) => Error::Died { ending: ending(&process, logs) },
+            None => Error::ChannelClosed { channel },
+        };
+        self.crew.deaths().died(how.to_string());
     }
 
     /// A process left in the middle of an activation: waits for its end and says why.
@@ -353,6 +450,14 @@ pub(super) fn spawn(
     check_header(&launch.program)?;
     let (process, pipes) = start(launch, channel, reaper).map_err(|reason| cannot_start(&launch.program, &reason))?;
     Ok((KillOnDrop::new(process), pipes))
+}
+
+/// Lets a pause pass, with an eye on the log.
+async fn pause(left: Duration, logs: &mut Logs) {
+    tokio::select! {
+        () = tokio::time::sleep(left) => {}
+        () = logs.pump() => unreachable!("a pump never ends"),
+    }
 }
 
 /// Says an error and its hint in the log, for the action's author.

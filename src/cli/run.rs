@@ -86,6 +86,7 @@ impl Run {
                 stderr,
                 sentinels: Sentinels::Omit,
                 init_failures: InitFailures::Tell,
+                workers: 1,
                 queue: 1,
             },
             reaper,

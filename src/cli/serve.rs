@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::sync::watch;
 
 use crate::action::{Action, InitFailures, Surroundings};
-use crate::config::{ActionSettings, Compatibility, ServerSettings, container_environment};
+use crate::config::{ActionSettings, Compatibility, ServerSettings, Workers, container_environment};
 use crate::error::Error;
 use crate::front::http::{self, Limits, Stop};
 use crate::front::openwhisk::OpenWhisk;
@@ -61,6 +61,7 @@ impl Serve {
         pass_on(&reaper).map_err(system("take over signals"))?;
         let compatibility = Compatibility::from_environment()?;
         let log_init_error = compatibility.log_init_error;
+        let workers = Workers::of(self.server.workers, &compatibility).count();
         let action = Action::new(
             Surroundings {
                 environment: container_environment(&compatibility),
@@ -70,6 +71,7 @@ impl Serve {
                 stderr: Sink::stderr().map_err(system("use stderr"))?,
                 sentinels: Sentinels::Write,
                 init_failures: if log_init_error { InitFailures::Log } else { InitFailures::Tell },
+                workers,
                 queue: self.server.queue,
                 settings: self.settings,
             },

@@ -286,7 +286,9 @@ fn status(error: &Error) -> StatusCode {
         | Error::TimeOut { .. }
         // Not 503: the platform would run it again elsewhere, and it has had its effects.
         | Error::Cut { .. }
-        | Error::Expired => StatusCode::BAD_GATEWAY,
+        | Error::Expired
+        | Error::CrashLoop { .. }
+        | Error::NotRestarted { .. } => StatusCode::BAD_GATEWAY,
         Error::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         // What the operator can mend.

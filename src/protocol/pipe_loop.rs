@@ -42,6 +42,12 @@ pub struct PipeLoop {
     channel: Channel,
     /// Strays, for somebody who wants to know more of them than the log says.
     kept: Option<Vec<Vec<u8>>>,
+    /// It has been sent an activation.
+    asked: bool,
+    /// It has written a line too many since: it may do so again, at a moment at which that cannot be
+    /// told from an answer.
+    strayed: bool,
+    reports_strays: bool,
 }
 
 /// Why there is no answer. After any of these but [`NoAnswer::Bad`] the process must be stopped.
@@ -59,13 +65,16 @@ pub enum NoAnswer {
     },
     /// The answer is over the bound.
     TooLong,
+    /// The process has written a line too many since its first activation, and was not sent this one.
+    /// Only after [`PipeLoop::report_strays`].
+    Strayed,
 }
 
 impl PipeLoop {
     /// A conversation over these pipes.
     #[must_use]
     pub fn new(stdin: LineWriter, results: LineReader, sends: Sends, channel: Channel) -> Self {
-        Self { stdin, results, sends, channel, kept: None }
+        Self { stdin, results, sends, channel, kept: None, asked: false, strayed: false, reports_strays: false }
     }
 
     /// Keeps the first strays from now on, beside telling them in the log.
@@ -76,6 +85,11 @@ impl PipeLoop {
     /// Takes the strays that were kept.
     pub fn take_strays(&mut self) -> Vec<Vec<u8>> {
         self.kept.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Sends nothing more from now on once the process has written a line too many.
+    pub fn report_strays(&mut self) {
+        self.reports_strays = true;
     }
 
     /// Where results come from.
@@ -119,6 +133,9 @@ impl PipeLoop {
         // Whatever came since the last answer answers nothing. This is as late as it can be looked
         // for: from here on a line is the answer.
         self.drop_strays(logs);
+        if self.strayed && self.reports_strays {
+            return Err(NoAnswer::Strayed);
+        }
         let line = match self.sends {
             Sends::Arguments => activation.arguments_line(),
             Sends::Activation => activation.whole_line(),
@@ -138,6 +155,8 @@ impl PipeLoop {
         for stray in std::mem::take(&mut exchange.strays) {
             self.say_stray(logs, &stray);
         }
+        self.asked = true;
+        self.strayed |= matches!(answer, Err(NoAnswer::Bad(BadAnswer::TwoLines { .. })));
         answer
     }
 
@@ -175,6 +194,7 @@ impl PipeLoop {
     }
 
     fn say_stray(&mut self, logs: &mut Logs, line: &[u8]) {
+        self.strayed |= self.asked;
         logs.say(&format!("pipeloop: dropped a line that answers no activation: {}", excerpt(line)));
         if let Some(kept) = &mut self.kept
             && kept.len() < MOST_STRAYS_TOLD

@@ -268,7 +268,9 @@ fn v1_empty_lines_are_ignored() {
 #[test]
 fn v1_an_answer_on_several_lines_is_an_error_and_not_the_next_answer() {
     for answer in ["{\\n  \"a\": 1\\n}\\n", "{\"a\":1}\\n{\"b\":2}\\n"] {
-        let proxy = initialised("1", &v1_first(&format!("printf '{answer}'")));
+        // By default the next activation would get another process, which begins to count anew.
+        let proxy = Proxy::start(&["--protocol", "1", "--stray", "ignore"], &[]);
+        proxy.init(&v1_first(&format!("printf '{answer}'"))).check(200, &json!({"ok": true}));
         let response = proxy.run(&json!({}));
         assert_eq!(response.status, 502, "{answer}: {}", response.text());
         assert!(response.error().starts_with(BAD_ANSWER), "{}", response.error());

@@ -1,0 +1,364 @@
+//! The desk of an action: one queue in front of its workers.
+//!
+//! Whatever is sent to an action lies here, in order, until a worker takes it. Knows who is free and
+//! who has a process; knows nothing of processes, and never waits.
+//!
+//! # Theory of operation
+//! A message calls one free worker, the first in line that has a process, else the first that has
+//! none: so no more processes are started than there are activations at the same time. Whoever comes
+//! to the desk takes the message in front, called or not. A worker without a process, while
+//! another has one, is told to start its own first and leaves the message where it is: it goes to
+//! whoever is ready first, and a process that does not start takes no activation with it.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use super::worker::Message;
+
+/// One queue and the posts of those who work it off.
+#[derive(Debug)]
+pub(super) struct Desk(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    waiting: VecDeque<Message>,
+    posts: Vec<Post>,
+    closed: bool,
+}
+
+/// What the desk knows about a worker.
+#[derive(Debug)]
+struct Post {
+    has_process: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// It is at work, or on its way to the desk.
+    Away,
+    /// It waits to be called.
+    Free(Waker),
+}
+
+/// What a worker is to do.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// This, to its end.
+    Message(Message),
+    /// Start a process, and come back.
+    Start,
+    /// Nothing any more.
+    Close,
+}
+
+/// What a worker can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Means {
+    /// It has a process, or needs none.
+    Process,
+    /// It has none, and would have to start one.
+    Start,
+    /// It has none and is not to start one.
+    Nothing,
+}
+
+impl Desk {
+    /// An empty desk with so many posts.
+    pub(super) fn new(posts: usize) -> Self {
+        let post = |_| Post { has_process: false, state: State::Away };
+        Self(Mutex::new(Inner { waiting: VecDeque::new(), posts: (0..posts).map(post).collect(), closed: false }))
+    }
+
+    /// Puts a message behind all others and calls a worker for it. Gives it back when the desk is
+    /// closed.
+    pub(super) fn send(&self, message: Message) -> Result<(), Message> {
+        let mut inner = self.inner();
+        if inner.closed {
+            return Err(message);
+        }
+        inner.waiting.push_back(message);
+        let waker = inner.call();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Waits, at a post, until there is something to do.
+    pub(super) async fn next(&self, post: usize, means: Means) -> Next {
+        std::future::poll_fn(|context| self.poll_next(post, means, context)).await
+    }
+
+    fn poll_next(&self, post: usize, means: Means, context: &Context<'_>) -> Poll<Next> {
+        let mut inner = self.inner();
+        inner.posts[post].has_process = means == Means::Process;
+        let closed = inner.closed;
+        if let State::Free(waker) = &mut inner.posts[post].state
+            && !closed
+        {
+            // Not called: it came for another reason, and what lies there is for somebody else.
+            waker.clone_from(context.waker());
+            return Poll::Pending;
+        }
+        let others_may = means != Means::Process && inner.posts.iter().any(|post| post.has_process);
+        if others_may && matches!(inner.waiting.front(), Some(Message::Run(_))) {
+            if means == Means::Start {
+                return Poll::Ready(Next::Start);
+            }
+        } else if let Some(message) = inner.waiting.pop_front() {
+            inner.posts[post].state = State::Away;
+            return Poll::Ready(Next::Message(message));
+        } else if inner.closed {
+            return Poll::Ready(Next::Close);
+        }
+        inner.posts[post].state = State::Free(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.inner().waiting.is_empty()
+    }
+
+    /// Throws away what nobody waits for any more.
+    pub(super) fn tidy(&self) {
+        let mut inner = self.inner();
+        let (kept, gone) = std::mem::take(&mut inner.waiting).into_iter().partition(Message::is_awaited);
+        inner.waiting = kept;
+        drop(inner);
+        // What is thrown away gives its place back.
+        drop::<VecDeque<_>>(gone);
+    }
+
+    /// Takes nothing any more. What lies there is still worked off.
+    pub(super) fn close(&self) {
+        self.shut(|_| VecDeque::new());
+    }
+
+    /// Takes nothing any more, and throws away what lies there: whoever waits for it learns that.
+    pub(super) fn clear(&self) {
+        self.shut(std::mem::take);
+    }
+
+    fn shut(&self, thrown_away: impl FnOnce(&mut VecDeque<Message>) -> VecDeque<Message>) {
+        let mut inner = self.inner();
+        inner.closed = true;
+        let gone = thrown_away(&mut inner.waiting);
+        let wakers: Vec<_> = inner.posts.iter_mut().filter_map(Post::call).collect();
+        drop(inner);
+        drop(gone);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().expect("no holder of the desk panics")
+    }
+}
+
+impl Inner {
+    /// Calls the free worker that is ready soonest.
+    fn call(&mut self) -> Option<Waker> {
+        let free = |post: &&mut Post| matches!(post.state, State::Free(_));
+        // The first of several minima is taken.
+        self.posts.iter_mut().filter(free).min_by_key(|post| !post.has_process)?.call()
+    }
+}
+
+impl Post {
+    fn call(&mut self) -> Option<Waker> {
+        match std::mem::replace(&mut self.state, State::Away) {
+            State::Free(waker) => Some(waker),
+            State::Away => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use crate::action::worker::Job;
+
+    /// A worker that counts how often it is called.
+    struct Worker {
+        calls: Arc<Calls>,
+        post: usize,
+        means: Means,
+    }
+
+    #[derive(Default)]
+    struct Calls(AtomicUsize);
+
+    impl Wake for Calls {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Worker {
+        fn new(post: usize, means: Means) -> Self {
+            Self { calls: Arc::default(), post, means }
+        }
+
+        fn come(&self, desk: &Desk) -> Poll<Next> {
+            let waker = Waker::from(self.calls.clone());
+            desk.poll_next(self.post, self.means, &Context::from_waker(&waker))
+        }
+
+        fn waits(&self, desk: &Desk) {
+            let next = self.come(desk);
+            assert!(next.is_pending(), "{}: {next:?}", self.post);
+        }
+
+        /// Takes the message in front, which must be this one.
+        fn takes(&self, desk: &Desk, expected: &str) {
+            let next = self.come(desk);
+            match next {
+                Poll::Ready(Next::Message(Message::Say(said))) => assert_eq!(said, expected),
+                Poll::Ready(Next::Message(Message::Run(job))) => {
+                    assert_eq!(job.activation.arguments(), expected.as_bytes());
+                }
+                other => panic!("{}: {other:?}", self.post),
+            }
+        }
+
+        fn starts(&self, desk: &Desk) {
+            let next = self.come(desk);
+            assert!(matches!(next, Poll::Ready(Next::Start)), "{}: {next:?}", self.post);
+        }
+
+        fn calls(&self) -> usize {
+            self.calls.0.swap(0, Ordering::Relaxed)
+        }
+    }
+
+    fn say(desk: &Desk, text: &str) {
+        desk.send(Message::Say(text.to_owned())).expect("the desk is open");
+    }
+
+    /// Sends an activation; its caller waits for as long as what is returned lives.
+    fn run(desk: &Desk, arguments: &str) -> impl Sized {
+        let (job, waiting) = Job::for_tests(arguments);
+        desk.send(Message::Run(job)).expect("the desk is open");
+        waiting
+    }
+
+    #[test]
+    fn messages_are_taken_in_order_by_whoever_comes() {
+        let desk = Desk::new(2);
+        let (first, second) = (Worker::new(0, Means::Process), Worker::new(1, Means::Process));
+        for text in ["a", "b", "c"] {
+            say(&desk, text);
+        }
+        first.takes(&desk, "a");
+        second.takes(&desk, "b");
+        first.takes(&desk, "c");
+        first.waits(&desk);
+    }
+
+    #[test]
+    fn one_free_worker_is_called_for_each_message() {
+        let desk = Desk::new(3);
+        let workers = [0, 1, 2].map(|post| Worker::new(post, Means::Process));
+        for worker in &workers {
+            worker.waits(&desk);
+        }
+        say(&desk, "a");
+        assert_eq!(workers.each_ref().map(Worker::calls), [1, 0, 0]);
+        say(&desk, "b");
+        assert_eq!(workers.each_ref().map(Worker::calls), [0, 1, 0]);
+        // Who was not called leaves it to them, whatever else woke it.
+        workers[2].waits(&desk);
+        workers[1].takes(&desk, "a");
+        workers[0].takes(&desk, "b");
+    }
+
+    #[test]
+    fn a_worker_with_a_process_is_called_first() {
+        let desk = Desk::new(2);
+        let (without, with) = (Worker::new(0, Means::Start), Worker::new(1, Means::Process));
+        without.waits(&desk);
+        with.waits(&desk);
+        let _first = run(&desk, r#"{"n":1}"#);
+        assert_eq!((without.calls(), with.calls()), (0, 1));
+        let _second = run(&desk, r#"{"n":2}"#);
+        assert_eq!((without.calls(), with.calls()), (1, 0));
+        // It starts a process, and the activation stays where it is.
+        without.starts(&desk);
+        with.takes(&desk, r#"{"n":1}"#);
+        with.takes(&desk, r#"{"n":2}"#);
+        let started = Worker::new(0, Means::Process);
+        started.waits(&desk);
+    }
+
+    #[test]
+    fn without_any_process_an_activation_is_taken_before_one_is_started() {
+        let desk = Desk::new(2);
+        let (first, second) = (Worker::new(0, Means::Start), Worker::new(1, Means::Start));
+        first.waits(&desk);
+        second.waits(&desk);
+        let _job = run(&desk, r#"{"n":1}"#);
+        first.takes(&desk, r#"{"n":1}"#);
+    }
+
+    #[test]
+    fn who_may_not_start_leaves_activations_to_who_has_a_process() {
+        let desk = Desk::new(2);
+        let (dead, mut lives) = (Worker::new(0, Means::Nothing), Worker::new(1, Means::Process));
+        lives.waits(&desk);
+        let _first = run(&desk, r#"{"n":1}"#);
+        lives.takes(&desk, r#"{"n":1}"#);
+        let _second = run(&desk, r#"{"n":2}"#);
+        dead.waits(&desk);
+        // The last one is dead as well: somebody has to say so.
+        lives.means = Means::Nothing;
+        lives.takes(&desk, r#"{"n":2}"#);
+        // What needs no process is anybody's.
+        say(&desk, "a");
+        dead.takes(&desk, "a");
+    }
+
+    #[test]
+    fn a_closed_desk_is_worked_off_and_a_cleared_one_is_not() {
+        for clear in [false, true] {
+            let desk = Desk::new(2);
+            let (first, second) = (Worker::new(0, Means::Process), Worker::new(1, Means::Process));
+            first.waits(&desk);
+            second.waits(&desk);
+            let _job = run(&desk, r#"{"n":1}"#);
+            assert_eq!((first.calls(), second.calls()), (1, 0));
+            if clear {
+                desk.clear();
+            } else {
+                desk.close();
+            }
+            assert_eq!(second.calls(), 1, "it is called to hear that nothing comes");
+            assert!(desk.send(Message::Say("late".into())).is_err());
+            if !clear {
+                first.takes(&desk, r#"{"n":1}"#);
+            }
+            assert!(matches!(first.come(&desk), Poll::Ready(Next::Close)));
+            assert!(matches!(second.come(&desk), Poll::Ready(Next::Close)));
+        }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_thrown_away_when_asked() {
+        let desk = Desk::new(1);
+        let left = run(&desk, r#"{"n":1}"#);
+        let _waits = run(&desk, r#"{"n":2}"#);
+        say(&desk, "a");
+        drop(left);
+        desk.tidy();
+        let worker = Worker::new(0, Means::Process);
+        worker.takes(&desk, r#"{"n":2}"#);
+        worker.takes(&desk, "a");
+        assert!(desk.is_empty());
+    }
+}
