@@ -180,7 +180,9 @@ async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Durati
         Some(Err(error)) => {
             tracing::debug!(%error, "connection ended");
             if let Some(error) = unreadable(&error) {
-                refuse(connection.into_parts().io.into_inner().stream, front.refuse(&error), patience).await;
+                let stream = connection.into_parts().io.into_inner().stream;
+                // Apart, since nearly no connection comes to need it.
+                Box::pin(refuse(stream, front.refuse(&error), patience)).await;
             }
         }
         None => tracing::debug!("the caller stalled; connection closed"),
@@ -228,7 +230,7 @@ async fn refuse(mut stream: TcpStream, reply: Reply, patience: Duration) {
             unwritten = &unwritten[count..];
         }
         std::future::poll_fn(|context| Pin::new(&mut stream).poll_shutdown(context)).await?;
-        let (mut dropped, mut chunk) = (0, [0; 4096]);
+        let (mut dropped, mut chunk) = (0, vec![0; 16 * 1024]);
         while dropped < MOST_DISCARDED_BYTES {
             stream.readable().await?;
             match stream.try_read(&mut chunk) {
