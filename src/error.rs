@@ -115,6 +115,8 @@ pub enum Error {
     NotReady { limit: Duration, awaited: &'static str, tail: String },
     /// Its first line is not the handshake or acknowledgement that was asked for.
     WrongFirstLine { expected: &'static str, line: String, channel: &'static str },
+    /// A member of its handshake has a type or value that cannot be used.
+    BadHandshake { member: &'static str, expected: &'static str, found: String, line: String },
     /// Its handshake names a version that is not spoken here.
     UnsupportedVersion { version: String },
     /// It waits for input without having sent the handshake that was asked for.
@@ -266,6 +268,7 @@ codes! {
     Error::WrongFirstLine { .. } => "PL053",
     Error::UnsupportedVersion { .. } => "PL054",
     Error::NoHandshake { .. } => "PL055",
+    Error::BadHandshake { .. } => "PL056",
     Error::BadAnswer { .. } => "PL060",
     Error::Died { .. } => "PL061",
     Error::ChannelClosed { .. } => "PL062",
@@ -322,6 +325,7 @@ impl Error {
             Self::NotReady { .. } => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
             Self::WrongFirstLine { .. } => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines are taken as logs".into(),
             Self::UnsupportedVersion { .. } => "this release speaks version 1, the actionloop dialect, and version 0, which has no handshake and is asked for with `PIPELOOP_PROTOCOL=0`".into(),
+            Self::BadHandshake { .. } => r#"print `{"openwhisk":1}`, or `{"openwhisk":1,"context":true}` to get whole activations; a log line with a member `openwhisk` belongs on stderr"#.into(),
             Self::NoHandshake { .. } => "print it at start and flush the output; without a handshake, set `PIPELOOP_PROTOCOL` to `actionloop` or `auto`".into(),
             Self::BadAnswer { problem: BadAnswer::TwoLines { .. }, .. } => {
                 "write each answer on one line (no pretty-printing), and logs on stderr".into()
@@ -461,6 +465,13 @@ impl fmt::Display for Error {
                 write!(
                     f,
                     "the action's first line on {channel} is not its handshake: expected `{expected}`, got {}",
+                    excerpt(line.as_bytes())
+                )
+            }
+            Self::BadHandshake { member, expected, found, line } => {
+                write!(
+                    f,
+                    "`{member}` of the action's handshake must be {expected}, got {found}: {}",
                     excerpt(line.as_bytes())
                 )
             }

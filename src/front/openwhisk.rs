@@ -231,6 +231,7 @@ impl Upload {
             | Error::EndedAtStart { .. }
             | Error::NotReady { .. }
             | Error::WrongFirstLine { .. }
+            | Error::BadHandshake { .. }
             | Error::UnsupportedVersion { .. }
             | Error::NoHandshake { .. } => Some(Self::Start),
             _ => None,
@@ -277,6 +278,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::EndedAtStart { .. }
         | Error::NotReady { .. }
         | Error::WrongFirstLine { .. }
+        | Error::BadHandshake { .. }
         | Error::UnsupportedVersion { .. }
         | Error::NoHandshake { .. }
         | Error::BadAnswer { .. }

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use crate::activation::Object;
 use crate::error::{Ending, Error, Stage};
 use crate::logs::Logs;
 use crate::process::Process;
@@ -193,7 +193,7 @@ impl Start<'_> {
                 Some(hello) if protocol != Protocol::ActionLoop && hello.version.is_some() => {
                     return hello.verdict(Channel::Descriptor3).map(Some);
                 }
-                Some(hello) if protocol != Protocol::PipeLoop && hello.ok == Some(true) => {
+                Some(hello) if protocol != Protocol::PipeLoop && hello.acknowledges() => {
                     return Ok(Some(Verdict::ActionLoop(Evidence::Acknowledgement)));
                 }
                 _ if protocol == Protocol::ActionLoop && self.rules.wait_for_ack => {
@@ -319,18 +319,16 @@ fn wrong_first_line(expected: &'static str, line: &[u8], channel: &'static str) 
     Error::WrongFirstLine { expected, line: String::from_utf8_lossy(line).into_owned(), channel }
 }
 
-/// A handshake or acknowledgement. Members that are not known are ignored, so that it can grow.
-#[derive(Deserialize)]
+/// A handshake or acknowledgement. Members that are not known are ignored, so that it can grow; of
+/// those that are, `null` is as if it were left out.
 struct Hello<'a> {
+    line: &'a [u8],
     /// The version of the protocol.
-    #[serde(borrow, default, rename = "openwhisk")]
     version: Option<&'a RawValue>,
     /// Whether whole activations are wanted in place of bare arguments.
-    #[serde(default)]
-    context: bool,
+    context: Option<&'a RawValue>,
     /// The dialect's acknowledgement.
-    #[serde(default)]
-    ok: Option<bool>,
+    ok: Option<&'a RawValue>,
 }
 
 impl<'a> Hello<'a> {
@@ -340,18 +338,42 @@ impl<'a> Hello<'a> {
         if !line.starts_with(b"{") {
             return None;
         }
-        serde_json::from_slice::<Self>(line).ok().filter(|hello| hello.version.is_some() || hello.ok.is_some())
+        let mut hello = Self { line, version: None, context: None, ok: None };
+        for (name, raw) in Object::parse("handshake", line).ok()?.members {
+            let known = match &*name {
+                "openwhisk" => &mut hello.version,
+                "context" => &mut hello.context,
+                "ok" => &mut hello.ok,
+                _ => continue,
+            };
+            *known = Some(raw).filter(|raw| raw.get() != "null");
+        }
+        (hello.version.is_some() || hello.ok.is_some()).then_some(hello)
+    }
+
+    fn acknowledges(&self) -> bool {
+        self.ok.is_some_and(|ok| ok.get() == "true")
     }
 
     fn verdict(&self, channel: Channel) -> Result<Verdict, Error> {
         let version = self.version.map_or("", RawValue::get);
-        match version {
-            "1" => {
-                let sends = if self.context { Sends::Activation } else { Sends::Arguments };
-                Ok(Verdict::Version1 { channel, sends })
+        if version != "1" {
+            if !version.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(self.bad("openwhisk", "a version, which is a whole number", version));
             }
-            other => Err(Error::UnsupportedVersion { version: crate::text::excerpt(other.as_bytes()) }),
+            return Err(Error::UnsupportedVersion { version: crate::text::excerpt(version.as_bytes()) });
         }
+        let sends = match self.context.map_or("false", RawValue::get) {
+            "true" => Sends::Activation,
+            "false" => Sends::Arguments,
+            other => return Err(self.bad("context", "`true` or `false`", other)),
+        };
+        Ok(Verdict::Version1 { channel, sends })
+    }
+
+    fn bad(&self, member: &'static str, expected: &'static str, found: &str) -> Error {
+        let line = String::from_utf8_lossy(self.line).into_owned();
+        Error::BadHandshake { member, expected, found: crate::text::excerpt(found.as_bytes()), line }
     }
 }
 
@@ -368,7 +390,25 @@ mod tests {
         assert_eq!(verdict(r#"{ "openwhisk" : 1 , "name":"x"}"#).unwrap().unwrap(), arguments);
         assert_eq!(verdict(r#"{"openwhisk":1,"context":true}"#).unwrap().unwrap(), activation);
         assert_eq!(verdict(r#"{"openwhisk":9}"#).unwrap().unwrap_err().code(), "PL054");
+        assert_eq!(verdict(r#"{"openwhisk":1,"context":null}"#).unwrap().unwrap(), arguments);
+        for wrong in [
+            r#"{"openwhisk":"1"}"#,
+            r#"{"openwhisk":1.5}"#,
+            r#"{"openwhisk":[1]}"#,
+            r#"{"openwhisk":true}"#,
+            r#"{"openwhisk":1,"context":"yes"}"#,
+            r#"{"openwhisk":1,"context":1}"#,
+        ] {
+            let error = verdict(wrong).unwrap().unwrap_err();
+            assert_eq!(error.code(), "PL056", "{wrong}");
+            assert!(error.to_string().ends_with(&format!(": `{wrong}`")), "{error}");
+        }
+        // Members of a version that is not known here may be of any type.
+        assert_eq!(verdict(r#"{"openwhisk":9,"context":"yes"}"#).unwrap().unwrap_err().code(), "PL054");
         assert!(verdict(r#"{"hello":"world"}"#).is_none());
+        assert!(verdict(r#"{"context":"yes"}"#).is_none());
+        assert!(verdict(r#"{"openwhisk":null}"#).is_none());
+        assert!(verdict(r#"{"openwhisk":1"#).is_none());
         assert!(verdict("ready").is_none());
         assert!(verdict("{}").is_none());
     }

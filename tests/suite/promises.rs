@@ -165,6 +165,36 @@ fn an_init_during_an_init_is_refused() {
 }
 
 #[test]
+fn a_handshake_of_the_wrong_type_is_an_error_that_shows_it() {
+    for (handshake, expected) in [
+        (
+            r#"{"openwhisk":1,"context":"yes"}"#,
+            r#"`context` of the action's handshake must be `true` or `false`, got `"yes"`"#,
+        ),
+        (
+            r#"{"openwhisk":"1"}"#,
+            r#"`openwhisk` of the action's handshake must be a version, which is a whole number, got `"1"`"#,
+        ),
+        (r#"{"openwhisk":1.5}"#, "got `1.5`"),
+    ] {
+        for (protocol, channel) in [("auto", 1), ("auto", 3), ("1", 1)] {
+            let proxy = Proxy::with_protocol(protocol);
+            let code = format!("#!/bin/bash\necho '{handshake}' >&{channel}\ncat\n");
+            proxy.init(&code).check_error(502, &[expected, &format!(": `{handshake}`"), "hint: print"]);
+            assert_eq!(proxy.check_streams(0).both(), "", "it is no log line");
+        }
+    }
+}
+
+#[test]
+fn json_without_a_version_before_the_handshake_is_log() {
+    let line = r#"{"context":"yes","ok":1,"level":"info"}"#;
+    let proxy = serving(&[], &echo().replacen('\n', &format!("\necho '{line}'\n"), 1));
+    proxy.run(&json!({"a": 1})).check(200, &json!({"a": 1}));
+    assert_eq!(proxy.check_streams(1).stdout, format!("{line}\n"));
+}
+
+#[test]
 fn an_init_goes_on_when_its_caller_leaves() {
     let proxy = Proxy::plain();
     let slow = echo().replacen('\n', "\necho starting >&2; until [ -e go ]; do sleep 0.01; done\n", 1);
