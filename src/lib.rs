@@ -12,7 +12,8 @@
 //! - [`process`]: the child: spawn, wait, stop
 //!
 //! Beside the road: [`activation`] and [`error`] are what travels on it, [`logs`] is the action's
-//! output on its way to ours, [`config`] the settings, [`text`] words for messages, [`catalogue`] the
+//! output on its way to ours, [`config`] the settings, [`patience`] limits of time,
+//! [`text`] words for messages, [`catalogue`] the
 //! documentation of errors. [`cli`] has one file a command.
 
 pub mod action;
@@ -23,6 +24,7 @@ pub mod config;
 pub mod error;
 pub mod front;
 pub mod logs;
+pub mod patience;
 pub mod process;
 pub mod protocol;
 pub mod text;

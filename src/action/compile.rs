@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::error::{BadCompile, Error};
 use crate::logs::Logs;
+use crate::patience;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::{KillOnDrop, kill};
 use crate::process::{ExitStatus, Launch, Reaper, start};
@@ -71,15 +72,15 @@ impl Compilation<'_> {
         logs.stdout.attach(pipes.stdout, b"");
         logs.stderr.attach(pipes.stderr, b"");
         let exit = tokio::select! {
-            exit = tokio::time::timeout(self.limit, process.exited()) => exit,
+            exit = patience::timeout(self.limit, process.exited()) => exit,
             () = logs.pump() => unreachable!("a pump never ends"),
         };
         kill(process).await;
         logs.detach();
         match exit {
-            Err(_) => Err(BadCompile::TooSlow { limit: self.limit }),
-            Ok(Some(exit)) if exit.status == ExitStatus::Exited(0) => Ok(()),
-            Ok(exit) => Err(BadCompile::Failed { status: exit.map(|exit| exit.status) }),
+            None => Err(BadCompile::TooSlow { limit: self.limit }),
+            Some(Some(exit)) if exit.status == ExitStatus::Exited(0) => Ok(()),
+            Some(exit) => Err(BadCompile::Failed { status: exit.map(|exit| exit.status) }),
         }
     }
 

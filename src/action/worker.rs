@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::activation::{Activation, Answer};
 use crate::error::{BadAnswer, Error, TimeLimit};
 use crate::logs::{Logs, Sentinels};
+use crate::patience;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
 use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
@@ -240,13 +241,21 @@ impl Worker {
         logs: &mut Logs,
     ) -> Result<Answer, Error> {
         let begun = Instant::now();
-        let (limit, ends) = time_limit(begun, deadline, self.shared.surroundings.settings.run_timeout.0);
+        let run_timeout = self.shared.surroundings.settings.run_timeout.0;
+        let (limit, ends) = time_limit(begun, deadline, run_timeout);
+        let time_is_up = async {
+            match limit {
+                // A point in time, whatever we did meanwhile.
+                TimeLimit::Deadline => tokio::time::sleep_until(ends).await,
+                TimeLimit::RunTimeout => patience::sleep(run_timeout).await,
+            }
+        };
         let outcome = {
             let attempt = self.attempt(&mut activation, ends, logs);
             tokio::select! {
                 biased;
                 outcome = attempt => Some(outcome),
-                () = tokio::time::sleep_until(ends) => None,
+                () = time_is_up => None,
                 _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Cut { after: begun.elapsed() })),
             }
         };

@@ -26,6 +26,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Sleep;
 
 use crate::error::Error;
+use crate::patience::PIECES;
 
 /// What a front answers with: a fixed body, so that there is always a Content-Length.
 pub type Reply = Response<Full<Bytes>>;
@@ -299,10 +300,6 @@ struct Watch {
     pieces_left: u32,
     moves_seen: u64,
 }
-
-/// Patience is counted in pieces, each of which is worth the same however long it really took:
-/// a frozen container loses one piece at most.
-const PIECES: u32 = 20;
 
 impl Watch {
     fn new(patience: Duration) -> Self {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::activation::Object;
 use crate::error::{Ending, Error, Stage};
 use crate::logs::Logs;
+use crate::patience;
 use crate::process::Process;
 use crate::process::ready::{Look, look};
 use crate::process::spawn::Pipes;
@@ -84,10 +85,10 @@ pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut L
         rules,
         waiting_for_input: false,
     };
-    let verdict = tokio::time::timeout(rules.init_timeout, start.verdict(logs)).await;
+    let verdict = patience::timeout(rules.init_timeout, start.verdict(logs)).await;
     let verdict = match verdict {
-        Ok(verdict) => verdict?,
-        Err(_) => return Err(start.too_late(logs)),
+        Some(verdict) => verdict?,
+        None => return Err(start.too_late(logs)),
     };
     Ok(start.conversation(verdict, logs))
 }

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::support::{Caller, PATIENCE, Proxy, check_bad_answer, check_detected, eventually, now_ms, processes};
@@ -531,6 +531,25 @@ fn what_is_stopped_at_its_deadline_is_gone_with_all_it_started() {
     eventually("the whole group is gone", || processes::group(before[0]).is_empty().then_some(()));
     proxy.run(&json!({"a": 1})).check(200, &json!({"a": 1}));
     assert_ne!(proxy.actions(), before, "another process answers");
+}
+
+#[test]
+fn time_for_which_everything_was_frozen_does_not_count() {
+    let proxy = serving(&["--run-timeout", "1s"], &waits());
+    let mut working = proxy.caller();
+    send_run(&mut working, &json!({"n": 1}));
+    proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
+    let action = Pid::from_raw(proxy.actions()[0]).expect("a pid is positive");
+    proxy.signal(Signal::STOP);
+    kill_process_group(action, Signal::STOP).expect("the action lives");
+    // Time has to pass, for that is what a freeze is.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let_go(&proxy);
+    // The proxy first, which is the harder way round.
+    proxy.signal(Signal::CONT);
+    kill_process_group(action, Signal::CONT).expect("the action lives");
+    working.receive().expect("an answer").check(200, &json!({"n": 1}));
+    assert_eq!(proxy.actions(), [action.as_raw_nonzero().get()], "the same process goes on");
 }
 
 // The end.
