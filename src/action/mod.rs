@@ -21,6 +21,7 @@ mod restart;
 pub mod unpack;
 mod worker;
 
+use std::convert::identity;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -385,9 +386,7 @@ impl Action {
             Source::Upload(code) if code.len() <= PLACED_AT_ONCE => Artifact::place(code, &workdir, &bounds, sources)?,
             // Elsewhere, so that the server goes on answering meanwhile.
             Source::Upload(code) => {
-                tokio::task::spawn_blocking(move || Artifact::place(code, &workdir, &bounds, sources))
-                    .await
-                    .unwrap_or_else(|error| Err(panicked(&error)))?
+                on_a_thread(move || Artifact::place(code, &workdir, &bounds, sources)).await.and_then(identity)?
             }
             Source::File(path) => Artifact::open(path, &workdir, &bounds, sources)?,
         };
@@ -497,6 +496,19 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Does something that takes long on a thread of its own. The runtime's threads are no help: where
+/// none can be started, for the container may have no more processes, it panics.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let failed = |reason| Error::System { doing: "start a thread that unpacks the action", reason };
+    let (reply, done) = oneshot::channel();
+    let work = move || {
+        // Whoever waited may have left.
+        let _ = reply.send(work());
+    };
+    std::thread::Builder::new().spawn(work).map_err(failed)?;
+    done.await.map_err(|_| failed(std::io::Error::other("it panicked")))
 }
 
 fn panicked(error: &tokio::task::JoinError) -> Error {

@@ -82,8 +82,6 @@ fn exit_status(error: &Error) -> u8 {
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // For code that is unpacked; nothing else ever blocks.
-        .max_blocking_threads(2)
         .build()
         .map_err(|reason| Error::System { doing: "start the runtime", reason })
 }
