@@ -12,13 +12,15 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::action::inspect::Defect;
 use crate::process::ExitStatus;
 use crate::text::{excerpt, listing, millis};
 
 /// Writes `code` and `CODES` from one table, so that neither can forget what the other has: `code`
-/// is an exhaustive `match`, and `CODES` is what the documentation is held to.
+/// is an exhaustive `match`, and `CODES` is what the documentation is held to. Behind the semicolon
+/// stand causes that have the codes of another table.
 macro_rules! codes {
-    ($(#[$doc:meta])* $type:ty, $($cause:pat => $code:literal,)+) => {
+    ($(#[$doc:meta])* $type:ty, $($cause:pat => $code:literal,)+ $(; $($wrapper:pat => $inner:expr,)+)?) => {
         impl $type {
             /// Every code, in the order of the causes.
             pub const CODES: &'static [&'static str] = &[$($code),+];
@@ -28,11 +30,13 @@ macro_rules! codes {
             pub fn code(&self) -> &'static str {
                 match self {
                     $($cause => $code,)+
+                    $($($wrapper => $inner,)+)?
                 }
             }
         }
     };
 }
+pub(crate) use codes;
 
 /// Anything that keeps an action from being initialised or an activation from being answered.
 #[derive(Debug)]
@@ -79,12 +83,9 @@ pub enum Error {
     UnknownProtocol { name: String },
 
     // What was uploaded.
-    /// The code is empty.
-    Empty,
-    /// The code is none of the things an action can be.
-    Unrecognised { seen: String },
-    /// The code is source text.
-    Source { seen: String },
+    /// It cannot work, which was seen without starting it: all that was found, the worst first.
+    /// Without a path it is the code as it was uploaded.
+    Unfit { path: Option<PathBuf>, defects: Vec<Defect> },
     /// The compiler made no executable of it.
     Compile { compiler: PathBuf, problem: BadCompile, tail: String },
     /// The archive cannot be read to its end.
@@ -222,13 +223,9 @@ pub enum TimeLimit {
 /// `actionproxy.py`.
 pub const BAD_ANSWER: &str = "The action did not return a dictionary or array.";
 
-/// What an upload can be.
-const ACCEPTED: &str =
-    "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root";
-
 codes! {
-    /// The stable code, `PL` and three digits: 01x requests, 02x and 03x uploads, 04x starts,
-    /// 06x activations, 09x the proxy itself.
+    /// The stable code, `PL` and three digits: 01x and 02x requests, 03x and 04x uploads, 05x starts,
+    /// 06x activations, 07x and 08x what an inspection finds, 09x the proxy itself.
     Error,
     Error::NotJson { .. } => "PL010",
     Error::NotAnObject { .. } => "PL011",
@@ -249,9 +246,6 @@ codes! {
     Error::HeadTooLarge { .. } => "PL026",
     Error::Http2 => "PL027",
     Error::UnmetExpectation { .. } => "PL028",
-    Error::Empty => "PL030",
-    Error::Unrecognised { .. } => "PL031",
-    Error::Source { .. } => "PL032",
     Error::Compile { .. } => "PL033",
     Error::ArchiveDamaged { .. } => "PL034",
     Error::ArchiveWithoutExec { .. } => "PL035",
@@ -283,6 +277,9 @@ codes! {
     Error::BadSetting { .. } => "PL091",
     Error::System { .. } => "PL092",
     Error::NotRestarted { .. } => "PL093",
+    ;
+    // Each defect has its own.
+    Error::Unfit { defects, .. } => defects.first().expect("there is a defect").code(),
 }
 
 impl Error {
@@ -310,9 +307,11 @@ impl Error {
                 "set `PIPELOOP_PROTOCOL` to `0`, `1`, `actionloop` or `auto`".into()
             }
             Self::NotInitialised => "post the code to `/init` first".into(),
-            Self::Empty => "upload an ELF executable, a script with a `#!` line, or a zip or tar.gz with `exec` at its root".into(),
-            Self::Unrecognised { .. } => ACCEPTED.into(),
-            Self::Source { .. } => format!("{ACCEPTED}; for a script, put its interpreter on the first line, for example `#!/usr/bin/env python3`; for source code, upload what the compiler makes of it, or name a compiler with `PIPELOOP_COMPILER` (`OW_COMPILER`)"),
+            Self::Unfit { defects, .. } => {
+                let mut hints: Vec<_> = defects.iter().map(Defect::hint).collect();
+                hints.dedup();
+                hints.join("; ")
+            }
             Self::Compile { problem, .. } => problem.hint().into(),
             Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
             Self::ArchiveWithoutExec { .. } => "name the program `exec` and put it at the top of the archive, not into a folder: `zip action.zip exec`".into(),
@@ -398,12 +397,13 @@ impl fmt::Display for Error {
             Self::UnknownProtocol { name } => {
                 write!(f, "`PIPELOOP_PROTOCOL` in `env` names no protocol: {}", excerpt(name.as_bytes()))
             }
-            Self::Empty => f.write_str("the uploaded code is empty"),
-            Self::Unrecognised { seen } => {
-                write!(f, "the uploaded code is no executable, script or archive: it is {seen}")
-            }
-            Self::Source { seen } => {
-                write!(f, "the uploaded code is source text, and nothing here could run it: {seen}")
+            Self::Unfit { path, defects } => {
+                match path {
+                    Some(path) => write!(f, "cannot start the action `{}`: ", path.display())?,
+                    None => f.write_str("the uploaded code cannot be an action: ")?,
+                }
+                let clauses: Vec<_> = defects.iter().map(Defect::to_string).collect();
+                f.write_str(&clauses.join("; "))
             }
             Self::Compile { compiler, problem, tail } => {
                 write!(f, "the compiler `{}` {problem}", compiler.display())?;

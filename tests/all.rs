@@ -24,6 +24,8 @@ mod examples;
 mod field;
 #[path = "suite/image.rs"]
 mod image;
+#[path = "suite/inspect.rs"]
+mod inspect;
 #[path = "suite/origin.rs"]
 mod origin;
 #[path = "suite/pid_one.rs"]

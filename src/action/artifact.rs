@@ -8,8 +8,9 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::text::excerpt;
 
+use super::inspect::kind::HEAD_BYTES;
+use super::inspect::{Defect, Kind};
 use super::unpack::{self, Format, unpack};
 
 /// An executable that is ready to be started, and the folder it works in.
@@ -43,16 +44,6 @@ pub enum Code {
     Encoded(Vec<u8>),
 }
 
-/// What a file is, by its first bytes.
-#[derive(Debug, PartialEq, Eq)]
-enum Kind {
-    Elf,
-    Script,
-    Archive(Format),
-    /// Source text, where that is accepted.
-    Source,
-}
-
 impl Artifact {
     /// Puts uploaded code into a new folder `action/N` below `workdir`: an executable into its
     /// folder `bin`, code for a compiler into its folder `src`, beside an empty `bin`.
@@ -61,17 +52,16 @@ impl Artifact {
     /// Everything that is wrong with the code, and [`Error::Unwritable`]. Nothing is left behind.
     pub fn place(code: Code, workdir: &Path, bounds: &unpack::Bounds, sources: Sources) -> Result<Self, Error> {
         let bytes = code.decode()?;
-        let kind = kind_with(sources, &bytes)?;
+        let kind = Kind::of(&bytes);
+        require_usable(&kind, None, sources)?;
         let folder = new_folder(workdir)?;
         let directory = folder.join("bin");
         let executable = directory.join("exec");
         let mut artifact = Self { executable, directory, source: None, made: Some(folder.clone()) };
         let placed = match kind {
-            Kind::Elf | Kind::Script => {
-                create_folder(&artifact.directory).and_then(|()| write_executable(&artifact.executable, &bytes))
-            }
             Kind::Archive(format) => artifact.place_archive(format, &bytes, folder.join("src"), bounds, sources),
-            Kind::Source => artifact.place_source(&bytes, folder.join("src")),
+            Kind::Source(..) => artifact.place_source(&bytes, folder.join("src")),
+            _ => create_folder(&artifact.directory).and_then(|()| write_executable(&artifact.executable, &bytes)),
         };
         placed.inspect_err(|_| artifact.remove())?;
         Ok(artifact)
@@ -119,23 +109,14 @@ impl Artifact {
             return Self::in_folder(path);
         }
         let head = read_head(&path).map_err(unreadable)?;
-        match kind_with(sources, &head)? {
-            Kind::Archive(_) | Kind::Source => {
-                let bytes = fs::read(&path).map_err(unreadable)?;
-                Self::place(Code::Text(bytes), workdir, bounds, sources)
-            }
-            Kind::Elf | Kind::Script => {
-                if fs::metadata(&path).map_err(unreadable)?.permissions().mode() & 0o111 == 0 {
-                    return Err(Error::CannotStart {
-                        path,
-                        reason: "it is not executable".into(),
-                        hint: "make it executable: `chmod +x`",
-                    });
-                }
-                let directory = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
-                Ok(Self { executable: path, directory, source: None, made: None })
-            }
+        let kind = Kind::of(&head);
+        require_usable(&kind, Some(&path), sources)?;
+        if let Kind::Archive(_) | Kind::Source(..) = kind {
+            let bytes = fs::read(&path).map_err(unreadable)?;
+            return Self::place(Code::Text(bytes), workdir, bounds, sources);
         }
+        let directory = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
+        Ok(Self { executable: path, directory, source: None, made: None })
     }
 
     fn in_folder(folder: PathBuf) -> Result<Self, Error> {
@@ -198,45 +179,23 @@ impl Code {
     }
 }
 
-/// Tells what code is, or why it cannot be an action.
-fn kind(bytes: &[u8]) -> Result<Kind, Error> {
-    if bytes.starts_with(b"\x7fELF") {
-        return Ok(Kind::Elf);
+/// Refuses code that is no executable, no archive of a kind that is unpacked, and no source text that
+/// somebody could compile.
+fn require_usable(kind: &Kind, path: Option<&Path>, sources: Sources) -> Result<(), Error> {
+    match kind {
+        Kind::Archive(_) => return Ok(()),
+        Kind::Source(..) if sources == Sources::Place => return Ok(()),
+        _ => {}
     }
-    if bytes.starts_with(b"#!") {
-        return Ok(Kind::Script);
-    }
-    if let Some(format) = Format::of(bytes) {
-        return Ok(Kind::Archive(format));
-    }
-    if bytes.trim_ascii().is_empty() {
-        return Err(Error::Empty);
-    }
-    let head = &bytes[..bytes.len().min(4096)];
-    // A head that is cut inside a character is text all the same.
-    let is_text = match std::str::from_utf8(head) {
-        Ok(_) => true,
-        Err(error) => error.error_len().is_none(),
-    } && !head.contains(&0);
-    if is_text {
-        let first_line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        return Err(Error::Source { seen: format!("its first line is {}", excerpt(first_line.trim_ascii())) });
-    }
-    let magic: Vec<String> = head.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Err(Error::Unrecognised { seen: format!("data that begins with the bytes {}", magic.join(" ")) })
-}
-
-/// The same, where source text may be accepted.
-fn kind_with(sources: Sources, bytes: &[u8]) -> Result<Kind, Error> {
-    match kind(bytes) {
-        Err(Error::Source { .. }) if sources == Sources::Place => Ok(Kind::Source),
-        other => other,
+    match Defect::of(kind) {
+        Some(defect) => Err(Error::Unfit { path: path.map(Path::to_owned), defects: vec![defect] }),
+        None => Ok(()),
     }
 }
 
 /// Whether a file is an ELF executable or a script, by its first bytes.
 pub(super) fn is_executable(path: &Path) -> io::Result<bool> {
-    Ok(matches!(kind(&read_head(path)?), Ok(Kind::Elf | Kind::Script)))
+    Ok(matches!(Kind::of(&read_head(path)?), Kind::Elf | Kind::Script))
 }
 
 /// A folder `action/N` that did not exist, where N counts on from the highest there is.
@@ -279,7 +238,7 @@ fn write_executable(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// The first bytes of a file, enough to tell what it is.
 fn read_head(path: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, 4096), &mut head)?;
+    io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, HEAD_BYTES as u64), &mut head)?;
     Ok(head)
 }
 

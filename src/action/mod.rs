@@ -41,6 +41,7 @@ use crate::protocol::Protocol;
 use artifact::{Artifact, Code, Sources};
 use compile::Compilation;
 use desk::Desk;
+use inspect::World;
 use restart::Deaths;
 use worker::{Job, Message, Phase, Worker};
 
@@ -412,6 +413,7 @@ impl Action {
             environment: all,
             directory: artifact.directory.clone(),
         };
+        inspect::check(&launch.program, &World::of(&launch)).inspect_err(|_| artifact.remove())?;
         let protocol = protocol.unwrap_or(settings.protocol);
         let deaths = Mutex::new(Deaths::new(settings.restart));
         let crew = Arc::new(Crew { desk: Desk::new(surroundings.workers), artifact, launch, protocol, deaths });

@@ -23,7 +23,7 @@ use crate::protocol::pipe_loop::{NoAnswer, PipeLoop};
 use crate::protocol::{Protocol, single_shot};
 
 use super::desk::{Means, Next};
-use super::inspect::{cannot_start, check_header};
+use super::inspect::{self, World};
 use super::{Crew, Place, Shared};
 
 /// What is sent to a worker.
@@ -112,8 +112,7 @@ impl Worker {
         Self { shared, crew, post, running: None }
     }
 
-    /// Starts the process and waits until it is ready. Version 0 has nothing to start: its
-    /// executable is only looked at.
+    /// Starts the process and waits until it is ready. Version 0 has nothing to start.
     pub(super) async fn ready(mut self, logs: &mut Logs) -> Result<Self, Error> {
         if self.crew.protocol != Protocol::SingleShot {
             self.running = Some(self.start(logs).await?);
@@ -456,8 +455,9 @@ pub(super) fn spawn(
     logs: &mut Logs,
 ) -> Result<(KillOnDrop, Pipes), Error> {
     logs.stderr.forget_tail();
-    check_header(&launch.program)?;
-    let (process, pipes) = start(launch, channel, reaper).map_err(|reason| cannot_start(&launch.program, &reason))?;
+    inspect::check_head(&launch.program)?;
+    let (process, pipes) = start(launch, channel, reaper)
+        .map_err(|reason| inspect::cannot_start(&launch.program, &World::of(launch), &reason))?;
     Ok((KillOnDrop::new(process), pipes))
 }
 

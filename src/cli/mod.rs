@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::action::inspect::Defect;
 use crate::error::{Ending, Error};
 
 /// Runs any Unix executable as a serverless action.
@@ -67,11 +68,8 @@ fn exit_status(error: &Error) -> u8 {
     let of = |ending: &Ending| ending.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
     match error {
         Error::NoSuchAction { .. } => 127,
-        Error::CannotStart { .. }
-        | Error::Unrecognised { .. }
-        | Error::Source { .. }
-        | Error::Compile { .. }
-        | Error::Empty => 126,
+        Error::CannotStart { .. } | Error::Compile { .. } => 126,
+        Error::Unfit { defects, .. } => defects.first().map_or(126, Defect::exit_status),
         Error::EndedAtStart { ending, .. } | Error::Died { ending } => of(ending),
         Error::BadSetting { .. } => 2,
         _ => 1,

@@ -216,9 +216,7 @@ enum Upload {
 impl Upload {
     fn of(error: &Error) -> Option<Self> {
         match error {
-            Error::Empty
-            | Error::Unrecognised { .. }
-            | Error::Source { .. }
+            Error::Unfit { path: None, .. }
             | Error::Compile { .. }
             | Error::ArchiveDamaged { .. }
             | Error::ArchiveWithoutExec { .. }
@@ -227,7 +225,8 @@ impl Upload {
             | Error::ArchiveTooLarge { .. }
             | Error::ArchiveTooManyEntries { .. }
             | Error::Unwritable { .. } => Some(Self::Artifact),
-            Error::CannotStart { .. }
+            Error::Unfit { path: Some(_), .. }
+            | Error::CannotStart { .. }
             | Error::EndedAtStart { .. }
             | Error::NotReady { .. }
             | Error::WrongFirstLine { .. }
@@ -262,9 +261,7 @@ fn status(error: &Error) -> StatusCode {
         Error::BadArguments => StatusCode::NOT_FOUND,
         Error::NotInitialised => StatusCode::INTERNAL_SERVER_ERROR,
         // What the author of the action can mend.
-        Error::Empty
-        | Error::Unrecognised { .. }
-        | Error::Source { .. }
+        Error::Unfit { .. }
         | Error::Compile { .. }
         | Error::ArchiveDamaged { .. }
         | Error::ArchiveWithoutExec { .. }

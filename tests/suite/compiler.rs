@@ -359,5 +359,5 @@ fn a_source_file_runs_from_the_command_line() {
 fn without_a_compiler_source_is_refused_and_told_of_it() {
     // A variable that is set to nothing is not set, as images unset what their base has set.
     let proxy = Proxy::start::<&str>(&[], &[("OW_COMPILER", "")]);
-    proxy.init(C).check_error(502, &["is source text, and nothing here could run it", "OW_COMPILER"]);
+    proxy.init(C).check_error(502, &["C source text, which has to be compiled first", "OW_COMPILER"]);
 }

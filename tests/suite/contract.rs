@@ -158,7 +158,7 @@ fn a_damaged_executable_is_refused() {
 #[test]
 fn a_missing_interpreter_is_named() {
     check_refused(b"#!/nowhere/interpreter\n", &["cannot start the action", "/nowhere/interpreter"]);
-    check_refused(b"#!/usr/bin/env no-such-interpreter\n", &["status 127", "no-such-interpreter"]);
+    check_refused(b"#!/usr/bin/env no-such-interpreter\n", &["`no-such-interpreter`", "in no folder of `PATH`"]);
 }
 
 #[test]

@@ -1,0 +1,196 @@
+//! The file system that a program would find, and the variables that it would look with.
+//!
+//! It is this machine's, or an unpacked image's: then every path, the target of every link too, is
+//! looked up inside the image and never leads out of it. The action's own folder is there whatever
+//! the root, as it is mounted or unpacked into a container.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use crate::process::Launch;
+
+/// Where programs, interpreters and libraries are looked for.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// The root of the file system: `/`, or the folder of an unpacked image.
+    pub root: PathBuf,
+    /// The action's folder, in which it is started, as an absolute path of this machine.
+    pub directory: PathBuf,
+    /// `PATH`, as the action will have it.
+    pub path: Option<OsString>,
+    /// `LD_LIBRARY_PATH`, as the action will have it.
+    pub library_path: Option<OsString>,
+}
+
+/// As many links are followed in one path as Linux follows.
+///
+/// Source: `path_resolution(7)`.
+const MOST_LINKS: usize = 40;
+
+impl World {
+    /// The world of an action that is started in `directory` with this environment, of which the
+    /// last variable of a name counts.
+    #[must_use]
+    pub fn new(root: &Path, directory: &Path, environment: &[(OsString, OsString)]) -> Self {
+        let variable =
+            |wanted: &str| environment.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        Self {
+            root: root.to_owned(),
+            directory: directory.to_owned(),
+            path: variable("PATH"),
+            library_path: variable("LD_LIBRARY_PATH"),
+        }
+    }
+
+    /// What a process that is started on this machine finds around it.
+    #[must_use]
+    pub fn of(launch: &Launch) -> Self {
+        Self::new(Path::new("/"), &launch.directory, &launch.environment)
+    }
+
+    /// The folders of `PATH`; an empty one is the action's folder. Without the variable `env` and
+    /// the shells look where the C library does.
+    ///
+    /// Source: `execvp(3)`; glibc's `_CS_PATH`.
+    pub(super) fn path_folders(&self) -> Vec<PathBuf> {
+        let path = self.path.as_deref().unwrap_or(OsStr::new("/bin:/usr/bin"));
+        std::env::split_paths(path).map(|folder| self.directory.join(folder)).collect()
+    }
+
+    /// Where a path of that world lies on this machine. Links are followed to their end, which need
+    /// not exist. A relative path is one from the action's folder.
+    ///
+    /// # Errors
+    /// When a link cannot be read, or there are too many of them.
+    pub(super) fn host(&self, path: &Path) -> io::Result<PathBuf> {
+        let path = self.directory.join(path);
+        if self.is_this_machine() { Ok(path) } else { Ok(self.mounted(&self.followed(&path)?)) }
+    }
+
+    /// A path of that world without links.
+    ///
+    /// # Errors
+    /// As [`World::host`]; on this machine also when it does not exist.
+    pub(super) fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+        let path = self.directory.join(path);
+        if self.is_this_machine() { fs::canonicalize(path) } else { self.followed(&path) }
+    }
+
+    /// What a path of this machine is called in that world.
+    pub(super) fn inner(&self, host: &Path) -> PathBuf {
+        if host.starts_with(&self.directory) {
+            return host.to_owned();
+        }
+        host.strip_prefix(&self.root).map_or_else(|_| host.to_owned(), |below| Path::new("/").join(below))
+    }
+
+    /// What stands at a path, links followed.
+    pub(super) fn metadata(&self, path: &Path) -> io::Result<fs::Metadata> {
+        fs::metadata(self.host(path)?)
+    }
+
+    pub(super) fn is_this_machine(&self) -> bool {
+        self.root.as_os_str() == "/"
+    }
+
+    /// A path without links as one of this machine.
+    fn mounted(&self, path: &Path) -> PathBuf {
+        if path.starts_with(&self.directory) {
+            return path.to_owned();
+        }
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// Follows every link of an absolute path, with `/` being the root of that world.
+    fn followed(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut done = PathBuf::from("/");
+        let mut ahead: Vec<OsString> = names(path);
+        let mut links = 0;
+        while let Some(name) = ahead.pop() {
+            if name == ".." {
+                done.pop();
+                continue;
+            }
+            done.push(&name);
+            let target = match fs::read_link(self.mounted(&done)) {
+                Ok(target) => target,
+                // No link, or nothing at all, which whoever opens it is told.
+                Err(error) if matches!(error.raw_os_error(), Some(code) if code == rustix::io::Errno::INVAL.raw_os_error()) =>
+                {
+                    continue;
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            links += 1;
+            if links > MOST_LINKS {
+                return Err(rustix::io::Errno::LOOP.into());
+            }
+            done.pop();
+            if target.is_absolute() {
+                done = PathBuf::from("/");
+            }
+            ahead.extend(names(&target));
+        }
+        Ok(done)
+    }
+}
+
+/// The names of a path, the last one first.
+fn names(path: &Path) -> Vec<OsString> {
+    let mut names: Vec<_> = path
+        .components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            _ => None,
+        })
+        .collect();
+    names.reverse();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// An image whose links would lead out of it if they were followed on this machine.
+    #[test]
+    fn links_stay_inside_the_image() {
+        let image = tempfile::tempdir().unwrap();
+        let root = image.path();
+        fs::create_dir_all(root.join("usr/bin")).unwrap();
+        fs::write(root.join("usr/bin/tool"), "inside").unwrap();
+        symlink("usr/bin", root.join("bin")).unwrap();
+        symlink("/usr/bin/tool", root.join("usr/bin/absolute")).unwrap();
+        symlink("../../../../../../usr/bin/tool", root.join("usr/bin/upwards")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        let action = tempfile::tempdir().unwrap();
+        fs::write(action.path().join("exec"), "action").unwrap();
+        let world = World::new(root, action.path(), &[]);
+        for path in ["/bin/tool", "/bin/absolute", "/usr/bin/upwards", "/../bin/tool"] {
+            let host = world.host(Path::new(path)).unwrap();
+            assert_eq!(host, root.join("usr/bin/tool"), "{path}");
+            assert_eq!(world.canonical(Path::new(path)).unwrap(), Path::new("/usr/bin/tool"), "{path}");
+        }
+        assert!(world.host(Path::new("/loop")).is_err());
+        assert!(!world.host(Path::new("/etc/passwd")).unwrap().exists(), "it is this machine's");
+        // The action's folder is there, by its absolute path and as the folder to start from.
+        assert_eq!(fs::read_to_string(world.host(Path::new("exec")).unwrap()).unwrap(), "action");
+        assert_eq!(world.inner(&root.join("bin/tool")), Path::new("/bin/tool"));
+    }
+
+    #[test]
+    fn the_last_variable_of_a_name_counts() {
+        let environment = [("PATH".into(), "/first".into()), ("PATH".into(), "/second::x".into())];
+        let world = World::new(Path::new("/"), Path::new("/action"), &environment);
+        assert_eq!(world.path_folders(), [Path::new("/second"), Path::new("/action/"), Path::new("/action/x")]);
+        assert_eq!(world.library_path, None);
+    }
+}
