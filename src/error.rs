@@ -341,6 +341,7 @@ impl Error {
             Self::TimeOut { limit: TimeLimit::RunTimeout, .. } => {
                 "raise `PIPELOOP_RUN_TIMEOUT`, or make the action faster; an answer that was never flushed looks like this too".into()
             }
+            Self::Cut { .. } => "raise `PIPELOOP_DRAIN_GRACE` and the grace of whoever stops the container, or make the action faster".into(),
             Self::QueueFull { .. } => "try again later, or raise `PIPELOOP_QUEUE`".into(),
             Self::Expired => "send fewer activations at once, or give them a longer time limit on the platform".into(),
             Self::CrashLoop { .. } => "mend what it dies of; whatever works again ends the pauses at once".into(),

@@ -5,6 +5,7 @@
  * {"orphans":N}      leaves N processes without a parent, and answers how many init has adopted
  * {"eat_mib":N}      takes and touches so much memory
  * {"sleep_ms":N}     sleeps, deaf to signals it has handlers for
+ * {"await_signal":1} waits for one of those
  * {"exit":N}         exits
  *
  * It logs the signals that it gets, and the end of its input. With STUBBORN set it ends by neither
@@ -20,7 +21,10 @@
 #include <time.h>
 #include <unistd.h>
 
+static volatile sig_atomic_t was_told;
+
 static void told(int number) {
+    was_told = 1;
     const char *name = number == SIGUSR1 ? "got SIGUSR1\n" : number == SIGUSR2 ? "got SIGUSR2\n" : "got SIGTERM\n";
     ssize_t ignored = write(2, name, strlen(name));
     (void)ignored;
@@ -102,6 +106,11 @@ int main(void) {
         if (number(line, "\"sleep_ms\":", &n)) {
             dprintf(2, "begun\n");
             sleep_ms(n);
+        }
+        if (number(line, "\"await_signal\":", &n)) {
+            was_told = 0;
+            dprintf(2, "begun\n");
+            while (!was_told) sleep_ms(1);
         }
         if (number(line, "\"exit\":", &n)) exit((int)n);
         const char *text = strstr(line, "\"say\":\"");

@@ -1,0 +1,57 @@
+//! `docs/containers.md`, taken at its word: its Dockerfiles are built and its commands run.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::engine::Container;
+use crate::images;
+use crate::support::root;
+
+/// The fenced blocks of a language.
+fn blocks(language: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join("docs/containers.md")).expect("the document is there");
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|rest| rest.split("```").next().expect("a first part").to_owned()).collect()
+}
+
+/// Builds every Dockerfile, under the name by which the commands call its image.
+fn build_images() {
+    images::debian_base();
+    let script = fs::read(root().join("tests/actions/counter.sh")).expect("the action is there");
+    let files = [("my-static-action", images::butler_code()), ("my-script.sh", &script)];
+    let dockerfiles = blocks("dockerfile");
+    assert_eq!(dockerfiles.len(), 3, "one for each kind of image");
+    for dockerfile in dockerfiles {
+        let name = match &dockerfile {
+            text if text.contains("my-static-action") => "my-static-action",
+            text if text.contains("my-script.sh") => "my-script",
+            _ => "my-runtime",
+        };
+        images::build(name, &dockerfile, &files);
+    }
+}
+
+#[test]
+fn every_image_runs_as_documented_and_without_any_option() {
+    build_images();
+    let commands = blocks("sh");
+    assert_eq!(commands.len(), 3, "one for each image");
+    for command in commands {
+        let words: Vec<_> = command.split_whitespace().collect();
+        let ["docker", "run", "-d", "-p", "8080:8080", options @ .., image] = &words[..] else {
+            panic!("not as expected: {command}");
+        };
+        for options in [options, &[]] {
+            let container = Container::serving(image, options, &[]);
+            if *image == "my-runtime" {
+                container.init(images::butler_code()).check(200, &json!({"ok": true}));
+            }
+            let response = container.run(&json!({"say": "hello"}));
+            assert_eq!(response.status, 200, "{}", response.text());
+            container.check_sentinels(1);
+            container.docker(&["stop"]);
+            assert_eq!(container.wait(), "0");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! `docker pause`, as the platform does between activations: time that passes for the others only.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::engine::{Container, pause};
+use crate::images;
+
+/// Every limit of time that the proxy has, far shorter than the container stays frozen.
+const SHORT: &[&str] = &[
+    "--env",
+    "PIPELOOP_CALLER_TIMEOUT=2s",
+    "--env",
+    "PIPELOOP_INIT_TIMEOUT=2s",
+    "--env",
+    "PIPELOOP_LOG_STALL=2s",
+    "--env",
+    "PIPELOOP_RUN_TIMEOUT=2s",
+];
+
+/// Time has to pass, for that is what a freeze is.
+#[track_caller]
+fn freeze(container: &Container) {
+    container.docker(&["pause"]);
+    sleep(pause());
+    container.docker(&["unpause"]);
+}
+
+#[test]
+fn a_container_frozen_between_two_activations_keeps_its_connection_and_its_process() {
+    let container = Container::serving(images::butler(), SHORT, &[]);
+    let mut kept = container.caller();
+    let mut half = container.caller();
+    half.send(b"POST /run HTTP/1.1\r\nHost: te").expect("half a head is sent");
+    let first = kept.call("POST", "/run", br#"{"value":{"say":"before"}}"#);
+    assert_eq!(first.status, 200, "{}", first.text());
+    freeze(&container);
+    let second = kept.call("POST", "/run", br#"{"value":{"say":"after"}}"#);
+    assert_eq!((second.status, second.json()), (200, first.json()), "the same process answers");
+    half.send(b"st\r\nContent-Length: 2\r\n\r\n{}").expect("the rest is sent");
+    let third = half.receive().expect("a freeze is not the caller's fault");
+    assert_eq!((third.status, third.json()), (200, first.json()));
+    container.check_sentinels(3);
+}
+
+#[test]
+fn a_container_frozen_in_the_middle_of_an_activation_goes_on_with_it() {
+    let container = Container::serving(images::butler(), SHORT, &[]);
+    let before = container.actions();
+    let mut caller = container.begin_sleep(1_000);
+    let mut waiting = container.caller();
+    waiting.send_request("POST", "/run", br#"{"value":{"say":"next"}}"#);
+    freeze(&container);
+    for (caller, which) in [(&mut caller, "the one that ran"), (&mut waiting, "the one that waited")] {
+        let response = caller.receive().expect("an answer");
+        assert_eq!(response.status, 200, "{which}: {}", response.text());
+    }
+    assert_eq!(container.actions(), before);
+    container.check_sentinels(2);
+}
+
+/// An activation that is over its time only by the time that it was frozen has its whole time.
+#[test]
+fn a_container_frozen_while_it_starts_goes_on_with_that() {
+    let container = Container::serving(images::debian(), SHORT, &[]);
+    let code =
+        "#!/bin/bash\necho starting >&2\nsleep 1\necho '{\"openwhisk\":1}'\nwhile read -r line; do echo '{}'; done\n";
+    let mut caller = container.caller();
+    caller.send_request("POST", "/init", json!({"value": {"code": code}}).to_string().as_bytes());
+    crate::support::eventually("it starts", || container.logs().stderr.contains("starting").then_some(()));
+    freeze(&container);
+    caller.receive().expect("an answer").check(200, &json!({"ok": true}));
+    container.run(&json!({})).check(200, &json!({}));
+}
+
+#[test]
+fn a_frozen_container_can_be_stopped_once_it_is_thawed() {
+    let container = Container::serving(images::butler(), &[], &[]);
+    let mut caller = container.begin_sleep(600_000);
+    container.docker(&["pause"]);
+    sleep(Duration::from_secs(1));
+    container.docker(&["unpause"]);
+    container.docker(&["stop"]);
+    assert_eq!(container.wait(), "0");
+    caller.receive().expect("an answer").check_error(502, &[]);
+}

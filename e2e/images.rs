@@ -1,0 +1,93 @@
+//! Images, each made once and by nothing but what is on this machine.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use crate::engine::{docker, setting};
+use crate::support::compile;
+
+/// Nothing but the binary, which serves uploads below `/`.
+pub(crate) fn scratch() -> &'static str {
+    static IMAGE: OnceLock<()> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let dockerfile = "FROM scratch\nCOPY pipeloop /pipeloop\nENTRYPOINT [\"/pipeloop\", \"serve\"]\n";
+        build("pipeloop-e2e/scratch", dockerfile, &[]);
+    });
+    "pipeloop-e2e/scratch"
+}
+
+/// The binary and `butler.c`, which it serves.
+pub(crate) fn butler() -> &'static str {
+    static IMAGE: OnceLock<()> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let dockerfile = "FROM scratch\nCOPY pipeloop /pipeloop\nCOPY butler /action/exec\n\
+                          ENTRYPOINT [\"/pipeloop\", \"serve\", \"/action/exec\"]\n";
+        build("pipeloop-e2e/butler", dockerfile, &[("butler", butler_code())]);
+    });
+    "pipeloop-e2e/butler"
+}
+
+/// `butler.c` as a static executable.
+pub(crate) fn butler_code() -> &'static [u8] {
+    static CODE: OnceLock<Vec<u8>> = OnceLock::new();
+    CODE.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder of its own");
+        fs::read(compile("butler.c", folder.path())).expect("it was compiled")
+    })
+}
+
+/// A small Debian with bash, coreutils and jq and the binary, which serves uploads below `/work`.
+pub(crate) fn debian() -> &'static str {
+    static IMAGE: OnceLock<()> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        debian_base();
+        let dockerfile = "FROM debian:12-slim\nCOPY pipeloop /usr/local/bin/pipeloop\nWORKDIR /work\n\
+                          ENTRYPOINT [\"pipeloop\", \"serve\"]\n";
+        build("pipeloop-e2e/debian", dockerfile, &[]);
+    });
+    "pipeloop-e2e/debian"
+}
+
+/// Makes what this engine has for Debian's own image, by whose name the documentation calls it: from
+/// the programs of this machine and the libraries that they ask for.
+pub(crate) fn debian_base() {
+    static IMAGE: OnceLock<()> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/debian");
+        let mut tar = Command::new(script).stdout(Stdio::piped()).spawn().expect("e2e/debian can be started");
+        let archive = tar.stdout.take().expect("it is piped");
+        let import = Command::new(setting("PIPELOOP_E2E_DOCKER"))
+            .args(["import", "-", "debian:12-slim"])
+            .stdin(archive)
+            .output()
+            .expect("there is a client");
+        assert!(tar.wait().expect("it is our child").success(), "e2e/debian");
+        assert!(import.status.success(), "docker import: {}", String::from_utf8_lossy(&import.stderr));
+    });
+}
+
+/// Builds an image from a Dockerfile and files beside it; `pipeloop` is one of them.
+#[track_caller]
+pub(crate) fn build(name: &str, dockerfile: &str, files: &[(&str, &[u8])]) {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    fs::copy(setting("PIPELOOP_E2E_BINARY"), folder.path().join("pipeloop")).expect("the binary is there");
+    write(&folder.path().join("Dockerfile"), dockerfile.as_bytes());
+    for (name, bytes) in files {
+        write(&folder.path().join(name), bytes);
+    }
+    docker(&["build", "--quiet", "--network", "none", "--tag", name, folder.path().to_str().expect("a path in UTF-8")]);
+}
+
+fn write(path: &PathBuf, bytes: &[u8]) {
+    let mut file = fs::File::create(path).expect("the folder is ours");
+    file.write_all(bytes).expect("there is room");
+    make_executable(path);
+}
+
+fn make_executable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+}
