@@ -22,6 +22,8 @@ mod docs;
 mod examples;
 #[path = "suite/field.rs"]
 mod field;
+#[path = "suite/hidden.rs"]
+mod hidden;
 #[path = "suite/image.rs"]
 mod image;
 #[path = "suite/inspect.rs"]

@@ -1,11 +1,13 @@
 //! `pipeloop serve [ACTION]`.
 
 use std::io::IsTerminal;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::event::{PollFd, PollFlags};
 use tokio::sync::watch;
 
 use crate::action::{Action, InitFailures, Surroundings};
@@ -130,11 +132,63 @@ impl Serve {
     }
 }
 
-/// The end of PID 1 is the end of the container, and a panic aborts: its log must be complete.
+/// The end of PID 1 is the end of the container: when it comes by a fault of ours, its log must be
+/// complete all the same.
+///
+/// Aborts by itself, so that a build that would unwind ends in the same way.
 fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let fault = format!("pipeloop: internal error, please report it: {panic}\n{SENTINEL}\n");
-        let _ = rustix::io::write(rustix::stdio::stderr(), fault.as_bytes());
-        let _ = rustix::io::write(rustix::stdio::stdout(), format!("{SENTINEL}\n").as_bytes());
+        write_last(rustix::stdio::stderr(), &fault);
+        // Nobody knows here whether the last line was ended; an empty one does no harm.
+        write_last(rustix::stdio::stdout(), &format!("\n{SENTINEL}\n"));
+        std::process::abort();
     }));
+}
+
+/// Writes unless the reader stalls: nothing may keep a process that is broken from ending.
+fn write_last(stream: BorrowedFd<'_>, text: &str) {
+    let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+    let mut fds = [PollFd::from_borrowed_fd(stream, PollFlags::OUT)];
+    if rustix::event::poll(&mut fds, Some(&second)).is_ok_and(|ready| ready > 0) {
+        let _ = rustix::io::write(stream, text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set for this test when it is run again, in a process of its own, to have the fault.
+    const FAULTY: &str = "THIS_TEST_HAS_A_FAULT";
+
+    #[test]
+    fn a_fault_of_the_proxy_is_named_and_ends_the_log() {
+        if std::env::var_os(FAULTY).is_some() {
+            install_panic_hook();
+            let _ = rustix::io::write(rustix::stdio::stdout(), b"half a line");
+            "seven".parse::<u8>().expect("this is always a number");
+        }
+        let this_test = concat!(module_path!(), "::a_fault_of_the_proxy_is_named_and_ends_the_log");
+        let (_, this_test) = this_test.split_once("::").expect("a path begins with the crate");
+        let output = Command::new(std::env::current_exe().expect("this binary has a path"))
+            .args(["--exact", this_test, "--nocapture"])
+            .env(FAULTY, "1")
+            .output()
+            .expect("this binary can be started");
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let shown = format!("{}\n--- stdout:\n{stdout}\n--- stderr:\n{stderr}", output.status);
+        // SIGABRT, the end of whoever calls abort(3).
+        assert_eq!(output.status.signal(), Some(6), "{shown}");
+        assert!(stdout.ends_with(&format!("half a line\n{SENTINEL}\n")), "{shown}");
+        assert!(stderr.ends_with(&format!("\n{SENTINEL}\n")), "{shown}");
+        for (name, text) in [("stdout", &stdout), ("stderr", &stderr)] {
+            assert_eq!(text.matches(SENTINEL).count(), 1, "sentinels on {name}: {shown}");
+        }
+        let fault = "pipeloop: internal error, please report it: panicked at src/cli/serve.rs:";
+        assert!(stderr.contains(fault) && stderr.contains("this is always a number"), "{shown}");
+    }
 }

@@ -1,0 +1,71 @@
+//! Readiness where the kernel does not show what a process waits for.
+//!
+//! A process that is not dumpable may be looked at by those alone who have `CAP_SYS_PTRACE`. So the
+//! action makes itself so, and the proxy is started without that capability, which ordinary users do
+//! not have and root can give up. Everything else is as it always is.
+//!
+//! Source: prctl(2), `PR_SET_DUMPABLE`; ptrace(2), "Ptrace access mode checking".
+
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+use serde_json::json;
+
+use crate::support::Proxy;
+
+/// The dialect in Python: hides, if it is told to, and then neither speaks nor reads until its folder
+/// holds the file `go`.
+fn action(hides: bool) -> String {
+    format!(
+        r#"#!/usr/bin/env python3
+import ctypes, json, os, sys, time
+if {hides}:
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+print("started", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.01)
+for line in sys.stdin:
+    os.write(3, json.dumps({{"got": json.loads(line)["value"]}}).encode() + b"\n")
+"#,
+        hides = if hides { "True" } else { "False" }
+    )
+}
+
+/// A proxy that can look at processes of its own user only, and not at those that hide.
+fn proxy(args: &[&str]) -> Proxy {
+    let start = || {
+        if rustix::process::geteuid().is_root() {
+            remove_capability_from_bounding_set(CapabilitySet::SYS_PTRACE).expect("root may give up a capability");
+        }
+        Proxy::start(args, &[])
+    };
+    // The capability is gone for good in the thread that gives it up.
+    std::thread::scope(|scope| scope.spawn(start).join()).expect("the proxy starts")
+}
+
+#[test]
+fn an_action_that_hides_is_ready_when_its_grace_is_over() {
+    let proxy = proxy(&[]);
+    // It does not wait for input yet: nothing but the grace says so.
+    proxy.init(&action(true)).check(200, &json!({"ok": true}));
+    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's folder is there");
+    proxy.run(&json!({"n": 1})).check(200, &json!({"got": {"n": 1}}));
+    proxy.check_streams(1);
+}
+
+#[test]
+fn an_action_that_hides_is_not_ready_before_its_grace_is_over() {
+    let proxy = proxy(&["--start-grace", "1h", "--init-timeout", "1s"]);
+    proxy
+        .init(&action(true))
+        .check_error(502, &["was not ready within 1 s", "neither sent a handshake nor waits for input"]);
+    assert_eq!(proxy.check_streams(0).stdout, "started\n");
+}
+
+/// The same action and the same proxy, and nothing that hides: then the grace does not matter.
+#[test]
+fn an_action_that_shows_itself_is_not_ready_by_grace() {
+    let proxy = proxy(&["--start-grace", "1ms", "--init-timeout", "1s"]);
+    proxy
+        .init(&action(false))
+        .check_error(502, &["was not ready within 1 s", "neither sent a handshake nor waits for input"]);
+    assert_eq!(proxy.check_streams(0).stdout, "started\n");
+}
