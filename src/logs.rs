@@ -211,6 +211,12 @@ impl Logs {
         }
     }
 
+    /// Takes what the action has written by now, without waiting for more.
+    pub fn drain(&mut self) {
+        self.stdout.drain();
+        self.stderr.drain();
+    }
+
     /// A sentence for the action's author, on a line of its own on stderr.
     pub fn say(&mut self, sentence: &str) {
         self.stderr.say(sentence);

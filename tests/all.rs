@@ -30,6 +30,8 @@ mod image;
 mod inspect;
 #[path = "suite/origin.rs"]
 mod origin;
+#[path = "suite/pairing.rs"]
+mod pairing;
 #[path = "suite/pid_one.rs"]
 mod pid_one;
 #[path = "suite/promises.rs"]

@@ -225,6 +225,8 @@ impl Worker {
         if let Err(error) = &outcome
             && self.shared.surroundings.sentinels == Sentinels::Write
         {
+            // What the action said about it comes first.
+            logs.drain();
             tell(logs, error);
         }
         logs.end().await;

@@ -47,6 +47,23 @@ pub enum Fill {
     End,
 }
 
+/// What has come and was not taken as a line.
+#[derive(Debug)]
+pub struct Pending<'a> {
+    pipe: &'a OwnedFd,
+    /// Bytes that were read from the pipe already.
+    taken: usize,
+}
+
+impl Pending<'_> {
+    /// How many bytes there are, in the pipe and read from it. Asks the kernel.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let unread = rustix::io::ioctl_fionread(self.pipe).unwrap_or(0);
+        self.taken + usize::try_from(unread).unwrap_or(usize::MAX)
+    }
+}
+
 impl LineReader {
     /// Reads lines from a non-blocking pipe.
     #[must_use]
@@ -136,6 +153,14 @@ impl LineReader {
     /// # Errors
     /// What the kernel says. After [`Fill::End`] it never becomes ready again.
     pub async fn fill(&mut self) -> io::Result<Fill> {
+        self.fill_after(|_| {}).await
+    }
+
+    /// As [`LineReader::fill`], and looks at the pipe first, when there seems to be something in it.
+    ///
+    /// # Errors
+    /// As [`LineReader::fill`].
+    pub async fn fill_after(&mut self, mut look: impl FnMut(&Pending<'_>)) -> io::Result<Fill> {
         if self.ended {
             std::future::pending::<()>().await;
         }
@@ -143,6 +168,7 @@ impl LineReader {
             // First, since it looks at the pipe's descriptor, which the wait borrows.
             self.buffer_room();
             let mut ready = self.fd.readable().await?;
+            look(&Pending { pipe: ready.get_inner(), taken: self.buffer.len() - self.start });
             match read_spare(ready.get_inner(), &mut self.buffer) {
                 Ok(0) => {
                     self.ended = true;
@@ -259,7 +285,7 @@ impl LineWriter {
     ///
     /// # Errors
     /// As [`LineWriter::try_write`].
-    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.fd.writable().await?;
             match rustix::io::write(ready.get_inner(), bytes) {

@@ -146,6 +146,8 @@ impl PipeLoop {
             line,
             written: 0,
             limit_bytes,
+            begun: false,
+            stray_bytes: 0,
             strays: Vec::new(),
         };
         let answer = tokio::select! {
@@ -222,6 +224,10 @@ struct Exchange<'a> {
     line: &'a [u8],
     written: usize,
     limit_bytes: u64,
+    /// The action has read some of the activation.
+    begun: bool,
+    /// What had come, from the first byte not taken on, while it had not: none of it is the answer.
+    stray_bytes: usize,
     /// Lines that came before the action had read anything of the activation.
     strays: Vec<Bytes>,
 }
@@ -237,7 +243,19 @@ impl Exchange<'_> {
             let unwritten = &self.line[self.written..];
             tokio::select! {
                 biased;
-                fill = self.results.fill() => match fill {
+                // Looked at before it is read: between the read and a later look the action could read
+                // its activation, and a stray would pass for the answer.
+                fill = self.results.fill_after(|pending| {
+                    self.begun = self.begun || !is_unread(self.stdin, self.written);
+                    if !self.begun {
+                        let stray_bytes = pending.bytes();
+                        // What stood in the pipe while the activation was unread, and not what may have
+                        // come between two looks.
+                        if is_unread(self.stdin, self.written) {
+                            self.stray_bytes = stray_bytes;
+                        }
+                    }
+                }) => match fill {
                     Ok(Fill::Some | Fill::WouldBlock) => {
                         if let Some(answer) = self.take() {
                             return answer;
@@ -259,13 +277,16 @@ impl Exchange<'_> {
     fn take(&mut self) -> Option<Result<Answer, NoAnswer>> {
         let too_long = |length: usize| length as u64 > self.limit_bytes;
         let line = loop {
+            let before = self.results.pending_len();
             let Some(line) = self.results.next_line() else {
                 return too_long(self.results.pending_len()).then_some(Err(NoAnswer::TooLong));
             };
-            // While nothing of the activation has been read, a line cannot be its answer.
-            if self.written == 0 || self.stdin.unread() != Some(self.written as u64) {
+            if self.stray_bytes == 0 {
                 break line;
             }
+            // It had begun while nothing of the activation had been read, so it is not the answer.
+            let length = before - self.results.pending_len();
+            self.stray_bytes = self.stray_bytes.saturating_sub(length);
             if self.strays.len() < MOST_STRAYS_TOLD {
                 self.strays.push(line);
             }
@@ -289,8 +310,12 @@ impl Exchange<'_> {
     /// The process is gone, or has stopped reading or answering: what it wrote before that is in
     /// the pipe, and may be the answer.
     fn last_words(&mut self) -> Result<Answer, NoAnswer> {
+        self.begun = self.begun || !is_unread(self.stdin, self.written);
         loop {
             let fill = self.results.try_fill();
+            if !self.begun {
+                self.stray_bytes = self.results.pending_len();
+            }
             if let Some(answer) = self.take() {
                 return answer;
             }
@@ -299,8 +324,13 @@ impl Exchange<'_> {
             }
         }
         let partial = self.results.partial().to_vec();
-        let untouched = partial.is_empty()
-            && (self.written == 0 || self.stdin.unread().is_some_and(|unread| unread == self.written as u64));
+        let untouched = partial.is_empty() && (self.written == 0 || is_unread(self.stdin, self.written));
         Err(NoAnswer::Gone { partial, untouched })
     }
+}
+
+/// Whether it is certain that nobody has read any of so many bytes that were written. It is not when
+/// something of an earlier activation stands before them.
+fn is_unread(stdin: &LineWriter, written: usize) -> bool {
+    written > 0 && stdin.unread() == Some(written as u64)
 }

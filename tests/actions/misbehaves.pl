@@ -1,0 +1,71 @@
+#!/usr/bin/perl
+# Does what the member "do" of its arguments says, good or bad, and answers with their "id".
+# Speaks the protocol that SPEAKS names: 0, 1 or actionloop.
+use strict;
+use warnings;
+
+my $speaks = $ENV{SPEAKS};
+open(my $results, '>&=', $speaks eq 'actionloop' ? 3 : 1) or die;
+
+sub put {
+    my ($text) = @_;
+    while (length $text) {
+        my $written = syswrite($results, $text);
+        exit 7 unless defined $written;
+        substr($text, 0, $written) = '';
+    }
+}
+
+sub nap { select(undef, undef, undef, $_[0] / 1000) }
+
+# Whatever is in the pipe has been taken by the proxy.
+sub wait_until_taken {
+    for (1 .. 5000) {
+        my $unread = pack('i', 0);
+        ioctl($results, 0x541B, $unread) or return;    # FIONREAD
+        return if unpack('i', $unread) == 0;
+        nap(0.5);
+    }
+}
+
+sub work {
+    my ($line) = @_;
+    my ($id) = $line =~ /"id":"([^"]+)"/;
+    my ($do) = $line =~ /"do":"([^"]+)"/;
+    my ($ms) = $line =~ /"ms":(\d+)/;
+    my $answer = qq({"id":"$id"});
+    print STDERR "begin $id\n";
+    print "out $id\n" if $speaks eq 'actionloop';
+    $| = 1;
+    if ($do eq 'exit')   { exit 3 }
+    if ($do eq 'kill')   { kill 'KILL', $$; nap(5000) }
+    if ($do eq 'half')   { put(substr($answer, 0, 8)); exit 3 }
+    if ($do eq 'number') { $answer = '42' }
+    if ($do eq 'big')    { $answer = sprintf('{"id":"%s","pad":"%s"}', $id, 'x' x 300_000) }
+    if ($do eq 'slow' || $do eq 'late_for_its_deadline') { nap($ms) }
+    if ($do eq 'logs')   { print STDERR "line $_ of $id\n" for 1 .. 50 }
+    if ($do eq 'pieces') { put(substr($answer, 0, 5)); nap($ms); $answer = substr($answer, 5) }
+    print STDERR "end $id\n";
+    if ($do eq 'two')    { $answer .= "\n$answer" }
+    put("$answer\n");
+    if ($do eq 'leave')  { exit 0 }
+    if ($do eq 'stray' && $speaks ne '0') {
+        # It is taken before the next line is read: so it can be told from an answer.
+        wait_until_taken();
+        nap($ms);
+        put(qq({"id":"a stray of $id"}\n));
+        wait_until_taken();
+    }
+}
+
+$| = 1;
+if ($speaks eq '0') {
+    work($ARGV[0]);
+    exit 0;
+}
+put(qq({"openwhisk":1}\n)) if $speaks eq '1';
+my $buffer = '';
+while (1) {
+    while ($buffer =~ s/^([^\n]*)\n//) { work($1) }
+    sysread(STDIN, $buffer, 65536, length $buffer) or exit 0;
+}

@@ -1,0 +1,318 @@
+//! Each caller gets its own answer or an error of its own, whatever the others and their activations do.
+//!
+//! A hundred callers at once do random things, from a seed that is told when a test fails and can be set:
+//! `PIPELOOP_TEST_SEED=7 cargo test --test all pairing`. `PIPELOOP_TEST_STEPS` multiplies their number.
+//! What each step may get is decided by [`Step::check`], and afterwards the log is looked at, the processes and
+//! the descriptors.
+//!
+//! The promise, as `docs/lifecycle.md` has it: what an activation asks its process to do is told to its own
+//! caller. An innocent one gets its answer, whoever died, strayed or left before it; it is refused only when the
+//! queue is full.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+
+use crate::support::{BAD_ANSWER, Caller, Logs, Proxy, Response, eventually, now_ms, processes};
+
+const CALLERS: usize = 100;
+
+/// How a hundred callers are served.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    protocol: &'static str,
+    workers: usize,
+    /// Steps of all callers together.
+    steps: usize,
+    queue: usize,
+}
+
+/// A source of numbers that can be repeated.
+///
+/// Source: `SplitMix64`, Steele et al., "Fast splittable pseudorandom number generators", 2014.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+}
+
+/// What a caller does once.
+#[derive(Debug, Clone)]
+struct Step {
+    id: String,
+    /// What the action is asked to do.
+    asks: &'static str,
+    ms: u64,
+    manner: Manner,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Waits for its answer.
+    Waits,
+    /// Sends the whole request and leaves after a moment.
+    Leaves,
+    /// Sends a part of the request and leaves.
+    SendsHalf,
+}
+
+/// What the action is asked to do, and how often of a hundred times.
+const ASKS: [(&str, u64); 13] = [
+    ("echo", 48),
+    ("slow", 8),
+    ("pieces", 8),
+    ("logs", 6),
+    ("big", 4),
+    ("stray", 6),
+    ("leave", 5),
+    ("two", 3),
+    ("number", 3),
+    ("late_for_its_deadline", 2),
+    ("exit", 3),
+    ("kill", 2),
+    ("half", 2),
+];
+
+impl Step {
+    fn random(id: String, random: &mut Random) -> Self {
+        let mut at = random.below(ASKS.iter().map(|(_, weight)| weight).sum());
+        let chosen = ASKS.iter().find(|(_, weight)| at.checked_sub(*weight).map(|left| at = left).is_none());
+        let asks = chosen.expect("the weights add up").0;
+        let manner = match random.below(100) {
+            0..6 => Manner::Leaves,
+            6..12 => Manner::SendsHalf,
+            _ => Manner::Waits,
+        };
+        let ms = if asks == "late_for_its_deadline" { 8_000 + random.below(8) } else { random.below(8) };
+        Self { id, asks, ms, manner }
+    }
+
+    fn body(&self) -> String {
+        let mut body = json!({"value": {"id": self.id, "do": self.asks, "ms": self.ms}, "activation_id": self.id});
+        if self.asks == "late_for_its_deadline" {
+            body["deadline"] = json!((now_ms() + 100 + 50 * u128::from(self.ms % 8)).to_string());
+        }
+        body.to_string()
+    }
+
+    /// What its caller may get.
+    fn check(&self, setting: &Setting, response: &Response) {
+        response.check_shape();
+        let text = response.text();
+        let own = || response.status == 200 && response.json()["id"] == json!(self.id);
+        let refused_with = |text: &str| response.status == 502 && response.error().contains(text);
+        if response.status == 429 {
+            // As many as may wait, and as many as are worked on.
+            assert!(setting.queue + setting.workers < CALLERS, "{self:?}: refused by a queue with room: {text}");
+            assert_eq!(response.header("retry-after"), Some("1"));
+            return;
+        }
+        let single_shot = setting.protocol == "0";
+        let as_it_may = match self.asks {
+            "exit" | "kill" if single_shot => refused_with(BAD_ANSWER),
+            "exit" => refused_with("exited with status 3") && refused_with("before it answered"),
+            "kill" => refused_with("killed by signal 9") && refused_with("before it answered"),
+            // The last line decides in version 0, and it is whole.
+            "two" if single_shot => own(),
+            "half" | "number" | "two" => refused_with(BAD_ANSWER),
+            // One that is over before the request arrives says nothing about it.
+            "late_for_its_deadline" => refused_with("deadline") || own(),
+            _ => own(),
+        };
+        assert!(as_it_may, "{self:?} got {}: {}", response.status, text.chars().take(300).collect::<String>());
+    }
+}
+
+/// The seed of this run.
+fn seed() -> u64 {
+    let set = std::env::var("PIPELOOP_TEST_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
+    set.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+        now.as_secs() << 20 | u64::from(now.subsec_micros())
+    })
+}
+
+/// One caller's steps, on connections that are kept now and then. The ids of those that got an answer of the
+/// action or an error about it: they were begun.
+fn call(proxy: &Proxy, setting: &Setting, caller: usize, seed: u64, steps: usize) -> Outcomes {
+    let mut random = Random(seed ^ (caller as u64) << 40);
+    let mut connection: Option<Caller> = None;
+    let mut outcomes = Outcomes::default();
+    for number in 0..steps {
+        let step = Step::random(format!("{caller}.{number}"), &mut random);
+        let mut caller = connection.take().unwrap_or_else(|| proxy.caller());
+        match step.manner {
+            Manner::Waits => {
+                caller.send_request("POST", "/run", step.body().as_bytes());
+                let response = caller.receive().unwrap_or_else(|error| panic!("{step:?} got no answer: {error}"));
+                step.check(setting, &response);
+                if response.status == 200 || response.status == 502 && !response.error().contains("never begun") {
+                    outcomes.begun.insert(step.id);
+                }
+                if !random.one_in(4) {
+                    connection = Some(caller);
+                }
+            }
+            Manner::Leaves => {
+                caller.send_request("POST", "/run", step.body().as_bytes());
+                std::thread::sleep(Duration::from_micros(random.below(8_000)));
+                outcomes.left += 1;
+            }
+            Manner::SendsHalf => {
+                let body = step.body();
+                let request = format!("POST /run HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                let half = usize::try_from(random.below(request.len() as u64 - 1)).expect("it is small") + 1;
+                caller.send(&request.as_bytes()[..half]).expect("the proxy reads");
+                std::thread::sleep(Duration::from_micros(random.below(4_000)));
+                outcomes.half_sent += 1;
+            }
+        }
+    }
+    outcomes
+}
+
+/// What became of many steps.
+#[derive(Debug, Default)]
+struct Outcomes {
+    begun: HashSet<String>,
+    left: usize,
+    half_sent: usize,
+}
+
+/// How many sockets and pipes a process has.
+fn descriptors(pid: i32) -> (usize, usize) {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("the proxy lives").flatten();
+    let links: Vec<_> = links.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    let count = |kind: &str| links.iter().filter(|link| link.to_string_lossy().starts_with(kind)).count();
+    (count("socket:"), count("pipe:"))
+}
+
+#[track_caller]
+fn check(setting: Setting) {
+    let seed = seed();
+    eprintln!("{setting:?} with PIPELOOP_TEST_SEED={seed}");
+    let factor = std::env::var("PIPELOOP_TEST_STEPS").map_or(1, |factor| factor.parse().expect("a factor is a number"));
+    let (workers, queue) = (setting.workers.to_string(), setting.queue.to_string());
+    let mut proxy = Proxy::start(&["--workers", &workers, "--queue", &queue, "--protocol", setting.protocol], &[]);
+    proxy.init_action("misbehaves.pl", &json!({"SPEAKS": setting.protocol}));
+    proxy.run(&json!({"id": "first", "do": "echo", "ms": 0})).check(200, &json!({"id": "first"}));
+    let (sockets, pipes) = descriptors(proxy.pid());
+
+    let mut all = Outcomes::default();
+    all.begun.insert("first".into());
+    std::thread::scope(|scope| {
+        let steps = factor * setting.steps / CALLERS;
+        let (proxy, setting) = (&proxy, &setting);
+        let callers: Vec<_> =
+            (0..CALLERS).map(|caller| scope.spawn(move || call(proxy, setting, caller, seed, steps))).collect();
+        for caller in callers {
+            let outcomes = caller.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            all.begun.extend(outcomes.begun);
+            all.left += outcomes.left;
+            all.half_sent += outcomes.half_sent;
+        }
+    });
+    // What the callers that left have begun is over when this is answered by every worker.
+    eventually("every worker is idle", || {
+        let last = proxy.run(&json!({"id": "last", "do": "echo", "ms": 0}));
+        assert_eq!(last.json(), json!({"id": "last"}), "{}", last.status);
+        let logs = proxy.logs();
+        let begun = logs.stderr.lines().filter(|line| line.starts_with("begin ")).count();
+        let ended = Logs::activations(&logs.stderr).iter().filter(|log| log.contains("begin ")).count();
+        (begun == ended && !logs.stderr.ends_with("begin ")).then_some(())
+    });
+    check_logs(&setting, &proxy.logs(), &all);
+
+    // Nothing is left over.
+    eventually("every connection is closed", || (descriptors(proxy.pid()).0 <= sockets).then_some(()));
+    let (_, pipes_now) = descriptors(proxy.pid());
+    assert!(pipes_now <= pipes + 4 * (setting.workers - 1), "{pipes} pipes before, {pipes_now} now");
+    let processes = proxy.actions();
+    assert!(processes.len() <= setting.workers, "{processes:?}");
+    assert_eq!(processes::zombies(proxy.pid()), 0);
+    proxy.stop();
+}
+
+/// The log of each activation that was begun stands alone before its sentinel, and exactly once.
+fn check_logs(setting: &Setting, logs: &Logs, all: &Outcomes) {
+    let segments = Logs::activations(&logs.stderr);
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    let mut without = 0;
+    for segment in &segments[..segments.len() - 1] {
+        let begun: Vec<_> = segment.lines().filter_map(|line| line.strip_prefix("begin ")).collect();
+        match begun[..] {
+            [] => without += 1,
+            [id] => {
+                *seen.entry(id).or_default() += 1;
+                for line in segment.lines().filter(|line| line.starts_with("end ") || line.starts_with("line ")) {
+                    assert!(line.ends_with(&format!(" {id}")), "in the log of {id}: {line}");
+                }
+            }
+            _ => panic!("one sentinel for {begun:?}:\n{segment}"),
+        }
+    }
+    for id in &all.begun {
+        assert_eq!(seen.get(id.as_str()), Some(&1), "sentinels of {id}");
+    }
+    // The rest were begun for callers that left, or refused because of their body.
+    let last = seen.get("last").copied().unwrap_or(0);
+    let others = seen.len() - all.begun.len() - usize::from(last > 0);
+    assert!(others <= all.left, "{others} activations nobody asked for, {} callers left", all.left);
+    assert!(without <= all.half_sent + all.left, "{without} sentinels, {} bodies were cut off", all.half_sent);
+    assert!(seen.iter().all(|(id, count)| *id == "last" || *count == 1), "an activation was worked on twice");
+    let count = |text: &str| Logs::activations(text).len();
+    assert_eq!(count(&logs.stdout), count(&logs.stderr), "sentinels on both streams");
+    if setting.protocol == "actionloop" {
+        for segment in Logs::activations(&logs.stdout) {
+            assert!(segment.matches("out ").count() <= 1, "{segment}");
+        }
+    }
+}
+
+const ROOM: usize = 256;
+
+#[test]
+fn version_1_with_one_worker() {
+    check(Setting { protocol: "1", workers: 1, steps: 2_000, queue: ROOM });
+}
+
+#[test]
+fn version_1_with_four_workers() {
+    check(Setting { protocol: "1", workers: 4, steps: 2_000, queue: ROOM });
+}
+
+#[test]
+fn actionloop_with_one_worker_and_a_short_queue() {
+    check(Setting { protocol: "actionloop", workers: 1, steps: 2_000, queue: 40 });
+}
+
+#[test]
+fn actionloop_with_four_workers() {
+    check(Setting { protocol: "actionloop", workers: 4, steps: 2_000, queue: ROOM });
+}
+
+#[test]
+fn version_0_with_one_worker() {
+    check(Setting { protocol: "0", workers: 1, steps: 500, queue: ROOM });
+}
+
+#[test]
+fn version_0_with_four_workers_and_a_short_queue() {
+    check(Setting { protocol: "0", workers: 4, steps: 500, queue: 40 });
+}
