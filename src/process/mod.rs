@@ -6,7 +6,7 @@
 //! [`spawn`] makes the pipes, starts the executable as leader of its own process group and closes
 //! the child's ends on our side, so that end-of-file tells the truth. [`reap`] alone waits for
 //! processes and keeps each exit status as a fact that may be asked for twice. [`ready`] looks at
-//! what a process waits for; [`stop`] ends the whole group.
+//! what a process waits for; [`stop`] ends the whole group, and [`survivors`] are what is left then.
 
 pub mod pipe;
 pub mod ready;
@@ -14,6 +14,7 @@ pub mod reap;
 pub mod signals;
 pub mod spawn;
 pub mod stop;
+pub mod survivors;
 
 pub use reap::{ExitStatus, Reaper};
 pub use spawn::{Launch, Pipes, Process, start};

@@ -49,10 +49,15 @@ const BURIAL: Duration = Duration::from_secs(5);
 pub async fn stop(process: &Process, grace: Duration) {
     let step = grace / 2;
     if tokio::time::timeout(step, process.exited()).await.is_err() {
-        let _ = kill_process_group(process.pid, Signal::TERM);
+        terminate_group(process);
         let _ = tokio::time::timeout(step, process.exited()).await;
     }
     kill(process).await;
+}
+
+/// Asks the whole group to end: SIGTERM.
+pub fn terminate_group(process: &Process) {
+    let _ = kill_process_group(process.pid, Signal::TERM);
 }
 
 /// Kills the whole group at once and waits for its leader's end.

@@ -1,0 +1,104 @@
+//! Processes that outlive whoever started them, and the programs that a process consists of.
+//!
+//! Source: proc(5), `/proc/PID/stat`, `/proc/PID/exe`; `PR_SET_CHILD_SUBREAPER(2const)`.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
+
+/// A process that lives on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survivor {
+    /// Its pid.
+    pub pid: Pid,
+    /// The name it shows.
+    pub name: String,
+}
+
+/// Makes this process the parent of every descendant that loses its own, also of one that has left
+/// its process group and session as daemons do.
+///
+/// # Errors
+/// When the kernel does not know how.
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(set_child_subreaper(Some(getpid()))?)
+}
+
+/// The living children of this process: once those that it started itself have ended, the orphans
+/// that it has adopted.
+#[must_use]
+pub fn survivors() -> Vec<Survivor> {
+    children_of(getpid().as_raw_nonzero().get())
+}
+
+/// Kills processes. What they leave behind is adopted in turn.
+pub fn kill(survivors: &[Survivor]) {
+    for survivor in survivors {
+        let _ = kill_process(survivor.pid, Signal::KILL);
+    }
+}
+
+/// The programs that a process and its descendants execute, the process's own first.
+#[must_use]
+pub fn programs(pid: Pid) -> Vec<PathBuf> {
+    let mut programs = Vec::new();
+    let mut pids = vec![pid.as_raw_nonzero().get()];
+    while let Some(pid) = pids.pop() {
+        programs.extend(fs::read_link(format!("/proc/{pid}/exe")));
+        pids.extend(children_of(pid).iter().map(|child| child.pid.as_raw_nonzero().get()));
+    }
+    programs
+}
+
+fn children_of(parent: i32) -> Vec<Survivor> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| {
+        let stat = Stat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        let lives = !matches!(stat.state, 'Z' | 'X');
+        (lives && stat.parent == parent).then_some(Survivor { pid: Pid::from_raw(pid)?, name: stat.name })
+    })
+    .collect()
+}
+
+/// The beginning of `/proc/PID/stat`: `pid (name) state parent …`. The name may hold anything.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    name: String,
+    state: char,
+    parent: i32,
+}
+
+impl Stat {
+    fn parse(text: &str) -> Option<Self> {
+        let (before, behind) = text.rsplit_once(") ")?;
+        let (_, name) = before.split_once(" (")?;
+        let mut fields = behind.split(' ');
+        Some(Self {
+            name: name.to_owned(),
+            state: fields.next()?.chars().next()?,
+            parent: fields.next()?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_may_hold_anything() {
+        let stat = |name: &str| Stat::parse(&format!("7 ({name}) S 1 7 7 0 -1"));
+        for name in ["sleep", "a) R 5 (b", "", "(("] {
+            assert_eq!(stat(name), Some(Stat { name: name.into(), state: 'S', parent: 1 }), "{name:?}");
+        }
+        assert_eq!(Stat::parse("7 (sleep"), None);
+    }
+
+    #[test]
+    fn the_programs_of_this_process_begin_with_its_own() {
+        assert_eq!(programs(getpid()).first(), Some(&std::env::current_exe().unwrap()));
+    }
+}
