@@ -319,7 +319,7 @@ impl FromStr for Time {
 }
 
 /// A duration that must not be zero: with it nothing would ever be in time.
-fn some_time(text: &str) -> Result<Time, String> {
+pub(crate) fn some_time(text: &str) -> Result<Time, String> {
     let time: Time = text.parse()?;
     if time.0.is_zero() { Err("expected more than nothing".into()) } else { Ok(time) }
 }

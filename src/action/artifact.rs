@@ -35,6 +35,14 @@ pub enum Sources {
     Place,
 }
 
+impl Sources {
+    /// Source code is accepted where there is a compiler.
+    #[must_use]
+    pub fn with(compiler: Option<&Path>) -> Self {
+        if compiler.is_some() { Self::Place } else { Self::Refuse }
+    }
+}
+
 /// Code as init brings it.
 #[derive(Debug)]
 pub enum Code {

@@ -22,23 +22,41 @@ use crate::process::spawn::ResultChannel;
 use crate::process::stop::{KillOnDrop, kill};
 use crate::process::{ExitStatus, Launch, Reaper, start};
 
-use super::artifact::is_executable;
+use super::artifact::{Artifact, is_executable};
+
+/// Compiles what an artifact brings as source code, if it does and there is a compiler.
+///
+/// # Errors
+/// As [`Compilation::run`].
+pub(super) async fn compile(
+    artifact: &Artifact,
+    compiler: Option<&Path>,
+    main: &str,
+    environment: &[(OsString, OsString)],
+    limit: Duration,
+    reaper: &Reaper,
+    logs: &mut Logs,
+) -> Result<(), Error> {
+    let (Some(source), Some(compiler)) = (&artifact.source, compiler) else { return Ok(()) };
+    let target = &artifact.directory;
+    Compilation { compiler, main, source, target, environment, limit }.run(reaper, logs).await
+}
 
 /// One call of a compiler.
 #[derive(Debug)]
-pub(super) struct Compilation<'a> {
+struct Compilation<'a> {
     /// The compiler, as an absolute path.
-    pub(super) compiler: &'a Path,
+    compiler: &'a Path,
     /// The name of the entry point.
-    pub(super) main: &'a str,
+    main: &'a str,
     /// The folder that holds the code.
-    pub(super) source: &'a Path,
+    source: &'a Path,
     /// The empty folder for what is made of it.
-    pub(super) target: &'a Path,
+    target: &'a Path,
     /// The whole environment.
-    pub(super) environment: &'a [(OsString, OsString)],
+    environment: &'a [(OsString, OsString)],
     /// The longest it may take.
-    pub(super) limit: Duration,
+    limit: Duration,
 }
 
 impl Compilation<'_> {
@@ -48,7 +66,7 @@ impl Compilation<'_> {
     /// # Errors
     /// [`Error::Compile`] when the compiler cannot be started, fails, takes too long or leaves no
     /// executable.
-    pub(super) async fn run(&self, reaper: &Reaper, logs: &mut Logs) -> Result<(), Error> {
+    async fn run(&self, reaper: &Reaper, logs: &mut Logs) -> Result<(), Error> {
         logs.stdout.forget_tail();
         logs.stderr.forget_tail();
         self.call(reaper, logs).await.and_then(|()| self.check()).map_err(|problem| {

@@ -39,7 +39,7 @@ use crate::process::{Launch, Reaper};
 use crate::protocol::Protocol;
 
 use artifact::{Artifact, Code, Sources};
-use compile::Compilation;
+use compile::compile;
 use desk::Desk;
 use inspect::World;
 use restart::Deaths;
@@ -382,7 +382,8 @@ impl Action {
         let settings = &surroundings.settings;
         let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries };
         let workdir = settings.workdir.clone();
-        let sources = if surroundings.compiler.is_some() { Sources::Place } else { Sources::Refuse };
+        let compiler = surroundings.compiler.as_deref();
+        let sources = Sources::with(compiler);
         let artifact = match source {
             Source::Upload(code) if code.len() <= PLACED_AT_ONCE => Artifact::place(code, &workdir, &bounds, sources)?,
             // Elsewhere, so that the server goes on answering meanwhile.
@@ -396,17 +397,9 @@ impl Action {
             all.retain(|(other, _)| *other != name);
             all.push((name, value));
         }
-        if let (Some(source), Some(compiler)) = (&artifact.source, &surroundings.compiler) {
-            let compilation = Compilation {
-                compiler,
-                main,
-                source,
-                target: &artifact.directory,
-                environment: &all,
-                limit: settings.init_timeout.0,
-            };
-            compilation.run(&self.0.reaper, logs).await.inspect_err(|_| artifact.remove())?;
-        }
+        compile(&artifact, compiler, main, &all, settings.init_timeout.0, &self.0.reaper, logs)
+            .await
+            .inspect_err(|_| artifact.remove())?;
         let launch = Launch {
             program: artifact.executable.clone(),
             arguments: Vec::new(),

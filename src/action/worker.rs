@@ -318,7 +318,7 @@ impl Worker {
                         self.bury_the_dead(running, logs).await;
                         continue;
                     }
-                    let error = self.gone(running, partial, channel, logs).await;
+                    let error = gone(&running.process, partial, channel, logs).await;
                     self.crew.deaths().died(error.detail().unwrap_or_else(|| error.to_string()));
                     return Err(error);
                 }
@@ -407,21 +407,6 @@ impl Worker {
         self.crew.deaths().died(how.to_string());
     }
 
-    /// A process left in the middle of an activation: waits for its end and says why.
-    async fn gone(&self, running: Running, partial: Vec<u8>, channel: &'static str, logs: &mut Logs) -> Error {
-        let ended = wait_for_end(&running.process).await;
-        let process = self.bury(running, logs).await;
-        if !ended {
-            return Error::ChannelClosed { channel };
-        }
-        let ending = ending(&process, logs);
-        if partial.is_empty() {
-            return Error::Died { ending };
-        }
-        let line = String::from_utf8_lossy(&partial).into_owned();
-        Error::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) }
-    }
-
     /// Kills what is left of a process and its group, and takes its last words.
     async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
         let Running { process, conversation, .. } = running;
@@ -471,6 +456,23 @@ async fn pause(left: Duration, logs: &mut Logs) {
     }
 }
 
+/// A process left in the middle of an activation: waits for its end, kills what is left of it and
+/// says why.
+pub(super) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static str, logs: &mut Logs) -> Error {
+    let ended = wait_for_end(process).await;
+    stop::kill(process).await;
+    logs.detach();
+    if !ended {
+        return Error::ChannelClosed { channel };
+    }
+    let ending = ending(process, logs);
+    if partial.is_empty() {
+        return Error::Died { ending };
+    }
+    let line = String::from_utf8_lossy(&partial).into_owned();
+    Error::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) }
+}
+
 /// Says an error and its hint in the log, for the action's author.
 pub(super) fn tell(logs: &mut Logs, error: &Error) {
     let detail = error.detail().unwrap_or_else(|| error.to_string());
@@ -493,7 +495,7 @@ fn time_limit(now: Instant, deadline: Option<Instant>, run_timeout: Duration) ->
 }
 
 /// Gives a process that seems to be gone the time to be so. Whether it is.
-async fn wait_for_end(process: &Process) -> bool {
+pub(super) async fn wait_for_end(process: &Process) -> bool {
     let _ = tokio::time::timeout(LAST_BREATH, process.exited()).await;
     process.exit().is_some()
 }

@@ -28,13 +28,8 @@ pub(super) struct Run {
     /// Executable, folder with `exec`, zip or tar.gz.
     action: PathBuf,
 
-    /// Argument of the activation; a value that is JSON is taken as such. May be repeated.
-    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
-    parameters: Vec<(String, Value)>,
-
-    /// Arguments as a JSON object or array from a file, or `-` for stdin; `-p` adds to an object.
-    #[arg(short, long, value_name = "FILE")]
-    input: Option<PathBuf>,
+    #[command(flatten)]
+    parameters: Parameters,
 
     /// Take each line of the input (stdin unless set) as the arguments of an activation of its own,
     /// all of them answered by one process.
@@ -47,6 +42,18 @@ pub(super) struct Run {
 
     #[command(flatten)]
     settings: ActionSettings,
+}
+
+/// Arguments as a command line gives them.
+#[derive(Debug, Args)]
+pub(super) struct Parameters {
+    /// Argument of the activation; a value that is JSON is taken as such. May be repeated.
+    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
+    parameters: Vec<(String, Value)>,
+
+    /// Arguments as a JSON object or array from a file, or `-` for stdin; `-p` adds to an object.
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
 }
 
 /// What is wrong with input that is no activation, and where it stands.
@@ -63,13 +70,14 @@ impl Run {
 
     async fn run(self) -> Result<u8, Error> {
         let system = |doing| move |reason| Error::System { doing, reason };
-        let Self { action: path, parameters, input, lines, time, settings } = self;
+        let Self { action: path, parameters, lines, time, settings } = self;
         // Looked at before anything is started.
-        if lines && !parameters.is_empty() {
+        if lines && !parameters.parameters.is_empty() {
             let reason = "with `--lines` each line holds the whole arguments".into();
             return Err(Error::BadSetting { setting: "--param", reason });
         }
-        let mut inputs = if lines { by_line(input)? } else { once(arguments(input, &parameters)?) };
+        let mut inputs =
+            if lines { by_line(parameters.input)? } else { once(Activation::of_arguments(&parameters.arguments()?)?) };
 
         let mut signals = EndSignals::take().map_err(system("take over signals"))?;
         let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
@@ -169,30 +177,45 @@ fn parameter(text: &str) -> Result<(String, Value), String> {
     Ok((name.to_owned(), value))
 }
 
-/// The arguments of a single activation.
-fn arguments(input: Option<PathBuf>, parameters: &[(String, Value)]) -> Result<Activation, Error> {
-    let Some(input) = input else {
-        let object: serde_json::Map<_, _> = parameters.iter().cloned().collect();
-        return Activation::of_arguments(Value::from(object).to_string().as_bytes());
-    };
-    let mut text = Vec::new();
-    open(&input)
-        .and_then(|mut file| file.read_to_end(&mut text))
-        .map_err(|reason| Error::System { doing: "read the input", reason })?;
-    if parameters.is_empty() {
-        return activation(text.trim_ascii());
+impl Parameters {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.parameters.is_empty() && self.input.is_none()
     }
-    let unusable = |reason: String| Error::BadSetting { setting: "--input", reason };
-    let mut object: serde_json::Map<String, Value> = serde_json::from_slice(&text)
-        .map_err(|error| unusable(format!("to add `-p` to it, it must be a JSON object: {error}")))?;
-    object.extend(parameters.iter().cloned());
-    Activation::of_arguments(Value::from(object).to_string().as_bytes())
+
+    /// The arguments as JSON text. Whether they are an object or array is for the activation to say.
+    pub(super) fn arguments(self) -> Result<Vec<u8>, Error> {
+        let Self { parameters, input } = self;
+        let Some(input) = input else {
+            let object: serde_json::Map<_, _> = parameters.into_iter().collect();
+            return Ok(Value::from(object).to_string().into_bytes());
+        };
+        let mut text = Vec::new();
+        open(&input)
+            .and_then(|mut file| file.read_to_end(&mut text))
+            .map_err(|reason| Error::System { doing: "read the input", reason })?;
+        if parameters.is_empty() {
+            let text = text.trim_ascii();
+            read_json::<&RawValue>(text)?;
+            return Ok(text.to_vec());
+        }
+        let unusable = |reason: String| Error::BadSetting { setting: "--input", reason };
+        let mut object: serde_json::Map<String, Value> = serde_json::from_slice(&text)
+            .map_err(|error| unusable(format!("to add `-p` to it, it must be a JSON object: {error}")))?;
+        object.extend(parameters);
+        Ok(Value::from(object).to_string().into_bytes())
+    }
+}
+
+/// JSON of the input, with an error that speaks of it.
+pub(super) fn read_json<'a, T: serde::Deserialize<'a>>(text: &'a [u8]) -> Result<T, Error> {
+    serde_json::from_slice(text)
+        .map_err(|error| Error::BadSetting { setting: "--input", reason: format!("it is not JSON: {error}") })
 }
 
 /// Arguments as an activation, with errors that speak of the input.
 fn activation(arguments: &[u8]) -> Input {
-    serde_json::from_slice::<&RawValue>(arguments)
-        .map_err(|error| Error::BadSetting { setting: "--input", reason: format!("it is not JSON: {error}") })?;
+    read_json::<&RawValue>(arguments)?;
     Activation::of_arguments(arguments)
 }
 

@@ -10,6 +10,7 @@ use crate::activation::{Activation, Answer};
 use crate::error::BadAnswer;
 use crate::logs::Logs;
 use crate::process::Process;
+use crate::process::ready::{Look, look};
 use crate::text::excerpt;
 
 use super::answer;
@@ -90,6 +91,19 @@ impl PipeLoop {
     /// Sends nothing more from now on once the process has written a line too many.
     pub fn report_strays(&mut self) {
         self.reports_strays = true;
+    }
+
+    /// Whether the process has read everything and waits for more; `None` where nobody can tell.
+    #[must_use]
+    pub fn waits_for_input(&self, process: &Process) -> Option<bool> {
+        if self.stdin.unread()? > 0 {
+            return Some(false);
+        }
+        match look(process.pid, self.stdin.pipe()) {
+            Look::WaitsForInput => Some(true),
+            Look::Busy => Some(false),
+            Look::Unknown => None,
+        }
     }
 
     /// Where results come from.
