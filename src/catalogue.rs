@@ -107,6 +107,7 @@ fn parse_section(section: &'static str) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::action::check::Finding;
     use crate::action::inspect::Defect;
     use crate::error::Error;
     use std::collections::BTreeSet;
@@ -115,7 +116,7 @@ mod tests {
     /// without a code does not compile, and a code without an entry fails here.
     #[test]
     fn every_code_has_its_entry_and_every_entry_its_code() {
-        let codes = [Error::CODES, Defect::CODES].concat();
+        let codes = [Error::CODES, Defect::CODES, Finding::CODES].concat();
         let in_source: BTreeSet<_> = codes.iter().copied().collect();
         assert_eq!(in_source.len(), codes.len(), "no two causes share a code");
         let in_document: Vec<_> = entries().iter().map(|entry| entry.code).collect();

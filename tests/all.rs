@@ -10,6 +10,8 @@ mod support;
 
 #[path = "suite/canonical.rs"]
 mod canonical;
+#[path = "suite/check.rs"]
+mod check;
 #[path = "suite/command_line.rs"]
 mod command_line;
 #[path = "suite/compiler.rs"]

@@ -14,6 +14,7 @@
 //! which it starts when activations wait that the others cannot take; init waits for the first.
 
 pub mod artifact;
+pub mod check;
 mod compile;
 mod desk;
 pub mod inspect;

@@ -4,6 +4,7 @@
 //! is an error, 2 for a command line that cannot be used, 126 and 127 for an action that cannot be
 //! executed or found, 128 and the signal's number for one that a signal ended.
 
+mod check;
 mod completion;
 mod explain;
 mod output;
@@ -37,6 +38,8 @@ enum Command {
     Serve(serve::Serve),
     /// Run one activation, or several, and print the results
     Run(run::Run),
+    /// Check an action without a platform: inspect it, start it, call it, end it
+    Check(check::Check),
     /// Explain error codes
     Explain(explain::Explain),
     /// Print a script that completes this command line in a shell
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(serve) => serve.execute(),
         Command::Run(run) => run.execute(),
+        Command::Check(check) => check.execute(),
         Command::Explain(explain) => explain.execute(),
         Command::Completion(completion) => {
             completion.execute(Cli::command());

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use crate::action::check::{Check, Report, Verdict};
 use crate::catalogue::Entry;
 use crate::error::Error;
 
@@ -75,6 +76,124 @@ pub(super) fn entries(entries: &[&Entry]) -> io::Result<()> {
 
 /// Where the text of an entry begins.
 const ITEM_INDENT: usize = 11;
+
+/// What an action logs, on stderr.
+pub(super) fn log(bytes: &[u8]) {
+    // Nobody is left to be told that stderr is gone.
+    let _ = io::stderr().write_all(bytes);
+}
+
+/// A report on stdout, line by line as its checks come out.
+pub(super) struct Checklist {
+    style: Style,
+    /// Nothing is printed before the end: a document for machines comes then.
+    silent: bool,
+    /// Checks that were not reached, or do not apply for one and the same reason, are told in one line.
+    folded: Vec<&'static str>,
+    reason: String,
+}
+
+/// Where reason and cure begin.
+const FAULT_COLUMN: usize = 6;
+
+impl Checklist {
+    /// A report that has not begun.
+    pub(super) fn new(silent: bool) -> Self {
+        Self { style: Style::of(&io::stdout()), silent, folded: Vec::new(), reason: String::new() }
+    }
+
+    /// A check that has come out.
+    pub(super) fn line(&mut self, check: &Check) -> io::Result<()> {
+        if self.silent {
+            return Ok(());
+        }
+        let title = check.name.title();
+        let folds = match check.verdict {
+            Verdict::NotReached => true,
+            Verdict::NotApplicable => check.seen.starts_with("not started"),
+            _ => false,
+        };
+        if folds {
+            if check.seen != self.reason {
+                self.unfold()?;
+            }
+            self.folded.push(title);
+            self.reason.clone_from(&check.seen);
+            return Ok(());
+        }
+        self.unfold()?;
+        let mut stdout = io::stdout().lock();
+        let Style { red, green, yellow, dim, off, .. } = self.style;
+        let (mark, colour) = match check.verdict {
+            Verdict::Passed => ('✓', green),
+            Verdict::Warning => ('!', yellow),
+            Verdict::Failed => ('✗', red),
+            Verdict::NotApplicable | Verdict::NotReached => ('–', dim),
+        };
+        let time = check.took.map(|took| format!("{dim}{}{off}", time(took)));
+        let seen = Some(check.seen.clone()).filter(|seen| !seen.is_empty());
+        let rest: Vec<_> = [seen, time].into_iter().flatten().collect();
+        let line = format!("  {colour}{mark}{off} {title:<15}  {}", rest.join("  "));
+        writeln!(stdout, "{}", line.trim_end())?;
+        let width = if stdout.is_terminal() { terminal_width(&stdout) } else { usize::MAX };
+        for fault in &check.faults {
+            let reason = format!("{colour}{}{off}: {}", fault.code, fault.reason);
+            writeln!(stdout, "{:FAULT_COLUMN$}{}", "", wrapped(&reason, FAULT_COLUMN, width))?;
+            if let Some(cure) = &fault.cure {
+                let cure = wrapped(&literals(cure, &self.style), FAULT_COLUMN + 6, width);
+                writeln!(stdout, "{:FAULT_COLUMN$}{dim}cure:{off} {cure}", "")?;
+            }
+        }
+        for line in &check.log {
+            writeln!(stdout, "{:FAULT_COLUMN$}{dim}log |{off} {}", "", printable(line))?;
+        }
+        stdout.flush()
+    }
+
+    /// The last line: what came out how often.
+    pub(super) fn summary(&mut self, report: &Report, took: Duration) -> io::Result<()> {
+        self.unfold()?;
+        let counts = [
+            (Verdict::Passed, "passed", self.style.green),
+            (Verdict::Warning, "with a warning", self.style.yellow),
+            (Verdict::Failed, "failed", self.style.red),
+            (Verdict::NotApplicable, "not applicable", self.style.dim),
+            (Verdict::NotReached, "not reached", self.style.dim),
+        ];
+        let off = self.style.off;
+        let told: Vec<_> = counts
+            .iter()
+            .map(|(verdict, words, colour)| (report.count(*verdict), words, colour))
+            // Zero failures are worth a word.
+            .filter(|(count, words, _)| *count > 0 || **words == "failed")
+            .map(|(count, words, colour)| match count {
+                0 => format!("{count} {words}"),
+                _ => format!("{colour}{count} {words}{off}"),
+            })
+            .collect();
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "\n{}  {}{}{off}", told.join(", "), self.style.dim, time(took))?;
+        stdout.flush()
+    }
+
+    fn unfold(&mut self) -> io::Result<()> {
+        if self.folded.is_empty() || self.silent {
+            return Ok(());
+        }
+        let (reason, titles) = (std::mem::take(&mut self.reason), std::mem::take(&mut self.folded));
+        let reason = if reason.is_empty() { "not reached".to_owned() } else { reason };
+        let mut stdout = io::stdout().lock();
+        let width = if stdout.is_terminal() { terminal_width(&stdout) } else { usize::MAX };
+        let text = wrapped(&format!("{reason}: {}", titles.join(", ")), 4, width);
+        writeln!(stdout, "  {}– {text}{}", self.style.dim, self.style.off)?;
+        stdout.flush()
+    }
+}
+
+/// A line of somebody else's output: nothing in it moves the cursor.
+fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
 
 /// Codes and titles on stdout, one a line.
 pub(super) fn titles(entries: &[&Entry]) -> io::Result<()> {
@@ -149,9 +268,11 @@ fn terminal_width(stdout: &io::StdoutLock<'_>) -> usize {
 }
 
 /// The sequences that colour a terminal; empty where colour is not wanted.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Style {
     red: &'static str,
+    green: &'static str,
+    yellow: &'static str,
     cyan: &'static str,
     bold: &'static str,
     dim: &'static str,
@@ -164,7 +285,15 @@ impl Style {
         if !stream.is_terminal() || crate::config::no_color() {
             return Self::default();
         }
-        Self { red: "\x1b[1;31m", cyan: "\x1b[1;36m", bold: "\x1b[1m", dim: "\x1b[2m", off: "\x1b[0m" }
+        Self {
+            red: "\x1b[1;31m",
+            green: "\x1b[32m",
+            yellow: "\x1b[1;33m",
+            cyan: "\x1b[1;36m",
+            bold: "\x1b[1m",
+            dim: "\x1b[2m",
+            off: "\x1b[0m",
+        }
     }
 }
 

@@ -3,13 +3,14 @@
 //! What a language needs and the machine lacks is a failure that names the Debian package, never a skip.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Proxy, root, search_path};
+use crate::support::{Proxy, pipeloop, root, search_path};
 
 /// A folder under `examples/`.
 struct Language {
@@ -111,6 +112,10 @@ fn check_program(program: &Path, protocol: Option<&str>, greetings: &[Greeting],
         }
     }
     proxy.stop();
+    // It keeps every promise that `pipeloop check` knows of, and more than the canonical script's
+    // plain names.
+    let env: Vec<_> = protocol.map(|name| ("PIPELOOP_PROTOCOL", name)).into_iter().collect();
+    pipeloop(&[OsStr::new("check"), program.as_os_str(), OsStr::new("--strict")], &env, "").check(0);
 }
 
 fn greeting(name: &str) -> Value {
