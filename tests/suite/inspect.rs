@@ -90,3 +90,27 @@ fn the_libraries_found_are_those_that_the_loader_finds() {
     }
     assert!(compared > 200, "ldd is not read right: {told:?}");
 }
+
+/// An image that holds what one program needs, put together from what `ldd` says of it: the loader is
+/// no link into the folder of the libraries there, and there is no cache that names that folder.
+#[test]
+fn a_program_that_was_copied_with_its_libraries_is_whole() {
+    let image = tempfile::tempdir().expect("a folder of its own");
+    let output = Command::new("ldd").arg("/bin/bash").output().expect("ldd is a part of glibc");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
+    for path in libraries.chain(["/bin/bash"]) {
+        let copy = image.path().join(path.trim_start_matches('/'));
+        fs::create_dir_all(copy.parent().expect("it has a folder")).expect("the folder is ours");
+        fs::copy(path, copy).expect("there is room");
+    }
+    let world = World::new(image.path(), Path::new("/action"), &[]);
+    let program = image.path().join("bin/bash");
+    let inspection = inspect(&program, &world);
+    let refused: Vec<_> = inspection.fatal().map(ToString::to_string).collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    assert!(inspection.libraries.len() > 1, "{:?}", inspection.libraries);
+    let library = inspection.libraries[0].path.strip_prefix("/").expect("an absolute path");
+    fs::remove_file(image.path().join(library)).expect("it is there");
+    assert_eq!(inspect(&program, &world).fatal().count(), 1, "and without one of them it is not");
+}

@@ -301,6 +301,10 @@ impl<'a> Glibc<'a> {
         let canonical = world.canonical(loader).unwrap_or_else(|_| loader.to_owned());
         let own = canonical.parent().unwrap_or(Path::new("/lib")).to_owned();
         let own_name = own.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // Debian's loader may have been copied alone, as into an image that holds what one program
+        // needs; it looks where it looked before.
+        let built_in = || folder_of_architecture(&fs::read(world.host(&canonical).ok()?).ok()?);
+        let own_name = if own_name.contains("-linux-") { own_name } else { built_in().unwrap_or(own_name) };
         let folders = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
         let (lib, default_folders) = if own_name.contains("-linux-") {
             let lib = format!("lib/{own_name}");
@@ -564,6 +568,16 @@ fn substitute(path: &[u8], variables: &[(&[u8], &[u8])]) -> Vec<u8> {
     }
     result.extend_from_slice(rest);
     result
+}
+
+/// The name in `/lib/x86_64-linux-gnu/`, one of the folders that are built into Debian's loaders.
+fn folder_of_architecture(loader: &[u8]) -> Option<String> {
+    let names = memchr::memmem::find_iter(loader, b"/lib/").filter_map(|at| {
+        let rest = &loader[at + b"/lib/".len()..];
+        std::str::from_utf8(&rest[..memchr::memchr(b'/', &rest[..rest.len().min(64)])?]).ok()
+    });
+    let is_name = |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    names.filter(is_name).find(|name| name.contains("-linux-")).map(str::to_owned)
 }
 
 /// The C library that an image has, by its loaders.
