@@ -12,6 +12,9 @@ pub const PIECES: u32 = 20;
 
 /// Sleeps for as long as this process runs for that time, give or take a piece.
 pub async fn sleep(limit: Duration) {
+    if limit.is_zero() {
+        return;
+    }
     for _ in 0..PIECES {
         tokio::time::sleep(limit / PIECES).await;
     }

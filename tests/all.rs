@@ -30,6 +30,8 @@ mod hidden;
 mod image;
 #[path = "suite/inspect.rs"]
 mod inspect;
+#[path = "suite/lifecycle.rs"]
+mod lifecycle;
 #[path = "suite/origin.rs"]
 mod origin;
 #[path = "suite/pairing.rs"]

@@ -36,6 +36,7 @@ use crate::activation::{Activation, Answer};
 use crate::config::ActionSettings;
 use crate::error::Error;
 use crate::logs::{self, Logs, Sentinels, Sink};
+use crate::patience;
 use crate::process::{Launch, Reaper};
 use crate::protocol::Protocol;
 
@@ -295,7 +296,7 @@ impl Action {
         self.0.phase.send_replace(Phase::Draining);
         if let State::Ready(mut ready) = state {
             ready.crew.desk.clear();
-            if tokio::time::timeout(drain, ready.ended()).await.is_err() {
+            if patience::timeout(drain, ready.ended()).await.is_none() {
                 self.0.phase.send_if_modified(|phase| {
                     let later = *phase < Phase::Cutting;
                     *phase = (*phase).max(Phase::Cutting);

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process_group};
 
+use crate::patience;
+
 use super::spawn::Process;
 
 /// A process that must not outlive what is done with it, also when that is left in the middle.
@@ -48,9 +50,9 @@ const BURIAL: Duration = Duration::from_secs(5);
 /// action would hold its pipes and memory.
 pub async fn stop(process: &Process, grace: Duration) {
     let step = grace / 2;
-    if tokio::time::timeout(step, process.exited()).await.is_err() {
+    if patience::timeout(step, process.exited()).await.is_none() {
         terminate_group(process);
-        let _ = tokio::time::timeout(step, process.exited()).await;
+        let _ = patience::timeout(step, process.exited()).await;
     }
     kill(process).await;
 }
