@@ -29,6 +29,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::patience;
 use crate::process::pipe::watch_as_it_is;
 
 /// The line that ends an activation's log on each stream.
@@ -189,17 +190,23 @@ impl Logs {
     }
 
     async fn finish(&mut self, sentinels: Sentinels) {
-        let mut limit = None;
+        // One for both streams. It begins when it is waited for.
+        let mut patience = std::pin::pin!(patience::sleep(self.stall_limit));
+        let mut over = false;
         for stream in [&mut self.stdout, &mut self.stderr] {
             stream.drain();
             stream.finish(sentinels);
             if stream.flush() {
                 continue;
             }
-            let limit = limit.get_or_insert_with(|| tokio::time::Instant::now() + self.stall_limit);
-            if stream.stalled || tokio::time::timeout_at(*limit, stream.flushed()).await.is_err() {
-                stream.give_up();
+            if !stream.stalled && !over {
+                tokio::select! {
+                    biased;
+                    () = stream.flushed() => continue,
+                    () = &mut patience => over = true,
+                }
             }
+            stream.give_up();
         }
     }
 
@@ -228,7 +235,7 @@ impl Logs {
         for stream in [&mut self.stdout, &mut self.stderr] {
             stream.held = 0;
             stream.company.gathers_no_more();
-            let _ = tokio::time::timeout(self.stall_limit, stream.flushed()).await;
+            let _ = patience::timeout(self.stall_limit, stream.flushed()).await;
         }
     }
 
@@ -593,7 +600,7 @@ impl Stream {
     async fn pump(&mut self) {
         loop {
             if !self.flush() {
-                let stalls = self.stalled || tokio::time::timeout(self.stall_limit, self.may_flush()).await.is_err();
+                let stalls = self.stalled || patience::timeout(self.stall_limit, self.may_flush()).await.is_none();
                 if stalls {
                     self.give_up();
                 }

@@ -24,6 +24,8 @@ mod docs;
 mod examples;
 #[path = "suite/field.rs"]
 mod field;
+#[path = "suite/frozen.rs"]
+mod frozen;
 #[path = "suite/hidden.rs"]
 mod hidden;
 #[path = "suite/image.rs"]

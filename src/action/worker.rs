@@ -496,6 +496,6 @@ fn time_limit(now: Instant, deadline: Option<Instant>, run_timeout: Duration) ->
 
 /// Gives a process that seems to be gone the time to be so. Whether it is.
 pub(super) async fn wait_for_end(process: &Process) -> bool {
-    let _ = tokio::time::timeout(LAST_BREATH, process.exited()).await;
+    let _ = patience::timeout(LAST_BREATH, process.exited()).await;
     process.exit().is_some()
 }

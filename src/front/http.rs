@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Sleep;
 
 use crate::error::Error;
-use crate::patience::PIECES;
+use crate::patience::{self, PIECES};
 
 /// What a front answers with: a fixed body, so that there is always a Content-Length.
 pub type Reply = Response<Full<Bytes>>;
@@ -211,7 +211,7 @@ fn unmet_expectation(request: &Request<Incoming>) -> Option<Error> {
 
 /// Answers on a connection of which hyper has let go, and ends it in a way that the answer arrives:
 /// closing it over unread bytes would make the kernel of the caller throw the answer away.
-async fn refuse(mut stream: TcpStream, reply: Reply, patience: Duration) {
+async fn refuse(mut stream: TcpStream, reply: Reply, limit: Duration) {
     let (head, body) = reply.into_parts();
     let Ok(body) = body.collect().await;
     let body = body.to_bytes();
@@ -244,7 +244,7 @@ async fn refuse(mut stream: TcpStream, reply: Reply, patience: Duration) {
         io::Result::Ok(())
     };
     // Whoever does not take it has lost nothing else.
-    let _ = tokio::time::timeout(patience, farewell).await;
+    let _ = patience::timeout(limit, farewell).await;
 }
 
 /// What the watch over a connection needs to know. All of it lives in one task; the atomics are
@@ -460,10 +460,9 @@ pub async fn discard(mut body: Incoming, patience: Duration) {
     }
 }
 
-async fn next_frame(body: &mut Incoming, request: &'static str, patience: Duration) -> Result<Option<Bytes>, Error> {
+async fn next_frame(body: &mut Incoming, request: &'static str, limit: Duration) -> Result<Option<Bytes>, Error> {
     loop {
-        let frame =
-            tokio::time::timeout(patience, body.frame()).await.map_err(|_| Error::BodyStalled { waited: patience })?;
+        let frame = patience::timeout(limit, body.frame()).await.ok_or(Error::BodyStalled { waited: limit })?;
         match frame {
             None => return Ok(None),
             Some(Err(error)) => {

@@ -111,9 +111,10 @@ enum Verdict {
 
 impl Start<'_> {
     async fn verdict(&mut self, logs: &mut Logs) -> Result<Verdict, Error> {
-        let started = Instant::now();
         let mut pause = FIRST_LOOK;
-        let mut next_look = started + pause;
+        let mut next_look = Instant::now() + pause;
+        // Counted, not taken from the clock, which goes on while all of us are frozen.
+        let mut watched = Duration::ZERO;
         loop {
             let event = tokio::select! {
                 biased;
@@ -141,13 +142,14 @@ impl Start<'_> {
                 }
                 Event::End => return Err(self.ended(Stage::BeforeReady, logs)),
                 Event::Look => {
+                    watched += pause;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     let seen = self.look();
                     self.waiting_for_input = seen == Look::WaitsForInput;
                     let is_up = match seen {
                         Look::WaitsForInput => true,
                         Look::Busy => false,
-                        Look::Unknown => started.elapsed() >= self.rules.start_grace,
+                        Look::Unknown => watched >= self.rules.start_grace,
                     };
                     next_look = Instant::now() + pause;
                     if is_up && self.may_decide_by_waiting() {
@@ -272,7 +274,7 @@ impl Start<'_> {
 
     /// Both channels are closed: it is about to end, or has made itself a daemon.
     async fn closed(&mut self, logs: &mut Logs) -> Error {
-        let _ = tokio::time::timeout(self.rules.start_grace, self.process.exited()).await;
+        let _ = patience::timeout(self.rules.start_grace, self.process.exited()).await;
         let stage = if self.process.exit().is_some() { Stage::BeforeReady } else { Stage::ChannelClosed };
         self.ended(stage, logs)
     }

@@ -69,3 +69,15 @@ fn an_action_that_shows_itself_is_not_ready_by_grace() {
         .check_error(502, &["was not ready within 1 s", "neither sent a handshake nor waits for input"]);
     assert_eq!(proxy.check_streams(0).stdout, "started\n");
 }
+
+/// The grace is time in which the action can run.
+#[test]
+fn an_action_that_was_frozen_gets_its_grace() {
+    let proxy = proxy(&["--start-grace", "3s"]);
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/init", json!({"value": {"code": action(true)}}).to_string().as_bytes());
+    proxy.wait_for("the action starts", |logs| logs.stdout.contains("started\n"));
+    proxy.freeze(std::time::Duration::from_millis(3_300));
+    assert!(caller.is_silent_for(std::time::Duration::from_millis(300)), "it cannot be ready yet");
+    caller.receive().expect("an answer").check(200, &json!({"ok": true}));
+}

@@ -204,6 +204,30 @@ impl Proxy {
         act()
     }
 
+    /// How much of stderr stands in its pipe, while nobody reads.
+    pub(crate) fn unread_bytes(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.stderr.0.end).expect("it is a pipe")
+    }
+
+    /// Stops the proxy and its actions for this long, as the freezer of a container does.
+    pub(crate) fn freeze(&self, time: std::time::Duration) {
+        let actions: Vec<_> = self.actions().into_iter().filter_map(Pid::from_raw).collect();
+        let signal = |signal| {
+            // The proxy first, also when it goes on: that is the harder way round.
+            self.signal(signal);
+            for action in &actions {
+                kill_process_group(*action, signal).expect("the action lives");
+            }
+        };
+        signal(Signal::STOP);
+        // Time has to pass, for that is what a freeze is.
+        std::thread::sleep(time);
+        signal(Signal::CONT);
+        // An answer to something else shows that all timers that are over have been looked at.
+        self.caller().call("GET", "/", b"");
+        self.caller().call("GET", "/", b"");
+    }
+
     /// Sends a signal to the proxy alone.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.pid).expect("a pid is positive"), signal).expect("the proxy lives");

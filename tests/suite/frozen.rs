@@ -1,0 +1,101 @@
+//! The platform freezes a container whenever it likes, and thaws it. What ran out meanwhile hurts
+//! nobody: limits of time count the time in which we run.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::{Proxy, eventually};
+
+/// A limit, and a freeze that is longer. What a test does before and after takes a small part of it.
+const LIMIT: &str = "3s";
+const FREEZE: Duration = Duration::from_millis(3_300);
+
+/// Version 1: answers with what it gets. `first` is done before the handshake, `each` before an answer.
+fn action(first: &str, each: &str) -> String {
+    format!(
+        "#!/bin/bash\n{first}\necho '{{\"openwhisk\":1}}'\nwhile IFS= read -r line; do\n{each}\nprintf '%s\\n' \"$line\"\ndone\n"
+    )
+}
+
+const WAITS: &str = "echo begun >&2; until [ -e go ]; do sleep 0.01; done";
+
+fn let_go(proxy: &Proxy) {
+    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's folder is there");
+}
+
+#[test]
+fn an_init_that_was_frozen_is_waited_for() {
+    let proxy = Proxy::start(&["--init-timeout", LIMIT], &[]);
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/init", json!({"value": {"code": action(WAITS, "")}}).to_string().as_bytes());
+    proxy.wait_for("the action starts", |logs| logs.stderr.contains("begun\n"));
+    proxy.freeze(FREEZE);
+    let_go(&proxy);
+    caller.receive().expect("an answer").check(200, &json!({"ok": true}));
+}
+
+#[test]
+fn a_compiler_that_was_frozen_is_waited_for() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let path = folder.path().join("compile");
+    let script = action("", "");
+    let compiler = format!("#!/bin/bash\ncd \"$3\"\n{WAITS}\ncat > exec << 'END'\n{script}\nEND\n");
+    std::fs::write(&path, compiler).expect("the folder is ours");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&path, executable).expect("the file is ours");
+    let proxy = Proxy::start(&["--init-timeout", LIMIT, "--compiler", path.to_str().expect("text")], &[]);
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/init", json!({"value": {"code": "some source"}}).to_string().as_bytes());
+    proxy.wait_for("the compiler runs", |logs| logs.stderr.contains("begun\n"));
+    proxy.freeze(FREEZE);
+    let_go(&proxy);
+    caller.receive().expect("an answer").check(200, &json!({"ok": true}));
+}
+
+#[test]
+fn an_activation_that_was_frozen_is_waited_for() {
+    let proxy = Proxy::start(&["--run-timeout", LIMIT], &[]);
+    proxy.init(&action("", WAITS)).check(200, &json!({"ok": true}));
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/run", br#"{"value":{"n":1}}"#);
+    proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
+    proxy.freeze(FREEZE);
+    let_go(&proxy);
+    caller.receive().expect("an answer").check(200, &json!({"n": 1}));
+}
+
+#[test]
+fn a_body_that_was_frozen_is_waited_for() {
+    let proxy = Proxy::start(&["--caller-timeout", LIMIT], &[]);
+    proxy.init(&action("", "")).check(200, &json!({"ok": true}));
+    let mut caller = proxy.caller();
+    caller.send(b"POST /run HTTP/1.1\r\nContent-Length: 17\r\n\r\n{\"value\"").expect("half of it is sent");
+    // By the time this is answered the half has been read.
+    proxy.caller().call("GET", "/", b"");
+    proxy.freeze(FREEZE);
+    caller.send(br#":{"n":1}}"#).expect("the rest is sent");
+    caller.receive().expect("an answer").check(200, &json!({"n": 1}));
+}
+
+/// More than the pipes between hold, so that the proxy waits for its reader when all is frozen.
+#[test]
+fn a_log_that_was_frozen_is_whole() {
+    let proxy = Proxy::start(&["--log-stall", LIMIT], &[]);
+    proxy.init(&action("", "seq 100000 >&2")).check(200, &json!({"ok": true}));
+    let mut caller = proxy.caller();
+    proxy.while_nobody_reads(|| {
+        caller.send_request("POST", "/run", br#"{"value":{"n":1}}"#);
+        // As much as the pipe takes, whose size is the kernel's business: no more comes.
+        let mut last = 0;
+        eventually("the pipe is full", || {
+            std::thread::sleep(Duration::from_millis(100));
+            let unread = proxy.unread_bytes();
+            (unread > 0 && unread == std::mem::replace(&mut last, unread)).then_some(())
+        });
+        proxy.freeze(FREEZE);
+    });
+    caller.receive().expect("an answer").check(200, &json!({"n": 1}));
+    let log = (1..=100_000).fold(String::new(), |log, n| log + &n.to_string() + "\n");
+    assert!(proxy.check_streams(1).stderr == log, "every line is there");
+}
