@@ -22,7 +22,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
 use crate::error::Error;
@@ -55,6 +55,8 @@ const MOST_HEADER_BYTES: usize = 64 * 1024;
 const MOST_HEADERS: usize = 100;
 /// How long accepting pauses when the kernel says that there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Time enough for the runtime to ask the kernel what has arrived.
+const A_TURN: Duration = Duration::from_millis(2);
 /// How much of a refused body is read to its end, so that the caller gets to read the answer.
 const MOST_DISCARDED_BYTES: u64 = 1024 * 1024 * 1024;
 
@@ -101,6 +103,16 @@ pub enum Stop {
 pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limits, mut stop: watch::Receiver<Stop>) {
     let places = Arc::new(Semaphore::new(limits.connections as usize));
     let acquire = || async { places.clone().acquire_owned().await.expect("the semaphore is never closed") };
+    let stopped = stop.clone();
+    let begin = |stream: TcpStream, place: OwnedSemaphorePermit| {
+        // An answer is one write; waiting to fill a packet would only delay it.
+        let _ = stream.set_nodelay(true);
+        let connection = connection(stream, front.clone(), limits.caller_timeout, stopped.clone());
+        tokio::spawn(async move {
+            connection.await;
+            drop(place);
+        });
+    };
     loop {
         let (accepted, place) = tokio::select! {
             _ = stop.wait_for(|stop| *stop >= Stop::Accepting) => break,
@@ -110,15 +122,7 @@ pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limit
             } => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                // An answer is one write; waiting to fill a packet would only delay it.
-                let _ = stream.set_nodelay(true);
-                let connection = connection(stream, front.clone(), limits.caller_timeout, stop.clone());
-                tokio::spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
-            }
+            Ok((stream, _)) => begin(stream, place),
             Err(error) => {
                 // A caller that left before it was accepted, or no descriptor left: both pass.
                 tracing::warn!(%error, "cannot accept a connection");
@@ -126,8 +130,19 @@ pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limit
             }
         }
     }
+    // Whoever is connected already, as far as the kernel is concerned, is told as well: an end
+    // without an answer would not be tried again elsewhere.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, _)) = listener.accept() {
+            let Ok(place) = places.clone().try_acquire_owned() else { break };
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                begin(stream, place);
+            }
+        }
+    }
     // From now on a caller is refused by the kernel, and the platform goes elsewhere.
-    drop(listener);
     for _ in 0..limits.connections {
         acquire().await.forget();
     }
@@ -162,14 +177,19 @@ async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Durati
     let mut watch = Watch::new(patience);
     let mut closing = std::pin::pin!(async move {
         let _ = stop.wait_for(|stop| *stop == Stop::Connections).await;
+        // A request that is with the kernel is in flight, too.
+        tokio::time::sleep(A_TURN).await;
     });
     let mut closes = false;
     let result = std::future::poll_fn(|context| {
-        if !closes && closing.as_mut().poll(context).is_ready() {
+        let mut polled = Pin::new(&mut connection).poll(context);
+        // Only when hyper has read what there is: it closes a connection at once on which it knows of nothing.
+        if polled.is_pending() && !closes && closing.as_mut().poll(context).is_ready() {
             closes = true;
             Pin::new(&mut connection).graceful_shutdown();
+            polled = Pin::new(&mut connection).poll(context);
         }
-        match Pin::new(&mut connection).poll(context) {
+        match polled {
             Poll::Ready(result) => Poll::Ready(Some(result)),
             // Looked at after hyper has done what it can: a request that came whole is never timed.
             Poll::Pending => watch.poll(&progress, context).map(|()| None),

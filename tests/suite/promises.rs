@@ -610,6 +610,26 @@ fn at_the_end_new_connections_are_refused_and_kept_ones_are_told() {
     proxy.check_streams(1);
 }
 
+/// The kernel connects callers while the proxy is busy, or stopped. They are told, too.
+#[test]
+fn at_the_end_whoever_was_not_accepted_yet_is_told() {
+    let mut proxy = serving(&[], &echo());
+    proxy.signal(Signal::STOP);
+    let mut callers: Vec<_> = (0..400).map(|_| proxy.caller()).collect();
+    for caller in &mut callers {
+        send_run(caller, &json!({"n": 1}));
+    }
+    proxy.signal(Signal::TERM);
+    proxy.signal(Signal::CONT);
+    for mut caller in callers {
+        let response = caller.receive().expect("an answer");
+        response.check_shape();
+        // Some may be worked on before the signal is seen.
+        assert!(matches!(response.status, 200 | 503), "{}", response.text());
+    }
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
 #[test]
 fn at_the_end_an_activation_that_takes_too_long_is_cut() {
     let mut proxy = serving(&["--drain-grace", "200ms"], &waits());
