@@ -819,7 +819,135 @@ mod tests {
         assert_eq!(stream.tail(), "");
     }
 
+    #[test]
+    fn who_writes_keeps_the_turn_until_its_log_is_out() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (read, write) = pipe().unwrap();
+        let capacity = rustix::pipe::fcntl_setpipe_size(&write, 4096).unwrap();
+        let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let (stdout, stderr) = (Sink::new(write), Sink::new(null.into()));
+        let logs = || {
+            let bounds = Bounds { backlog_bytes: 100_000, stall_limit: Duration::from_secs(10) };
+            let mut logs = Logs::new(stdout.clone(), stderr.clone(), Sentinels::Write, &bounds);
+            logs.share();
+            logs
+        };
+        let (mut large, mut small) = (logs(), logs());
+        let mut text = Vec::new();
+        runtime.block_on(async {
+            large.stdout.feed_line("x".repeat(2 * capacity).as_bytes());
+            small.stdout.feed_line(b"small");
+            let mut ends = [Box::pin(large.end()), Box::pin(small.end())];
+            let mut over = [false; 2];
+            while over.contains(&false) {
+                for (end, over) in ends.iter_mut().zip(&mut over).filter(|(_, over)| !**over) {
+                    *over = tokio::time::timeout(Duration::from_millis(1), end).await.is_ok();
+                    // There is room, and the other one is asked first whether it has something to write.
+                    let mut piece = vec![0; capacity];
+                    if rustix::io::ioctl_fionread(&read).unwrap() > 0 {
+                        let count = rustix::io::read(&read, &mut piece).unwrap();
+                        text.extend_from_slice(&piece[..count]);
+                    }
+                }
+            }
+            let left = usize::try_from(rustix::io::ioctl_fionread(&read).unwrap()).unwrap();
+            let mut piece = vec![0; left];
+            if left > 0 {
+                let count = rustix::io::read(&read, &mut piece).unwrap();
+                text.extend_from_slice(&piece[..count]);
+            }
+        });
+        let expected = format!("{}\n{SENTINEL}\nsmall\n{SENTINEL}\n", "x".repeat(2 * capacity));
+        assert!(text == expected.as_bytes(), "{}", String::from_utf8_lossy(&text).replace(&"x".repeat(1_000), "…"));
+    }
+
+    /// Several activations at once, each with its lines, over one sink that is read now and then.
+    fn share(activations: Vec<Vec<Vec<String>>>, backlog_bytes: usize) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (read, write) = pipe().unwrap();
+        // So that writes stop in the middle of a line.
+        rustix::pipe::fcntl_setpipe_size(&write, 4096).unwrap();
+        let collector = std::thread::spawn(move || {
+            let (mut file, mut text, mut piece) = (std::fs::File::from(read), Vec::new(), [0; 1000]);
+            loop {
+                match file.read(&mut piece).unwrap() {
+                    0 => return text,
+                    count => text.extend_from_slice(&piece[..count]),
+                }
+            }
+        });
+        let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let (stdout, stderr) = (Sink::new(write), Sink::new(null.into()));
+        runtime.block_on(async {
+            let workers: Vec<_> = activations
+                .into_iter()
+                .map(|activations| {
+                    let bounds = Bounds { backlog_bytes, stall_limit: Duration::from_secs(10) };
+                    let mut logs = Logs::new(stdout.clone(), stderr.clone(), Sentinels::Write, &bounds);
+                    logs.share();
+                    tokio::spawn(async move {
+                        for lines in activations {
+                            logs.begin();
+                            for line in lines {
+                                // In two pieces, between which others come to write.
+                                let (head, tail) = line.split_at(line.len() / 2);
+                                logs.stdout.feed(head.as_bytes());
+                                let _ = tokio::time::timeout(Duration::ZERO, logs.pump()).await;
+                                logs.stdout.feed_line(tail.as_bytes());
+                                let _ = tokio::time::timeout(Duration::ZERO, logs.pump()).await;
+                            }
+                            logs.end().await;
+                        }
+                        logs.pass_on().await;
+                    })
+                })
+                .collect();
+            for worker in workers {
+                worker.await.unwrap();
+            }
+        });
+        drop((runtime, stdout));
+        String::from_utf8(collector.join().unwrap()).unwrap()
+    }
+
     proptest! {
+        /// However many share a sink, lines stay whole and in order, and what is gathered stays together.
+        #[test]
+        fn activations_that_share_a_sink_do_not_mix(
+            lengths in prop::collection::vec(prop::collection::vec(prop::collection::vec(0_usize..3_000, 0..8), 0..4), 1..5),
+            backlog_bytes in prop::sample::select(vec![5_000, 1_000_000]),
+        ) {
+            let line = |worker: usize, activation: usize, number: usize, length: usize| {
+                format!("{worker} {activation} {number} {}", "x".repeat(length))
+            };
+            let mut expected = Vec::new();
+            for (worker, activations) in lengths.iter().enumerate() {
+                for (activation, lengths) in activations.iter().enumerate() {
+                    let lines = lengths.iter().enumerate();
+                    expected.push(lines.map(|(number, length)| line(worker, activation, number, *length)).collect::<Vec<_>>());
+                }
+            }
+            let mut all = expected.iter();
+            let activations =
+                lengths.iter().map(|activations| all.by_ref().take(activations.len()).cloned().collect()).collect();
+            let text = share(activations, backlog_bytes);
+            prop_assert_eq!(text.lines().filter(|line| *line == SENTINEL).count(), expected.len());
+            let logs = |text: &str| -> Vec<String> { text.lines().filter(|line| *line != SENTINEL).map(str::to_owned).collect() };
+            let mut seen: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+            for line in logs(&text) {
+                let whose = line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");
+                seen.entry(whose).or_default().push(line);
+            }
+            let with_lines: Vec<_> = expected.iter().filter(|lines| !lines.is_empty()).collect();
+            prop_assert_eq!(seen.values().collect::<Vec<_>>(), with_lines);
+            if backlog_bytes > 100_000 {
+                for log in text.split(&format!("{SENTINEL}\n")) {
+                    let log = logs(log);
+                    prop_assert!(log.is_empty() || expected.contains(&log), "an activation's log stands together");
+                }
+            }
+        }
+
         /// Whatever is printed in whatever pieces: each activation has one sentinel, nothing of its
         /// output is lost, and nothing else looks like a sentinel.
         #[test]
