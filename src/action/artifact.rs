@@ -171,7 +171,10 @@ impl Code {
     ///
     /// The platform guesses by a pattern whether code is base64, so plain text such as `abcd` may
     /// arrive as binary; it then decodes to something unrecognised, and is told so.
-    fn decode(self) -> Result<Vec<u8>, Error> {
+    ///
+    /// # Errors
+    /// [`Error::BadBase64`].
+    pub fn decode(self) -> Result<Vec<u8>, Error> {
         match self {
             Self::Text(bytes) => Ok(bytes),
             Self::Encoded(mut text) => {

@@ -137,7 +137,10 @@ impl OpenWhisk {
 }
 
 /// Takes the body of an init apart: `{"value":{"name","main","code","binary","env"}}`.
-fn parse_init(body: &[u8]) -> Result<Init, Error> {
+///
+/// # Errors
+/// What is wrong with the body or one of its members.
+pub fn parse_init(body: &[u8]) -> Result<Init, Error> {
     let outer = Object::parse("init", body)?;
     let mut value = None;
     for (name, raw) in outer.members {

@@ -93,6 +93,12 @@ pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut L
     Ok(start.conversation(verdict, logs))
 }
 
+/// Whether a line is a handshake, of whatever version.
+#[must_use]
+pub fn is_handshake(line: &[u8]) -> bool {
+    Hello::parse(line).is_some_and(|hello| hello.version.is_some())
+}
+
 struct Start<'a> {
     process: &'a Process,
     stdin: LineWriter,

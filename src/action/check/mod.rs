@@ -756,9 +756,7 @@ impl<'a> Examination<'a> {
             if let Some(line) = on_stdout {
                 return Trouble::NoHandshake { line };
             }
-            let is_handshake =
-                |line: &&[u8]| line.starts_with(b"{\"openwhisk\"") || line.starts_with(b"{ \"openwhisk\"");
-            if let Some(line) = self.ear.stdout.lines().find(is_handshake) {
+            if let Some(line) = self.ear.stdout.lines().find(|line| detect::is_handshake(line)) {
                 return Trouble::Finding(Finding::NotFlushed { what: "handshake", line: line.to_vec(), cure: cure() });
             }
             if let Some(line) = self.ear.stdout.lines().find(is_answer) {

@@ -1,0 +1,35 @@
+//! `/etc/ld.so.cache` of an image, whatever stands in it.
+
+#![no_main]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use libfuzzer_sys::fuzz_target;
+use pipeloop::action::inspect::{World, inspect};
+
+/// An image with a loader, and a program that needs libraries: this one.
+fn image() -> &'static (PathBuf, PathBuf) {
+    static IMAGE: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let root = tempfile::tempdir().expect("a folder of its own").keep();
+        let program = std::env::current_exe().expect("this program is a file");
+        fs::create_dir_all(root.join("etc")).expect("the folder is ours");
+        let loaders = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-linux-riscv64-lp64d.so.1"];
+        let loader = loaders.iter().find(|loader| Path::new(loader).exists()).expect("a glibc machine");
+        let inside = root.join(&loader[1..]);
+        fs::create_dir_all(inside.parent().expect("it has a folder")).expect("the folder is ours");
+        fs::copy(loader, inside).expect("the folder is ours");
+        (root, program)
+    })
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let (root, program) = image();
+    fs::write(root.join("etc/ld.so.cache"), bytes).expect("the folder is ours");
+    let directory = program.parent().expect("it lies in a folder");
+    let inspection = inspect(program, &World::new(root, directory, &[]));
+    // Nothing in a cache brings a library that is not there.
+    assert!(!inspection.defects.is_empty(), "the image has no libraries");
+});
