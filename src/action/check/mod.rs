@@ -196,7 +196,8 @@ impl<'a> Examination<'a> {
             };
             self.ear.during(stopped).await;
         }
-        survivors::kill(&survivors::survivors());
+        // What was left in the middle has been killed, and is seen to its end here.
+        end_all(survivors::survivors()).await;
         if let Some(artifact) = self.artifact.take() {
             artifact.remove();
         }
