@@ -12,6 +12,7 @@ mod support;
 mod contract;
 mod docs;
 mod engine;
+mod floods;
 mod freeze;
 mod images;
 mod limits;

@@ -32,6 +32,8 @@ mod hidden;
 mod image;
 #[path = "suite/inspect.rs"]
 mod inspect;
+#[path = "suite/leaks.rs"]
+mod leaks;
 #[path = "suite/lifecycle.rs"]
 mod lifecycle;
 #[path = "suite/origin.rs"]

@@ -2,10 +2,13 @@
  * sleeps. Version 1 with its results on descriptor 3, so that stdout and stderr are both its log.
  *
  * {"say":"text"}     logs it on both streams
+ * {"echo":"text"}    answers with that
  * {"orphans":N}      leaves N processes without a parent, and answers how many init has adopted
  * {"eat_mib":N}      takes and touches so much memory
  * {"sleep_ms":N}     sleeps, deaf to signals it has handlers for
  * {"await_signal":1} waits for one of those
+ * {"flood_mib":N}    logs so much on each stream, all in one line
+ * {"answer_mib":N}   answers so much
  * {"exit":N}         exits
  *
  * It logs the signals that it gets, and the end of its input. With STUBBORN set it ends by neither
@@ -75,6 +78,16 @@ static void sleep_ms(long ms) {
     while (nanosleep(&left, &left) != 0) {}
 }
 
+static char mebibyte[1 << 20];
+
+static void put(int descriptor, const char *bytes, size_t left) {
+    while (left > 0) {
+        ssize_t written = write(descriptor, bytes, left);
+        if (written < 0 && errno != EINTR) abort();
+        if (written > 0) bytes += written, left -= (size_t)written;
+    }
+}
+
 static int number(const char *line, const char *name, long *value) {
     const char *at = strstr(line, name);
     if (!at) return 0;
@@ -113,6 +126,25 @@ int main(void) {
             while (!was_told) sleep_ms(1);
         }
         if (number(line, "\"exit\":", &n)) exit((int)n);
+        memset(mebibyte, 'x', sizeof mebibyte);
+        if (number(line, "\"flood_mib\":", &n)) {
+            while (n-- > 0) {
+                put(1, mebibyte, sizeof mebibyte);
+                put(2, mebibyte, sizeof mebibyte);
+            }
+        }
+        if (number(line, "\"answer_mib\":", &n)) {
+            put(3, "{\"x\":\"", 6);
+            while (n-- > 0) put(3, mebibyte, sizeof mebibyte);
+            put(3, "\"}\n", 3);
+            continue;
+        }
+        const char *echo = strstr(line, "{\"echo\":\"");
+        if (echo) {
+            put(3, echo, strcspn(echo, "}"));
+            put(3, "}\n", 2);
+            continue;
+        }
         const char *text = strstr(line, "\"say\":\"");
         if (text) {
             int length = (int)strcspn(text + 7, "\"");

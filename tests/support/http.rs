@@ -121,6 +121,12 @@ impl Caller {
         line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| io::Error::other(line))
     }
 
+    /// From now on an answer may take so long.
+    #[allow(dead_code, reason = "the other users of this file are in e2e")]
+    pub(crate) fn be_patient(&mut self, limit: Duration) {
+        self.stream.get_ref().set_read_timeout(Some(limit)).expect("a limit that is not zero");
+    }
+
     /// Whether nothing comes within this time. What comes is left to be received.
     pub(crate) fn is_silent_for(&mut self, limit: Duration) -> bool {
         self.stream.get_ref().set_read_timeout(Some(limit)).expect("a limit that is not zero");

@@ -11,6 +11,44 @@ pub(crate) struct Seen {
     pub(crate) state: char,
 }
 
+/// What a process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    /// Open descriptors.
+    pub(crate) descriptors: usize,
+    /// Memory that is resident.
+    pub(crate) memory_kib: u64,
+    /// The most memory that ever was.
+    pub(crate) peak_kib: u64,
+    /// Children, those included that wait to be reaped.
+    pub(crate) children: usize,
+}
+
+/// What a process holds now.
+///
+/// Source: proc(5), `/proc/PID/status`, `VmRSS` and `VmHWM`.
+pub(crate) fn holdings(pid: i32) -> Holdings {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("no {name} in {status}"))
+    };
+    Holdings {
+        descriptors: fs::read_dir(format!("/proc/{pid}/fd")).expect("it is ours").count(),
+        memory_kib: kib("VmRSS:"),
+        peak_kib: kib("VmHWM:"),
+        children: all().iter().filter(|process| process.parent == pid).count(),
+    }
+}
+
+/// The child of a process that runs a program.
+pub(crate) fn child_named(parent: i32, name: &str) -> Option<i32> {
+    let is_named =
+        |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name);
+    children(parent).into_iter().find(is_named)
+}
+
 /// Every process there is, those included that have ended and wait to be reaped.
 pub(crate) fn all() -> Vec<Seen> {
     let numbers = fs::read_dir("/proc").expect("/proc is there").flatten();

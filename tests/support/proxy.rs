@@ -69,7 +69,7 @@ impl Proxy {
             fs::read_to_string(&port_file).ok()?.strip_suffix('\n')?.parse().ok()
         });
         if !launcher.is_empty() {
-            proxy.pid = processes::children(pid)[0];
+            proxy.pid = processes::child_named(pid, "pipeloop").expect("it is the launcher's child");
         }
         proxy
     }
