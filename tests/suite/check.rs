@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::command::Ended;
+use crate::support::command::on_terminal;
 use crate::support::{action_path, archive, eventually, pipeloop, pipeloop_in, processes, root, search_path};
 
 /// Writes an executable into a folder of its own.
@@ -507,18 +508,8 @@ fn an_interrupt_ends_the_action() {
 #[test]
 fn a_terminal_gets_colours_unless_it_wants_none() {
     let path = root().join("examples/python/hello.py");
-    let on_terminal = |no_color: &str| {
-        // A pseudo-terminal, by way of Python.
-        let script = "import os, pty, sys\npty.spawn(sys.argv[1:])";
-        let output = Command::new("python3")
-            .args(["-c", script, env!("CARGO_BIN_EXE_pipeloop"), "check", path.to_str().expect("the path is UTF-8")])
-            .env("PATH", search_path())
-            .env("NO_COLOR", no_color)
-            .output()
-            .expect("there is python3");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    assert!(on_terminal("").contains("\x1b[32m✓\x1b[0m recognised"));
-    let plain = on_terminal("1");
+    let args = ["check", path.to_str().expect("the path is UTF-8")];
+    assert!(on_terminal(&args, "").contains("\x1b[32m✓\x1b[0m recognised"));
+    let plain = on_terminal(&args, "1");
     assert!(plain.contains("✓ recognised") && !plain.contains('\x1b'), "{plain:?}");
 }

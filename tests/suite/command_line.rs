@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::{Value, json};
 
+use crate::support::command::on_terminal;
 use crate::support::{Proxy, action, action_path, archive, pipeloop, pipeloop_in};
 
 /// The path of an executable from `tests/actions/` as an argument.
@@ -267,6 +268,21 @@ fn explain_takes_codes_as_people_type_them() {
     assert!(first.starts_with("PL012: the body is empty\n\nSays:      `the body of run is empty`\nMeans:"));
     assert!(second.contains("\nCure:      one object or array on one line"));
     assert_eq!(ended.stderr, "");
+}
+
+#[test]
+fn a_person_is_told_where_an_error_is_explained() {
+    let seen = on_terminal(&["run", "missing"], "1");
+    assert!(seen.contains("for more: pipeloop explain PL041"), "{seen}");
+    let ended = pipeloop(&["run", "missing"], &[], "");
+    assert!(!ended.check(127).stderr.contains("explain"), "scripts are not");
+    let seen = on_terminal(&["explain", "60"], "");
+    assert!(seen.starts_with("\x1b[1mPL060: the answer is unusable\x1b[0m"), "{seen:?}");
+    let widths = seen.lines().map(|line| line.replace("\x1b[0m", "").replace("\x1b[1;36m", "").replace("\x1b[2m", ""));
+    assert!(
+        widths.clone().count() > 6 && widths.into_iter().all(|line| line.trim_end().chars().count() <= 80),
+        "{seen}"
+    );
 }
 
 #[test]

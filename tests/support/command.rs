@@ -61,6 +61,16 @@ pub(crate) fn pipeloop_in<S: AsRef<OsStr>>(directory: &Path, args: &[S], env: &[
     ended
 }
 
+/// Runs `pipeloop` on a terminal, by way of Python, and returns what a person would see.
+#[track_caller]
+pub(crate) fn on_terminal(args: &[&str], no_color: &str) -> String {
+    let mut command = Command::new("python3");
+    command.args(["-c", "import pty, sys\npty.spawn(sys.argv[1:])", env!("CARGO_BIN_EXE_pipeloop")]).args(args);
+    command.env_clear().env("PATH", search_path()).env("NO_COLOR", no_color).stdin(Stdio::null());
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 impl Ended {
     /// Asserts the exit status.
     #[track_caller]
