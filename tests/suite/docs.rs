@@ -189,7 +189,15 @@ fn links_lead_somewhere() {
             .collect::<String>()
             .replace(' ', "-")
     };
-    for name in ["protocol.md", "openwhisk.md", "containers.md", "configuration.md", "errors.md", "lifecycle.md", "reliability.md"] {
+    for name in [
+        "protocol.md",
+        "openwhisk.md",
+        "containers.md",
+        "configuration.md",
+        "errors.md",
+        "lifecycle.md",
+        "reliability.md",
+    ] {
         let text = document(name);
         for (at, _) in text.match_indices("](") {
             let target = text[at + 2..].split(')').next().expect("a split has a first part");
