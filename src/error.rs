@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::action::inspect::Defect;
+use crate::diagnosis;
 use crate::process::ExitStatus;
 use crate::text::{excerpt, listing, millis};
 
@@ -91,7 +92,7 @@ pub enum Error {
     /// The archive cannot be read to its end.
     ArchiveDamaged { format: &'static str, reason: String },
     /// The archive has no `exec` at its root.
-    ArchiveWithoutExec { holds: Vec<String>, more: usize },
+    ArchiveWithoutExec { instead: Instead, holds: Vec<String>, more: usize },
     /// The folder given on the command line has no `exec`.
     FolderWithoutExec { path: PathBuf, holds: Vec<String>, more: usize },
     /// An entry would land outside the action's folder.
@@ -156,6 +157,20 @@ pub enum Error {
     System { doing: &'static str, reason: io::Error },
 }
 
+/// What an archive has in place of a file `exec` at its root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as for the errors")]
+pub enum Instead {
+    /// Nothing of that name.
+    Nothing,
+    /// One in a folder, most often because the folder was packed and not what is in it.
+    Below { folder: String },
+    /// A folder of that name.
+    Folder,
+    /// A link to what the archive does not hold.
+    DeadLink { target: String },
+}
+
 /// How a process came to its end, for a reader.
 #[derive(Debug, Clone)]
 pub struct Ending {
@@ -164,14 +179,23 @@ pub struct Ending {
     /// From its start to its end.
     pub lived: Duration,
     /// The last lines of its standard error, possibly empty.
-    pub tail: String,
+    pub tail: Box<str>,
+    /// As much of its standard error as is kept, of which the tail is the end.
+    pub said: Box<str>,
+    /// How many processes of the container the kernel killed meanwhile, for want of memory.
+    pub oom_kills: u32,
 }
 
 /// How far a process had come when it ended at start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
     /// Nothing was heard of it on the channel of its handshake.
     BeforeReady,
+    /// It had printed a line that is no handshake: the first one.
+    AfterLine {
+        /// The line.
+        line: String,
+    },
     /// It had closed its result channel.
     ChannelClosed,
 }
@@ -314,7 +338,7 @@ impl Error {
             }
             Self::Compile { problem, .. } => problem.hint().into(),
             Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
-            Self::ArchiveWithoutExec { .. } => "name the program `exec` and put it at the top of the archive, not into a folder: `zip action.zip exec`".into(),
+            Self::ArchiveWithoutExec { instead, .. } => instead.hint(),
             Self::FolderWithoutExec { .. } => "name the program `exec`, or give the program itself instead of its folder".into(),
             Self::ArchiveEscapes { .. } => "make the archive from inside the folder that holds `exec`, with links that stay in it".into(),
             Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` if actions of this size are meant to be accepted".into(),
@@ -332,7 +356,8 @@ impl Error {
             Self::BadAnswer { .. } => {
                 "answer each activation with one JSON object or array on one line, and flush it; logs belong on stderr".into()
             }
-            Self::EndedAtStart { ending, .. } | Self::Died { ending } => return ending.hint(),
+            Self::EndedAtStart { ending, stage } => return diagnosis::hint(ending, Some(stage)),
+            Self::Died { ending } => return diagnosis::hint(ending, None),
             Self::ChannelClosed { .. } => "keep the channel open for as long as the action serves".into(),
             Self::AnswerTooLong { .. } => "return less, or raise `PIPELOOP_MAX_RESULT`".into(),
             Self::TimeOut { limit: TimeLimit::Deadline, .. } => {
@@ -413,8 +438,8 @@ impl fmt::Display for Error {
             Self::ArchiveDamaged { format, reason } => {
                 write!(f, "the {format} archive is damaged or incomplete: {reason}")
             }
-            Self::ArchiveWithoutExec { holds, more } => {
-                write!(f, "the archive has no file `exec` at its root; it holds {}", listing(holds, *more))
+            Self::ArchiveWithoutExec { instead, holds, more } => {
+                write!(f, "the archive has no file `exec` at its root{instead}; it holds {}", listing(holds, *more))
             }
             Self::FolderWithoutExec { path, holds, more } => {
                 write!(f, "the folder `{}` has no file `exec`; it holds {}", path.display(), listing(holds, *more))
@@ -450,6 +475,12 @@ impl fmt::Display for Error {
             }
             Self::EndedAtStart { ending, stage } => match stage {
                 Stage::BeforeReady => write!(f, "the action {ending}, before it was ready{}", ending.quoted_tail()),
+                Stage::AfterLine { line } => write!(
+                    f,
+                    "the action {ending}, before it was ready; its first line was no handshake: {}{}",
+                    excerpt(line.as_bytes()),
+                    if ending.tail.is_empty() { String::new() } else { format!("; its last words: `{}`", ending.tail) }
+                ),
                 Stage::ChannelClosed => {
                     write!(
                         f,
@@ -583,6 +614,36 @@ impl Error {
     }
 }
 
+impl Instead {
+    fn hint(&self) -> String {
+        match self {
+            Self::Below { folder } => format!(
+                "pack what is in the folder, not the folder: `cd {folder} && zip -r ../action.zip .`, or `tar -czf action.tar.gz -C {folder} .`"
+            ),
+            Self::DeadLink { .. } => {
+                "pack what the link leads to as well; `zip` without `-y` packs the file in place of the link".into()
+            }
+            Self::Nothing | Self::Folder => {
+                "name the program `exec` and put it at the top of the archive, not into a folder: `zip action.zip exec`"
+                    .into()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Instead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Below { folder } => write!(f, ", but one in the folder {}", excerpt(folder.as_bytes())),
+            Self::Folder => f.write_str(", but a folder of that name"),
+            Self::DeadLink { target } => {
+                write!(f, ", but a link to {}, which is no file in it", excerpt(target.as_bytes()))
+            }
+        }
+    }
+}
+
 impl fmt::Display for BadAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -651,24 +712,21 @@ impl Ending {
     fn quoted_tail(&self) -> String {
         if self.tail.is_empty() { String::new() } else { format!(": `{}`", self.tail) }
     }
-
-    fn hint(&self) -> Option<String> {
-        Some(match self.status? {
-            ExitStatus::Exited(126) => "126 is a shell's word for a program that it found and could not execute".into(),
-            ExitStatus::Exited(127) => "127 is a shell's word for a program that it did not find: put the interpreter into the image, or upload a static executable; the loader says 127 too when a shared library is missing".into(),
-            ExitStatus::Exited(0) => "an action of this kind reads a line, answers it and goes on until its input ends; for a program that handles one activation and exits, set `PIPELOOP_PROTOCOL=0`".into(),
-            ExitStatus::Signalled(9) => "signal 9 that nobody sent is most often the kernel, out of memory: raise the memory limit".into(),
-            ExitStatus::Signalled(11) => "signal 11 is a fault of the program itself, such as a null pointer or a stack that is used up".into(),
-            _ => return None,
-        })
-    }
 }
 
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
-            Some(status) => write!(f, "{status} after {}", millis(self.lived)),
-            None => write!(f, "ended after {}", millis(self.lived)),
+            Some(status) => write!(f, "{status} after {}", millis(self.lived))?,
+            None => write!(f, "ended after {}", millis(self.lived))?,
+        }
+        match self.oom_kills {
+            0 => Ok(()),
+            // Its own end may be another one's, such as a child's.
+            _ if !matches!(self.status, Some(ExitStatus::Signalled(9))) => {
+                f.write_str(" (the kernel killed a process of this container meanwhile, for want of memory)")
+            }
+            _ => f.write_str(" (by the kernel, for want of memory)"),
         }
     }
 }

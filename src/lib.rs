@@ -21,6 +21,7 @@ pub mod activation;
 pub mod catalogue;
 pub mod cli;
 pub mod config;
+pub mod diagnosis;
 pub mod error;
 pub mod front;
 pub mod logs;

@@ -375,6 +375,12 @@ impl Stream {
         lines[lines.len().saturating_sub(TAIL_LINES)..].join(" | ")
     }
 
+    /// All that is kept of what passed last, as it is.
+    #[must_use]
+    pub fn kept(&self) -> String {
+        String::from_utf8_lossy(&self.tail).into_owned()
+    }
+
     /// Forgets the tail: a new process begins.
     pub fn forget_tail(&mut self) {
         self.tail.clear();

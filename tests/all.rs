@@ -3,7 +3,11 @@
 //! One binary for all of them: one link, and the helpers are shared. `support/` holds the helpers,
 //! `suite/` one file an area, `actions/` tiny executables named by what they do.
 
-#![allow(clippy::format_push_string, reason = "what is expected is put together as it reads best")]
+#![allow(
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "what is expected is put together as it reads best"
+)]
 #![allow(missing_docs, reason = "tests are named by what they state")]
 
 mod support;
@@ -20,6 +24,8 @@ mod compiler;
 mod contract;
 #[path = "suite/docs.rs"]
 mod docs;
+#[path = "suite/endings.rs"]
+mod endings;
 #[path = "suite/examples.rs"]
 mod examples;
 #[path = "suite/field.rs"]

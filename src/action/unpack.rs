@@ -41,8 +41,11 @@ use rustix::fs::FileType;
 use tar::EntryType;
 use zip::{CompressionMethod, ZipArchive};
 
-use crate::error::Error;
+use crate::error::{Error, Instead};
 use crate::text::excerpt;
+
+use super::inspect::kind::HEAD_BYTES;
+use super::inspect::{Defect, Foreign, Kind as FileKind};
 
 /// What an archive is, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,9 +192,7 @@ fn read_tar_gz(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
         stream.allow(TAR_HEADER_BYTES);
         let Some(next) = entries.next() else { break };
         let mut content = next.map_err(|error| match number {
-            1 => stream
-                .fault()
-                .unwrap_or_else(|| Format::TarGz.damaged("it decompresses to something that is no tar archive")),
+            1 => stream.fault().unwrap_or_else(|| no_tar(bytes)),
             _ => stream.explain(&error, &format!("entry {number} cannot be read")),
         })?;
         tree.count()?;
@@ -224,6 +225,15 @@ fn read_tar_gz(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     io::copy(&mut stream.take(tree.bounds.bytes.max(TAR_HEADER_BYTES)), &mut io::sink())
         .map_err(|error| stream.explain(&error, "it cannot be read"))?;
     Ok(())
+}
+
+/// Says what is in a gzip file that holds no tar archive.
+fn no_tar(bytes: &[u8]) -> Error {
+    let mut head = Vec::new();
+    // What can be decompressed of it is enough.
+    let _ = GzDecoder::new(bytes).take(HEAD_BYTES as u64).read_to_end(&mut head);
+    let inside = FileKind::of(&head).in_words();
+    Error::Unfit { path: None, defects: vec![Defect::NoTar { inside }] }
 }
 
 fn tar_kind(of: EntryType, name: &[u8]) -> Kind {
@@ -617,9 +627,22 @@ impl<'a> Tree<'a> {
             })
             .collect();
         leaves.sort();
+        if leaves.iter().any(|(_, _, path)| path == b"META-INF/MANIFEST.MF") {
+            return Error::Unfit { path: None, defects: vec![Defect::Foreign(Foreign::Jar)] };
+        }
+        let instead = match self.child(ROOT, b"exec").map(|node| &self.nodes[node].is) {
+            Some(Is::Folder(_)) => Instead::Folder,
+            Some(Is::Link { target, .. }) => Instead::DeadLink { target: lossy(target) },
+            Some(Is::File) | None => match leaves.first() {
+                Some((false, _, path)) if path.ends_with(b"/exec") => {
+                    Instead::Below { folder: lossy(&path[..path.len() - b"/exec".len()]) }
+                }
+                _ => Instead::Nothing,
+            },
+        };
         let more = leaves.len().saturating_sub(LISTED);
         let holds = leaves.iter().take(LISTED).map(|(_, _, path)| lossy(path)).collect();
-        Error::ArchiveWithoutExec { holds, more }
+        Error::ArchiveWithoutExec { instead, holds, more }
     }
 }
 

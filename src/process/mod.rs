@@ -8,6 +8,7 @@
 //! processes and keeps each exit status as a fact that may be asked for twice. [`ready`] looks at
 //! what a process waits for; [`stop`] ends the whole group, and [`survivors`] are what is left then.
 
+pub mod memory;
 pub mod pipe;
 pub mod ready;
 pub mod reap;

@@ -12,6 +12,7 @@ use rustix::io::FdFlags;
 use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
 
+use super::memory::oom_kills;
 use super::pipe::{pipe, watch};
 use super::reap::{Exit, Reaper};
 
@@ -44,6 +45,7 @@ pub struct Process {
     pub pid: Pid,
     /// When it was started.
     pub started: Instant,
+    oom_kills_before: Option<u64>,
     exit: tokio::sync::watch::Receiver<Option<Exit>>,
 }
 
@@ -98,6 +100,7 @@ pub fn start(launch: &Launch, channel: ResultChannel, reaper: &Reaper) -> io::Re
         pass_as_result_channel(&mut command, child_results);
     }
 
+    let oom_kills_before = oom_kills();
     let mut tries = 0;
     let child = loop {
         match command.spawn() {
@@ -120,7 +123,7 @@ pub fn start(launch: &Launch, channel: ResultChannel, reaper: &Reaper) -> io::Re
         stderr: watch(stderr)?,
         results: results.map(watch).transpose()?,
     };
-    Ok((Process { pid, started, exit }, pipes))
+    Ok((Process { pid, started, oom_kills_before, exit }, pipes))
 }
 
 impl Process {
@@ -128,6 +131,15 @@ impl Process {
     #[must_use]
     pub fn exit(&self) -> Option<Exit> {
         *self.exit.borrow()
+    }
+
+    /// How many processes of our control group the kernel killed for want of memory since this one
+    /// was started; 0 also where that cannot be told.
+    #[must_use]
+    pub fn oom_kills(&self) -> u32 {
+        oom_kills()
+            .zip(self.oom_kills_before)
+            .map_or(0, |(now, before)| u32::try_from(now.saturating_sub(before)).unwrap_or(u32::MAX))
     }
 
     /// Waits for the end of the process. `None` when its status cannot be learnt.

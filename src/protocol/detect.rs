@@ -84,6 +84,7 @@ pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut L
         results: LineReader::new(pipes.results.expect("detection is for processes with descriptor 3")),
         rules,
         waiting_for_input: false,
+        other_line: None,
     };
     let verdict = patience::timeout(rules.init_timeout, start.verdict(logs)).await;
     let verdict = match verdict {
@@ -106,6 +107,8 @@ struct Start<'a> {
     results: LineReader,
     rules: &'a Rules,
     waiting_for_input: bool,
+    /// The first line on stdout, when it was no handshake.
+    other_line: Option<String>,
 }
 
 /// What the evidence says.
@@ -223,7 +226,9 @@ impl Start<'_> {
         }
         if protocol == Protocol::ActionLoop {
             // Standard output is a log here, handshake or not.
-            logs.stdout.feed(&self.stdout.take_rest());
+            let rest = self.stdout.take_rest();
+            self.note(&rest);
+            logs.stdout.feed(&rest);
             return Ok(None);
         }
         while let Some(line) = self.stdout.next_line() {
@@ -232,7 +237,10 @@ impl Start<'_> {
                 _ if protocol == Protocol::PipeLoop => {
                     return Err(wrong_first_line(HANDSHAKE, &line, "stdout"));
                 }
-                _ => logs.stdout.feed_line(&line),
+                _ => {
+                    self.note(&line);
+                    logs.stdout.feed_line(&line);
+                }
             }
         }
         if self.stdout.pending_len() > LONGEST_HANDSHAKE {
@@ -243,6 +251,14 @@ impl Start<'_> {
             logs.stdout.feed(&bytes);
         }
         Ok(None)
+    }
+
+    /// Keeps the first line that is no handshake, for the message.
+    fn note(&mut self, printed: &[u8]) {
+        let line = printed.trim_ascii_start().split(|byte| *byte == b'\n').next().unwrap_or_default();
+        if self.other_line.is_none() && !line.is_empty() {
+            self.other_line = Some(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
+        }
     }
 
     fn conversation(self, verdict: Verdict, logs: &mut Logs) -> Ready {
@@ -275,6 +291,11 @@ impl Start<'_> {
         let rest = self.stdout.take_rest();
         logs.stdout.feed(&rest);
         logs.detach();
+        self.note(&rest);
+        let stage = match (stage, self.other_line.take()) {
+            (Stage::BeforeReady, Some(line)) => Stage::AfterLine { line },
+            (stage, _) => stage,
+        };
         Error::EndedAtStart { ending: ending(self.process, logs), stage }
     }
 
@@ -320,7 +341,9 @@ pub fn ending(process: &Process, logs: &Logs) -> Ending {
     Ending {
         status: exit.map(|exit| exit.status),
         lived: exit.map_or_else(|| process.started.elapsed(), |exit| exit.at - process.started),
-        tail: logs.stderr.tail(),
+        tail: logs.stderr.tail().into(),
+        said: logs.stderr.kept().into(),
+        oom_kills: process.oom_kills(),
     }
 }
 

@@ -135,7 +135,10 @@ fn a_truncated_archive_is_refused() {
 fn an_archive_without_exec_lists_what_it_holds() {
     let files: &[(&str, &[u8])] = &[("main.py", b"x"), ("folder/exec", b"#!/bin/sh\n")];
     for upload in [archive::zip(files), archive::tar_gz(files)] {
-        check_refused(&upload, &["no file `exec` at its root", "main.py", "folder", "zip action.zip exec"]);
+        check_refused(
+            &upload,
+            &["no file `exec` at its root", "main.py", "one in the folder `folder`", "cd folder && zip -r"],
+        );
     }
 }
 

@@ -1,14 +1,65 @@
 //! What an inspection finds, with real broken things, and that it finds nothing wrong with what works.
+//!
+//! The truth is asked of the kernel and the loader wherever they can be: what is refused here must
+//! not start, and what starts must not be refused.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pipeloop::action::inspect::{World, inspect};
+use pipeloop::action::inspect::{Severity, World, inspect};
+use serde_json::json;
 
-use crate::support::search_path;
+use crate::support::bench::{ACTION, Bench};
+use crate::support::{Proxy, archive, pipeloop, pipeloop_in, search_path};
+
+/// An inspection of an executable in its own folder, with this environment.
+fn look(path: &Path, environment: &[(&str, &str)]) -> pipeloop::action::inspect::Inspection {
+    let mut all = vec![("PATH".into(), search_path().into())];
+    all.extend(environment.iter().map(|(name, value)| (name.into(), value.into())));
+    inspect(path, &World::new(Path::new("/"), path.parent().expect("it is a file"), &all))
+}
+
+/// Whether the kernel and the loader take it: it comes to its handshake.
+fn starts(path: &Path, environment: &[(&str, &str)]) -> bool {
+    let mut command = Command::new(path);
+    command.env_clear().env("PATH", search_path()).envs(environment.iter().copied());
+    command.current_dir(path.parent().expect("it is a file")).stdin(std::process::Stdio::null());
+    command.output().is_ok_and(|output| output.stdout == b"{\"openwhisk\":1}\n")
+}
+
+/// Asserts that a file is refused on the command line, with this code and these words, and that it
+/// does not start by itself either.
+#[track_caller]
+fn refused(path: &Path, code: &str, status: i32, texts: &[&str]) {
+    refused_with(path, &[], code, status, texts);
+}
+
+#[track_caller]
+fn refused_with(path: &Path, environment: &[(&str, &str)], code: &str, status: i32, texts: &[&str]) {
+    assert!(!starts(path, environment), "{} is refused, and starts", path.display());
+    let ended = pipeloop(&[OsStr::new("run"), path.as_os_str()], environment, "");
+    ended.check(status).says(&[&format!("error[{code}]: cannot start the action `")]).says(texts).says(&["\nhint: "]);
+}
+
+/// Asserts that a program works, and that nothing is said of it.
+#[track_caller]
+fn works(path: &Path, environment: &[(&str, &str)]) {
+    assert!(starts(path, environment), "{} does not start", path.display());
+    let inspection = look(path, environment);
+    assert_eq!(inspection.fatal().next(), None, "{}", path.display());
+}
+
+/// Asserts that an upload is refused over HTTP, with this code and these words.
+#[track_caller]
+fn upload_refused(upload: &[u8], texts: &[&str]) {
+    let proxy = Proxy::plain();
+    proxy.init_binary(upload).check_error(502, texts);
+    proxy.check_streams(0);
+}
 
 /// This machine, with the environment that the tests give to actions.
 fn here() -> World {
@@ -113,4 +164,796 @@ fn a_program_that_was_copied_with_its_libraries_is_whole() {
     let library = inspection.libraries[0].path.strip_prefix("/").expect("an absolute path");
     fs::remove_file(image.path().join(library)).expect("it is there");
     assert_eq!(inspect(&program, &world).fatal().count(), 1, "and without one of them it is not");
+}
+
+// What an ELF file is.
+
+#[test]
+fn a_working_program_is_described() {
+    let bench = Bench::new();
+    let dynamic = bench.cc("dynamic", ACTION, &[]);
+    works(&dynamic, &[]);
+    assert_eq!(look(&dynamic, &[]).what, "ELF executable, x86_64, dynamically linked (glibc)");
+    for flags in [["-static"].as_slice(), &["-static-pie"], &["-no-pie"], &["-s"]] {
+        works(&bench.cc("other", ACTION, flags), &[]);
+    }
+    assert_eq!(
+        look(&bench.cc("static", ACTION, &["-static-pie"]), &[]).what,
+        "ELF executable, x86_64, statically linked"
+    );
+}
+
+#[test]
+fn a_binary_for_another_machine_or_system_is_refused() {
+    let bench = Bench::new();
+    fs::write(bench.path("main.go"), "package main\n\nfunc main() {}\n").expect("the folder is ours");
+    let go = |system: &str, machine: &str| {
+        let name = format!("{system}-{machine}");
+        let env = [("GOOS", system), ("GOARCH", machine), ("CGO_ENABLED", "0"), ("GOFLAGS", "-mod=mod")];
+        bench.tool("go", &["build", "-o", &name, "main.go"], &env);
+        bench.path(&name)
+    };
+    refused(&go("linux", "arm64"), "PL070", 126, &["it is built for aarch64, this machine is x86_64", "GOARCH=amd64"]);
+    refused(&go("freebsd", "amd64"), "PL070", 126, &["it is built for FreeBSD, this system is Linux"]);
+    refused(&go("darwin", "arm64"), "PL044", 126, &["it is a Mach-O executable, for macOS", "GOOS=linux"]);
+    refused(&go("windows", "amd64"), "PL044", 126, &["it is a PE executable, for Windows"]);
+    refused(&go("wasip1", "wasm"), "PL044", 126, &["it is a WebAssembly module"]);
+    let mut big_endian = fs::read(bench.cc("little", ACTION, &[])).expect("it was compiled");
+    big_endian[5] = 2;
+    big_endian[16..20].copy_from_slice(&[0, 3, 0, 22]);
+    // Its numbers are the other way round, so that nothing behind them can be read.
+    refused(&bench.write("s390x", &big_endian), "PL072", 126, &["it is damaged or incomplete"]);
+}
+
+#[test]
+fn an_elf_file_that_is_no_program_is_refused() {
+    let bench = Bench::new();
+    refused(&bench.library("library", &["one"], &[]), "PL071", 126, &["it is a shared library, not a program"]);
+    // As older linkers made them, with somewhere to begin.
+    let library = bench.library("begins", &["one"], &["-Wl,-e,one", "-Wl,--no-as-needed", "-lc"]);
+    refused(&library, "PL071", 126, &["it is a shared library, not a program"]);
+    let object = bench.cc("object", ACTION, &["-c"]);
+    fs::set_permissions(&object, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    refused(&object, "PL071", 126, &["it is an object file, not a program", "gcc -o exec"]);
+    let mut core = fs::read(bench.cc("whole", ACTION, &[])).expect("it was compiled");
+    core[16] = 4;
+    refused(&bench.write("core", core), "PL071", 126, &["it is a core dump, not a program"]);
+}
+
+#[test]
+fn a_cut_or_damaged_binary_is_refused() {
+    let bench = Bench::new();
+    let whole = fs::read(bench.cc("whole", ACTION, &[])).expect("it was compiled");
+    refused(&bench.write("stump", &whole[..10]), "PL072", 126, &["its ELF header is cut off"]);
+    refused(&bench.write("header", &whole[..64]), "PL072", 126, &["program headers lie beyond its end"]);
+    let cut = format!("the file has {} bytes", whole.len() / 2);
+    refused(&bench.write("half", &whole[..whole.len() / 2]), "PL072", 126, &["it is cut off", &cut]);
+    let mut sizes = whole.clone();
+    sizes[54] = 57;
+    refused(&bench.write("sizes", sizes), "PL072", 126, &["program headers of 57 bytes, where 56 are expected"]);
+    let without_loader = bench.cc("without-loader", ACTION, &["-Wl,--no-dynamic-linker"]);
+    refused(&without_loader, "PL072", 126, &["needs shared libraries and names no loader"]);
+    // Without its last bytes it runs all the same; that is told to whoever checks, and no more.
+    let short = bench.write("short", &whole[..whole.len() - 8]);
+    works(&short, &[]);
+    assert!(
+        look(&short, &[]).defects.iter().any(|defect| defect.severity() == Severity::Doubt),
+        "{:?}",
+        look(&short, &[])
+    );
+}
+
+/// Whatever a header says, it is an answer: no byte of it can make the inspection fail.
+#[test]
+fn no_single_byte_of_a_header_is_too_much() {
+    let bench = Bench::new();
+    bench.library("libone.so", &["one"], &[]);
+    let program = bench.program("program", &["one"], &["libone.so", "-Wl,-rpath,$ORIGIN"]);
+    let whole = fs::read(&program).expect("it was compiled");
+    let scratch = bench.write("scratch", &whole);
+    let dynamic = memchr::memmem::find(&whole, b"$ORIGIN").expect("it has a path");
+    let places = (0..64 + 13 * 56).chain(dynamic.saturating_sub(600)..dynamic + 16);
+    for at in places {
+        for value in [0, 1, 0x7f, 0xff] {
+            let mut changed = whole.clone();
+            changed[at] = value;
+            fs::write(&scratch, &changed).expect("the file is ours");
+            let inspection = look(&scratch, &[]);
+            assert!(!inspection.what.is_empty(), "byte {at} is {value}");
+        }
+    }
+}
+
+// Its loader and its libraries.
+
+#[test]
+fn a_missing_loader_is_named() {
+    let bench = Bench::new();
+    let glibc = bench.cc("glibc", ACTION, &["-Wl,--dynamic-linker=/nowhere/ld-linux-x86-64.so.2"]);
+    refused(&glibc, "PL073", 126, &["its loader `/nowhere/ld-linux-x86-64.so.2` is not here"]);
+    let nix = bench.cc("nix", ACTION, &["-Wl,--dynamic-linker=/nix/store/none/lib/ld-linux-x86-64.so.2"]);
+    refused(&nix, "PL073", 126, &["built with Nix"]);
+    bench.write("text", "no loader");
+    let text = format!("-Wl,--dynamic-linker={}", bench.path("text").display());
+    refused(&bench.cc("bad", ACTION, &[&text]), "PL074", 126, &["cannot be used: it is no ELF file"]);
+    fs::set_permissions(bench.path("text"), fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    refused(&bench.cc("bad", ACTION, &[&text]), "PL074", 126, &["cannot be used: it is not executable"]);
+}
+
+/// An image with nothing but the loader of a C library, as `--image-root` is given one.
+#[test]
+fn glibc_and_musl_are_told_apart_in_an_image() {
+    let bench = Bench::new();
+    let glibc = bench.cc("glibc", ACTION, &[]);
+    let musl = bench.compile("musl-gcc", "musl", ACTION, &[]);
+    let check = |program: &Path, image: &str, texts: &[&str]| {
+        let root = bench.path(image);
+        let inspection = inspect(program, &World::new(&root, program.parent().expect("a file"), &[]));
+        let found: Vec<_> = inspection.defects.iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), usize::from(!texts.is_empty()), "{found:?}");
+        for text in texts {
+            assert!(found[0].contains(text), "{text:?} is missing in {found:?}");
+        }
+    };
+    bench.write("alpine/lib/ld-musl-x86_64.so.1", fs::read("/lib/ld-musl-x86_64.so.1").expect("musl is here"));
+    let loader = fs::canonicalize("/lib64/ld-linux-x86-64.so.2").expect("glibc is here");
+    bench.write("debian/lib64/ld-linux-x86-64.so.2", fs::read(loader).expect("it can be read"));
+    fs::create_dir(bench.path("scratch")).expect("the folder is ours");
+    check(&glibc, "alpine", &["it is built for glibc and this image has musl", "/lib64/ld-linux-x86-64.so.2"]);
+    check(&musl, "debian", &["it is built for musl and this image has glibc"]);
+    check(&glibc, "scratch", &["is not here, and no other C library; it is built for glibc"]);
+    check(&musl, "alpine", &[]);
+    // Its C library is looked for in the image, not on this machine.
+    check(&glibc, "debian", &["it needs a shared library that is not here: `libc.so.6`"]);
+}
+
+#[test]
+fn programs_with_musl_are_looked_at_by_its_rules() {
+    let bench = Bench::new();
+    works(&bench.compile("musl-gcc", "plain", ACTION, &[]), &[]);
+    works(&bench.compile("musl-gcc", "static", ACTION, &["-static"]), &[]);
+    bench.compile("musl-gcc", "libs/libone.so", "int one(void) { return 1; }", &["-shared", "-fPIC"]);
+    let calls =
+        format!("int one(void);\n{}", ACTION.replace("int main(void) {", "int main(void) { if (!one()) return 1;"));
+    let lost = bench.compile("musl-gcc", "lost", &calls, &["libs/libone.so"]);
+    // A name with a slash is a path, from where it is started.
+    works(&lost, &[]);
+    let soname = ["-shared", "-fPIC", "-Wl,-soname,libone.so"];
+    bench.compile("musl-gcc", "libs/libone.so", "int one(void) { return 1; }", &soname);
+    let lost = bench.compile("musl-gcc", "lost", &calls, &["libs/libone.so"]);
+    refused(&lost, "PL075", 127, &["it needs a shared library that is not here: `libone.so`"]);
+    works(&lost, &[("LD_LIBRARY_PATH", bench.path("libs").to_str().expect("text"))]);
+    for tags in ["-Wl,--enable-new-dtags", "-Wl,--disable-new-dtags"] {
+        works(&bench.compile("musl-gcc", "found", &calls, &["libs/libone.so", tags, "-Wl,-rpath,$ORIGIN/libs"]), &[]);
+        let unknown = bench.compile("musl-gcc", "unknown", &calls, &["libs/libone.so", tags, "-Wl,-rpath,$LIB/libs"]);
+        refused(&unknown, "PL075", 127, &["`libone.so`"]);
+    }
+}
+
+#[test]
+fn all_missing_libraries_are_named_at_once() {
+    let bench = Bench::new();
+    let soname = |name: &str| format!("-Wl,-soname,{name}");
+    let inner = bench.library("libinner.so", &["inner"], &[&soname("libinner.so.3")]);
+    let source = "int inner(void); int outer(void) { return inner(); }";
+    bench.cc(
+        "libouter.so",
+        source,
+        &["-shared", "-fPIC", "libinner.so", &soname("libouter.so"), "-Wl,-rpath,/nowhere"],
+    );
+    let gone = bench.library("libgone.so", &["gone"], &[&soname("libgone.so.1")]);
+    let also = bench.library("libalso.so", &["also"], &[&soname("libalso.so.2")]);
+    let flags = ["libgone.so", "libalso.so", "libouter.so", "-Wl,-rpath,$ORIGIN", "-Wl,--allow-shlib-undefined"];
+    let program = bench.program("program", &["gone", "also", "outer"], &flags);
+    for library in [inner, gone, also] {
+        fs::remove_file(library).expect("it was made");
+    }
+    let texts = [
+        "it needs 3 shared libraries that are not here: ",
+        "`libgone.so.1`, `libalso.so.2`, `libinner.so.3` (needed by `libouter.so`)",
+        "$ORIGIN",
+    ];
+    refused(&program, "PL075", 127, &texts);
+    let proxy = Proxy::plain();
+    let upload = archive::zip(&[
+        ("exec", &fs::read(&program).expect("it was compiled")),
+        ("libouter.so", &fs::read(bench.path("libouter.so")).expect("it was compiled")),
+    ]);
+    proxy.init_binary(&upload).check_error(502, &texts);
+    proxy.check_streams(0);
+}
+
+/// Where a loader looks, in every way that a linker can say it: the inspection and the loader must
+/// come to the same answer.
+#[test]
+fn libraries_are_found_where_the_loader_finds_them() {
+    let bench = Bench::new();
+    let soname = ["-Wl,-soname,libinner.so"];
+    bench.library("inner/libinner.so", &["inner"], &soname);
+    let (new, old) = ("-Wl,--enable-new-dtags", "-Wl,--disable-new-dtags");
+    let inner = bench.path("inner").display().to_string();
+    let (inner_path, outer_path) = (format!("-Wl,-rpath,{inner}"), "-Wl,-rpath,$ORIGIN/outer".to_owned());
+    let both = format!("-Wl,-rpath,$ORIGIN/outer:{inner}");
+    let odd = "-Wl,-rpath,/$NOTHING:${ORIGIN}/outer:$ORIGIN/$LIB:$ORIGIN/../x".to_owned();
+    let excluded = "-Wl,-z,nodefaultlib".to_owned();
+    let outer = "int inner(void); int outer(void) { return inner(); }";
+    let lib = ["-shared", "-fPIC", "-Wl,-soname,libouter.so", "inner/libinner.so"];
+    let mut outcomes = BTreeMap::new();
+    for outer_flags in [vec![], vec![new, &inner_path], vec![old, &inner_path]] {
+        bench.cc("outer/libouter.so", outer, &[&lib, outer_flags.as_slice()].concat());
+        for tags in [new, old] {
+            for path in [&outer_path, &both, &odd, &excluded] {
+                let flags = ["outer/libouter.so", tags, path, "-Wl,--allow-shlib-undefined"];
+                let program = bench.program("program", &["outer"], &flags);
+                for environment in
+                    [vec![], vec![("LD_LIBRARY_PATH", inner.as_str())], vec![("LD_LIBRARY_PATH", "inner;outer")]]
+                {
+                    let (starts, inspection) = (starts(&program, &environment), look(&program, &environment));
+                    assert_eq!(
+                        inspection.fatal().next().is_none(),
+                        starts,
+                        "library {outer_flags:?}, program {tags} {path}, {environment:?}: {inspection:?}"
+                    );
+                    *outcomes.entry(starts).or_insert(0) += 1;
+                }
+            }
+        }
+    }
+    // Both answers are common among them, or the table shows nothing.
+    assert!(outcomes.len() == 2 && outcomes.values().all(|count| *count > 15), "{outcomes:?}");
+}
+
+#[test]
+fn a_library_for_another_machine_is_passed_over() {
+    let bench = Bench::new();
+    let soname = ["-Wl,-soname,libone.so"];
+    let library = bench.library("good/libone.so", &["one"], &soname);
+    let mut foreign = fs::read(&library).expect("it was compiled");
+    foreign[18] = 183;
+    bench.write("foreign/libone.so", foreign);
+    let rpath = "-Wl,-rpath,$ORIGIN/foreign:$ORIGIN/good";
+    let program = bench.program("program", &["one"], &["good/libone.so", rpath]);
+    works(&program, &[]);
+    let found = look(&program, &[]).libraries;
+    assert_eq!(found[0].path, library, "{found:?}");
+    fs::remove_file(&library).expect("it was made");
+    refused(&program, "PL075", 127, &["`libone.so` (`", "/foreign/libone.so` is for another machine)"]);
+}
+
+#[test]
+fn a_damaged_library_is_named() {
+    let bench = Bench::new();
+    let library = bench.library("libone.so", &["one"], &["-Wl,-soname,libone.so"]);
+    let program = bench.program("program", &["one"], &["libone.so", "-Wl,-rpath,$ORIGIN"]);
+    let whole = fs::read(&library).expect("it was compiled");
+    bench.write("libone.so", "");
+    refused(&program, "PL077", 126, &["libone.so` cannot be loaded: it is no ELF file"]);
+    bench.write("libone.so", &whole[..whole.len() / 2]);
+    refused(&program, "PL077", 126, &["libone.so` cannot be loaded: it is cut off"]);
+}
+
+/// A library whose version script has these versions, each with a function of its own.
+fn versioned(bench: &Bench, versions: &[(&str, &str)]) {
+    let script: String = versions.iter().map(|(version, name)| format!("{version} {{ global: {name}; }};\n")).collect();
+    fs::write(bench.path("versions"), script).expect("the folder is ours");
+    let functions: Vec<_> = versions.iter().map(|(_, name)| *name).collect();
+    let flags = ["-Wl,--version-script=versions", "-Wl,-soname,libone.so"];
+    bench.library("libone.so", &functions, &flags);
+}
+
+/// The same program with weak references to these versions, as a linker writes them for symbols that
+/// are only used where they exist.
+fn weakened(bench: &Bench, program: &[u8], versions: &[&str]) -> PathBuf {
+    let mut program = program.to_vec();
+    for version in versions {
+        let hash = version.bytes().fold(0_u32, |hash, byte| {
+            let hash = (hash << 4).wrapping_add(byte.into());
+            (hash ^ ((hash & 0xf000_0000) >> 24)) & 0x0fff_ffff
+        });
+        let at = memchr::memmem::find(&program, &hash.to_le_bytes()).expect("a reference begins with the hash");
+        program[at + 4] |= 2;
+    }
+    bench.write("weak", program)
+}
+
+#[test]
+fn versions_that_are_missing_are_named() {
+    let bench = Bench::new();
+    versioned(&bench, &[("ONE_1.9", "one"), ("ONE_1.10", "two"), ("ONE_1.11", "three")]);
+    let flags = ["libone.so", "-Wl,-rpath,$ORIGIN"];
+    let program = bench.program("program", &["one", "two", "three"], &flags);
+    let weak = weakened(&bench, &fs::read(&program).expect("it was compiled"), &["ONE_1.10", "ONE_1.11"]);
+    works(&program, &[]);
+    works(&weak, &[]);
+    versioned(&bench, &[("ONE_1.9", "one")]);
+    let library = bench.path("libone.so");
+    let texts = [
+        "it needs `ONE_1.10`, `ONE_1.11` of `libone.so`, which is older here",
+        "goes up to `ONE_1.9`",
+        library.to_str().expect("text"),
+    ];
+    refused(&program, "PL076", 126, &texts);
+    // What is weak is not insisted on: the loader only says so, and it fails where it calls what is not
+    // there.
+    assert_eq!(look(&weak, &[]).fatal().next(), None);
+    let output = Command::new(&weak).output().expect("it can be started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("weak version `ONE_1.10' not found") && said.contains("undefined symbol: two"), "{said}");
+    // A library that has no versions of its own is only warned of by the loader.
+    let plain =
+        ["one", "two", "three"].map(|name| format!("int {name}(void) {{ return fputs(\"\", stderr) >= 0; }}\n"));
+    let plain = format!("#include <stdio.h>\n{}", plain.concat());
+    bench.cc("libone.so", &plain, &["-shared", "-fPIC", "-Wl,-soname,libone.so"]);
+    works(&program, &[]);
+}
+
+/// Built on a newer system: the version of the C library that it needs is patched up.
+#[test]
+fn a_newer_c_library_is_named() {
+    let bench = Bench::new();
+    let mut bytes = fs::read(bench.cc("program", ACTION, &[])).expect("it was compiled");
+    let at = memchr::memmem::find(&bytes, b"GLIBC_2.34\0").expect("`__libc_start_main` has had it since 2.34");
+    bytes[at..at + 10].copy_from_slice(b"GLIBC_9.99");
+    let program = bench.write("newer", bytes);
+    refused(
+        &program,
+        "PL076",
+        126,
+        &["it needs `GLIBC_9.99` of `libc.so.6`, which is older here", "goes up to `GLIBC_2.", "CGO_ENABLED=0"],
+    );
+}
+
+// Scripts.
+
+/// A script that is refused, with and without the words of the shell that the C library has read it.
+#[track_caller]
+fn script_refused(bench: &Bench, text: &str, code: &str, status: i32, texts: &[&str]) {
+    refused(&bench.write("script", text), code, status, texts);
+}
+
+#[test]
+fn a_script_without_its_interpreter_is_refused() {
+    let bench = Bench::new();
+    script_refused(
+        &bench,
+        "#!/nowhere/python3\n",
+        "PL080",
+        126,
+        &["its interpreter `/nowhere/python3` is not here", "#!/usr/bin/env python3"],
+    );
+    script_refused(&bench, "#!\n/bin/sh\n", "PL086", 126, &["its `#!` line names no interpreter"]);
+    let text = bench.write("tool", "#!/bin/sh\n");
+    fs::set_permissions(&text, fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    let line = format!("#!{}\n", text.display());
+    script_refused(
+        &bench,
+        &line,
+        "PL048",
+        126,
+        &["its interpreter `", "cannot be started: it is not executable: its mode is 644"],
+    );
+    script_refused(
+        &bench,
+        "#!/etc\n",
+        "PL048",
+        126,
+        &["its interpreter `/etc` cannot be started: it cannot be read: it is a folder"],
+    );
+}
+
+#[test]
+fn what_env_does_not_find_is_named() {
+    let bench = Bench::new();
+    let script = "#!/usr/bin/env no-such-tool\n";
+    script_refused(
+        &bench,
+        script,
+        "PL081",
+        127,
+        &["`env` does not find its interpreter `no-such-tool`", "`PATH`, `/usr"],
+    );
+    script_refused(&bench, "#!/usr/bin/env -S no-such-tool -u\n", "PL081", 127, &["`no-such-tool`"]);
+    let words = &["`env` gets the rest of the `#!` line as one word", "`sh -e`", "#!/usr/bin/env -S sh -e"];
+    script_refused(&bench, "#!/usr/bin/env sh -e\n", "PL085", 127, words);
+    // The action's own PATH counts, with which it will be started.
+    let greet = "echo '{\"openwhisk\":1}'\n";
+    bench.write("bin/my-tool", format!("#!/bin/sh\n{greet}"));
+    let path = format!("{}:/usr/bin:/bin", bench.path("bin").display());
+    let script = bench.write("script", "#!/usr/bin/env my-tool\n");
+    works(&script, &[("PATH", &path)]);
+    refused(&script, "PL081", 127, &["`my-tool`"]);
+    for line in [
+        "#!/usr/bin/env sh",
+        "#!/usr/bin/env -S sh -e",
+        "#! /usr/bin/env -S A=b sh",
+        "#!/bin/sh -e",
+        "#!/usr/bin/env -S -i /bin/sh",
+    ] {
+        works(&bench.write("script", format!("{line}\n{greet}")), &[]);
+    }
+    // It finds one that may not be executed.
+    fs::set_permissions(bench.path("bin/my-tool"), fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    let script = bench.write("script", "#!/usr/bin/env my-tool\n");
+    refused_with(&script, &[("PATH", &path)], "PL048", 126, &["my-tool` cannot be started: it is not executable"]);
+}
+
+#[test]
+fn windows_line_ends_are_told() {
+    let bench = Bench::new();
+    let texts = ["CR LF", "`#!/bin/sh\\r`", "sed -i 's/\\r$//'"];
+    script_refused(&bench, "#!/bin/sh\r\necho\r\n", "PL082", 126, &texts);
+    script_refused(&bench, "#!/usr/bin/env python3\r\n", "PL082", 126, &["CR LF"]);
+    script_refused(&bench, "#!/usr/bin/env -S python3\r\n", "PL082", 126, &["CR LF"]);
+    // Perl knows.
+    let perl = bench.write("perl", "#!/usr/bin/perl -w\r\nprint qq({\"openwhisk\":1}\\n);\r\n");
+    works(&perl, &[]);
+    assert_eq!(look(&perl, &[]).defects.len(), 1, "it is worth a word");
+}
+
+#[test]
+fn an_interpreter_line_is_as_long_as_the_kernel_reads() {
+    let bench = Bench::new();
+    let folder = bench.path(&"d".repeat(100));
+    fs::create_dir(&folder).expect("the folder is ours");
+    let greet = "echo '{\"openwhisk\":1}'\n";
+    for (length, is_read) in [(253, true), (254, false), (300, false)] {
+        let name = "x".repeat(length - folder.as_os_str().len() - 1);
+        let interpreter = folder.join(name);
+        symlink("/bin/sh", &interpreter).expect("the folder is ours");
+        let script = bench.write("script", format!("#!{}\n{greet}", interpreter.display()));
+        if is_read {
+            works(&script, &[]);
+        } else {
+            // The C library would have a shell read it; of the kernel alone it is asked here.
+            let texts = ["its `#!` line is too long: the kernel reads at most 255 bytes"];
+            let ended = pipeloop(&[OsStr::new("run"), script.as_os_str()], &[], "");
+            ended.check(126).says(&["error[PL083]"]).says(&texts);
+            assert!(!kernel_takes(&script), "the kernel reads {length} letters");
+        }
+    }
+    let script = bench.write("script", format!("#!/bin/sh {}\n{greet}", "x".repeat(300)));
+    assert!(look(&script, &[]).defects.iter().all(|defect| defect.severity() == Severity::Doubt));
+}
+
+/// Whether `execve` itself takes a file, without a C library that helps: Python's is the bare call.
+fn kernel_takes(path: &Path) -> bool {
+    let output = Command::new("/usr/bin/python3")
+        .args(["-c", "import os, sys; os.execve(sys.argv[1], [sys.argv[1]], os.environ)"])
+        .arg(path)
+        .env_clear()
+        .env("PATH", search_path())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("Python is here");
+    output.stdout == b"{\"openwhisk\":1}\n"
+}
+
+/// As many scripts as the kernel follows may be the interpreter of one another, and one more may not.
+#[test]
+fn scripts_within_scripts_end_where_the_kernel_ends() {
+    let bench = Bench::new();
+    let echo = bench.cc("echo", ACTION, &[]);
+    let mut interpreter = echo;
+    let mut followed = 0;
+    for depth in 1..=8 {
+        interpreter = bench.write(&format!("script-{depth}"), format!("#!{}\n", interpreter.display()));
+        let taken = kernel_takes(&interpreter);
+        followed += i32::from(taken);
+        let codes: Vec<_> = look(&interpreter, &[]).fatal().map(pipeloop::action::inspect::Defect::code).collect();
+        assert_eq!(codes, if taken { vec![] } else { vec!["PL084"] }, "{depth} scripts");
+    }
+    assert!((3..8).contains(&followed), "the kernel follows {followed} scripts");
+    refused(&interpreter, "PL084", 126, &["deeper than the kernel follows", "script-8"]);
+    // One that leads to itself, by the kernel and by `env`.
+    let own = bench.path("own");
+    bench.write("own", format!("#!{}\n", own.display()));
+    refused(&own, "PL084", 126, &["deeper than the kernel follows"]);
+    bench.write("bin/circle", "#!/usr/bin/env circle\n");
+    let inspection = look(&bench.path("bin/circle"), &[("PATH", bench.path("bin").to_str().expect("text"))]);
+    assert_eq!(inspection.fatal().next(), None, "it is an answer, and no end of the test");
+}
+
+#[test]
+fn an_interpreter_is_a_program_like_any_other() {
+    let bench = Bench::new();
+    let library = bench.library("libone.so", &["one"], &["-Wl,-soname,libone.so"]);
+    let interpreter = bench.program("interpreter", &["one"], &["libone.so", "-Wl,-rpath,$ORIGIN"]);
+    let line = format!("#!{}\n", interpreter.display());
+    works(&bench.write("script", &line), &[]);
+    works(&bench.write("script", "#!interpreter\n"), &[]);
+    assert_eq!(look(&bench.path("script"), &[]).defects[0].code(), "PL087");
+    fs::remove_file(library).expect("it was made");
+    let texts = [
+        "its interpreter `",
+        "/interpreter` cannot be started: it needs a shared library that is not here: `libone.so`",
+    ];
+    script_refused(&bench, &line, "PL075", 127, &texts);
+    let path = format!("{}:/usr/bin", bench.folder.path().display());
+    let script = bench.write("script", "#!/usr/bin/env interpreter\n");
+    refused_with(&script, &[("PATH", &path)], "PL075", 127, &texts);
+}
+
+#[test]
+fn a_byte_order_mark_is_told() {
+    let bench = Bench::new();
+    script_refused(
+        &bench,
+        "\u{feff}#!/bin/sh\n",
+        "PL047",
+        126,
+        &["a byte-order mark (ef bb bf) stands before its `#!`"],
+    );
+    let utf16: Vec<u8> = "\u{feff}#!/bin/sh\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    refused(&bench.write("utf16", utf16), "PL044", 126, &["it is text in UTF-16", "PowerShell"]);
+}
+
+// Other things that people upload.
+
+#[test]
+fn source_text_is_told_by_its_language() {
+    let sources = [
+        ("Python", "#!/usr/bin/env python3", "import sys\nfor line in sys.stdin:\n    print(line)\n"),
+        ("Python", "#!/usr/bin/env python3", "def main(args):\n    return args\n"),
+        ("JavaScript", "#!/usr/bin/env node", "function main(params) {\n  return params;\n}\nexports.main = main\n"),
+        (
+            "TypeScript",
+            "#!/usr/bin/env -S deno run",
+            "export type Args = { name: string }\nfunction main(a: Args) {}\n",
+        ),
+        ("PHP", "#!/usr/bin/env php", "<?php\nfunction main(array $args) : array { return $args; }\n"),
+        ("Ruby", "#!/usr/bin/env ruby", "def main(args)\n  args\nend\n"),
+        ("Perl", "#!/usr/bin/env perl", "use strict;\nmy $x = 1;\nprint $x;\n"),
+        ("shell", "#!/bin/sh", "while read line\ndo\n  echo \"$line\"\ndone\n"),
+        ("Go", "CGO_ENABLED=0 go build", "package main\n\nimport \"fmt\"\n\nfunc main() { fmt.Println() }\n"),
+        ("Rust", "cargo build", "use std::io;\n\nfn main() {\n    println!();\n}\n"),
+        ("C", "gcc -static", "#include <stdio.h>\nint main(void) { return 0; }\n"),
+        ("C++", "g++ -static", "#include <iostream>\nint main() { std::cout << 1; }\n"),
+        ("Java", "PIPELOOP_COMPILER", "import java.util.Map;\npublic class Main {\n}\n"),
+        ("C#", "PIPELOOP_COMPILER", "using System;\nclass Main {}\n"),
+        ("Haskell", "ghc", "module Main where\nmain :: IO ()\nmain = return ()\n"),
+        ("Swift", "swiftc", "import Foundation\nprint(\"x\")\n"),
+    ];
+    let bench = Bench::new();
+    for (language, cure, text) in sources {
+        let name = format!("it is {language} source text");
+        refused(&bench.write("source", text), "PL032", 126, &[&name, cure]);
+    }
+    refused(
+        &bench.write("source", "Hello, world.\n"),
+        "PL032",
+        126,
+        &["it is text without a `#!` line", "`Hello, world.`"],
+    );
+    upload_refused(sources[0].2.as_bytes(), &["it is Python source text", "#!/usr/bin/env python3"]);
+}
+
+/// The examples of this repository are real sources: each one's language is told.
+#[test]
+fn the_examples_are_told_by_their_language() {
+    let examples = crate::support::root().join("examples");
+    let expected = [
+        ("go", "Go"),
+        ("c", "C"),
+        ("cpp", "C++"),
+        ("java", "Java"),
+        ("csharp", "C#"),
+        ("haskell", "Haskell"),
+        ("rust", "Rust"),
+    ];
+    let extensions = ["go", "c", "cpp", "java", "cs", "hs", "rs"];
+    let mut told = 0;
+    for (folder, language) in expected {
+        for entry in fs::read_dir(examples.join(folder)).expect("the examples are there") {
+            let path = entry.expect("it can be listed").path();
+            if path.extension().is_some_and(|extension| extensions.iter().any(|known| extension == *known)) {
+                let found = pipeloop::action::inspect::Kind::of(&fs::read(&path).expect("it can be read")).in_words();
+                assert_eq!(found, format!("{language} source text"), "{}", path.display());
+                told += 1;
+            }
+        }
+    }
+    assert!(told >= expected.len(), "{told} examples");
+}
+
+#[test]
+fn known_formats_are_named_with_their_cure() {
+    let bench = Bench::new();
+    bench.write("exec", "#!/bin/sh\n");
+    bench.write("Main.java", "public class Main { public static void main(String[] a) {} }\n");
+    bench.tool("javac", &["Main.java"], &[]);
+    bench.tool("jar", &["cf", "main.jar", "Main.class"], &[]);
+    bench.tool("tar", &["-cf", "action.tar", "exec"], &[]);
+    bench.tool("gzip", &["-k", "exec"], &[]);
+    bench.tool("xz", &["-k", "exec"], &[]);
+    bench.tool("bzip2", &["-k", "exec"], &[]);
+    bench.tool("zstd", &["-q", "exec"], &[]);
+    bench.write("exec.7z", b"7z\xbc\xaf\x27\x1c\0\x04rest");
+    bench.write("exec.rar", b"Rar!\x1a\x07\x01\0rest");
+    bench.write("exec.pdf", b"%PDF-1.7\n%\xe2\xe3\n");
+    bench.write("zeros", [0; 10_000]);
+    bench.write("page", "\n<!DOCTYPE html>\n<html><title>404</title></html>\n");
+    bench.write("pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n");
+    let cases = [
+        ("Main.class", "PL044", "it is a compiled Java class", "exec java"),
+        ("main.jar", "PL044", "it is a Java archive (jar)", "exec java"),
+        ("action.tar", "PL044", "it is a tar archive that is not compressed", "gzip action.tar"),
+        ("exec.gz", "PL044", "it is a gzip file that holds no tar archive, but a script", "tar -czf"),
+        ("exec.xz", "PL044", "it is an xz file", "zip -r"),
+        ("exec.bz2", "PL044", "it is a bzip2 file", "zip -r"),
+        ("exec.zst", "PL044", "it is a zstd file", "zip -r"),
+        ("exec.7z", "PL044", "it is a 7z archive", "zip -r"),
+        ("exec.rar", "PL044", "it is a rar archive", "zip -r"),
+        ("exec.pdf", "PL044", "it is a PDF document", "upload the program"),
+        ("zeros", "PL045", "it is zero bytes where a program should begin", "checksum"),
+        ("page", "PL045", "it is an HTML page", "download"),
+        ("pointer", "PL045", "it is a Git LFS pointer", "git lfs pull"),
+    ];
+    for (name, code, says, cure) in cases {
+        let path = bench.path(name);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+        pipeloop(&[OsStr::new("run"), path.as_os_str()], &[], "").check(126).says(&[
+            &format!("error[{code}]"),
+            says,
+            cure,
+        ]);
+        upload_refused(
+            &fs::read(&path).expect("it is there"),
+            &["the uploaded code cannot be an action: ", says, cure],
+        );
+    }
+}
+
+#[test]
+fn base64_of_base64_is_decoded_and_recognised() {
+    let encode = |bytes: &[u8]| base64_simd::STANDARD.encode_to_string(bytes);
+    let script = encode(b"#!/bin/sh\necho hello, world\n");
+    upload_refused(
+        script.as_bytes(),
+        &["it is base64 text, encoded once too often; inside is a script", "encode it once"],
+    );
+    let bench = Bench::new();
+    let binary = fs::read(bench.cc("program", ACTION, &[])).expect("it was compiled");
+    let lines: String =
+        encode(&binary).as_bytes().chunks(76).map(|line| format!("{}\n", String::from_utf8_lossy(line))).collect();
+    upload_refused(lines.as_bytes(), &["inside is an ELF file"]);
+    upload_refused(encode(&archive::zip(&[("exec", b"#!/bin/sh\n")])).as_bytes(), &["inside is a zip archive"]);
+    // As text, which it is: nobody said that it is base64.
+    Proxy::plain().init(&script).check_error(502, &["it is base64 text, encoded once too often"]);
+}
+
+#[test]
+fn an_archive_says_what_it_has_in_place_of_exec() {
+    let script: &[u8] = b"#!/bin/sh\n";
+    let below: &[(&str, &[u8])] = &[("hello/exec", script), ("hello/lib/x", b"")];
+    for upload in [archive::zip(below), archive::tar_gz(below)] {
+        upload_refused(&upload, &["no file `exec` at its root, but one in the folder `hello`", "cd hello && zip -r"]);
+    }
+    upload_refused(&archive::zip(&[("exec/main.py", b"x")]), &["at its root, but a folder of that name"]);
+    let bench = Bench::new();
+    symlink("bin/hello", bench.path("exec")).expect("the folder is ours");
+    bench.tool("tar", &["-czf", "dead.tar.gz", "exec"], &[]);
+    let dead = fs::read(bench.path("dead.tar.gz")).expect("it was packed");
+    upload_refused(&dead, &["at its root, but a link to `bin/hello`, which is no file in it"]);
+    fs::remove_file(bench.path("exec")).expect("it was made");
+    symlink("/bin/sh", bench.path("exec")).expect("the folder is ours");
+    bench.tool("tar", &["-czf", "outside.tar.gz", "exec"], &[]);
+    upload_refused(
+        &fs::read(bench.path("outside.tar.gz")).expect("it was packed"),
+        &["links outside the action's folder: `/bin/sh`"],
+    );
+    upload_refused(
+        &archive::zip(&[("exec", b"print('x')\n")]),
+        &["cannot start the action `", "it is Python source text"],
+    );
+    upload_refused(
+        &archive::zip(&[("exec", &archive::zip(&[]))]),
+        &["it is a zip archive, where the program itself is expected"],
+    );
+    // Not executable is repaired without a word.
+    fs::remove_file(bench.path("exec")).expect("it was made");
+    fs::write(bench.path("exec"), "#!/bin/sh\necho '{\"openwhisk\":1}'\nread a\n").expect("the folder is ours");
+    bench.tool("tar", &["-czf", "plain.tar.gz", "exec"], &[]);
+    Proxy::plain()
+        .init_binary(&fs::read(bench.path("plain.tar.gz")).expect("it was packed"))
+        .check(200, &json!({"ok": true}));
+}
+
+#[test]
+fn a_folder_mounted_noexec_is_named() {
+    let bench = Bench::new();
+    bench.write("hello", "#!/bin/sh\n");
+    bench.tool("tar", &["-czf", "action.tar.gz", "--transform=s/hello/exec/", "hello"], &[]);
+    fs::create_dir(bench.path("mounted")).expect("the folder is ours");
+    // In a namespace of its own, and so gone with it; as root of one, for who is none.
+    let namespace: &[&str] = if rustix::process::geteuid().is_root() { &["-m"] } else { &["-rm"] };
+    let script = "mount -t tmpfs -o noexec none mounted && cp hello mounted/ && exec \"$0\" \"$@\"";
+    let check = |args: &[&str]| {
+        let output = Command::new("unshare")
+            .args(namespace)
+            .args(["sh", "-c", script, env!("CARGO_BIN_EXE_pipeloop"), "run"])
+            .args(args)
+            .current_dir(&bench.folder)
+            .output()
+            .expect("`unshare` is here");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(126), "{stderr}");
+        for text in ["error[PL049]", "mounted", "is mounted `noexec`: nothing in it can be started", "--workdir"] {
+            assert!(stderr.contains(text), "{text:?} is missing in {stderr}");
+        }
+    };
+    check(&["mounted/hello"]);
+    check(&["--workdir", "mounted", "action.tar.gz"]);
+}
+
+#[test]
+fn a_file_that_may_not_be_executed_is_refused() {
+    let bench = Bench::new();
+    let script = bench.write("script", "#!/bin/sh\n");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    refused(&script, "PL048", 126, &["it is not executable: its mode is 644", "chmod +x"]);
+    fs::create_dir(bench.path("folder")).expect("the folder is ours");
+    fs::create_dir(bench.path("folder/exec")).expect("the folder is ours");
+    pipeloop_in(bench.folder.path(), &["run", "folder"], &[], "")
+        .check(1)
+        .says(&["error[PL042]", "has no file `exec`"]);
+}
+
+/// Two causes at once are told at once, in the order of what the kernel looks at first.
+#[test]
+fn several_causes_come_in_one_answer() {
+    let bench = Bench::new();
+    versioned(&bench, &[("ONE_1", "one"), ("ONE_2", "two")]);
+    let gone = bench.library("libgone.so", &["gone"], &["-Wl,-soname,libgone.so"]);
+    let program = bench.program("program", &["one", "two", "gone"], &["libone.so", "libgone.so", "-Wl,-rpath,$ORIGIN"]);
+    versioned(&bench, &[("ONE_1", "one")]);
+    fs::remove_file(gone).expect("it was made");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    refused(
+        &program,
+        "PL048",
+        126,
+        &[
+            "it is not executable",
+            "; it needs a shared library",
+            "`libgone.so`; it needs `ONE_2` of",
+            "chmod +x`; install",
+        ],
+    );
+}
+
+// How much is read.
+
+/// What this thread has read so far, in bytes.
+fn read_by_this_thread() -> u64 {
+    let io = fs::read_to_string("/proc/thread-self/io").expect("the kernel counts");
+    let line = io.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("it counts what is read");
+    line.parse().expect("a number")
+}
+
+/// A large program costs no more than a small one: nothing of its bulk is read.
+#[test]
+fn no_more_is_read_of_a_large_program_than_of_a_small_one() {
+    const PADDING: u64 = 100 << 20;
+    let bench = Bench::new();
+    let program = bench.cc("program", ACTION, &["-static"]);
+    let cost = |path: &Path| {
+        let before = read_by_this_thread();
+        let inspection = look(path, &[]);
+        assert_eq!(inspection.fatal().next(), None);
+        // Asking is read as well, and is the same each time.
+        read_by_this_thread() - before
+    };
+    let small = cost(&program);
+    let file = fs::OpenOptions::new().append(true).open(&program).expect("the file is ours");
+    file.set_len(file.metadata().expect("it is open").len() + PADDING).expect("the file is ours");
+    let large = cost(&program);
+    assert!(large <= small + 4096, "{large} bytes of a large one, {small} of a small one");
+    assert!(large < 64 << 10, "{large} bytes are read");
+    // The tables of a dynamic one stand at its end.
+    let blob = format!("__asm__(\".data\\n.fill {}, 1, 7\\n.text\\n\");\n{ACTION}", 8 << 20);
+    let program = bench.cc("dynamic", &blob, &[]);
+    assert!(fs::metadata(&program).expect("it was compiled").len() > 8 << 20);
+    let plain = cost(&bench.cc("plain", ACTION, &[]));
+    let dynamic = cost(&program);
+    assert!(dynamic <= plain + (64 << 10), "{dynamic} bytes, {plain} without the data");
 }

@@ -4,6 +4,7 @@
 //! [`PATIENCE`]. Whatever fails prints the command, its directory, its status and both its streams.
 
 pub(crate) mod archive;
+pub(crate) mod bench;
 pub(crate) mod command;
 pub(crate) mod http;
 pub(crate) mod processes;

@@ -24,6 +24,8 @@ pub enum Defect {
     Source { language: Option<Language>, first_line: String },
     /// A known format that Linux does not execute.
     Foreign(Foreign),
+    /// A gzip file of something else than a tar archive.
+    NoTar { inside: String },
     /// Base64 text in place of what it encodes.
     Encoded { inside: String },
     /// A byte-order mark before `#!`.
@@ -131,7 +133,7 @@ codes! {
     Defect::Unrecognised { .. } => "PL031",
     Defect::Source { .. } => "PL032",
     Defect::Foreign(Foreign::Html | Foreign::LfsPointer | Foreign::Zeros) => "PL045",
-    Defect::Foreign(_) | Defect::Archive { .. } => "PL044",
+    Defect::Foreign(_) | Defect::NoTar { .. } | Defect::Archive { .. } => "PL044",
     Defect::Encoded { .. } => "PL046",
     Defect::ByteOrderMark => "PL047",
     Defect::NotExecutable { .. } | Defect::Unreadable { .. } => "PL048",
@@ -189,6 +191,7 @@ impl Defect {
             Self::Unrecognised { .. } => ACCEPTED.into(),
             Self::Source { language, .. } => source_hint(*language),
             Self::Foreign(foreign) => foreign.cure().into(),
+            Self::NoTar { .. } => "compress a tar archive with `exec` at its root: `tar -czf action.tar.gz exec`; a single program is uploaded as it is".into(),
             Self::Archive { .. } => "`exec` is the program itself: put the program there, not an archive of it".into(),
             Self::Encoded { .. } => "encode it once: `base64 -w0 exec` in `code`, with `\"binary\":true`".into(),
             Self::ByteOrderMark => "save it as UTF-8 without a byte-order mark: `sed -i '1s/^\\xef\\xbb\\xbf//' exec`".into(),
@@ -257,6 +260,7 @@ impl fmt::Display for Defect {
                 )
             }
             Self::Foreign(foreign) => write!(f, "it is {foreign}"),
+            Self::NoTar { inside } => write!(f, "it is a gzip file that holds no tar archive, but {inside}"),
             Self::Archive { format } => write!(f, "it is a {format} archive, where the program itself is expected"),
             Self::Encoded { inside } => write!(f, "it is base64 text, encoded once too often; inside is {inside}"),
             Self::ByteOrderMark => {

@@ -277,10 +277,10 @@ impl Reader<'_> {
         if ident.len() < 16 || self.length < 20 {
             return damaged("its ELF header is cut off");
         }
-        let (class, order, system) = (ident[4], ident[5], ident[7]);
-        if !matches!(class, 1 | 2) || !matches!(order, 1 | 2) {
-            return damaged(format!("its ELF header names class {class} and byte order {order}, which do not exist"));
-        }
+        // The kernel believes the machine alone. What does not exist is taken for what is common.
+        let class = if ident[4] == 1 { 1 } else { 2 };
+        let order = if ident[5] == 2 { 2 } else { 1 };
+        let system = ident[7];
         self.machine = Machine { class, order, number: 0 };
         self.machine.number = self.u16(18)?;
         let header_bytes = if class == 2 { 64 } else { 52 };

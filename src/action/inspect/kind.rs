@@ -40,7 +40,6 @@ pub enum Foreign {
     JavaClass,
     Jar,
     WebAssembly,
-    Gzip,
     Tar,
     SevenZip,
     Xz,
@@ -229,9 +228,6 @@ impl Foreign {
             Self::WebAssembly => {
                 "put it into an archive beside a script `exec` that starts it with a runtime of the image, such as `exec wasmtime main.wasm`; or build it for Linux"
             }
-            Self::Gzip => {
-                "compress a tar archive with `exec` at its root: `tar -czf action.tar.gz exec`; a single program is uploaded as it is"
-            }
             Self::Tar => "compress it: `gzip action.tar`; archives are taken as zip or tar.gz",
             Self::SevenZip | Self::Xz | Self::Zstd | Self::Bzip2 | Self::Rar => {
                 "pack it as zip or tar.gz: `zip -r action.zip exec`, or `tar -czf action.tar.gz exec`"
@@ -271,7 +267,6 @@ impl fmt::Display for Foreign {
             Self::JavaClass => "a compiled Java class",
             Self::Jar => "a Java archive (jar)",
             Self::WebAssembly => "a WebAssembly module",
-            Self::Gzip => "a gzip file that holds no tar archive",
             Self::Tar => "a tar archive that is not compressed",
             Self::SevenZip => "a 7z archive",
             Self::Xz => "an xz file",

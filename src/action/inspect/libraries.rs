@@ -66,7 +66,7 @@ pub(super) fn inspect(path: &Path, program: Elf, loader: &Path, world: &World) -
             return found;
         }
         Err(Fault::Unreadable(error)) if is_missing(&error) => {
-            let here = libc_of(world);
+            let here = libc_of(world, needs);
             found.defects.push(Defect::NoLoader { loader: loader.to_owned(), needs, here });
             return found;
         }
@@ -97,6 +97,9 @@ pub(super) fn inspect(path: &Path, program: Elf, loader: &Path, world: &World) -
     search.run(&mut found);
     found
 }
+
+/// Far above what a loader has.
+const MOST_LOADER_BYTES: u64 = 8 << 20;
 
 /// The places of the program and of the loader among the objects.
 const PROGRAM: usize = 0;
@@ -303,7 +306,12 @@ impl<'a> Glibc<'a> {
         let own_name = own.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // Debian's loader may have been copied alone, as into an image that holds what one program
         // needs; it looks where it looked before.
-        let built_in = || folder_of_architecture(&fs::read(world.host(&canonical).ok()?).ok()?);
+        let built_in = || {
+            let mut bytes = Vec::new();
+            let file = fs::File::open(world.host(&canonical).ok()?).ok()?;
+            io::Read::read_to_end(&mut io::Read::take(file, MOST_LOADER_BYTES), &mut bytes).ok()?;
+            folder_of_architecture(&bytes)
+        };
         let own_name = if own_name.contains("-linux-") { own_name } else { built_in().unwrap_or(own_name) };
         let folders = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
         let (lib, default_folders) = if own_name.contains("-linux-") {
@@ -580,19 +588,16 @@ fn folder_of_architecture(loader: &[u8]) -> Option<String> {
     names.filter(is_name).find(|name| name.contains("-linux-")).map(str::to_owned)
 }
 
-/// The C library that an image has, by its loaders.
-fn libc_of(world: &World) -> Option<Libc> {
-    let folders = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"];
-    let mut found: Vec<_> = folders
+/// The C library that an image has, by its loaders: the wanted one, if it has that among others.
+fn libc_of(world: &World, wanted: Option<Libc>) -> Option<Libc> {
+    let found: Vec<_> = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]
         .iter()
         .filter_map(|folder| fs::read_dir(world.host(Path::new(folder)).ok()?).ok())
         .flatten()
         .flatten()
         .filter_map(|entry| Libc::of_loader(Path::new(&entry.file_name())))
         .collect();
-    // A musl image may hold a stand-in for glibc's loader, and not the other way round.
-    found.sort_by_key(|libc| *libc != Libc::Musl);
-    found.first().copied()
+    wanted.filter(|wanted| found.contains(wanted)).or_else(|| found.first().copied())
 }
 
 fn require_executable(host: &Path) -> Result<(), Fault> {

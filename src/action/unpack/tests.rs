@@ -618,9 +618,10 @@ fn damaged_zip_archives_say_what_is_wrong() {
 
 #[test]
 fn damaged_tar_archives_say_what_is_wrong() {
-    let no_tar = "the tar.gz archive is damaged or incomplete: it decompresses to something that is no tar archive";
-    check(Format::TarGz, &gzip(b"hello"), Err(no_tar));
-    check(Format::TarGz, &gzip(&[b'x'; 2000]), Err(no_tar));
+    let no_tar = "the uploaded code cannot be an action: it is a gzip file that holds no tar archive, but ";
+    check(Format::TarGz, &gzip(b"hello"), Err(&format!("{no_tar}text")));
+    check(Format::TarGz, &gzip(&[b'x'; 2000]), Err(&format!("{no_tar}text")));
+    check(Format::TarGz, &gzip(b"#!/bin/sh\n"), Err(&format!("{no_tar}a script")));
     let early = "the tar.gz archive is damaged or incomplete: its gzip stream ends too early";
     check(Format::TarGz, b"\x1f\x8b", Err(early));
     let whole = gzip(&tar(&[exec(), file("a", 0o644, &vec![1; 5000])]));
@@ -673,26 +674,34 @@ fn archives_without_exec_say_what_they_hold() {
     check(Format::TarGz, &gzip(b""), Err("the archive has no file `exec` at its root; it holds nothing"));
     check_both(
         &[file("action/a.py", 0o644, b""), file("action/exec", 0o755, b""), file("z", 0o644, b""), link("l", "z")],
-        Err("the archive has no file `exec` at its root; it holds `action/exec`, `l`, `z`, `action/a.py`"),
+        Err(
+            "the archive has no file `exec` at its root, but one in the folder `action`; it holds `action/exec`, `l`, `z`, `action/a.py`",
+        ),
     );
     check_both(
         &[folder("exec/", 0o755), file("z", 0o644, b"")],
-        Err("the archive has no file `exec` at its root; it holds `exec/`, `z`"),
+        Err("the archive has no file `exec` at its root, but a folder of that name; it holds `exec/`, `z`"),
     );
     check_both(
         &[link("exec", "bin/run"), folder("bin/", 0o755)],
-        Err("the archive has no file `exec` at its root; it holds `exec`, `bin/`"),
+        Err(
+            "the archive has no file `exec` at its root, but a link to `bin/run`, which is no file in it; it holds `exec`, `bin/`",
+        ),
     );
     // The kernel finds nothing behind a name that does not exist, nor behind a file.
     for target in ["no/../run", "no/such/../../run", "run/", "run/.", "run/../run"] {
         check_both(
             &[link("exec", target), file("run", 0o755, b"")],
-            Err("the archive has no file `exec` at its root; it holds `exec`, `run`"),
+            Err(&format!(
+                "the archive has no file `exec` at its root, but a link to `{target}`, which is no file in it; it holds `exec`, `run`"
+            )),
         );
     }
     check_both(
         &[link("exec", "bin"), file("bin/run", 0o755, b"")],
-        Err("the archive has no file `exec` at its root; it holds `exec`, `bin/run`"),
+        Err(
+            "the archive has no file `exec` at its root, but a link to `bin`, which is no file in it; it holds `exec`, `bin/run`",
+        ),
     );
     let many: Vec<_> = (0..25).map(|number| file(&format!("f{number:02}"), 0o644, b"")).collect();
     check_both(

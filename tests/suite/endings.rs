@@ -1,0 +1,244 @@
+//! What is said of an action that ended too early: its status, its stage, its last words, and what they
+//! mean. Each end is provoked with the real shell, loader or interpreter.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::support::bench::{ACTION, Bench};
+use crate::support::{Proxy, pipeloop, search_path};
+
+/// Asserts how an action is told to have ended at its start.
+#[track_caller]
+fn ends(action: &Path, status: i32, texts: &[&str]) {
+    let ended = pipeloop(&[OsStr::new("run"), action.as_os_str()], &[], "");
+    ended.check(status);
+    for text in ["error[PL051]: the action ", "before it was ready"].iter().chain(texts) {
+        assert!(ended.stderr.contains(text), "{text:?} is missing on stderr");
+    }
+}
+
+/// The same of a shell script.
+#[track_caller]
+fn script_ends(bench: &Bench, script: &str, status: i32, texts: &[&str]) {
+    ends(&bench.write("script", format!("#!/bin/sh\n{script}\n")), status, texts);
+}
+
+/// The first of the two actions that the mail which proposed the protocol has for an early error: it
+/// ends at once.
+#[test]
+fn true_is_no_action() {
+    let program = fs::read("/bin/true").expect("every machine has it");
+    let texts = [
+        "the action exited with status 0 after ",
+        " ms, before it was ready",
+        "it said nothing and did not wait for input",
+        "reads a line of JSON on stdin",
+    ];
+    let proxy = Proxy::plain();
+    proxy.init_binary(&program).check_error(502, &texts);
+    proxy.check_streams(0);
+    ends(Path::new("/bin/true"), 1, &texts);
+}
+
+/// The second one: it prints a line that is no handshake, and ends.
+#[test]
+fn pwd_is_no_action() {
+    let program = fs::read("/bin/pwd").expect("every machine has it");
+    let proxy = Proxy::plain();
+    let texts = [
+        "the action exited with status 0 after ",
+        "before it was ready; its first line was no handshake: `/",
+        "/action/1/bin`",
+        "an action waits for its input",
+        "PIPELOOP_PROTOCOL=0",
+    ];
+    proxy.init_binary(&program).check_error(502, &texts);
+    assert!(proxy.check_streams(0).stdout.ends_with("/action/1/bin\n"), "what it prints is its log");
+    let value = json!({"main": "main", "code": base64_simd::STANDARD.encode_to_string(&program), "binary": true,
+        "env": {"PIPELOOP_PROTOCOL": "actionloop"}});
+    Proxy::plain().init_value(&value).check_error(502, &["its first line was no handshake: `/"]);
+}
+
+#[test]
+fn a_wrong_line_is_shown_with_the_last_words() {
+    let bench = Bench::new();
+    let texts = ["exited with status 3", "its first line was no handshake: `ready`; its last words: `one | two`"];
+    script_ends(&bench, "echo ready; echo more; echo one >&2; echo two >&2; exit 3", 3, &texts);
+    // Also when it ends in the middle of the line.
+    script_ends(&bench, "printf read; exit 4", 4, &["its first line was no handshake: `read`"]);
+}
+
+#[test]
+fn what_shells_say_is_translated() {
+    let bench = Bench::new();
+    bench.cc("program", ACTION, &[]);
+    let mut foreign = fs::read(bench.path("program")).expect("it was compiled");
+    foreign[18] = 183;
+    bench.write("foreign", foreign);
+    fs::write(bench.path("data"), "data").expect("the folder is ours");
+    script_ends(
+        &bench,
+        "exec no-such-tool -x",
+        127,
+        &["exited with status 127", "the program `no-such-tool` is not in the image"],
+    );
+    script_ends(&bench, "no-such-tool; exit $?", 127, &["the program `no-such-tool` is not in the image"]);
+    script_ends(&bench, "env no-such-tool", 127, &["the program `no-such-tool` is not in the image"]);
+    let bash = bench.write("bash", "#!/bin/bash\nno-such-tool\n");
+    ends(&bash, 127, &["the program `no-such-tool` is not in the image"]);
+    script_ends(&bench, "./data", 126, &["exited with status 126", "126 is a shell's word"]);
+    script_ends(&bench, "exec ./foreign", 126, &["Exec format error", "no executable for this machine"]);
+    script_ends(&bench, "sh -c 'kill -SEGV $$'; exit $?", 139, &["139 is a shell's word", "signal 11 (SIGSEGV)"]);
+}
+
+#[test]
+fn what_loaders_say_is_translated() {
+    let bench = Bench::new();
+    let soname = ["-Wl,-soname,libone.so"];
+    bench.library("libone.so", &["one"], &soname);
+    let program = bench.program("program", &["one"], &["libone.so", "-Wl,-rpath,$ORIGIN"]);
+    // The action is a script, which is not to blame; what it starts is.
+    let start = format!("exec {}", program.display());
+    bench.library("libone.so", &["other"], &soname);
+    script_ends(&bench, &start, 127, &["symbol lookup error", "lacks a symbol"]);
+    fs::remove_file(bench.path("libone.so")).expect("it was made");
+    script_ends(
+        &bench,
+        &start,
+        127,
+        &["error while loading shared libraries", "did not find the shared library `libone.so`"],
+    );
+    let mut newer = fs::read(bench.cc("newer", ACTION, &[])).expect("it was compiled");
+    let at = memchr::memmem::find(&newer, b"GLIBC_2.34\0").expect("`__libc_start_main` has had it since 2.34");
+    newer[at..at + 10].copy_from_slice(b"GLIBC_9.99");
+    let newer = bench.write("newer", newer);
+    script_ends(
+        &bench,
+        &format!("exec {}", newer.display()),
+        1,
+        &["a newer library than the image has, one with `GLIBC_9.99`"],
+    );
+
+    let library = ["-shared", "-fPIC", "-Wl,-soname,libone.so"];
+    bench.compile("musl-gcc", "libone.so", "int one(void) { return 1; }", &library);
+    let calls = ACTION.replace("int main(void) {", "int one(void); int main(void) { if (!one()) return 1;");
+    let program = bench.compile("musl-gcc", "musl", &calls, &["libone.so", "-Wl,-rpath,$ORIGIN"]);
+    let start = format!("exec {}", program.display());
+    bench.compile("musl-gcc", "libone.so", "int other(void) { return 1; }", &library);
+    script_ends(&bench, &start, 127, &["Error relocating", "glibc and musl differ"]);
+    fs::remove_file(bench.path("libone.so")).expect("it was made");
+    script_ends(&bench, &start, 127, &["Error loading shared library", "did not find the shared library `libone.so`"]);
+}
+
+#[test]
+fn what_interpreters_say_is_translated() {
+    let bench = Bench::new();
+    let python = bench.write("python", "#!/usr/bin/python3\nimport no_such_module\n");
+    ends(&python, 1, &["the module `no_such_module` is neither in the image nor in the archive"]);
+    let node = bench.write("node", "#!/usr/bin/env node\nrequire('no-such-module')\n");
+    ends(&node, 1, &["the module `no-such-module` is neither in the image nor in the archive"]);
+}
+
+#[test]
+fn signals_are_translated() {
+    let bench = Bench::new();
+    let check = |body: &str, status: i32, texts: &[&str]| {
+        let source = format!("#include <stdlib.h>\n#include <signal.h>\nint main(void) {{ {body} return 0; }}\n");
+        ends(&bench.cc("program", &source, &["-O0"]), status, texts);
+    };
+    check(
+        "*(volatile int *)0 = 1;",
+        139,
+        &["was killed by signal 11 (SIGSEGV) after ", "a fault of the program itself"],
+    );
+    check("__asm__(\"ud2\");", 132, &["was killed by signal 4 (SIGILL)", "this processor does not have"]);
+    check("abort();", 134, &["was killed by signal 6 (SIGABRT)", "an abort of the program itself"]);
+    check("raise(SIGKILL);", 137, &["was killed by signal 9 (SIGKILL)", "most often the kernel, out of memory"]);
+    check("raise(SIGSYS);", 159, &["was killed by signal 31 (SIGSYS)", "seccomp"]);
+    check("volatile int zero = 0; return 7 / zero;", 136, &["was killed by signal 8 (SIGFPE)", "division by zero"]);
+}
+
+/// A control group below our own, with little memory.
+struct Group(PathBuf);
+
+const MEMORY_BYTES: &str = "67108864";
+
+impl Group {
+    /// Nothing where none can be made: without rights, or where groups with processes have no others
+    /// below them.
+    fn new() -> Option<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let (folder, limit) = groups.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
+            if controllers.split(',').any(|name| name == "memory") {
+                return Some((Path::new("/sys/fs/cgroup/memory").join(path), "memory.limit_in_bytes"));
+            }
+            let folder = Path::new("/sys/fs/cgroup").join(path);
+            (controllers.is_empty() && folder.join("memory.max").exists()).then_some((folder, "memory.max"))
+        })?;
+        let group = Self(folder.join(format!("pipeloop-test-{}", std::process::id())));
+        fs::create_dir(&group.0).ok()?;
+        fs::write(group.0.join(limit), MEMORY_BYTES).ok()?;
+        // Where there is no swap there is no such limit.
+        let _ = fs::write(group.0.join("memory.swap.max"), "0");
+        let _ = fs::write(group.0.join("memory.memsw.limit_in_bytes"), MEMORY_BYTES);
+        // Whether a process may be put into it.
+        let joined = Command::new("sh").args(["-c", "echo $$ > \"$0\"/cgroup.procs"]).arg(&group.0).status();
+        joined.is_ok_and(|status| status.success()).then_some(group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Its processes have ended; the kernel may take a moment to see it.
+        crate::support::eventually("the group is empty", || fs::remove_dir(&self.0).ok());
+    }
+}
+
+/// The kernel's kill for want of memory is told as what it is where the kernel counts it, and
+/// suspected where it does not.
+#[test]
+fn a_kill_for_want_of_memory_is_told() {
+    let bench = Bench::new();
+    let hungry =
+        "import sys\nprint('{\"openwhisk\":1}', flush=True)\nsys.stdin.readline()\nx = bytearray(b'x') * (200 << 20)\n";
+    let at_run = bench.write("at-run", format!("#!/usr/bin/python3\n{hungry}"));
+    let at_start = bench.write("at-start", "#!/usr/bin/python3\nx = bytearray(b'x') * (200 << 20)\n");
+    let Some(group) = Group::new() else {
+        // Nothing is counted for us, so that a kill is only suspected to be one of these.
+        script_ends(
+            &bench,
+            "kill -KILL $$",
+            137,
+            &["signal 9 that nobody sent is most often the kernel, out of memory"],
+        );
+        return;
+    };
+    for (action, code) in [(at_run, "PL061"), (at_start, "PL051")] {
+        let output = Command::new("sh")
+            .args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""])
+            .arg(&group.0)
+            .args([env!("CARGO_BIN_EXE_pipeloop"), "run"])
+            .arg(&action)
+            .env_clear()
+            .env("PATH", search_path())
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("there is a shell");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(137), "{stderr}");
+        for text in [
+            code,
+            "was killed by signal 9 (SIGKILL) after ",
+            "(by the kernel, for want of memory)",
+            "hint: raise the memory limit",
+        ] {
+            assert!(stderr.contains(text), "{text:?} is missing in {stderr}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! A workshop for broken and working programs: a folder, a compiler, a linker.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A folder of a test's own, with a compiler at hand.
+pub(crate) struct Bench {
+    pub(crate) folder: tempfile::TempDir,
+}
+
+/// A version 1 action that needs nothing: it greets, and ends with its input.
+pub(crate) const ACTION: &str = r#"
+#include <stdio.h>
+int main(void) { puts("{\"openwhisk\":1}"); fflush(stdout); while (getchar() != EOF) {} return 0; }
+"#;
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder of its own") }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes an executable file.
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("it is in the folder")).expect("the folder is ours");
+        fs::write(&path, bytes).expect("the folder is ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+        path
+    }
+
+    /// Runs a tool in the folder.
+    #[track_caller]
+    pub(crate) fn tool<S: AsRef<OsStr>>(&self, program: &str, args: &[S], env: &[(&str, &str)]) {
+        let output = Command::new(program).args(args).envs(env.iter().copied()).current_dir(&self.folder).output();
+        let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Compiles C to a file of this name.
+    #[track_caller]
+    pub(crate) fn cc(&self, name: &str, source: &str, flags: &[&str]) -> PathBuf {
+        self.compile("cc", name, source, flags)
+    }
+
+    #[track_caller]
+    pub(crate) fn compile(&self, compiler: &str, name: &str, source: &str, flags: &[&str]) -> PathBuf {
+        let input = format!("{}.c", name.replace('/', "_"));
+        fs::write(self.path(&input), source).expect("the folder is ours");
+        fs::create_dir_all(self.path(name).parent().expect("it is in the folder")).expect("the folder is ours");
+        let flags: Vec<_> = ["-o", name, &input].into_iter().chain(flags.iter().copied()).collect();
+        self.tool(compiler, &flags, &[]);
+        self.path(name)
+    }
+
+    /// A shared library with these functions, each of which returns a number.
+    #[track_caller]
+    pub(crate) fn library(&self, name: &str, functions: &[&str], flags: &[&str]) -> PathBuf {
+        let source =
+            functions.iter().map(|name| format!("int {name}(void) {{ return 1; }}\n")).collect::<Vec<_>>().concat();
+        let flags: Vec<_> = ["-shared", "-fPIC"].into_iter().chain(flags.iter().copied()).collect();
+        self.cc(name, &source, &flags)
+    }
+
+    /// A program that calls these functions.
+    #[track_caller]
+    pub(crate) fn program(&self, name: &str, functions: &[&str], flags: &[&str]) -> PathBuf {
+        let declared = functions.iter().map(|name| format!("int {name}(void);\n")).collect::<Vec<_>>().concat();
+        let called = functions.iter().map(|name| format!(" && {name}()")).collect::<Vec<_>>().concat();
+        let main =
+            ACTION.replace("int main(void) {", "int main(void) { if (!(1CALLS)) return 1;").replace("CALLS", &called);
+        self.cc(name, &format!("{declared}{main}"), flags)
+    }
+}
