@@ -11,13 +11,13 @@
 //! as long as it is polled; cancelling it loses nothing, since all its state is in the stream.
 //! It reads only while the outbox is empty: a reader of ours that stalls slows the action down
 //! and costs no memory. Our stdout may be a pipe that we share and must not make non-blocking:
-//! a write is made only after `poll` said that it will not block.
+//! each write is asked not to wait, or is made only after `poll` said that it will not.
 //!
 //! Several processes of one action share our streams: [`Logs::share`]. Each then gathers the log of
 //! its activation and writes it in one go, with its sentinel, while it has the [`Sink`]'s turn. What
 //! is too much to gather is passed on in whole lines, so that lines of two activations never mix.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use memchr::memmem;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -43,6 +43,8 @@ pub const DEFUSED: &str = "XXX-THE-END-OF-A-WHISK-ACTIVATION-XXX";
 ///
 /// Source: pipe(7), `PIPE_BUF`.
 const ATOMIC: usize = 4096;
+/// What pwritev2(2) takes for "where the descriptor stands".
+const CURRENT_POSITION: u64 = u64::MAX;
 /// What is read from the action at once.
 const CHUNK: usize = 64 * 1024;
 /// What is kept of the end of a stream for error messages.
@@ -68,6 +70,8 @@ struct SinkInner {
     fd: OwnedFd,
     /// Registered with the runtime at the first wait only. `None` for files, which never block.
     registered: OnceLock<Option<AsyncFd<OwnedFd>>>,
+    /// Whether one write can be asked not to wait. Pipes and `/dev/null` can, terminals cannot.
+    takes_nowait: AtomicBool,
     /// Of several that share it, one writes at a time.
     turn: Arc<Semaphore>,
     /// Whoever had the turn last left in the middle of a line.
@@ -81,6 +85,7 @@ impl Sink {
         Self(Arc::new(SinkInner {
             fd,
             registered: OnceLock::new(),
+            takes_nowait: AtomicBool::new(true),
             turn: Arc::new(Semaphore::new(1)),
             broken_off: AtomicBool::new(false),
         }))
@@ -105,9 +110,14 @@ impl Sink {
     /// Writes what can be written now and says how much that was.
     fn try_write(&self, bytes: &[u8]) -> usize {
         let mut written = 0;
-        while written < bytes.len() && self.is_writable() {
-            let chunk = &bytes[written..bytes.len().min(written + ATOMIC)];
-            match rustix::io::write(&self.0.fd, chunk) {
+        while written < bytes.len() {
+            let rest = &bytes[written..];
+            let result = match self.write_without_waiting(rest) {
+                Some(result) => result,
+                None if self.is_writable() => rustix::io::write(&self.0.fd, &rest[..rest.len().min(ATOMIC)]),
+                None => break,
+            };
+            match result {
                 Ok(count) => written += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
@@ -117,6 +127,25 @@ impl Sink {
             }
         }
         written
+    }
+
+    /// Writes by a call that is asked not to wait, which leaves the flags of the descriptor, and so
+    /// everybody who shares it, alone. `None` where that cannot be asked, or brings nothing now.
+    ///
+    /// Source: pwritev2(2), `RWF_NOWAIT`; for pipes since Linux 6.4.
+    fn write_without_waiting(&self, bytes: &[u8]) -> Option<rustix::io::Result<usize>> {
+        if !self.0.takes_nowait.load(Ordering::Relaxed) {
+            return None;
+        }
+        match rustix::io::pwritev2(&self.0.fd, &[IoSlice::new(bytes)], CURRENT_POSITION, ReadWriteFlags::NOWAIT) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => {
+                self.0.takes_nowait.store(false, Ordering::Relaxed);
+                None
+            }
+            // A file says so when it would have to wait for its disk, which it may.
+            Err(Errno::AGAIN) => None,
+            result => Some(result),
+        }
     }
 
     /// Whether a write would not block now. So it is where a write can only fail.
@@ -703,7 +732,7 @@ mod tests {
                             // No more than the pipe holds, or nobody would be there to read it.
                             let piece = &rest[..rest.len().min(32 * 1024)];
                             rest = &rest[rustix::io::write(&action, piece).unwrap()..];
-                            tokio::time::timeout(Duration::from_millis(1), logs.pump()).await.unwrap_err();
+                            pump_until(&mut logs, 0).await;
                         }
                     }
                 }
@@ -712,6 +741,17 @@ mod tests {
         });
         drop(runtime);
         String::from_utf8(collector.join().unwrap()).unwrap()
+    }
+
+    /// Lets the log be moved until no more than so much of it stands in the action's pipe.
+    async fn pump_until(logs: &mut Logs, left_bytes: u64) {
+        let unread = |logs: &Logs| {
+            let source = logs.stdout.source.as_ref().unwrap();
+            rustix::io::ioctl_fionread(source.get_ref()).unwrap()
+        };
+        while unread(logs) > left_bytes {
+            let _ = tokio::time::timeout(Duration::from_millis(1), logs.pump()).await;
+        }
     }
 
     fn print(text: impl AsRef<[u8]>) -> Step {
@@ -778,7 +818,8 @@ mod tests {
             logs.stdout.attach(watch(source).unwrap(), b"");
             for _ in 0..4 {
                 rustix::io::write(&action, &vec![b'x'; 32 * 1024]).unwrap();
-                tokio::time::timeout(Duration::from_millis(1), logs.pump()).await.unwrap_err();
+                // The last one is left standing, since the sink is full.
+                pump_until(&mut logs, 32 * 1024).await;
             }
             tokio::time::timeout(Duration::from_secs(10), logs.end()).await.expect("it gives the log up");
         });
