@@ -133,10 +133,19 @@ impl LineReader {
     /// # Errors
     /// What the kernel says, never `WouldBlock`.
     pub fn try_fill(&mut self) -> io::Result<Fill> {
+        self.try_fill_after(|_| {})
+    }
+
+    /// As [`LineReader::try_fill`], and looks at the pipe first.
+    ///
+    /// # Errors
+    /// As [`LineReader::try_fill`].
+    pub fn try_fill_after(&mut self, look: impl FnOnce(&Pending<'_>)) -> io::Result<Fill> {
         if self.ended {
             return Ok(Fill::End);
         }
         self.buffer_room();
+        look(&Pending { pipe: self.fd.get_ref(), taken: self.buffer.len() - self.start });
         match read_spare(self.fd.get_ref(), &mut self.buffer) {
             Ok(0) => {
                 self.ended = true;

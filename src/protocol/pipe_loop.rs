@@ -4,6 +4,8 @@
 //! HTTP and no pid: an early death arrives as end-of-file or as the process's exit, and whoever
 //! asked then tells why.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 
 use crate::activation::{Activation, Answer};
@@ -14,7 +16,7 @@ use crate::process::ready::{Look, look};
 use crate::text::excerpt;
 
 use super::answer;
-use super::line::{Fill, LineReader, LineWriter};
+use super::line::{Fill, LineReader, LineWriter, Pending};
 
 /// What the process wants to read for each activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,7 @@ pub struct PipeLoop {
     /// told from an answer.
     strayed: bool,
     reports_strays: bool,
+    courtesy: Courtesy,
 }
 
 /// Why there is no answer. After any of these but [`NoAnswer::Bad`] the process must be stopped.
@@ -75,7 +78,17 @@ impl PipeLoop {
     /// A conversation over these pipes.
     #[must_use]
     pub fn new(stdin: LineWriter, results: LineReader, sends: Sends, channel: Channel) -> Self {
-        Self { stdin, results, sends, channel, kept: None, asked: false, strayed: false, reports_strays: false }
+        Self {
+            stdin,
+            results,
+            sends,
+            channel,
+            kept: None,
+            asked: false,
+            strayed: false,
+            reports_strays: false,
+            courtesy: Courtesy::UNTRIED,
+        }
     }
 
     /// Keeps the first strays from now on, beside telling them in the log.
@@ -160,11 +173,12 @@ impl PipeLoop {
             line,
             written: 0,
             limit_bytes,
-            begun: false,
-            stray_bytes: 0,
+            reading: Reading::default(),
+            courtesy: &mut self.courtesy,
             strays: Vec::new(),
         };
         let answer = tokio::select! {
+            biased;
             answer = exchange.answer(process) => answer,
             () = logs.pump() => unreachable!("a pump never ends"),
         };
@@ -231,6 +245,61 @@ const MOST_STRAYS_TOLD: usize = 10;
 /// What is collected of stray bytes before they are dropped.
 const MOST_STRAY_BYTES: usize = 1024 * 1024;
 
+/// What is known of how far the action has read.
+#[derive(Debug, Default)]
+struct Reading {
+    /// It has read some of the activation.
+    begun: bool,
+    /// What had come, from the first byte not taken on, while it had not: none of it is the answer.
+    stray_bytes: usize,
+}
+
+impl Reading {
+    /// Looks before the result channel is read: between the read and a later look the action could
+    /// read its activation, and a stray would pass for the answer.
+    fn look(&mut self, stdin: &LineWriter, written: usize, pending: &Pending<'_>) {
+        self.begun = self.begun || !is_unread(stdin, written);
+        if !self.begun {
+            let stray_bytes = pending.bytes();
+            // What stood in the pipe while the activation was unread, and not what may have come
+            // between two looks.
+            if is_unread(stdin, written) {
+                self.stray_bytes = stray_bytes;
+            }
+        }
+    }
+}
+
+/// Giving the processor to the action before waiting for it.
+///
+/// Where the action shares our processor, it answers meanwhile, and going to sleep and being woken,
+/// which costs as much again as the answer, is spared. Elsewhere it brings nothing, and where others
+/// work hard on the same processor it could cost a time slice. So it is done again as long as it pays,
+/// and else tried once in a while.
+#[derive(Debug)]
+struct Courtesy {
+    paid: bool,
+    left_out: u32,
+}
+
+impl Courtesy {
+    /// One that is tried with the first activation.
+    const UNTRIED: Self = Self { paid: true, left_out: 0 };
+    /// It must not take longer than this, answer or not.
+    const LONGEST: Duration = Duration::from_micros(200);
+    /// One activation in so many tries it when it did not pay.
+    const TRIED_EVERY: u32 = 256;
+
+    fn is_due(&mut self) -> bool {
+        self.left_out += 1;
+        self.paid || self.left_out >= Self::TRIED_EVERY
+    }
+
+    fn pays(&mut self, paid: bool) {
+        *self = Self { paid, left_out: 0 };
+    }
+}
+
 /// One activation on its way out and its answer on its way in.
 struct Exchange<'a> {
     stdin: &'a mut LineWriter,
@@ -238,10 +307,8 @@ struct Exchange<'a> {
     line: &'a [u8],
     written: usize,
     limit_bytes: u64,
-    /// The action has read some of the activation.
-    begun: bool,
-    /// What had come, from the first byte not taken on, while it had not: none of it is the answer.
-    stray_bytes: usize,
+    reading: Reading,
+    courtesy: &'a mut Courtesy,
     /// Lines that came before the action had read anything of the activation.
     strays: Vec<Bytes>,
 }
@@ -253,23 +320,16 @@ impl Exchange<'_> {
             Ok(written) => self.written = written,
             Err(_) => return self.last_words(),
         }
+        if self.written == self.line.len()
+            && let Some(answer) = self.answer_at_once()
+        {
+            return answer;
+        }
         loop {
             let unwritten = &self.line[self.written..];
             tokio::select! {
                 biased;
-                // Looked at before it is read: between the read and a later look the action could read
-                // its activation, and a stray would pass for the answer.
-                fill = self.results.fill_after(|pending| {
-                    self.begun = self.begun || !is_unread(self.stdin, self.written);
-                    if !self.begun {
-                        let stray_bytes = pending.bytes();
-                        // What stood in the pipe while the activation was unread, and not what may have
-                        // come between two looks.
-                        if is_unread(self.stdin, self.written) {
-                            self.stray_bytes = stray_bytes;
-                        }
-                    }
-                }) => match fill {
+                fill = self.results.fill_after(|pending| self.reading.look(self.stdin, self.written, pending)) => match fill {
                     Ok(Fill::Some | Fill::WouldBlock) => {
                         if let Some(answer) = self.take() {
                             return answer;
@@ -287,6 +347,24 @@ impl Exchange<'_> {
         }
     }
 
+    /// The answer of an action that only needed the processor, where it shares ours.
+    fn answer_at_once(&mut self) -> Option<Result<Answer, NoAnswer>> {
+        if !self.courtesy.is_due() {
+            return None;
+        }
+        let began = Instant::now();
+        std::thread::yield_now();
+        let in_time = began.elapsed() < Courtesy::LONGEST;
+        let fill = self.results.try_fill_after(|pending| self.reading.look(self.stdin, self.written, pending));
+        let answer = match fill {
+            Ok(Fill::Some) => self.take(),
+            Ok(Fill::WouldBlock) => None,
+            Ok(Fill::End) | Err(_) => Some(self.last_words()),
+        };
+        self.courtesy.pays(in_time && answer.is_some());
+        answer
+    }
+
     /// The answer, once it is there in whole.
     fn take(&mut self) -> Option<Result<Answer, NoAnswer>> {
         let too_long = |length: usize| length as u64 > self.limit_bytes;
@@ -295,12 +373,12 @@ impl Exchange<'_> {
             let Some(line) = self.results.next_line() else {
                 return too_long(self.results.pending_len()).then_some(Err(NoAnswer::TooLong));
             };
-            if self.stray_bytes == 0 {
+            if self.reading.stray_bytes == 0 {
                 break line;
             }
             // It had begun while nothing of the activation had been read, so it is not the answer.
             let length = before - self.results.pending_len();
-            self.stray_bytes = self.stray_bytes.saturating_sub(length);
+            self.reading.stray_bytes = self.reading.stray_bytes.saturating_sub(length);
             if self.strays.len() < MOST_STRAYS_TOLD {
                 self.strays.push(line);
             }
@@ -324,11 +402,11 @@ impl Exchange<'_> {
     /// The process is gone, or has stopped reading or answering: what it wrote before that is in
     /// the pipe, and may be the answer.
     fn last_words(&mut self) -> Result<Answer, NoAnswer> {
-        self.begun = self.begun || !is_unread(self.stdin, self.written);
+        self.reading.begun = self.reading.begun || !is_unread(self.stdin, self.written);
         loop {
             let fill = self.results.try_fill();
-            if !self.begun {
-                self.stray_bytes = self.results.pending_len();
+            if !self.reading.begun {
+                self.reading.stray_bytes = self.results.pending_len();
             }
             if let Some(answer) = self.take() {
                 return answer;
