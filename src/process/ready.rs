@@ -11,10 +11,17 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use rustix::process::Pid;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
+
+use super::pipe::watch_as_it_is;
 
 /// What a look at a process found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +32,38 @@ pub enum Look {
     Busy,
     /// `/proc` does not tell (gVisor, hidepid, a kernel without the file, `io_uring`).
     Unknown,
+}
+
+/// Wakes whoever looks. Finer than the runtime's timers, which count whole milliseconds: an action
+/// that is up sooner would be made to wait.
+#[derive(Debug)]
+pub struct Alarm(AsyncFd<OwnedFd>);
+
+impl Alarm {
+    /// One that is not set.
+    ///
+    /// # Errors
+    /// When no descriptors are left.
+    pub fn new() -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        Ok(Self(watch_as_it_is(timer)?))
+    }
+
+    /// Sets it to ring after so long.
+    pub fn set(&self, pause: Duration) {
+        let never_again = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let value = Timespec::try_from(pause).expect("a pause is short");
+        let times = Itimerspec { it_interval: never_again, it_value: value };
+        timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &times).expect("it is a timer");
+    }
+
+    /// Waits until it rings.
+    pub async fn rings(&self) {
+        let Ok(mut ready) = self.0.readable().await else { return };
+        // Until it is set again.
+        let _ = rustix::io::read(self.0.get_ref(), &mut [0; 8]);
+        ready.clear_ready();
+    }
 }
 
 /// Threads and descendants that one look takes into account, at the most.

@@ -7,14 +7,13 @@
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use tokio::time::Instant;
 
 use crate::activation::Object;
 use crate::error::{Ending, Error, Stage};
 use crate::logs::Logs;
 use crate::patience;
 use crate::process::Process;
-use crate::process::ready::{Look, look};
+use crate::process::ready::{Alarm, Look, look};
 use crate::process::spawn::Pipes;
 
 use super::Protocol;
@@ -27,7 +26,7 @@ const HANDSHAKE: &str = r#"{"openwhisk":1}"#;
 const ACK: &str = r#"{"ok":true}"#;
 
 /// The first look at what a process waits for, and the longest pause between two looks.
-const FIRST_LOOK: Duration = Duration::from_micros(500);
+const FIRST_LOOK: Duration = Duration::from_micros(250);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// A process is taken to wait for its input when it is seen so twice in a row, the second time so
 /// much later. The runtime's timers are ten times as coarse, and a cold start would wait for them.
@@ -121,7 +120,8 @@ enum Verdict {
 impl Start<'_> {
     async fn verdict(&mut self, logs: &mut Logs) -> Result<Verdict, Error> {
         let mut pause = FIRST_LOOK;
-        let mut next_look = Instant::now() + pause;
+        let alarm = Alarm::new().map_err(|reason| Error::System { doing: "set a timer", reason })?;
+        alarm.set(pause);
         // Counted, not taken from the clock, which goes on while all of us are frozen.
         let mut watched = Duration::ZERO;
         loop {
@@ -130,7 +130,7 @@ impl Start<'_> {
                 _ = self.stdout.fill() => Event::Bytes,
                 _ = self.results.fill() => Event::Bytes,
                 _ = self.process.exited() => Event::End,
-                () = tokio::time::sleep_until(next_look) => Event::Look,
+                () = alarm.rings() => Event::Look,
                 () = logs.pump() => unreachable!("a pump never ends"),
             };
             if let Event::End = event {
@@ -152,7 +152,8 @@ impl Start<'_> {
                 Event::End => return Err(self.ended(Stage::BeforeReady, logs)),
                 Event::Look => {
                     watched += pause;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    // In proportion to its age, so that none waits half as long again as it takes.
+                    pause = (pause * 3 / 2).min(LONGEST_PAUSE);
                     let seen = self.look();
                     self.waiting_for_input = seen == Look::WaitsForInput;
                     let is_up = match seen {
@@ -160,7 +161,7 @@ impl Start<'_> {
                         Look::Busy => false,
                         Look::Unknown => watched >= self.rules.start_grace,
                     };
-                    next_look = Instant::now() + pause;
+                    alarm.set(pause);
                     if is_up && self.may_decide_by_waiting() {
                         // It may have spoken right before it waited.
                         self.read_all();
