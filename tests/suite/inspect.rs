@@ -403,6 +403,62 @@ fn libraries_are_found_where_the_loader_finds_them() {
     assert!(outcomes.len() == 2 && outcomes.values().all(|count| *count > 15), "{outcomes:?}");
 }
 
+/// A folder that only the loader's cache names, written by the real `ldconfig` of an image.
+#[test]
+fn the_cache_of_an_image_is_read() {
+    let bench = Bench::new();
+    let library = bench.library("image/opt/lib/libone.so.1", &["one"], &["-Wl,-soname,libone.so.1"]);
+    let program = bench.program("program", &["one"], &[library.to_str().expect("text")]);
+    let loader = fs::canonicalize("/lib64/ld-linux-x86-64.so.2").expect("glibc is here");
+    let libc = look(&program, &[("LD_LIBRARY_PATH", bench.path("image/opt/lib").to_str().expect("text"))]).libraries;
+    let libc = libc.iter().find(|library| library.name == "libc.so.6").expect("it is needed");
+    bench.write("image/lib64/ld-linux-x86-64.so.2", fs::read(loader).expect("it can be read"));
+    bench.write(&format!("image{}", libc.path.display()), fs::read(&libc.path).expect("it can be read"));
+    bench.write("image/etc/ld.so.conf", "/opt/lib\n");
+    let world = World::new(&bench.path("image"), bench.folder.path(), &[]);
+    let inspection = inspect(&program, &world);
+    let found: Vec<_> = inspection.fatal().map(ToString::to_string).collect();
+    assert_eq!(found, ["it needs a shared library that is not here: `libone.so.1`"]);
+    // As root, of a namespace at least: it changes its root.
+    let words: &[&str] = if rustix::process::geteuid().is_root() { &["-m"] } else { &["-rm"] };
+    bench.tool("unshare", &[words, &["/sbin/ldconfig", "-r", "image"]].concat(), &[]);
+    let inspection = inspect(&program, &world);
+    assert_eq!(inspection.fatal().next(), None);
+    let paths: Vec<_> = inspection.libraries.iter().map(|library| library.path.as_path()).collect();
+    assert!(paths.contains(&Path::new("/opt/lib/libone.so.1")), "{paths:?}");
+}
+
+/// A path in the old form is handed down to whatever a library loads, through any number of others;
+/// one in the new form is not.
+#[test]
+fn an_old_path_is_inherited_through_other_libraries() {
+    let bench = Bench::new();
+    let outcomes = ["-Wl,--disable-new-dtags", "-Wl,--enable-new-dtags"].map(|tags| {
+        let library = |name: &str, calls: Option<&str>, flags: &[&str]| {
+            let source = match calls {
+                Some(inner) => format!("int {inner}(void); int {name}(void) {{ return {inner}(); }}"),
+                None => format!("int {name}(void) {{ return 1; }}"),
+            };
+            let soname = format!("-Wl,-soname,lib{name}.so");
+            bench.cc(&format!("{name}/lib{name}.so"), &source, &[&["-shared", "-fPIC", &soname], flags].concat());
+        };
+        library("third", None, &[]);
+        library("second", Some("third"), &["third/libthird.so"]);
+        library(
+            "first",
+            Some("second"),
+            &["second/libsecond.so", tags, "-Wl,-rpath,$ORIGIN/../second:$ORIGIN/../third"],
+        );
+        let flags =
+            ["first/libfirst.so", "-Wl,--enable-new-dtags", "-Wl,-rpath,$ORIGIN/first", "-Wl,--allow-shlib-undefined"];
+        let program = bench.program("program", &["first"], &flags);
+        let starts = starts(&program, &[]);
+        assert_eq!(look(&program, &[]).fatal().next().is_none(), starts, "{tags}: {:?}", look(&program, &[]));
+        starts
+    });
+    assert_eq!(outcomes, [true, false]);
+}
+
 #[test]
 fn a_library_for_another_machine_is_passed_over() {
     let bench = Bench::new();
