@@ -11,7 +11,7 @@ fn an_action_that_outgrows_the_containers_memory_is_told_and_started_again() {
     let container = Container::serving(images::butler(), &["--memory", "64m", "--memory-swap", "64m"], &[]);
     for done in 1..=3 {
         let response = container.run(&json!({"eat_mib": 256}));
-        response.check_error(502, &["signal 9"]);
+        response.check_error(502, &["signal 9", "out of memory"]);
         let next = container.run(&json!({"eat_mib": 8}));
         assert_eq!(next.status, 200, "{}", next.text());
         container.check_sentinels(2 * done);

@@ -211,6 +211,6 @@ mod tests {
         let mut ending = ending(ExitStatus::Signalled(9), "");
         ending.oom_kills = 1;
         assert!(hint(&ending, None).is_some_and(|hint| !hint.contains("most often")));
-        assert!(ending.to_string().contains("for want of memory"), "{ending}");
+        assert!(ending.to_string().contains("out of memory"), "{ending}");
     }
 }

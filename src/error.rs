@@ -724,9 +724,9 @@ impl fmt::Display for Ending {
             0 => Ok(()),
             // Its own end may be another one's, such as a child's.
             _ if !matches!(self.status, Some(ExitStatus::Signalled(9))) => {
-                f.write_str(" (the kernel killed a process of this container meanwhile, for want of memory)")
+                f.write_str(" (the kernel killed a process of this container meanwhile: out of memory)")
             }
-            _ => f.write_str(" (by the kernel, for want of memory)"),
+            _ => f.write_str(" (by the kernel: out of memory)"),
         }
     }
 }

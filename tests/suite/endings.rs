@@ -235,7 +235,7 @@ fn a_kill_for_want_of_memory_is_told() {
         for text in [
             code,
             "was killed by signal 9 (SIGKILL) after ",
-            "(by the kernel, for want of memory)",
+            "(by the kernel: out of memory)",
             "hint: raise the memory limit",
         ] {
             assert!(stderr.contains(text), "{text:?} is missing in {stderr}");
