@@ -442,7 +442,6 @@ pub(super) fn spawn(
     logs: &mut Logs,
 ) -> Result<(KillOnDrop, Pipes), Error> {
     logs.stderr.forget_tail();
-    inspect::check_head(&launch.program)?;
     let (process, pipes) = start(launch, channel, reaper)
         .map_err(|reason| inspect::cannot_start(&launch.program, &World::of(launch), &reason))?;
     Ok((KillOnDrop::new(process), pipes))

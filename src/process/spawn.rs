@@ -1,8 +1,14 @@
 //! Starts an executable with its pipes.
+//!
+//! What can be executed is the kernel's to say. So the last call of the child is a plain `execve`: the
+//! standard library's is `execvp`, which has a shell read what the kernel refuses.
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -23,7 +29,7 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its arguments, without the program's own name.
     pub arguments: Vec<OsString>,
-    /// Its whole environment.
+    /// Its whole environment, of which the last variable of a name counts.
     pub environment: Vec<(OsString, OsString)>,
     /// Its working directory.
     pub directory: PathBuf,
@@ -88,17 +94,12 @@ pub fn start(launch: &Launch, channel: ResultChannel, reaper: &Reaper) -> io::Re
 
     let mut command = Command::new(&launch.program);
     command
-        .args(&launch.arguments)
-        .env_clear()
-        .envs(launch.environment.iter().map(|(name, value)| (name, value)))
         .current_dir(&launch.directory)
         .process_group(0)
         .stdin(Stdio::from(child_stdin))
         .stdout(Stdio::from(child_stdout))
         .stderr(Stdio::from(child_stderr));
-    if let Some(child_results) = child_results {
-        pass_as_result_channel(&mut command, child_results);
-    }
+    execute_in_child(&mut command, Image::new(launch)?, child_results);
 
     let oom_kills_before = oom_kills();
     let mut tries = 0;
@@ -150,28 +151,103 @@ impl Process {
     }
 }
 
-/// Makes `write_end` the child's descriptor 3.
-#[expect(unsafe_code, reason = "the standard library passes on descriptors 0, 1 and 2 only")]
-fn pass_as_result_channel(command: &mut Command, write_end: OwnedFd) {
-    let move_to_3 = move || {
-        if write_end.as_raw_fd() == RESULT_FD {
-            rustix::io::fcntl_setfd(&write_end, FdFlags::empty())?;
-        } else {
-            // SAFETY: this is the child between fork and exec, where descriptor 3 belongs to
-            // nobody: whatever the parent had there is about to be closed by exec. It cannot be
-            // the pipe by which the standard library reports a failed exec either, for that is
-            // made after ours, and one of ours took 3 if it was free. `dup2` leaves an open
-            // descriptor 3 without close-on-exec; `forget` keeps it open across this closure.
-            let mut target = unsafe { OwnedFd::from_raw_fd(RESULT_FD) };
-            let moved = rustix::io::dup2(&write_end, &mut target);
-            std::mem::forget(target);
-            moved?;
+/// What `execve` gets, made before the fork: nothing can be allocated after it.
+struct Image {
+    program: CString,
+    arguments: Strings,
+    environment: Strings,
+}
+
+impl Image {
+    /// # Errors
+    /// `InvalidInput` for a NUL in any of it.
+    fn new(launch: &Launch) -> io::Result<Self> {
+        let variables: BTreeMap<&OsStr, &OsStr> =
+            launch.environment.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str())).collect();
+        let program = launch.program.as_os_str();
+        Ok(Self {
+            program: CString::new(program.as_bytes())?,
+            arguments: Strings::new(
+                std::iter::once(program)
+                    .chain(launch.arguments.iter().map(OsString::as_os_str))
+                    .map(|argument| argument.as_bytes().to_vec()),
+            )?,
+            environment: Strings::new(
+                variables.into_iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()),
+            )?,
+        })
+    }
+
+    /// Becomes this program. Returns only when the kernel refuses it.
+    #[expect(unsafe_code, reason = "the standard library ends in `execvp`, and hands a refused file to a shell")]
+    fn execute(&self) -> io::Result<Infallible> {
+        // SAFETY: the program is a string that ends with NUL, and both lists hold pointers to such
+        // strings and end with a null pointer; `self` owns all of it and outlives the call.
+        unsafe { libc::execve(self.program.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr()) };
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A list of strings as C has it.
+struct Strings {
+    /// One for each string, then a null pointer.
+    pointers: Vec<*const c_char>,
+    /// What the pointers lead to; never changed.
+    _owned: Vec<CString>,
+}
+
+// SAFETY: the pointers lead to the heap blocks of the strings beside them, which move with the list
+// and are never written to; so they may be read from any thread.
+#[expect(unsafe_code, reason = "raw pointers are neither `Send` nor `Sync` by themselves")]
+unsafe impl Send for Strings {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "raw pointers are neither `Send` nor `Sync` by themselves")]
+unsafe impl Sync for Strings {}
+
+impl Strings {
+    fn new(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Self> {
+        let owned = strings.map(CString::new).collect::<Result<Vec<_>, _>>()?;
+        let pointers = owned.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect();
+        Ok(Self { pointers, _owned: owned })
+    }
+
+    fn as_ptr(&self) -> *const *const c_char {
+        self.pointers.as_ptr()
+    }
+}
+
+/// Makes the child end in this program, with `results` as its descriptor 3. What the kernel says
+/// against it comes back as the error of [`Command::spawn`].
+#[expect(unsafe_code, reason = "the standard library passes on descriptors 0, 1 and 2 only, and ends in `execvp`")]
+fn execute_in_child(command: &mut Command, image: Image, results: Option<OwnedFd>) {
+    let execute = move || {
+        if let Some(write_end) = &results {
+            move_to_result_fd(write_end)?;
         }
-        Ok(())
+        match image.execute()? {}
     };
-    // SAFETY: the closure runs in the child after fork, and makes only system calls
-    // (`dup2`, `fcntl`), which are async-signal-safe; it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(move_to_3) };
+    // SAFETY: the closure runs in the child after fork, as the last of what the standard library does
+    // there: folder, process group, signal mask and dispositions are set by then. It makes only system
+    // calls (`dup2`, `fcntl`, `execve`), which are async-signal-safe; it allocates nothing, frees
+    // nothing and takes no lock. An error of the system is no more than its number.
+    unsafe { command.pre_exec(execute) };
+}
+
+/// Makes `write_end` descriptor 3 of this process, which is the child between fork and exec.
+#[expect(unsafe_code, reason = "descriptor 3 is known by its number only")]
+fn move_to_result_fd(write_end: &OwnedFd) -> io::Result<()> {
+    if write_end.as_raw_fd() == RESULT_FD {
+        rustix::io::fcntl_setfd(write_end, FdFlags::empty())?;
+        return Ok(());
+    }
+    // SAFETY: descriptor 3 belongs to nobody here: whatever the parent had there is about to be closed
+    // by exec. It cannot be the pipe by which the standard library reports a failed exec either, for
+    // that is made after ours, and one of ours took 3 if it was free. `dup2` leaves an open descriptor
+    // 3 without close-on-exec; `forget` keeps it open behind this function.
+    let mut target = unsafe { OwnedFd::from_raw_fd(RESULT_FD) };
+    let moved = rustix::io::dup2(write_end, &mut target);
+    std::mem::forget(target);
+    Ok(moved?)
 }
 
 /// Marks everything that we inherited beyond standard error as close-on-exec, so that no child

@@ -205,6 +205,79 @@ fn a_binary_for_another_machine_or_system_is_refused() {
     refused(&bench.write("s390x", &big_endian), "PL072", 126, &["it is damaged or incomplete"]);
 }
 
+/// The kernel may have been given something that runs it, as a container has it on a laptop of another
+/// kind: it is in no folder there, and works. The real thing, in namespaces of its own: their own
+/// handlers are there since Linux 6.7.
+#[test]
+fn a_binary_for_another_machine_works_where_the_kernel_was_given_something_that_runs_it() {
+    let bench = Bench::new();
+    let mut foreign = fs::read(bench.cc("native", ACTION, &[])).expect("it was compiled");
+    foreign[18..20].copy_from_slice(&183_u16.to_le_bytes());
+    bench.write("foreign", &foreign);
+    bench.write("script", "#!./foreign\n");
+    let emulator =
+        "#!/bin/sh\necho '{\"openwhisk\":1}'\nwhile read line; do echo \"{\\\"runs\\\":\\\"$1\\\"}\"; done\n";
+    let emulator = bench.write("emulator", emulator);
+    // Its magic is that of any ELF file for aarch64. The folder is covered, since a container has none.
+    let register = format!(
+        r#"set -e; folder=/proc/sys/fs/binfmt_misc; mount -t binfmt_misc none $folder
+        printf %s ':foreign:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x03\x00\xb7\x00::{}:' > $folder/register
+        mount -t tmpfs none $folder; exec "$0" "$@""#,
+        emulator.display()
+    );
+    let given = |args: &[&str]| {
+        let output = Command::new("unshare")
+            .args(["-rm", "sh", "-c", &register, env!("CARGO_BIN_EXE_pipeloop")])
+            .args(args)
+            .current_dir(&bench.folder)
+            .output()
+            .expect("`unshare` is here");
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    for name in ["foreign", "script"] {
+        let (status, said) = given(&["run", name]);
+        assert_eq!(status, Some(0), "{name}: {said}");
+        assert!(said.contains("{\"runs\":\"") && said.contains("foreign\"}"), "{name}: {said}");
+    }
+    // A check says of it what may matter, and goes on.
+    let (status, said) = given(&["check", "foreign"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("it is built for aarch64, this machine is x86_64") && said.contains("ready"), "{said}");
+    // Where there is nothing of the kind, or nothing is started, that is the end of it.
+    for (file, words) in [("foreign", "it is built for aarch64"), ("script", "its interpreter `./foreign` cannot")] {
+        for options in [&["check"][..], &["check", "--no-start"]] {
+            let path = bench.path(file);
+            let args = [options, &[path.to_str().expect("text")]].concat();
+            let ended = pipeloop_in(bench.folder.path(), &args, &[], "");
+            let said = ended.check(126).stdout.clone();
+            assert!(said.contains(words) && said.contains("this machine is x86_64"), "{args:?}: {said}");
+        }
+    }
+}
+
+/// What stands in the place of an action when it is started again is refused by the kernel, and no
+/// shell gets to read it.
+#[test]
+fn text_that_took_the_place_of_an_action_is_never_run_by_a_shell() {
+    let answer = "echo text > new; chmod +x new; echo 'touch taken' >> new; mv new exec; echo '{}'";
+    let single = format!("#!/bin/sh\n{answer}\n");
+    let stays = format!("#!/bin/sh\necho '{{\"openwhisk\":1}}'\nread line\n{answer}\n");
+    for (protocol, script) in [("0", single), ("1", stays)] {
+        let bench = Bench::new();
+        bench.write("action/exec", script);
+        let action = bench.path("action");
+        let args = ["run", "--lines", "--protocol", protocol, action.to_str().expect("text")];
+        let ended = pipeloop_in(&action, &args, &[], "{}\n{}\n");
+        assert!(ended.stdout.starts_with("{}\n"), "{}", ended.stdout);
+        assert!(
+            ended.stderr.contains("PL032") && ended.stderr.contains("its first line is `text`"),
+            "{}",
+            ended.stderr
+        );
+        assert!(!action.join("taken").exists(), "a shell has run it");
+    }
+}
+
 #[test]
 fn an_elf_file_that_is_no_program_is_refused() {
     let bench = Bench::new();

@@ -231,7 +231,11 @@ impl<'a> Examination<'a> {
             Some(root) => World::new(root, &artifact.directory, &[("PATH".into(), IMAGE_PATH.into())]),
         };
         let inspection = inspect(&artifact.executable, &world);
-        let fatal: Vec<_> = inspection.fatal().cloned().collect();
+        let fatal: Vec<_> = match self.plan.stays_down {
+            // The kernel will tell of what is for another machine.
+            None => inspection.fatal().cloned().collect(),
+            Some(_) => inspection.fatal_by_itself().cloned().collect(),
+        };
         let Inspection { what, defects, .. } = inspection;
         self.artifact = Some(artifact);
         self.settle(Check::passed(Name::Recognised, what));
@@ -301,6 +305,7 @@ impl<'a> Examination<'a> {
                     _ => Name::Starts,
                 };
                 self.settle(Check::failed(name, &error));
+                self.report.refused = Some(error).filter(|error| matches!(error, Error::Unfit { .. }));
                 return false;
             }
         };

@@ -118,10 +118,12 @@ pub enum Libc {
 }
 
 /// How sure it is that the program cannot work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// The kernel or the loader refuses it.
     Fatal,
+    /// The kernel refuses it unless it was given something that runs such programs (`binfmt_misc`).
+    ForTheKernel,
     /// It may work; worth telling to whoever asks.
     Doubt,
 }
@@ -167,6 +169,7 @@ impl Defect {
             | Self::RelativeInterpreter { .. }
             | Self::CarriageReturnInArgument { .. }
             | Self::ArgumentCut { .. } => Severity::Doubt,
+            Self::WrongMachine { .. } => Severity::ForTheKernel,
             Self::Interpreter { defect, .. } => defect.severity(),
             _ => Severity::Fatal,
         }

@@ -7,7 +7,9 @@
 //! size.
 //!
 //! A [`Defect`] is fatal when the kernel or the loader refuses the program. In doubt nothing is said
-//! at init: a program that works must never be refused by who only looked at it.
+//! at init: a program that works must never be refused by who only looked at it. A program for another
+//! machine is left to the kernel, which may have been given something that runs it (`binfmt_misc`); that
+//! cannot be looked up from inside a container. Once the kernel has refused it, that is the reason.
 
 mod cache;
 mod defect;
@@ -41,9 +43,14 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Why the kernel or the loader would refuse it.
+    /// Why the kernel or the loader would refuse it, whatever the kernel was given to run.
     pub fn fatal(&self) -> impl Iterator<Item = &Defect> {
         self.defects.iter().filter(|defect| defect.severity() == Severity::Fatal)
+    }
+
+    /// Why it is refused when nothing runs programs for other machines.
+    pub fn fatal_by_itself(&self) -> impl Iterator<Item = &Defect> {
+        self.defects.iter().filter(|defect| defect.severity() != Severity::Doubt)
     }
 
     fn new(what: impl Into<String>) -> Self {
@@ -66,30 +73,14 @@ pub fn check(executable: &Path, world: &World) -> Result<(), Error> {
     if defects.is_empty() { Ok(()) } else { Err(Error::Unfit { path: Some(executable.to_owned()), defects }) }
 }
 
-/// Refuses what is neither ELF nor a script, right before each start: where the kernel says so, the C
-/// library has a shell read the file instead, and the bytes of a binary would be taken for commands.
-///
-/// # Errors
-/// [`Error::Unfit`].
-pub fn check_head(executable: &Path) -> Result<(), Error> {
-    let mut head = Vec::new();
-    // What cannot be read may be executable all the same; the kernel will tell.
-    let read = File::open(executable).and_then(|file| file.take(4).read_to_end(&mut head));
-    if read.is_err() || head == b"\x7fELF" || head.starts_with(b"#!") {
-        return Ok(());
-    }
-    let mut head = Vec::new();
-    let _ = File::open(executable).and_then(|file| file.take(kind::HEAD_BYTES as u64).read_to_end(&mut head));
-    let defects: Vec<_> = Defect::of(&Kind::of(&head)).into_iter().collect();
-    if defects.is_empty() { Ok(()) } else { Err(Error::Unfit { path: Some(executable.to_owned()), defects }) }
-}
-
 /// Turns the kernel's refusal to execute a file into a sentence about that file. It was looked at
-/// when it was placed; since then something may have changed.
+/// when it was placed; since then something may have changed, and now it is known that nothing runs
+/// what is for another machine.
 #[must_use]
 pub fn cannot_start(executable: &Path, world: &World, reason: &io::Error) -> Error {
-    if let Err(error) = check(executable, world) {
-        return error;
+    let defects: Vec<_> = inspect(executable, world).fatal_by_itself().cloned().collect();
+    if !defects.is_empty() {
+        return Error::Unfit { path: Some(executable.to_owned()), defects };
     }
     let (reason, hint) = if reason.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) {
         (
@@ -106,7 +97,7 @@ pub fn cannot_start(executable: &Path, world: &World, reason: &io::Error) -> Err
 #[must_use]
 pub fn inspect(executable: &Path, world: &World) -> Inspection {
     let mut inspection = inspect_file(&world.inner(executable), world, &mut Chain::default());
-    inspection.defects.sort_by_key(|defect| defect.severity() == Severity::Doubt);
+    inspection.defects.sort_by_key(Defect::severity);
     inspection
 }
 
