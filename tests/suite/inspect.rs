@@ -278,6 +278,34 @@ fn text_that_took_the_place_of_an_action_is_never_run_by_a_shell() {
     }
 }
 
+/// By a level that stands in for this processor's, which may be the highest there is.
+#[test]
+fn a_binary_for_newer_processors_is_refused() {
+    let bench = Bench::new();
+    let flags = ["-Wl,-z,x86-64-v3"];
+    let program = bench.cc("v3", ACTION, &flags);
+    let library = bench.library("libnewer.so", &["newer"], &["-Wl,-z,x86-64-v3", "-Wl,-soname,libnewer.so"]);
+    let by_library = bench.program("by_library", &["newer"], &[library.to_str().expect("text"), "-Wl,-rpath,$ORIGIN"]);
+    let plain = bench.cc("plain", ACTION, &[]);
+    let with_musl = bench.compile("musl-gcc", "musl", ACTION, &flags);
+    let found = |program: &Path, level| {
+        let world = World { x86_level: level, ..World::new(Path::new("/"), bench.folder.path(), &[]) };
+        inspect(program, &world).fatal().map(|defect| format!("{} {defect}", defect.code())).collect::<Vec<_>>()
+    };
+    let own = "PL088 it is built for newer processors: it needs x86-64-v3, this one is x86-64-v2";
+    let others =
+        "PL088 its library `libnewer.so` is built for newer processors: it needs x86-64-v3, this one is x86-64";
+    assert_eq!(found(&program, Some(2)), [own]);
+    assert_eq!(found(&by_library, Some(1)), [others]);
+    for enough in [Some(3), Some(4), None] {
+        assert_eq!(found(&program, enough), [""; 0], "{enough:?}");
+        assert_eq!(found(&by_library, enough), [""; 0], "{enough:?}");
+    }
+    assert_eq!(found(&plain, Some(1)), [""; 0]);
+    // musl's loader does not look.
+    assert_eq!(found(&with_musl, Some(1)), [""; 0]);
+}
+
 #[test]
 fn an_elf_file_that_is_no_program_is_refused() {
     let bench = Bench::new();

@@ -66,6 +66,8 @@ pub enum Defect {
     },
     /// A shared library is damaged.
     BadLibrary { path: PathBuf, needed_by: Option<String>, reason: String },
+    /// It, or a library, is built for a newer processor: levels of x86-64.
+    OldProcessor { needed: u8, here: u8, needed_by: Option<String> },
 
     // Scripts.
     /// Its `#!` line names nothing.
@@ -148,6 +150,7 @@ codes! {
     Defect::NoLibraries { .. } => "PL075",
     Defect::NoVersions { .. } => "PL076",
     Defect::BadLibrary { .. } => "PL077",
+    Defect::OldProcessor { .. } => "PL088",
     Defect::NoInterpreter { .. } => "PL080",
     Defect::NotOnPath { .. } => "PL081",
     Defect::CarriageReturn { .. } | Defect::CarriageReturnInArgument { .. } => "PL082",
@@ -180,7 +183,9 @@ impl Defect {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::NotOnPath { .. } | Self::NoLibraries { .. } | Self::EnvWords { .. } => 127,
+            Self::NotOnPath { .. } | Self::NoLibraries { .. } | Self::OldProcessor { .. } | Self::EnvWords { .. } => {
+                127
+            }
             Self::Interpreter { defect, .. } => defect.exit_status(),
             _ => 126,
         }
@@ -215,6 +220,8 @@ impl Defect {
             Self::NoLibraries { .. } => "install them in the image; or put them into the archive beside `exec` and link with `-Wl,-rpath,'$ORIGIN'`; or link statically".into(),
             Self::NoVersions { missing, .. } => versions_hint(missing),
             Self::BadLibrary { .. } => "install the library again".into(),
+            Self::OldProcessor { here, needed_by: None, .. } => format!("build it for this processor: `-march={0}`, `-C target-cpu={0}`, `GOAMD64=v{here}`, or for all: `-march=x86-64`", x86_name(*here)),
+            Self::OldProcessor { .. } => "install that library as built for all processors, or build it with `-march=x86-64`".into(),
             Self::NoInterpreterNamed => "name the interpreter with its whole path, for example `#!/usr/bin/env python3`".into(),
             Self::NoInterpreter { interpreter } => interpreter_hint(interpreter),
             Self::NotOnPath { command, .. } => match command.as_str() {
@@ -263,6 +270,15 @@ impl fmt::Display for Defect {
                 )
             }
             Self::Foreign(foreign) => write!(f, "it is {foreign}"),
+            Self::OldProcessor { needed, here, needed_by } => {
+                match needed_by {
+                    None => f.write_str("it is built for newer processors")?,
+                    Some(library) => {
+                        write!(f, "its library {} is built for newer processors", excerpt(library.as_bytes()))?;
+                    }
+                }
+                write!(f, ": it needs {}, this one is {}", x86_name(*needed), x86_name(*here))
+            }
             Self::NoTar { inside } => write!(f, "it is a gzip file that holds no tar archive, but {inside}"),
             Self::Archive { format } => write!(f, "it is a {format} archive, where the program itself is expected"),
             Self::Encoded { inside } => write!(f, "it is base64 text, encoded once too often; inside is {inside}"),
@@ -498,6 +514,10 @@ fn interpreter_hint(interpreter: &Path) -> String {
         }
         _ => "put the interpreter into the image, or upload a static executable".into(),
     }
+}
+
+fn x86_name(level: u8) -> String {
+    if level > 1 { format!("x86-64-v{level}") } else { "x86-64".into() }
 }
 
 fn is_libc(name: &str) -> bool {

@@ -44,6 +44,8 @@ pub(super) struct Elf {
     pub(super) versions_needed: Vec<(OsString, String)>,
     /// The versions that it has; none for a library without any.
     pub(super) versions: Vec<String>,
+    /// The level of x86-64 that its note asks for, 1 to 4; 0 without one.
+    pub(super) x86_level: u8,
     /// It ends before the section headers that it should have, which nobody needs to run it.
     ends_early: bool,
 }
@@ -77,6 +79,9 @@ const ET_CORE: u16 = 4;
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
+const PT_GNU_PROPERTY: u32 = 0x6474_e553;
+const NT_GNU_PROPERTY_TYPE_0: u32 = 5;
+const GNU_PROPERTY_X86_ISA_1_NEEDED: u32 = 0xc000_8002;
 const EM_386: u16 = 3;
 const EM_ARM: u16 = 40;
 const EM_X86_64: u16 = 62;
@@ -350,6 +355,10 @@ impl Reader<'_> {
                     elf.interpreter = Some(OsString::from_vec(name.to_vec()).into());
                 }
                 PT_DYNAMIC => dynamic = Some((offset, file_bytes)),
+                // A loader passes over what it does not understand of it.
+                PT_GNU_PROPERTY if self.machine.number == EM_X86_64 && word == 8 => {
+                    elf.x86_level = self.x86_level(offset, end.min(self.length)).unwrap_or(0);
+                }
                 _ => {}
             }
         }
@@ -361,6 +370,31 @@ impl Reader<'_> {
             self.dynamic(elf, &segments, offset, bytes)?;
         }
         Ok(())
+    }
+
+    /// The level of x86-64 that the first note of properties asks for.
+    ///
+    /// Source: the psABI of x86-64, "Program Property"; glibc, `_dl_process_property_note`.
+    fn x86_level(&mut self, mut at: u64, end: u64) -> Result<u8, Fault> {
+        while at.saturating_add(16) <= end {
+            let (name, bytes) = (u64::from(self.u32(at)?), u64::from(self.u32(at + 4)?));
+            let kind = self.u32(at + 8)?;
+            let mut property = at + 12 + name.next_multiple_of(4);
+            let end_of_note = property.saturating_add(bytes).min(end);
+            if kind == NT_GNU_PROPERTY_TYPE_0 && self.bytes(at + 12, 4)? == b"GNU\0" {
+                while property + 12 <= end_of_note {
+                    if self.u32(property)? == GNU_PROPERTY_X86_ISA_1_NEEDED && self.u32(property + 4)? == 4 {
+                        // A bit for each level, of which the highest counts.
+                        let bits = self.u32(property + 8)? & 0b1111;
+                        return Ok(u8::try_from(u32::BITS - bits.leading_zeros()).expect("there are four"));
+                    }
+                    property += 8 + u64::from(self.u32(property + 4)?).next_multiple_of(8);
+                }
+                return Ok(0);
+            }
+            at = end_of_note.next_multiple_of(8);
+        }
+        Ok(0)
     }
 
     /// The dynamic section: pairs of a tag and a value, up to tag 0.

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use super::cache::Cache;
 use super::defect::{Defect, Libc, MissingLibrary};
 use super::elf::{Elf, Fault, Machine};
-use super::world::World;
+use super::world::{World, x86_level};
 
 /// A shared library that would be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,6 +201,23 @@ impl Search<'_> {
         }
         if self.rules.has_versions() {
             self.check_versions(found);
+            self.check_levels(found);
+        }
+    }
+
+    /// What the processor must have for the program or a library. glibc looks at it since 2.33, and a
+    /// C library without this version does not.
+    ///
+    /// Source: glibc, `sysdeps/x86/dl-prop.h`, `dl_isa_level_check`.
+    fn check_levels(&self, found: &mut Found) {
+        let libc = self.known.get(OsStr::new("libc.so.6"));
+        let looks = libc.is_some_and(|&at| self.objects[at].elf.versions.iter().any(|version| version == "GLIBC_2.33"));
+        let Some(here) = self.world.x86_level.filter(|here| looks && *here > 0) else { return };
+        for (index, object) in self.objects.iter().enumerate() {
+            let needed = object.elf.x86_level;
+            if needed > here {
+                found.defects.push(Defect::OldProcessor { needed, here, needed_by: object.name(index) });
+            }
         }
     }
 
@@ -444,31 +461,9 @@ impl Rules for Glibc<'_> {
 ///
 /// Source: the x86-64 psABI, "Micro-Architecture Levels"; glibc, `dl-hwcaps_subdirs.c`.
 fn hwcaps(machine: Machine) -> Vec<&'static str> {
-    #[cfg(target_arch = "x86_64")]
-    if machine.number == 62 {
-        let v2 = is_x86_feature_detected!("sse4.2")
-            && is_x86_feature_detected!("ssse3")
-            && is_x86_feature_detected!("popcnt")
-            && is_x86_feature_detected!("cmpxchg16b");
-        let v3 = v2
-            && is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("f16c")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("lzcnt")
-            && is_x86_feature_detected!("movbe");
-        let v4 = v3
-            && is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512cd")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
-        let levels = [(v4, "x86-64-v4"), (v3, "x86-64-v3"), (v2, "x86-64-v2")];
-        return levels.into_iter().filter(|(has, _)| *has).map(|(_, level)| level).collect();
-    }
-    let _ = machine;
-    Vec::new()
+    let levels = ["x86-64-v4", "x86-64-v3", "x86-64-v2"];
+    let has = if machine.number == 62 { usize::from(x86_level().saturating_sub(1)) } else { 0 };
+    levels[levels.len() - has..].to_vec()
 }
 
 /// musl's rules.

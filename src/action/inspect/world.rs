@@ -1,4 +1,4 @@
-//! The file system that a program would find, and the variables that it would look with.
+//! The file system that a program would find, the variables that it would look with, and the processor.
 //!
 //! It is this machine's, or an unpacked image's: then every path, the target of every link too, is
 //! looked up inside the image and never leads out of it. The action's own folder is there whatever
@@ -22,6 +22,8 @@ pub struct World {
     pub path: Option<OsString>,
     /// `LD_LIBRARY_PATH`, as the action will have it.
     pub library_path: Option<OsString>,
+    /// The level of x86-64 that the processor has, 1 to 4; not known of where an image will run.
+    pub x86_level: Option<u8>,
 }
 
 /// As many links are followed in one path as Linux follows.
@@ -41,6 +43,7 @@ impl World {
             directory: directory.to_owned(),
             path: variable("PATH"),
             library_path: variable("LD_LIBRARY_PATH"),
+            x86_level: (root.as_os_str() == "/").then(x86_level),
         }
     }
 
@@ -138,6 +141,36 @@ impl World {
         }
         Ok(done)
     }
+}
+
+/// The level of x86-64 that this processor has; 0 for another family.
+///
+/// Source: the psABI of x86-64, "Micro-Architecture Levels".
+pub(super) fn x86_level() -> u8 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let v2 = is_x86_feature_detected!("sse4.2")
+            && is_x86_feature_detected!("ssse3")
+            && is_x86_feature_detected!("popcnt")
+            && is_x86_feature_detected!("cmpxchg16b");
+        let v3 = v2
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("movbe");
+        let v4 = v3
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512cd")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        1 + u8::from(v2) + u8::from(v3) + u8::from(v4)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    0
 }
 
 /// The names of a path, the last one first.
