@@ -92,6 +92,15 @@ impl Connection {
         Err(format!("expected {expected_length} bytes `{expected}`, got {length} bytes `{answer}`").into())
     }
 
+    /// Whether the last answer is a refusal with this status and these words.
+    pub(crate) fn expect_refusal(&self, status: u16, words: &str) -> Outcome {
+        let body = String::from_utf8_lossy(&self.bytes[self.body.clone()]);
+        if self.status == status && body.contains(words) {
+            return Ok(());
+        }
+        Err(format!("expected status {status} and `{words}`, got {}: {body}", self.status).into())
+    }
+
     /// As [`Connection::expect`], for a proxy that writes JSON anew.
     pub(crate) fn expect_json(&self, expected: &[u8]) -> Outcome {
         let parse = |bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok();

@@ -1,5 +1,6 @@
 //! The proxies that are measured, and the actions they run.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -158,6 +159,16 @@ impl Drop for Running {
 pub(crate) struct Actions {
     echo: Vec<u8>,
     single_shot: Vec<u8>,
+    without_library: Vec<u8>,
+}
+
+/// An upload that cannot work.
+pub(crate) struct Unfit {
+    /// Its line in the report.
+    pub(crate) key: &'static str,
+    pub(crate) init: Request,
+    /// What the refusal says.
+    pub(crate) words: &'static str,
 }
 
 impl Actions {
@@ -173,7 +184,35 @@ impl Actions {
         Ok(Self {
             echo: compile("echo", include_str!("../actions/echo.c"))?,
             single_shot: compile("single_shot", include_str!("../actions/single_shot.c"))?,
+            without_library: without_library(folder.path())?,
         })
+    }
+
+    /// The inits of actions that cannot work, each of as many bytes of code as these.
+    pub(crate) fn unfit(&self, bytes: usize) -> [Unfit; 3] {
+        let padded = |code: &[u8], filling: u8| {
+            let mut code = code.to_vec();
+            code.resize(bytes, filling);
+            init(&code, Dialect::Version1)
+        };
+        [
+            Unfit {
+                key: "no library",
+                // What follows the last section of a program is nobody's.
+                init: padded(&self.without_library, 0),
+                words: "it needs a shared library that is not here: `libabsent.so`",
+            },
+            Unfit {
+                key: "no interpreter",
+                init: padded(b"#!/nowhere/python3\nprint()\n", b'#'),
+                words: "its interpreter `/nowhere/python3` is not here",
+            },
+            Unfit {
+                key: "error page",
+                init: padded(b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head>\n", b'\n'),
+                words: "HTML",
+            },
+        ]
     }
 
     /// The init of the action that echoes quickly.
@@ -208,10 +247,29 @@ fn init(code: &[u8], dialect: Dialect) -> Request {
     Request::post("/init", json!({ "value": value }).to_string().as_bytes())
 }
 
+/// A program that is linked to a library which goes away with the folder.
+fn without_library(folder: &Path) -> Outcome<Vec<u8>> {
+    let [library, program] = ["libabsent.so", "without_library"].map(|name| folder.join(name));
+    fs::write(folder.join("library.c"), "int absent(void) { return 0; }\n")?;
+    fs::write(folder.join("program.c"), "int absent(void);\nint main(void) { return absent(); }\n")?;
+    compiled(
+        &[OsStr::new("-shared"), "-fPIC".as_ref(), "-Wl,-soname,libabsent.so".as_ref(), "-o".as_ref()],
+        &library,
+        &[&folder.join("library.c")],
+    )?;
+    compiled(&[OsStr::new("-s"), "-o".as_ref()], &program, &[&folder.join("program.c"), &library])?;
+    Ok(fs::read(program)?)
+}
+
 fn cc(source: &Path, binary: &Path) -> Outcome {
+    compiled(&["-O2", "-static", "-s", "-o"].map(OsStr::new), binary, &[source])
+}
+
+fn compiled(flags: &[&OsStr], output: &Path, inputs: &[&Path]) -> Outcome {
     let done = Command::new("cc")
-        .args(["-O2", "-static", "-s", "-o"])
-        .args([binary, source])
+        .args(flags)
+        .arg(output)
+        .args(inputs)
         .output()
         .map_err(|error| format!("cannot run the C compiler `cc`, which builds the actions: {error}"))?;
     if !done.status.success() {

@@ -26,6 +26,8 @@ pub(crate) enum Subject {
     Echo8,
     /// Version 0, a process for each activation.
     Single,
+    /// Inits of 1 MiB that are refused.
+    Refused,
     /// Memory after init, and the most of it.
     Memory,
     /// The binary.
@@ -46,6 +48,8 @@ pub(crate) struct Plan {
 const SETTLE: Duration = Duration::from_millis(50);
 /// Cold starts of each proxy in a round; the one in the middle counts.
 const STARTS: usize = 7;
+/// How often each upload that cannot work is refused in a round; the slowest counts.
+const REFUSALS: usize = 10;
 const MEBIBYTE: usize = 1024 * 1024;
 const SMALL_ARGUMENTS: &str = r#"{"name":"Mike"}"#;
 
@@ -65,6 +69,9 @@ impl Plan {
             }
             if self.wants(Subject::Single) {
                 self.single(round, sheet)?;
+            }
+            if self.wants(Subject::Refused) {
+                self.refused(sheet)?;
             }
         }
         Ok(())
@@ -217,6 +224,26 @@ impl Plan {
             sheet.add("single", side, rate().map_err(|error| named(&contestant, &*error))?);
         }
         Ok(())
+    }
+
+    /// How long an init takes that is refused: by one proxy, since it is ready for the next one then.
+    /// Others are not asked, as they tell other things.
+    fn refused(&self, sheet: &mut Sheet) -> Outcome {
+        let contestant = Contestant { dialect: Dialect::Version1, ..self.ours.clone() };
+        let mut refuse = || -> Outcome {
+            let mut proxy = contestant.start(Acknowledgement::Ignored)?;
+            let mut connection = proxy.connect()?;
+            for unfit in self.actions.unfit(MEBIBYTE) {
+                let mut slowest = Duration::ZERO;
+                for _ in 0..REFUSALS {
+                    slowest = slowest.max(connection.exchange(&unfit.init)?);
+                    connection.expect_refusal(502, unfit.words)?;
+                }
+                sheet.add(unfit.key, Side::Ours, slowest.as_secs_f64() * 1e3);
+            }
+            Ok(())
+        };
+        refuse().map_err(|error| named(&contestant, &*error))
     }
 }
 
