@@ -678,6 +678,10 @@ fn a_script_without_its_interpreter_is_refused() {
         126,
         &["its interpreter `/nowhere/python3` is not here", "#!/usr/bin/env python3"],
     );
+    // What is missing is no cure.
+    let ended = pipeloop(&[OsStr::new("run"), bench.write("script", "#!/nowhere/env sh\n").as_os_str()], &[], "");
+    ended.check(126).says(&["PL080", "hint: put `env` into the image"]);
+    assert!(!ended.stderr.contains("/usr/bin/env env"));
     script_refused(&bench, "#!\n/bin/sh\n", "PL086", 126, &["its `#!` line names no interpreter"]);
     let text = bench.write("tool", "#!/bin/sh\n");
     fs::set_permissions(&text, fs::Permissions::from_mode(0o644)).expect("the file is ours");

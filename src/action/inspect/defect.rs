@@ -504,6 +504,7 @@ fn interpreter_hint(interpreter: &Path) -> String {
     let name = interpreter.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     match name.as_str() {
         "bash" => "put bash into the image, or write it for `/bin/sh`".into(),
+        "env" => "put `env` into the image (coreutils, BusyBox), or name the interpreter with its whole path".into(),
         "" => "put the interpreter into the image, or upload a static executable".into(),
         // Where it lies differs from image to image.
         name if interpreter.is_absolute() && !interpreter.starts_with("/bin") => {
