@@ -91,6 +91,8 @@ pub enum Error {
     Compile { compiler: PathBuf, problem: BadCompile, tail: String },
     /// The archive cannot be read to its end.
     ArchiveDamaged { format: &'static str, reason: String },
+    /// An entry is written in a way that cannot be read here.
+    ArchiveUnsupported { format: &'static str, reason: String, hint: &'static str },
     /// The archive has no `exec` at its root.
     ArchiveWithoutExec { instead: Instead, holds: Vec<String>, more: usize },
     /// The folder given on the command line has no `exec`.
@@ -280,6 +282,7 @@ codes! {
     Error::Unwritable { .. } => "PL040",
     Error::NoSuchAction { .. } => "PL041",
     Error::FolderWithoutExec { .. } => "PL042",
+    Error::ArchiveUnsupported { .. } => "PL043",
     Error::CannotStart { .. } => "PL050",
     Error::EndedAtStart { .. } => "PL051",
     Error::NotReady { .. } => "PL052",
@@ -337,10 +340,11 @@ impl Error {
                 hints.join("; ")
             }
             Self::Compile { problem, .. } => problem.hint().into(),
+            Self::ArchiveUnsupported { hint, .. } => (*hint).into(),
             Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
             Self::ArchiveWithoutExec { instead, .. } => instead.hint(),
             Self::FolderWithoutExec { .. } => "name the program `exec`, or give the program itself instead of its folder".into(),
-            Self::ArchiveEscapes { .. } => "make the archive from inside the folder that holds `exec`, with links that stay in it".into(),
+            Self::ArchiveEscapes { .. } => "make the archive from inside the folder that holds `exec`, with links that stay in it; a Python environment has such links when it is made with `python3 -m venv --copies`".into(),
             Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` if actions of this size are meant to be accepted".into(),
             Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` if actions of so many files are meant to be accepted".into(),
             Self::Unwritable { .. } => "choose a folder that can be written with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
@@ -353,6 +357,8 @@ impl Error {
             Self::BadAnswer { problem: BadAnswer::TwoLines { .. }, .. } => {
                 "write each answer on one line (no pretty-printing), and logs on stderr".into()
             }
+            // What a shell could not find or execute says more than the answer that is missing.
+            Self::BadAnswer { ending: Some(ending), .. } if ending.lacks_program() => return diagnosis::hint(ending, None),
             Self::BadAnswer { .. } => {
                 "answer each activation with one JSON object or array on one line, and flush it; logs belong on stderr".into()
             }
@@ -434,6 +440,9 @@ impl fmt::Display for Error {
             Self::Compile { compiler, problem, tail } => {
                 write!(f, "the compiler `{}` {problem}", compiler.display())?;
                 if tail.is_empty() { Ok(()) } else { write!(f, ": `{tail}`") }
+            }
+            Self::ArchiveUnsupported { format, reason, .. } => {
+                write!(f, "the {format} archive cannot be read here: {reason}")
             }
             Self::ArchiveDamaged { format, reason } => {
                 write!(f, "the {format} archive is damaged or incomplete: {reason}")
@@ -707,6 +716,11 @@ impl Ending {
     #[must_use]
     pub fn is_success(&self) -> bool {
         matches!(self.status, Some(ExitStatus::Exited(0)))
+    }
+
+    /// Whether its exit status is a shell's word for a program that is missing or cannot be executed.
+    fn lacks_program(&self) -> bool {
+        matches!(self.status, Some(ExitStatus::Exited(126 | 127)))
     }
 
     fn quoted_tail(&self) -> String {

@@ -23,8 +23,8 @@
 //!
 //! No size that an archive declares is believed. Bytes are counted as they are written, entries as
 //! they are met, including folders that no entry names, and what stands between the contents of a
-//! tar is bounded too. Only zip's directory is read into memory whole, and that is a part of the
-//! upload and in proportion to it.
+//! tar is bounded too. Only zip's directory is read into memory whole, when it does not
+//! announce more entries than are accepted.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -79,7 +79,7 @@ pub struct Contents {
 ///
 /// # Errors
 /// [`Error::ArchiveDamaged`] when it cannot be read to its end or contradicts itself,
-/// [`Error::ArchiveEscapes`], [`Error::ArchiveEntryKind`], [`Error::ArchiveTooLarge`],
+/// [`Error::ArchiveUnsupported`], [`Error::ArchiveEscapes`], [`Error::ArchiveEntryKind`], [`Error::ArchiveTooLarge`],
 /// [`Error::ArchiveTooManyEntries`], and [`Error::Unwritable`].
 pub fn unpack(format: Format, bytes: &[u8], into: &Path, bounds: &Bounds) -> Result<Contents, Error> {
     let mut tree = Tree::new(into, bounds);
@@ -136,6 +136,10 @@ fn read_zip(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     let unreadable = |error| {
         Format::Zip.damaged(format!("its directory, which stands at its end, cannot be read: {}", told(&error)))
     };
+    // The library reads the whole directory into memory first, many times as large there.
+    if announced_entries(bytes).is_some_and(|count| count > tree.bounds.entries as u64) {
+        return Err(Error::ArchiveTooManyEntries { limit: tree.bounds.entries });
+    }
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(unreadable)?;
     let directory = archive.metadata();
     if directory.len() > tree.bounds.entries {
@@ -166,10 +170,13 @@ fn read_zip(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
             _ => {}
         }
         if data.encrypted() {
-            return Err(entry.damaged("is encrypted"));
+            return Err(entry.unsupported("is encrypted", "make the archive again, without a password"));
         }
         if !matches!(data.compression(), CompressionMethod::Stored | CompressionMethod::Deflated) {
-            return Err(entry.damaged("uses a compression method that is not supported; deflate and stored are"));
+            return Err(entry.unsupported(
+                "uses a compression method that is not supported; deflate and stored are",
+                "make the archive again with deflate, as `zip` does unless told otherwise",
+            ));
         }
         let unreadable = |error: &dyn fmt::Display| entry.damaged(format!("cannot be read: {}", told(error)));
         let mut content = archive.by_index(index).map_err(|error| unreadable(&error))?;
@@ -182,6 +189,32 @@ fn read_zip(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// How many entries a zip announces in the record at its end. As many are read and no more.
+///
+/// Source: PKWARE, APPNOTE.TXT, 4.3.14 to 4.3.16.
+fn announced_entries(bytes: &[u8]) -> Option<u64> {
+    const RECORD: usize = 22;
+    const LOCATOR: usize = 20;
+    /// The longest comment, which stands behind the record.
+    const COMMENT: usize = 65_535;
+    let number = |at: usize, length: usize| -> Option<u64> {
+        let field = bytes.get(at..at.checked_add(length)?)?;
+        Some(field.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let from = bytes.len().saturating_sub(RECORD + COMMENT);
+    let at = from + memchr::memmem::rfind(&bytes[from..], b"PK\x05\x06")?;
+    let count = number(at + 10, 2)?;
+    if count < 0xffff {
+        return Some(count);
+    }
+    // The number does not fit, or just so: then it stands in a record that a locator before this one leads to.
+    let locator = at.checked_sub(LOCATOR).filter(|at| bytes[*at..].starts_with(b"PK\x06\x07"));
+    let Some(locator) = locator else { return Some(count) };
+    let record = number(locator + 8, 8).and_then(|at| usize::try_from(at).ok());
+    let record = record.filter(|at| bytes.get(*at..).is_some_and(|record| record.starts_with(b"PK\x06\x06")));
+    record.and_then(|at| number(at + 32, 8)).or(Some(count))
 }
 
 fn read_tar_gz(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
@@ -277,6 +310,11 @@ struct Entry<'a> {
 impl Entry<'_> {
     fn damaged(&self, what: impl fmt::Display) -> Error {
         self.format.damaged(format!("entry {} {} {what}", self.number, excerpt(self.name)))
+    }
+
+    fn unsupported(&self, what: &str, hint: &'static str) -> Error {
+        let reason = format!("entry {} {} {what}", self.number, excerpt(self.name));
+        Error::ArchiveUnsupported { format: self.format.name(), reason, hint }
     }
 
     fn escapes(&self, target: Option<&[u8]>) -> Error {

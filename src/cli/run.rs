@@ -231,10 +231,10 @@ fn by_line(input: Option<PathBuf>) -> Result<mpsc::Receiver<Input>, Error> {
     let reader = io::BufReader::new(open(&input.unwrap_or_else(|| "-".into())).map_err(failed)?);
     let (sender, receiver) = mpsc::channel(1);
     std::thread::spawn(move || {
-        for line in reader.split(b'\n') {
+        for (number, line) in (1_u64..).zip(reader.split(b'\n')) {
             let input = match line {
                 Ok(line) if line.trim_ascii().is_empty() => continue,
-                Ok(line) => activation(line.trim_ascii()),
+                Ok(line) => activation(line.trim_ascii()).map_err(|error| in_line(number, &error)),
                 Err(reason) => Err(failed(reason)),
             };
             if sender.blocking_send(input).is_err() {
@@ -243,6 +243,16 @@ fn by_line(input: Option<PathBuf>) -> Result<mpsc::Receiver<Input>, Error> {
         }
     });
     Ok(receiver)
+}
+
+/// An error about one line of the input, with its number.
+fn in_line(number: u64, error: &Error) -> Error {
+    let reason = match error {
+        // The text is a line, so its own lines say nothing.
+        Error::BadSetting { reason, .. } => reason.replace(" at line 1 column ", " at column "),
+        other => other.to_string(),
+    };
+    Error::BadSetting { setting: "--input", reason: format!("line {number}: {reason}") }
 }
 
 fn open(path: &std::path::Path) -> io::Result<Box<dyn Read + Send>> {

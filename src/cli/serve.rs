@@ -93,8 +93,10 @@ impl Serve {
         let listener = http::listen(self.server.host, self.server.port)?;
         let address = listener.local_addr().map_err(system("learn the port"))?;
         if let Some(path) = &self.server.port_file {
-            std::fs::write(path, format!("{}\n", address.port()))
-                .map_err(|reason| Error::Unwritable { path: path.clone(), reason })?;
+            std::fs::write(path, format!("{}\n", address.port())).map_err(|reason| Error::BadSetting {
+                setting: "--port-file",
+                reason: format!("cannot write `{}`: {reason}", path.display()),
+            })?;
         }
         if self.server.port == 0 || std::io::stderr().is_terminal() {
             output::note(&format!("pipeloop: listening on port {}", address.port()));

@@ -222,6 +222,7 @@ impl Upload {
             Error::Unfit { path: None, .. }
             | Error::Compile { .. }
             | Error::ArchiveDamaged { .. }
+            | Error::ArchiveUnsupported { .. }
             | Error::ArchiveWithoutExec { .. }
             | Error::ArchiveEscapes { .. }
             | Error::ArchiveEntryKind { .. }
@@ -267,6 +268,7 @@ fn status(error: &Error) -> StatusCode {
         Error::Unfit { .. }
         | Error::Compile { .. }
         | Error::ArchiveDamaged { .. }
+        | Error::ArchiveUnsupported { .. }
         | Error::ArchiveWithoutExec { .. }
         | Error::FolderWithoutExec { .. }
         | Error::ArchiveEscapes { .. }

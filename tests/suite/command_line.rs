@@ -107,11 +107,16 @@ fn lines_are_answered_by_one_process() {
 
 #[test]
 fn a_wrong_line_does_not_keep_the_others_from_being_answered() {
-    let ended = run("counter.sh", &["--lines"], "{\"a\":1}\nnonsense\n{\"a\":2}\n");
+    let ended = run("counter.sh", &["--lines"], "{\"a\":1}\n\nnonsense\n7\n{\"a\":2}\n");
     ended.check(2);
     let expected = [json!({"n": 1, "got": {"a": 1}}), json!({"n": 2, "got": {"a": 2}})];
     assert_eq!(results(&ended.stdout), expected);
-    assert!(ended.stderr.contains("not JSON"), "the wrong line is told");
+    for told in [
+        "error[PL091]: `--input` cannot be used: line 3: it is not JSON: expected ident at column 2\n",
+        "error[PL091]: `--input` cannot be used: line 4: The action did not receive a dictionary or array",
+    ] {
+        assert!(ended.stderr.contains(told), "{told:?} is told");
+    }
 }
 
 #[test]
@@ -121,6 +126,14 @@ fn a_result_that_is_an_error_is_status_1() {
     assert_eq!(ended.stdout, "{\"error\":\"no\"}\n");
     let ended = run("fails.sh", &["--lines"], "{}\n{}\n");
     assert_eq!(ended.check(1).stdout, "{\"error\":\"no\"}\n{\"error\":\"no\"}\n");
+}
+
+#[test]
+fn a_port_file_that_cannot_be_written_is_told() {
+    let args = ["serve", "--host", "127.0.0.1", "--port", "0", "--port-file", "/nonexistent/port"];
+    pipeloop(&args, &[], "")
+        .check(2)
+        .says(&["`--port-file` cannot be used: cannot write `/nonexistent/port`: No such file"]);
 }
 
 #[test]

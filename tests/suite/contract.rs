@@ -231,6 +231,20 @@ fn v0_a_failure_without_result_tells_the_status() {
 }
 
 #[test]
+fn v0_a_program_that_is_missing_is_hinted_at() {
+    for (code, hint) in [
+        ("#!/bin/sh\nno-such-interpreter\n", "hint: the program `no-such-interpreter` is not in the image"),
+        ("#!/bin/sh\n/etc\n", "hint: 126 is a shell's word for a program that it found and could not execute"),
+    ] {
+        let proxy = Proxy::with_protocol("0");
+        proxy.init(code).check(200, &json!({"ok": true}));
+        assert_eq!(proxy.run(&json!({})).status, 502);
+        let logs = proxy.check_streams(1);
+        assert!(logs.stderr.contains(hint), "{hint:?} in the log");
+    }
+}
+
+#[test]
 fn v0_an_empty_last_line_is_no_result() {
     let proxy = initialised("0", "#!/bin/sh\nprintf '{\"x\":1}\\n\\n'\n");
     proxy.run(&json!({})).check(502, &json!({ "error": BAD_ANSWER }));
@@ -371,6 +385,15 @@ fn settings_of_the_proxy_are_hidden_from_the_action() {
     for kept in ["__OW_API_HOST", "OWN", "PATH"] {
         assert!(names.iter().any(|name| name == kept), "{kept}: {names:?}");
     }
+}
+
+#[test]
+fn variables_for_actions_are_passed_on_with_their_values() {
+    let proxy = Proxy::start::<&str>(&[], &[("OW_WAIT_FOR_ACK", "yes"), ("OW_EXECUTION_ENV", "v1")]);
+    let code = "#!/bin/bash\necho '{\"openwhisk\":1}'\n\
+         while read -r line; do echo \"{\\\"ack\\\":\\\"$__OW_WAIT_FOR_ACK\\\",\\\"env\\\":\\\"$__OW_EXECUTION_ENV\\\"}\"; done\n";
+    proxy.init(code).check(200, &json!({"ok": true}));
+    proxy.run(&json!({})).check(200, &json!({"ack": "yes", "env": "v1"}));
 }
 
 // Time.

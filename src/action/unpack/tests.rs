@@ -594,13 +594,13 @@ fn damaged_zip_archives_say_what_is_wrong() {
     let central = memchr::memmem::find(&stored, b"PK\x01\x02").unwrap();
     let mut encrypted = stored.clone();
     encrypted[central + 8] |= 1;
-    check(Format::Zip, &encrypted, Err("the zip archive is damaged or incomplete: entry 1 `exec` is encrypted"));
+    check(Format::Zip, &encrypted, Err("the zip archive cannot be read here: entry 1 `exec` is encrypted"));
     let mut bzip2 = stored.clone();
     bzip2[central + 10] = 12;
     check(
         Format::Zip,
         &bzip2,
-        Err("the zip archive is damaged or incomplete: \
+        Err("the zip archive cannot be read here: \
              entry 1 `exec` uses a compression method that is not supported; deflate and stored are"),
     );
     let mut understated = stored.clone();
@@ -831,4 +831,44 @@ proptest! {
         let made = listing(&into).iter().any(|line| line.contains(" -> "));
         prop_assert!(result.is_ok() || !made, "links are made last");
     }
+}
+
+/// Before the directory is read: here there is none that could be.
+#[test]
+fn announced_entries_are_counted_first() {
+    let few = zip(&[exec()]);
+    let end = memchr::memmem::rfind(&few, b"PK\x05\x06").unwrap();
+    assert_eq!(announced_entries(&few), Some(1));
+    assert_eq!(announced_entries(&few[..end]), None);
+    assert_eq!(announced_entries(&few[..end + 11]), None);
+
+    let mut many = b"PK\x03\x04 and no directory".to_vec();
+    many.extend_from_slice(&few[end..]);
+    let end = many.len() - 22;
+    many[end + 10..end + 12].copy_from_slice(&60_000_u16.to_le_bytes());
+    // A comment as long as one can be.
+    many[end + 20..end + 22].copy_from_slice(&u16::MAX.to_le_bytes());
+    many.resize(many.len() + usize::from(u16::MAX), b' ');
+    assert_eq!(announced_entries(&many), Some(60_000));
+    let folder = tempfile::tempdir().unwrap();
+    let error = unpack(Format::Zip, &many, folder.path(), &BOUNDS).unwrap_err();
+    assert_eq!(error.code(), "PL039", "{error}");
+
+    // The format with 64 bits: a record, a locator that leads to it, and the number that does not fit.
+    let mut large = b"some data".to_vec();
+    let record = large.len() as u64;
+    large.extend_from_slice(b"PK\x06\x06");
+    large.resize(large.len() + 28, 0);
+    large.extend_from_slice(&70_000_u64.to_le_bytes());
+    large.resize(large.len() + 16, 0);
+    large.extend_from_slice(b"PK\x06\x07\0\0\0\0");
+    large.extend_from_slice(&record.to_le_bytes());
+    large.extend_from_slice(&1_u32.to_le_bytes());
+    let locator_end = large.len();
+    large.extend_from_slice(b"PK\x05\x06\0\0\0\0\xff\xff\xff\xff");
+    large.resize(locator_end + 22, 0);
+    assert_eq!(announced_entries(&large), Some(70_000));
+    // One that leads nowhere: at least as many as fit.
+    large[locator_end - 12] = 0xff;
+    assert_eq!(announced_entries(&large), Some(65_535));
 }
