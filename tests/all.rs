@@ -20,6 +20,8 @@ mod check;
 mod command_line;
 #[path = "suite/compiler.rs"]
 mod compiler;
+#[path = "suite/conformance.rs"]
+mod conformance;
 #[path = "suite/contract.rs"]
 mod contract;
 #[path = "suite/docs.rs"]

@@ -6,6 +6,7 @@
 
 mod check;
 mod completion;
+mod conformance;
 mod explain;
 mod output;
 mod run;
@@ -40,6 +41,8 @@ enum Command {
     Run(run::Run),
     /// Check an action without a platform: inspect it, start it, call it, end it
     Check(check::Check),
+    /// Play the protocol's cases against any proxy with /init and /run
+    Conformance(conformance::Conformance),
     /// Explain error codes
     Explain(explain::Explain),
     /// Print a script that completes this command line in a shell
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Serve(serve) => serve.execute(),
         Command::Run(run) => run.execute(),
         Command::Check(check) => check.execute(),
+        Command::Conformance(conformance) => conformance.execute(),
         Command::Explain(explain) => explain.execute(),
         Command::Completion(completion) => {
             completion.execute(Cli::command());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::action::check::{Check, Report, Verdict};
 use crate::catalogue::Entry;
+use crate::conformance::Verdict as Played;
 use crate::error::Error;
 
 /// An error and its hint, on stderr. A person is told where there is more.
@@ -188,6 +189,41 @@ impl Checklist {
         writeln!(stdout, "  {}– {text}{}", self.style.dim, self.style.off)?;
         stdout.flush()
     }
+}
+
+/// Names and titles of cases on stdout, one a line.
+pub(super) fn cases<'a>(cases: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let Style { bold, off, .. } = Style::of(&stdout);
+    let width = cases.clone().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, title) in cases {
+        writeln!(stdout, "{bold}{name:width$}{off}  {title}")?;
+    }
+    stdout.flush()
+}
+
+/// A case of the protocol that was played, on stdout.
+pub(super) fn case(name: &str, width: usize, verdict: &Played, took: Duration) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let Style { red, green, dim, off, .. } = Style::of(&stdout);
+    let took = time(took);
+    match verdict {
+        Played::Passed => writeln!(stdout, "  {green}✓{off} {name:width$}  {dim}{took}{off}"),
+        Played::PassedAsSeen(not) => writeln!(stdout, "  {green}✓{off} {name:width$}  {dim}{took}; {not}{off}"),
+        Played::Failed(reason) => writeln!(stdout, "  {red}✗{off} {name:width$}  {}", printable(reason)),
+        Played::NotRun(reason) => writeln!(stdout, "  {dim}–{off} {name:width$}  not run: {}", printable(reason)),
+    }?;
+    stdout.flush()
+}
+
+/// The last line below the cases.
+pub(super) fn cases_summary(passed: usize, failed: usize, not_run: usize) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let Style { red, green, dim, off, .. } = Style::of(&stdout);
+    let red = if failed > 0 { red } else { "" };
+    let rest = if not_run > 0 { format!(", {dim}{not_run} not run{off}") } else { String::new() };
+    writeln!(stdout, "\n{green}{passed} passed{off}, {red}{failed} failed{off}{rest}")?;
+    stdout.flush()
 }
 
 /// A line of somebody else's output: nothing in it moves the cursor.

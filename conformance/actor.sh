@@ -1,0 +1,85 @@
+#!/bin/sh
+# The executable of every case: plays the script in the file `scenario` beside it, a step a line.
+# README.md, "The action's script", says what the steps are. Needs a POSIX shell, cat, head, tr and sleep.
+# Events are files in the folder whose name is in the file `events`; when that folder goes, so do we.
+
+PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}
+[ -f scenario ] || cd "$(dirname "$0")" || exit 69
+IFS= read -r events <events
+arguments=$# argument=${1-}
+line='' count=0
+
+# Puts $1 with its @…@ filled in into $text.
+fill() {
+  text='' rest=$1
+  while :; do
+    case $rest in
+      *@*@*) ;;
+      *) text=$text$rest; return ;;
+    esac
+    text=$text${rest%%@*} rest=${rest#*@}
+    name=${rest%%@*} rest=${rest#*@}
+    case $name in
+      line) text=$text$line ;;
+      count) text=$text$count ;;
+      arg) text=$text$argument ;;
+      args) text=$text$arguments ;;
+      pid) text=$text$$ ;;
+      bytes) text=$text${#line} ;;
+      env:*) eval "text=\$text\${${name#env:}-unset}" ;;
+      file:*) IFS= read -r inside <"${name#file:}"; text=$text$inside ;;
+      fd:*) if ( : >&"${name#fd:}" ) 2>/dev/null; then text=${text}open; else text=${text}closed; fi ;;
+      *) echo "actor: no such word: @$name@" >&2; exit 70 ;;
+    esac
+  done
+}
+
+await() {
+  until [ -e "$events/$1" ]; do
+    [ -d "$events" ] || exit 0
+    sleep 0.01 </dev/null
+  done
+}
+
+step() {
+  verb=${1%% *} rest=${1#* }
+  case $verb in
+    read) IFS= read -r line || { [ -z "$line" ] && finish; }; count=$((count + 1)) ;;
+    slurp) line=$(cat); count=$((count + 1)) ;;
+    expect) fill "$rest"; [ "$line" = "$text" ] || { echo "actor: expected $text, got $line" >&2; exit 70; } ;;
+    write) fd=${rest%% *}; fill "${rest#* }"; printf '%s\n' "$text" >&"$fd" ;;
+    part) fd=${rest%% *}; fill "${rest#* }"; printf '%s' "$text" >&"$fd" ;;
+    raw) fd=${rest%% *}; printf '%b' "${rest#* }" >&"$fd" ;;
+    repeat)
+      fd=${rest%% *} rest=${rest#* }
+      head -c "${rest%% *}" /dev/zero | tr '\0' "${rest#* }" >&"$fd"
+      ;;
+    close) eval "exec $rest>&-" ;;
+    raise) fill "$rest"; echo $$ >"$events/$text" ;;
+    wait) fill "$rest"; await "$text" ;;
+    ending) ending=$rest ;;
+    kill) kill -s "$rest" $$ ;;
+    exit) exit "$rest" ;;
+    unless) word=${rest%% *}; case $line in *"$word"*) ;; *) step "${rest#* }" ;; esac ;;
+    on) word=${rest%% *}; case $line in *"$word"*) step "${rest#* }" ;; esac ;;
+    loop) from=$at ;;
+    *) echo "actor: no such step: $1" >&2; exit 70 ;;
+  esac
+}
+
+# The input has ended, and so do we, after the last step.
+finish() {
+  [ -z "${ending-}" ] || step "$ending"
+  exit 0
+}
+
+from=''
+while :; do
+  exec 9<scenario
+  at=0
+  while IFS= read -r words <&9; do
+    at=$((at + 1))
+    [ "$at" -gt "${from:-0}" ] && step "$words"
+  done
+  [ -n "$from" ] || exit 0
+done

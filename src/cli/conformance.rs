@@ -1,0 +1,207 @@
+//! `pipeloop conformance --proxy URL|CMD [CASE]…`: the protocol's cases against any proxy.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::config::Time;
+use crate::conformance::case::{self, Case};
+use crate::conformance::{Target, Verdict, play};
+use crate::error::Error;
+
+use super::output;
+
+/// Play the protocol's cases against any proxy with /init and /run.
+///
+/// Each case uploads a small shell script as the action, sends what callers send, and compares what
+/// they and the log must see. A command is started anew for each case, in a folder of its own.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pipeloop conformance --list
+  pipeloop conformance --proxy 'pipeloop serve --host 127.0.0.1 --port {port}'
+  pipeloop conformance --proxy ./proxy --port 8080 --protocol actionloop
+  pipeloop conformance --proxy ./proxy --port 8080 P6 actionloop/echo
+  pipeloop conformance --proxy http://localhost:8080 actionloop/echo
+
+A proxy that runs already (a URL) takes one action in its life: all cases that need none are played, and the
+first that needs one. It must see the same file system, and its log cannot be looked at.
+
+Exit status: 0 no case failed, 1 one failed, 2 a wrong command line. docs/conformance.md says more.")]
+pub(super) struct Conformance {
+    /// URL of a proxy that runs, or a command that starts one. `{port}` in it is replaced by a free
+    /// port, `{port_file}` by a file into which the proxy writes the port it chose.
+    #[arg(long, value_name = "URL|CMD", required_unless_present = "list")]
+    proxy: Option<String>,
+
+    /// Cases: a name (`v1/echo`), the beginning of one (`v1/`), or a fault of the field (`P6`). All unless given.
+    #[arg(value_name = "CASE")]
+    cases: Vec<String>,
+
+    /// Port of a command that always takes the same.
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+
+    /// Only cases whose executable speaks this: 0, 1, actionloop or auto. May be given several times.
+    #[arg(long, value_name = "NAME")]
+    protocol: Vec<String>,
+
+    /// Longest time for one case. A proxy that has not answered by then hangs.
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = crate::config::some_time)]
+    timeout: Time,
+
+    /// Cases of this folder (GROUP/NAME.json) in place of the ones in this program.
+    #[arg(long = "cases", value_name = "DIR")]
+    folder: Option<PathBuf>,
+
+    /// List the cases and what each of them is about, play none.
+    #[arg(long)]
+    list: bool,
+
+    /// Print one JSON document in place of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Conformance {
+    pub(super) fn execute(self) -> Result<u8, Error> {
+        let bad = |setting, reason| Error::BadSetting { setting, reason };
+        let unwritten = |reason| Error::System { doing: "write the table", reason };
+        let all = match &self.folder {
+            Some(folder) => case::read(folder).map_err(|reason| bad("--cases", reason))?,
+            None => case::built_in(),
+        };
+        let known = |word: &&String| !all.iter().any(|case| case.is_meant_by(word));
+        if let Some(word) = self.cases.iter().find(known) {
+            return Err(bad(
+                "CASE",
+                format!("`{word}` means no case; `pipeloop conformance --list` shows all of them"),
+            ));
+        }
+        let known = |name: &&String| !all.iter().any(|case| &case.protocol == *name);
+        if let Some(name) = self.protocol.iter().find(known) {
+            return Err(bad("--protocol", format!("no case speaks `{name}`")));
+        }
+        let cases: Vec<_> = all.iter().filter(|case| self.wants(case)).collect();
+        if self.list {
+            let listed: Vec<_> = cases.iter().map(|case| Listed::new(case)).collect();
+            if self.json {
+                output::result(&serde_json::to_vec(&listed).expect("a list is plain data")).map_err(unwritten)?;
+            } else {
+                output::cases(cases.iter().map(|case| (&*case.name, &*case.title))).map_err(unwritten)?;
+            }
+            return Ok(0);
+        }
+        let proxy = self.proxy.as_deref().expect("clap requires it");
+        let target = Target::parse(proxy, self.port).map_err(|reason| bad("--proxy", reason))?;
+        self.play(&cases, &target).map_err(unwritten)
+    }
+
+    fn wants(&self, case: &Case) -> bool {
+        let by_name = self.cases.is_empty() || self.cases.iter().any(|word| case.is_meant_by(word));
+        by_name && (self.protocol.is_empty() || self.protocol.contains(&case.protocol))
+    }
+
+    fn play(&self, cases: &[&Case], target: &Target) -> std::io::Result<u8> {
+        let width = cases.iter().map(|case| case.name.len()).max().unwrap_or(0);
+        let mut results = Vec::new();
+        let mut initialised_by: Option<&str> = None;
+        // What needs no action comes first where there is but one proxy for all.
+        let (later, first): (Vec<&Case>, Vec<&Case>) = cases.iter().copied().partition(|case| case.initialises());
+        let order = match target {
+            Target::Url { .. } => first.into_iter().chain(later).collect(),
+            Target::Command { .. } => cases.to_vec(),
+        };
+        for case in order {
+            let begun = Instant::now();
+            let verdict = match (target, initialised_by) {
+                (Target::Url { .. }, Some(other)) if case.initialises() && case.needs_a_start().is_none() => {
+                    Verdict::NotRun(format!("the proxy has the action of {other} by now: start it anew"))
+                }
+                _ => play(case, target, self.timeout.0),
+            };
+            if case.initialises() && !matches!(verdict, Verdict::NotRun(_)) {
+                initialised_by.get_or_insert(&case.name);
+            }
+            if !self.json {
+                output::case(&case.name, width, &verdict, begun.elapsed())?;
+            }
+            results.push(Played::new(case, &verdict, begun.elapsed()));
+        }
+        let count = |status| results.iter().filter(|played| played.status == status).count();
+        let summary = Summary { passed: count(PASSED), failed: count(FAILED), not_run: count(NOT_RUN) };
+        let status = u8::from(summary.failed > 0);
+        if self.json {
+            let document = Document {
+                proxy: self.proxy.as_deref().unwrap_or_default(),
+                pipeloop: env!("CARGO_PKG_VERSION"),
+                cases: results,
+                summary,
+                exit_status: status,
+            };
+            output::result(&serde_json::to_vec(&document).expect("a report is plain data"))?;
+        } else {
+            output::cases_summary(summary.passed, summary.failed, summary.not_run)?;
+        }
+        Ok(status)
+    }
+}
+
+const PASSED: &str = "passed";
+const FAILED: &str = "failed";
+const NOT_RUN: &str = "not_run";
+
+/// The report for machines. Members may be added; none changes its meaning.
+#[derive(Serialize)]
+struct Document<'a> {
+    proxy: &'a str,
+    pipeloop: &'static str,
+    cases: Vec<Played<'a>>,
+    summary: Summary,
+    exit_status: u8,
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    name: &'a str,
+    title: &'a str,
+    protocol: &'a str,
+    field: &'a [String],
+}
+
+impl<'a> Listed<'a> {
+    fn new(case: &'a Case) -> Self {
+        Self { name: &case.name, title: &case.title, protocol: &case.protocol, field: &case.field }
+    }
+}
+
+#[derive(Serialize)]
+struct Played<'a> {
+    #[serde(flatten)]
+    case: Listed<'a>,
+    status: &'static str,
+    /// Why it failed or was not run, or what could not be seen.
+    reason: Option<String>,
+    ms: f64,
+}
+
+impl<'a> Played<'a> {
+    fn new(case: &'a Case, verdict: &Verdict, took: std::time::Duration) -> Self {
+        let (status, reason) = match verdict {
+            Verdict::Passed => (PASSED, None),
+            Verdict::PassedAsSeen(reason) => (PASSED, Some(reason.clone())),
+            Verdict::Failed(reason) => (FAILED, Some(reason.clone())),
+            Verdict::NotRun(reason) => (NOT_RUN, Some(reason.clone())),
+        };
+        Self { case: Listed::new(case), status, reason, ms: took.as_micros() as f64 / 1e3 }
+    }
+}
+
+#[derive(Serialize)]
+struct Summary {
+    passed: usize,
+    failed: usize,
+    not_run: usize,
+}
