@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::error::Error;
 
 /// An activation as a caller sent it: `{"value":…, other members}`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Activation {
     /// The whole body, with room for the newline that ends a message.
     body: Vec<u8>,
@@ -93,6 +93,47 @@ impl Activation {
         &self.body
     }
 
+    /// The activation as a frame of version 2: `{"run":ID,"value":…,"context":{…},"deadline_ms":…}`
+    /// and LF. `context` holds every other member as it came; `deadline_ms` is left out when no
+    /// deadline came along.
+    #[must_use]
+    pub fn run_frame(&self, id: u64) -> Vec<u8> {
+        let mut frame = Vec::with_capacity(self.body.len() + 80);
+        frame.extend_from_slice(format!("{{\"run\":{id},\"value\":").as_bytes());
+        frame.extend_from_slice(self.arguments());
+        frame.extend_from_slice(b",\"context\":{");
+        // Looked through without the arguments, which may be large.
+        let mut rest = Vec::with_capacity(self.body.len() - self.value.len() + 4);
+        rest.extend_from_slice(&self.body[..self.value.start]);
+        if self.value.is_empty() {
+            rest.extend_from_slice(&self.body[self.value.end..]);
+        } else {
+            rest.extend_from_slice(b"null");
+            rest.extend_from_slice(&self.body[self.value.end..]);
+        }
+        let mut comma = false;
+        for member in members_as_they_came(&rest) {
+            if std::mem::replace(&mut comma, true) {
+                frame.push(b',');
+            }
+            frame.extend_from_slice(member);
+        }
+        frame.push(b'}');
+        if let Some(deadline) = self.deadline_epoch_ms {
+            frame.extend_from_slice(format!(",\"deadline_ms\":{deadline}").as_bytes());
+        }
+        frame.extend_from_slice(b"}\n");
+        frame
+    }
+
+    /// The platform's name for the activation: `activation_id`.
+    #[must_use]
+    pub fn label(&self) -> Option<String> {
+        let object = Object::parse("run", &self.body).ok()?;
+        let (_, raw) = object.members.into_iter().rfind(|(name, _)| name == "activation_id")?;
+        serde_json::from_str(raw.get()).ok()
+    }
+
     /// Every member but `value`, for the environment of a process that serves one activation:
     /// strings as they are, anything else as its JSON text. `null` is left out.
     #[must_use]
@@ -148,6 +189,23 @@ impl<'a> Object<'a> {
             .map_err(|error| Error::NotJson { request, reason: error.to_string() })?;
         Ok(object)
     }
+}
+
+/// Every member of an object but `value`, each from the quote of its name to its end.
+fn members_as_they_came(body: &[u8]) -> Vec<&[u8]> {
+    let Ok(object) = Object::parse("run", body) else { return Vec::new() };
+    let mut members = Vec::with_capacity(object.members.len());
+    let mut from = 0;
+    for (name, raw) in object.members {
+        let value = span(body, raw);
+        // Behind the last member stand a comma and white space, or the brace.
+        let quote = memchr::memchr(b'"', &body[from..value.start]).map(|at| from + at);
+        if let Some(quote) = quote.filter(|_| name != "value") {
+            members.push(&body[quote..value.end]);
+        }
+        from = value.end;
+    }
+    members
 }
 
 struct Members;
@@ -259,6 +317,24 @@ mod tests {
         let mut activation = Activation::parse("{\"value\":{},\n\"activation_id\":\"7\"}\n \n".into()).unwrap();
         assert_eq!(activation.whole_line(), b"{\"value\":{}, \"activation_id\":\"7\"}\n");
         assert_eq!(activation.whole_line(), b"{\"value\":{}, \"activation_id\":\"7\"}\n");
+    }
+
+    #[test]
+    fn a_run_frame_holds_everything_as_it_came() {
+        let check = |body: &str, frame: &str| {
+            let activation = Activation::parse(body.into()).expect(body);
+            assert_eq!(String::from_utf8_lossy(&activation.run_frame(7)), format!("{frame}\n"), "{body}");
+        };
+        check("{}", r#"{"run":7,"value":{},"context":{}}"#);
+        check(r#"{"value":null,"a":1}"#, r#"{"run":7,"value":{},"context":{"a":1}}"#);
+        check(
+            "{ \"a\" : 1.00,\n\"value\":{\"b\":1,\"b\":2} , \"\\u00e9\":\"\\u00e9\", \"deadline\":\"5\" }",
+            r#"{"run":7,"value":{"b":1,"b":2},"context":{"a" : 1.00,"\u00e9":"\u00e9","deadline":"5"},"deadline_ms":5}"#,
+        );
+        check(
+            r#"{"value":[1],"value":[2],"deadline":9}"#,
+            r#"{"run":7,"value":[2],"context":{"deadline":9},"deadline_ms":9}"#,
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::protocol::Protocol;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Action")]
 pub struct ActionSettings {
-    /// Protocol spoken with the executable: 0, 1, actionloop or auto. The same variable in init's
+    /// Protocol spoken with the executable: 0, 1, 2, actionloop or auto. The same variable in init's
     /// `env` sets it for one action.
     #[arg(long, env = "PIPELOOP_PROTOCOL", default_value = "auto", value_name = "NAME")]
     pub protocol: Protocol,
@@ -63,6 +63,11 @@ pub struct ActionSettings {
     #[arg(long, env = "PIPELOOP_MAX_RESULT", default_value = "64MiB", value_name = "SIZE")]
     pub max_result: Size,
 
+    /// Most bytes of a stream that are held for a caller who reads more slowly than the executable
+    /// writes.
+    #[arg(long, env = "PIPELOOP_STREAM_BUFFER", default_value = "1MiB", value_name = "SIZE")]
+    pub stream_buffer: Size,
+
     /// Most bytes an uploaded archive may unpack to.
     #[arg(long, env = "PIPELOOP_MAX_UNPACKED", default_value = "512MiB", value_name = "SIZE")]
     pub max_unpacked: Size,
@@ -79,6 +84,21 @@ pub struct ActionSettings {
     /// the log is dropped until it reads again, which is told.
     #[arg(long, env = "PIPELOOP_LOG_STALL", default_value = "10s", value_name = "TIME")]
     pub log_stall: Time,
+
+    /// How the executable's output is written to the log: text, which is as it came, or json, an object
+    /// a line.
+    #[arg(long, env = "PIPELOOP_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// How the log of an action is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum LogFormat {
+    /// As it came, byte for byte.
+    #[default]
+    Text,
+    /// A JSON object for each line.
+    Json,
 }
 
 /// Whether an action that has ended is started again.

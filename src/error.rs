@@ -141,6 +141,12 @@ pub enum Error {
     Expired,
     /// The action dies again and again, and is given a pause.
     CrashLoop { deaths: u32, last: String, retry_in: Duration },
+    /// The action, which speaks version 2, wrote for this activation what is no frame.
+    BadFrame { problem: String, line: String },
+    /// The caller of a stream read so slowly that it fell behind by a whole buffer.
+    Overrun { limit_bytes: u64 },
+    /// A frame is over its bound, and it may be any activation's.
+    FrameTooLong { limit_bytes: u64, in_flight: usize },
     /// The proxy ended before the activation did.
     Cut { after: Duration },
     /// Too many activations wait already.
@@ -251,7 +257,7 @@ pub const BAD_ANSWER: &str = "The action did not return a dictionary or array.";
 
 codes! {
     /// The stable code, `PL` and three digits: 01x and 02x requests, 03x and 04x uploads, 05x starts,
-    /// 06x activations, 07x and 08x what an inspection finds, 09x the proxy itself.
+    /// 06x activations, 07x and 08x what an inspection finds, 09x the proxy itself, 10x frames of version 2.
     Error,
     Error::NotJson { .. } => "PL010",
     Error::NotAnObject { .. } => "PL011",
@@ -300,6 +306,9 @@ codes! {
     Error::Cut { .. } => "PL067",
     Error::Expired => "PL068",
     Error::CrashLoop { .. } => "PL069",
+    Error::BadFrame { .. } => "PL100",
+    Error::Overrun { .. } => "PL101",
+    Error::FrameTooLong { .. } => "PL102",
     Error::CannotListen { .. } => "PL090",
     Error::BadSetting { .. } => "PL091",
     Error::System { .. } => "PL092",
@@ -331,7 +340,7 @@ impl Error {
                 "encode the code with the standard alphabet and padding, as `base64 -w0` does; text goes without it and with `\"binary\":false`".into()
             }
             Self::UnknownProtocol { .. } => {
-                "set `PIPELOOP_PROTOCOL` to `0`, `1`, `actionloop` or `auto`".into()
+                "set `PIPELOOP_PROTOCOL` to `0`, `1`, `2`, `actionloop` or `auto`".into()
             }
             Self::NotInitialised => "post the code to `/init` first".into(),
             Self::Unfit { defects, .. } => {
@@ -351,8 +360,8 @@ impl Error {
             Self::CannotStart { hint, .. } => (*hint).to_owned(),
             Self::NotReady { .. } => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
             Self::WrongFirstLine { .. } => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines are taken as logs".into(),
-            Self::UnsupportedVersion { .. } => "this release speaks version 1, the actionloop dialect, and version 0, which has no handshake and is asked for with `PIPELOOP_PROTOCOL=0`".into(),
-            Self::BadHandshake { .. } => r#"print `{"openwhisk":1}`, or `{"openwhisk":1,"context":true}` to get whole activations; a log line with a member `openwhisk` belongs on stderr"#.into(),
+            Self::UnsupportedVersion { .. } => "this release speaks versions 1 and 2, the actionloop dialect, and version 0, which has no handshake and is asked for with `PIPELOOP_PROTOCOL=0`".into(),
+            Self::BadHandshake { .. } => r#"print `{"openwhisk":1}`, or `{"openwhisk":1,"context":true}` to get whole activations, or `{"openwhisk":2,"concurrency":8}`; a log line with a member `openwhisk` belongs on stderr"#.into(),
             Self::NoHandshake { .. } => "print it at start and flush the output; without a handshake, set `PIPELOOP_PROTOCOL` to `actionloop` or `auto`".into(),
             Self::BadAnswer { problem: BadAnswer::TwoLines { .. }, .. } => {
                 "write each answer on one line (no pretty-printing), and logs on stderr".into()
@@ -372,6 +381,9 @@ impl Error {
             Self::TimeOut { limit: TimeLimit::RunTimeout, .. } => {
                 "raise `PIPELOOP_RUN_TIMEOUT`, or make the action faster; an answer that was never flushed looks like this too".into()
             }
+            Self::BadFrame { .. } => r#"write one JSON object a line, with `id` and one of `chunk`, `result`, `error`, `end` and `log`, such as `{"id":1,"result":{}}`; logs belong on stderr"#.into(),
+            Self::Overrun { .. } => r#"promise `"pause":true` in the handshake and stop writing while asked to; or raise `PIPELOOP_STREAM_BUFFER`; or read faster"#.into(),
+            Self::FrameTooLong { .. } => "write smaller frames, or raise `PIPELOOP_MAX_RESULT`".into(),
             Self::Cut { .. } => "raise `PIPELOOP_DRAIN_GRACE` and the grace of whoever stops the container, or make the action faster".into(),
             Self::QueueFull { .. } => "try again later, or raise `PIPELOOP_QUEUE`".into(),
             Self::Expired => "send fewer activations at once, or give them a longer time limit on the platform".into(),
@@ -519,7 +531,7 @@ impl fmt::Display for Error {
             Self::UnsupportedVersion { version } => {
                 write!(
                     f,
-                    "the action's handshake names version {version} of the native protocol, this proxy shakes hands on version 1"
+                    "the action's handshake names version {version} of the native protocol, this proxy shakes hands on versions 1 and 2"
                 )
             }
             Self::NoHandshake { protocol } => {
@@ -575,6 +587,21 @@ impl fmt::Display for Error {
             }
             Self::NotRestarted { last } => {
                 write!(f, "the action has ended and is not started again: {last}")
+            }
+            Self::BadFrame { problem, line } => {
+                write!(f, "the action wrote a frame {problem}: {}", excerpt(line.as_bytes()))
+            }
+            Self::Overrun { limit_bytes } => {
+                write!(
+                    f,
+                    "the caller reads more slowly than the action writes, and fell behind by {limit_bytes} bytes; other activations of the process were not to wait for it"
+                )
+            }
+            Self::FrameTooLong { limit_bytes, in_flight } => {
+                write!(
+                    f,
+                    "the action wrote a frame of more than {limit_bytes} bytes while {in_flight} activations were in flight; it was stopped, and all of them with it"
+                )
             }
             Self::Cut { after } => {
                 write!(

@@ -17,6 +17,8 @@
 //! its activation and writes it in one go, with its sentinel, while it has the [`Sink`]'s turn. What
 //! is too much to gather is passed on in whole lines, so that lines of two activations never mix.
 
+mod json;
+
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,8 +31,12 @@ use rustix::io::{Errno, ReadWriteFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::activation::Activation;
+use crate::config::LogFormat;
 use crate::patience;
 use crate::process::pipe::watch_as_it_is;
+
+use json::Lines;
 
 /// The line that ends an activation's log on each stream.
 ///
@@ -190,8 +196,9 @@ impl Logs {
     /// Logs of an action that has not printed anything yet.
     #[must_use]
     pub fn new(stdout: Sink, stderr: Sink, sentinels: Sentinels, bounds: &Bounds) -> Self {
-        let stream = |sink| Stream::new(sink, bounds);
-        Self { stdout: stream(stdout), stderr: stream(stderr), sentinels, stall_limit: bounds.stall_limit }
+        let stream = |name, sink| Stream::new(name, sink, bounds);
+        let (stdout, stderr) = (stream("stdout", stdout), stream("stderr", stderr));
+        Self { stdout, stderr, sentinels, stall_limit: bounds.stall_limit }
     }
 
     /// From now on others write to the same sinks: an activation's log is written when it is whole.
@@ -205,6 +212,40 @@ impl Logs {
     pub fn begin(&mut self) {
         self.stdout.begin();
         self.stderr.begin();
+    }
+
+    /// How the log wants to call an activation; nothing where it is not told.
+    #[must_use]
+    pub fn label(&self, activation: &Activation) -> Option<Arc<str>> {
+        self.stderr.lines.as_ref()?;
+        activation.label().map(Into::into)
+    }
+
+    /// What is printed from now on is this activation's, or nobody knows whose.
+    pub fn attribute(&mut self, label: Option<&Arc<str>>) {
+        for stream in [&mut self.stdout, &mut self.stderr] {
+            if let Some(lines) = &mut stream.lines
+                && lines.label.as_ref() != label
+            {
+                lines.label = label.cloned();
+            }
+        }
+    }
+
+    /// The text of a log frame as lines of the log on stderr.
+    #[must_use]
+    pub fn lines_of(&self, text: &str, label: Option<&str>) -> Vec<u8> {
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let mut lines = Vec::with_capacity(text.len() + 1);
+        if self.stderr.lines.is_some() {
+            for line in text.split('\n') {
+                json::object("stderr", label, line.as_bytes(), &mut lines);
+            }
+        } else {
+            lines.extend_from_slice(text.as_bytes());
+            lines.push(b'\n');
+        }
+        lines
     }
 
     /// An activation is over: everything that the action has written by now goes out, then the
@@ -285,6 +326,8 @@ pub struct Bounds {
     pub backlog_bytes: usize,
     /// How long the action and its answer wait for a reader of the log that does not read.
     pub stall_limit: Duration,
+    /// How lines are written.
+    pub format: LogFormat,
 }
 
 /// One stream of the action's output.
@@ -292,6 +335,8 @@ pub struct Bounds {
 pub struct Stream {
     source: Option<AsyncFd<OwnedFd>>,
     sink: Sink,
+    /// Makes objects of lines, where that is wanted.
+    lines: Option<Lines>,
     /// Bytes on their way out, from `sent` on.
     outbox: Vec<u8>,
     sent: usize,
@@ -344,10 +389,11 @@ enum Phase {
 }
 
 impl Stream {
-    fn new(sink: Sink, bounds: &Bounds) -> Self {
+    fn new(name: &'static str, sink: Sink, bounds: &Bounds) -> Self {
         Self {
             source: None,
             sink,
+            lines: (bounds.format == LogFormat::Json).then(|| Lines::new(name)),
             outbox: Vec::new(),
             sent: 0,
             company: Company::Alone,
@@ -379,11 +425,34 @@ impl Stream {
             return;
         }
         self.remember(bytes);
+        match &mut self.lines {
+            None => self.pass(bytes),
+            Some(lines) => {
+                let lines = lines.feed(bytes);
+                self.pass(&lines);
+            }
+        }
+    }
+
+    /// Adds whole lines in the log's own format, on lines of their own.
+    pub fn feed_apart(&mut self, lines: &[u8]) {
+        if !self.is_at_line_start() {
+            self.pass(b"\n");
+        }
+        self.pass(lines);
+    }
+
+    /// Passes on what is in the log's own format.
+    fn pass(&mut self, bytes: &[u8]) {
         match self.phase {
             Phase::Open => self.put(bytes),
             Phase::Closed => {
                 let room = self.backlog_limit.saturating_sub(self.backlog.len());
-                let kept = bytes.len().min(room);
+                let mut kept = bytes.len().min(room);
+                if self.lines.is_some() {
+                    // Half an object is none.
+                    kept = memchr::memrchr(b'\n', &bytes[..kept]).map_or(0, |newline| newline + 1);
+                }
                 self.backlog.extend_from_slice(&bytes[..kept]);
                 self.dropped_bytes += (bytes.len() - kept) as u64;
             }
@@ -421,8 +490,13 @@ impl Stream {
         if !self.is_at_line_start() {
             line.push(b'\n');
         }
-        line.extend_from_slice(sentence.as_bytes());
-        line.push(b'\n');
+        match &self.lines {
+            None => {
+                line.extend_from_slice(sentence.as_bytes());
+                line.push(b'\n');
+            }
+            Some(lines) => json::object("stderr", lines.label.as_deref(), sentence.as_bytes(), &mut line),
+        }
         match self.phase {
             Phase::Open => self.put(&line),
             Phase::Closed if self.backlog.len() + line.len() <= self.backlog_limit => {
@@ -585,6 +659,12 @@ impl Stream {
     fn finish(&mut self, sentinels: Sentinels) {
         // An activation that never began, such as a failed init, has a log of its own too.
         self.begin();
+        if let Some(lines) = &mut self.lines {
+            let mut last = Vec::new();
+            lines.finish(&mut last);
+            lines.label = None;
+            self.put(&last);
+        }
         self.held = 0;
         if sentinels == Sentinels::Omit {
             return;
@@ -617,10 +697,17 @@ impl Stream {
 
     /// Our reader reads again: it is told what it missed, and gets the sentinels that it counts.
     fn resume(&mut self) {
-        let mut missed = format!(
-            "\npipeloop: {} bytes of the log were dropped here, since nobody read it (PIPELOOP_LOG_STALL)\n",
+        let sentence = format!(
+            "pipeloop: {} bytes of the log were dropped here, since nobody read it (PIPELOOP_LOG_STALL)",
             std::mem::take(&mut self.lost_bytes)
         );
+        let mut missed = if self.lines.is_some() {
+            let mut line = vec![b'\n'];
+            json::object("stderr", None, sentence.as_bytes(), &mut line);
+            String::from_utf8(line).expect("JSON is UTF-8")
+        } else {
+            format!("\n{sentence}\n")
+        };
         for _ in 0..std::mem::take(&mut self.owed_sentinels) {
             missed.push_str(SENTINEL);
             missed.push('\n');
@@ -718,7 +805,7 @@ mod tests {
         });
         runtime.block_on(async {
             let (source, action) = pipe().unwrap();
-            let bounds = Bounds { backlog_bytes, stall_limit: Duration::from_secs(10) };
+            let bounds = Bounds { backlog_bytes, stall_limit: Duration::from_secs(10), format: LogFormat::Text };
             let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
             let mut logs = Logs::new(Sink::new(write), Sink::new(null.into()), Sentinels::Write, &bounds);
             logs.stdout.attach(watch(source).unwrap(), b"");
@@ -812,7 +899,7 @@ mod tests {
         runtime.block_on(async {
             let (_unread, write) = pipe().unwrap();
             let (source, action) = pipe().unwrap();
-            let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::from_millis(50) };
+            let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::from_millis(50), format: LogFormat::Text };
             let sink = Sink::new(write);
             let mut logs = Logs::new(sink.clone(), sink, Sentinels::Write, &bounds);
             logs.stdout.attach(watch(source).unwrap(), b"");
@@ -831,7 +918,7 @@ mod tests {
         let (read, write) = pipe().unwrap();
         let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
         let text = runtime.block_on(async {
-            let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::from_millis(20) };
+            let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::from_millis(20), format: LogFormat::Text };
             let mut logs = Logs::new(Sink::new(write), Sink::new(null.into()), Sentinels::Write, &bounds);
             for _ in 0..3 {
                 logs.begin();
@@ -857,8 +944,8 @@ mod tests {
     #[test]
     fn the_tail_is_the_last_lines_on_one() {
         let (_read, write) = pipe().unwrap();
-        let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::ZERO };
-        let mut stream = Stream::new(Sink::new(write), &bounds);
+        let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::ZERO, format: LogFormat::Text };
+        let mut stream = Stream::new("stdout", Sink::new(write), &bounds);
         stream.feed("first\n".repeat(2000).as_bytes());
         stream.feed(b"Traceback\n\n  here  \nImportError: no module\n");
         assert_eq!(stream.tail(), "first | first | Traceback |   here | ImportError: no module");
@@ -874,7 +961,8 @@ mod tests {
         let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
         let (stdout, stderr) = (Sink::new(write), Sink::new(null.into()));
         let logs = || {
-            let bounds = Bounds { backlog_bytes: 100_000, stall_limit: Duration::from_secs(10) };
+            let bounds =
+                Bounds { backlog_bytes: 100_000, stall_limit: Duration::from_secs(10), format: LogFormat::Text };
             let mut logs = Logs::new(stdout.clone(), stderr.clone(), Sentinels::Write, &bounds);
             logs.share();
             logs
@@ -929,7 +1017,8 @@ mod tests {
             let workers: Vec<_> = activations
                 .into_iter()
                 .map(|activations| {
-                    let bounds = Bounds { backlog_bytes, stall_limit: Duration::from_secs(10) };
+                    let bounds =
+                        Bounds { backlog_bytes, stall_limit: Duration::from_secs(10), format: LogFormat::Text };
                     let mut logs = Logs::new(stdout.clone(), stderr.clone(), Sentinels::Write, &bounds);
                     logs.share();
                     tokio::spawn(async move {

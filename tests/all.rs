@@ -54,6 +54,8 @@ mod pid_one;
 mod promises;
 #[path = "suite/signals.rs"]
 mod signals;
+#[path = "suite/streams.rs"]
+mod streams;
 #[path = "suite/unreadable.rs"]
 mod unreadable;
 #[path = "suite/workers.rs"]

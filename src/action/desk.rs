@@ -123,6 +123,25 @@ impl Desk {
         self.inner().waiting.is_empty()
     }
 
+    /// Whether nothing waits and nothing will come.
+    pub(super) fn is_closed_and_empty(&self) -> bool {
+        let inner = self.inner();
+        inner.closed && inner.waiting.is_empty()
+    }
+
+    /// A worker takes nothing for now, although it waited to be called or was: others are called for
+    /// what lies there.
+    pub(super) fn step_back(&self, post: usize) {
+        let mut inner = self.inner();
+        inner.posts[post].state = State::Away;
+        inner.posts[post].has_process = false;
+        let waker = if inner.waiting.is_empty() { None } else { inner.call() };
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// Throws away what nobody waits for any more.
     pub(super) fn tidy(&self) {
         let mut inner = self.inner();

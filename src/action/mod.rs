@@ -10,14 +10,19 @@
 //! over a `desk`, one queue, and are worked on one at a time, in order, to their end, whether or not
 //! their caller is still there: an answer can never meet another activation than its own.
 //!
+//! A process of version 2 has several activations in flight: its worker becomes a `crowd` then, with
+//! a reply, a log and a limit of time for each. Whoever asks for that gets the answer in `pieces`.
+//!
 //! There may be several workers at one desk. They are as many tasks, each with a process of its own,
 //! which it starts when activations wait that the others cannot take; init waits for the first.
 
 pub mod artifact;
 pub mod check;
 mod compile;
+mod crowd;
 mod desk;
 pub mod inspect;
+pub mod pieces;
 mod restart;
 pub mod unpack;
 mod worker;
@@ -44,8 +49,9 @@ use artifact::{Artifact, Code, Sources};
 use compile::compile;
 use desk::Desk;
 use inspect::World;
+use pieces::{Piece, Pieces, pieces};
 use restart::Deaths;
-use worker::{Job, Message, Phase, Worker};
+use worker::{Job, Message, Phase, Reply, Worker};
 
 /// What init brings.
 #[derive(Debug)]
@@ -134,7 +140,14 @@ struct Crew {
     launch: Launch,
     protocol: Protocol,
     deaths: Mutex<Deaths>,
+    /// Its processes speak version 2, as far as is known.
+    speaks_frames: AtomicBool,
+    /// How many activations one of its processes takes at once.
+    concurrency: AtomicUsize,
 }
+
+/// A deadline, and who came first of those who look after it.
+type Claim = (tokio::time::Instant, Arc<AtomicBool>);
 
 /// Where the code comes from.
 enum Source<'a> {
@@ -236,18 +249,7 @@ impl Action {
     /// for which there is no answer.
     pub async fn run(&self, activation: Activation) -> Result<Answer, Error> {
         let (reply, mut answer) = oneshot::channel();
-        let crew = self.crew()?;
-        let (place, waits) = Place::take(&self.0).or_else(|_| {
-            // Some of those who have a place may not need it any more.
-            crew.desk.tidy();
-            Place::take(&self.0)
-        })?;
-        let deadline = activation.time_to_deadline().map(|left| tokio::time::Instant::now() + left);
-        // While it waits for others its deadline is looked after here; later the worker does.
-        let claim = deadline.filter(|_| waits).map(|deadline| (deadline, Arc::new(AtomicBool::new(false))));
-        let claimed = claim.as_ref().map(|(_, claimed)| claimed.clone());
-        let job = Job { activation, deadline, reply, place, claimed };
-        crew.desk.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
+        let claim = self.submit(activation, Reply::Whole(reply))?;
         if let Some((deadline, claimed)) = claim {
             tokio::select! {
                 biased;
@@ -261,6 +263,52 @@ impl Action {
         }
         // The sender is dropped without an answer only when the action is stopped meanwhile.
         answer.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    /// As [`Action::run`], with the answer in pieces: the first one, and what gives the others.
+    /// Leaving early cancels the activation, as far as the process wants to hear of that.
+    ///
+    /// # Errors
+    /// As [`Action::run`]. What goes wrong behind the first piece is a piece.
+    pub async fn stream(&self, activation: Activation) -> Result<(Piece, Pieces), Error> {
+        let (feed, mut pieces) = pieces();
+        let claim = self.submit(activation, Reply::Pieces(feed))?;
+        let first = if let Some((deadline, claimed)) = claim {
+            tokio::select! {
+                biased;
+                piece = pieces.next() => Some(piece),
+                () = tokio::time::sleep_until(deadline) => {
+                    if !claimed.swap(true, Ordering::AcqRel) {
+                        return Err(Error::Expired);
+                    }
+                    None
+                }
+            }
+        } else {
+            None
+        };
+        let first = match first {
+            Some(first) => first,
+            None => pieces.next().await,
+        };
+        if let Piece::Broken(error) = first { Err(error) } else { Ok((first, pieces)) }
+    }
+
+    /// Puts an activation on the desk. Where it waits for others, its deadline is looked after by the
+    /// caller until a worker claims it.
+    fn submit(&self, activation: Activation, reply: Reply) -> Result<Option<Claim>, Error> {
+        let crew = self.crew()?;
+        let (place, waits) = Place::take(&self.0, &crew).or_else(|_| {
+            // Some of those who have a place may not need it any more.
+            crew.desk.tidy();
+            Place::take(&self.0, &crew)
+        })?;
+        let deadline = activation.time_to_deadline().map(|left| tokio::time::Instant::now() + left);
+        let claim = deadline.filter(|_| waits).map(|deadline| (deadline, Arc::new(AtomicBool::new(false))));
+        let claimed = claim.as_ref().map(|(_, claimed)| claimed.clone());
+        let job = Job { activation, deadline, reply, place, claimed };
+        crew.desk.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
+        Ok(claim)
     }
 
     /// Whether an activation would be refused now, to be known before its body is read.
@@ -346,7 +394,11 @@ impl Action {
     /// Logs that nothing has been written to.
     fn logs(&self) -> Logs {
         let Surroundings { settings, stdout, stderr, sentinels, .. } = &self.0.surroundings;
-        let bounds = logs::Bounds { backlog_bytes: settings.log_backlog.bytes(), stall_limit: settings.log_stall.0 };
+        let bounds = logs::Bounds {
+            backlog_bytes: settings.log_backlog.bytes(),
+            stall_limit: settings.log_stall.0,
+            format: settings.log_format,
+        };
         Logs::new(stdout.clone(), stderr.clone(), *sentinels, &bounds)
     }
 
@@ -411,7 +463,15 @@ impl Action {
         inspect::check(&launch.program, &World::of(&launch)).inspect_err(|_| artifact.remove())?;
         let protocol = protocol.unwrap_or(settings.protocol);
         let deaths = Mutex::new(Deaths::new(settings.restart));
-        let crew = Arc::new(Crew { desk: Desk::new(surroundings.workers), artifact, launch, protocol, deaths });
+        let crew = Arc::new(Crew {
+            desk: Desk::new(surroundings.workers),
+            artifact,
+            launch,
+            protocol,
+            deaths,
+            speaks_frames: AtomicBool::new(false),
+            concurrency: AtomicUsize::new(1),
+        });
         match Worker::new(self.0.clone(), crew.clone(), 0).ready(logs).await {
             Ok(worker) => Ok((crew, worker)),
             Err(error) => {
@@ -461,6 +521,12 @@ impl Crew {
     fn deaths(&self) -> MutexGuard<'_, Deaths> {
         self.deaths.lock().expect("no holder of the record panics")
     }
+
+    /// A process of it has shaken hands on version 2.
+    fn learn(&self, concurrency: usize) {
+        self.speaks_frames.store(true, Ordering::Relaxed);
+        self.concurrency.store(concurrency, Ordering::Relaxed);
+    }
 }
 
 /// The entry point that a compiler is told of when nobody names one.
@@ -477,12 +543,13 @@ struct Place(Arc<AtomicUsize>);
 
 impl Place {
     /// A place, and whether others are before it.
-    fn take(shared: &Shared) -> Result<(Self, bool), Error> {
+    fn take(shared: &Shared, crew: &Crew) -> Result<(Self, bool), Error> {
         let Surroundings { workers, queue, .. } = shared.surroundings;
+        let at_once = workers.saturating_mul(crew.concurrency.load(Ordering::Relaxed));
         let place = Self(shared.open.clone());
         let before = shared.open.fetch_add(1, Ordering::Relaxed);
-        // Each worker has one, the others wait.
-        if before >= queue.saturating_add(workers) {
+        // So many are worked on, the others wait.
+        if before >= queue.saturating_add(at_once) {
             return Err(Error::QueueFull { limit: queue });
         }
         Ok((place, before > 0))

@@ -18,12 +18,15 @@ use crate::patience;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
 use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
+use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, detect, ending};
-use crate::protocol::pipe_loop::{NoAnswer, PipeLoop};
+use crate::protocol::pipe_loop::NoAnswer;
 use crate::protocol::{Protocol, single_shot};
 
+use super::crowd::Waiting;
 use super::desk::{Means, Next};
 use super::inspect::{self, World};
+use super::pieces::{Feed, Piece};
 use super::{Crew, Place, Shared};
 
 /// What is sent to a worker.
@@ -42,11 +45,41 @@ pub(super) enum Message {
 pub(super) struct Job {
     pub(super) activation: Activation,
     pub(super) deadline: Option<Instant>,
-    pub(super) reply: oneshot::Sender<Result<Answer, Error>>,
+    pub(super) reply: Reply,
     pub(super) place: Place,
     /// For one that waits with a deadline: set by whoever comes first, the worker that begins it or
     /// its caller at that deadline.
     pub(super) claimed: Option<Arc<AtomicBool>>,
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// To somebody who wants it whole.
+    Whole(oneshot::Sender<Result<Answer, Error>>),
+    /// To somebody who takes it in pieces.
+    Pieces(Feed),
+}
+
+impl Reply {
+    /// Whether nobody waits for it any more.
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Self::Whole(reply) => reply.is_closed(),
+            Self::Pieces(feed) => feed.is_closed(),
+        }
+    }
+
+    /// Answers with a result, or with the reason why there is none.
+    pub(super) fn send(self, outcome: Result<Answer, Error>) {
+        match self {
+            // Whoever waited may have left.
+            Self::Whole(reply) => drop(reply.send(outcome)),
+            Self::Pieces(feed) => {
+                feed.push(outcome.map_or_else(Piece::Broken, Piece::Result));
+            }
+        }
+    }
 }
 
 impl Message {
@@ -62,11 +95,29 @@ impl Message {
     }
 }
 
+impl Job {
+    /// Takes it on. Nothing comes back if nobody needs it any more, who is told so then.
+    pub(super) fn claim(self) -> Option<Self> {
+        let given_up = self.claimed.as_ref().is_some_and(|claimed| claimed.swap(true, Ordering::AcqRel));
+        if given_up || self.reply.is_closed() {
+            // Its caller left or was told before it began.
+            return None;
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            // The same, seen from here first. It takes nothing with it.
+            self.reply.send(Err(Error::Expired));
+            return None;
+        }
+        Some(self)
+    }
+}
+
 #[cfg(test)]
 impl Job {
     /// An activation, and the other end of its reply.
     pub(super) fn for_tests(arguments: &str) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
         let (reply, waiting) = oneshot::channel();
+        let reply = Reply::Whole(reply);
         let activation = Activation::of_arguments(arguments.as_bytes()).expect("arguments");
         (Self { activation, deadline: None, reply, place: Place(Arc::new(1.into())), claimed: None }, waiting)
     }
@@ -92,19 +143,19 @@ const LAST_BREATH: Duration = Duration::from_millis(500);
 const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Worker {
-    shared: Arc<Shared>,
-    crew: Arc<Crew>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) crew: Arc<Crew>,
     /// Its place at the desk.
-    post: usize,
-    running: Option<Running>,
+    pub(super) post: usize,
+    pub(super) running: Option<Running>,
 }
 
 /// A process that is ready.
-struct Running {
-    process: Process,
-    conversation: PipeLoop,
+pub(super) struct Running {
+    pub(super) process: Process,
+    pub(super) conversation: Conversation,
     /// Its result channel has ended: it is dead, or as good as.
-    silent: bool,
+    pub(super) silent: bool,
 }
 
 impl Worker {
@@ -125,6 +176,13 @@ impl Worker {
         let crew = self.crew.clone();
         let mut phase = self.shared.phase.subscribe();
         while *phase.borrow_and_update() == Phase::Serving {
+            if self.has_multiplex() {
+                self.crowd(Vec::new(), &mut phase, &mut logs).await;
+                if crew.desk.is_closed_and_empty() {
+                    break;
+                }
+                continue;
+            }
             let next = tokio::select! {
                 biased;
                 next = crew.desk.next(self.post, self.means()) => next,
@@ -159,7 +217,7 @@ impl Worker {
     }
 
     /// What it can do with an activation.
-    fn means(&self) -> Means {
+    pub(super) fn means(&self) -> Means {
         if self.crew.protocol == Protocol::SingleShot || self.running.as_ref().is_some_and(|running| !running.silent) {
             Means::Process
         } else if self.crew.deaths().may_start() {
@@ -167,6 +225,15 @@ impl Worker {
         } else {
             Means::Nothing
         }
+    }
+
+    fn has_multiplex(&self) -> bool {
+        let speaks_frames = |running: &Running| {
+            matches!(running.conversation, Conversation::Multiplex(_))
+                && !running.silent
+                && running.process.exit().is_none()
+        };
+        self.running.as_ref().is_some_and(speaks_frames)
     }
 
     fn pause_left(&self) -> Option<Duration> {
@@ -208,18 +275,21 @@ impl Worker {
 
     /// One activation from its first log line to its sentinels.
     async fn run(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
-        let Job { activation, deadline, reply, place, claimed } = job;
-        let given_up = claimed.is_some_and(|claimed| claimed.swap(true, Ordering::AcqRel));
-        if given_up || reply.is_closed() {
-            // Its caller left or was told before it began: nobody needs it.
-            return;
+        let Some(job) = job.claim() else { return };
+        if self.crew.speaks_frames.load(Ordering::Relaxed) {
+            self.crowd(vec![Waiting::new(job)], phase, logs).await;
+        } else {
+            self.run_alone(job, phase, logs).await;
         }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            // The same, seen from here first. It takes nothing with it.
-            let _ = reply.send(Err(Error::Expired));
-            return;
-        }
+    }
+
+    /// The same where one activation is in flight at a time.
+    pub(super) async fn run_alone(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
+        let Job { activation, deadline, reply, place, claimed: _ } = job;
         logs.begin();
+        if let Some(label) = logs.label(&activation) {
+            logs.attribute(Some(&label));
+        }
         let outcome = self.answer(activation, deadline, phase, logs).await;
         // On a terminal whoever calls is the author, and prints the error as well.
         if let Err(error) = &outcome
@@ -231,7 +301,7 @@ impl Worker {
         }
         logs.end().await;
         drop(place);
-        let _ = reply.send(outcome);
+        reply.send(outcome);
     }
 
     async fn answer(
@@ -327,7 +397,7 @@ impl Worker {
     }
 
     /// Starts a process in place of one that has ended, as soon as that may be.
-    async fn restart(&self, ends: Instant, logs: &mut Logs) -> Result<Running, Error> {
+    pub(super) async fn restart(&self, ends: Instant, logs: &mut Logs) -> Result<Running, Error> {
         loop {
             let left = self.crew.deaths().pause_for(ends)?;
             let Some(left) = left else { break };
@@ -368,8 +438,15 @@ impl Worker {
         let (guard, pipes) = spawn(&self.crew.launch, ResultChannel::Descriptor3, &self.shared.reaper, logs)?;
         match detect(guard.process(), pipes, &rules, logs).await {
             Ok(detect::Ready { mut conversation, evidence }) => {
-                if surroundings.settings.replaces_strayed() {
-                    conversation.report_strays();
+                match &mut conversation {
+                    Conversation::PipeLoop(pipe_loop) if surroundings.settings.replaces_strayed() => {
+                        pipe_loop.report_strays();
+                    }
+                    Conversation::PipeLoop(_) => {}
+                    Conversation::Multiplex(multiplex) => {
+                        multiplex.bound(surroundings.settings.max_result.0);
+                        self.crew.learn(multiplex.promises().concurrency);
+                    }
                 }
                 let process = guard.release();
                 tracing::info!(
@@ -389,7 +466,7 @@ impl Worker {
     }
 
     /// Lets go of a process that is known to have ended.
-    async fn forget_the_dead(&mut self, logs: &mut Logs) {
+    pub(super) async fn forget_the_dead(&mut self, logs: &mut Logs) {
         let dead = |running: &mut Running| running.silent || running.process.exit().is_some();
         if let Some(running) = self.running.take_if(dead) {
             self.bury_the_dead(running, logs).await;
@@ -397,7 +474,7 @@ impl Worker {
     }
 
     /// A process that ended while no activation was with it.
-    async fn bury_the_dead(&self, running: Running, logs: &mut Logs) {
+    pub(super) async fn bury_the_dead(&self, running: Running, logs: &mut Logs) {
         let channel = running.conversation.channel_name();
         let process = self.bury(running, logs).await;
         let how = match process.exit() {
@@ -408,7 +485,7 @@ impl Worker {
     }
 
     /// Kills what is left of a process and its group, and takes its last words.
-    async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
+    pub(super) async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
         let Running { process, conversation, .. } = running;
         stop::kill(&process).await;
         drop(conversation);
@@ -418,11 +495,19 @@ impl Worker {
 
     /// Stops a process in order.
     async fn stop(&self, running: Running, logs: &mut Logs) {
-        let Running { process, conversation, .. } = running;
-        // Its input ends; its result channel stays open, so that a last flush is no error.
-        let _results = conversation.into_results();
+        let Running { process, mut conversation, .. } = running;
         let grace = self.shared.surroundings.settings.stop_grace.0;
         let mut phase = self.shared.phase.subscribe();
+        if let Conversation::Multiplex(multiplex) = &mut conversation {
+            // Its frame is told half of the grace, as its input's end is.
+            tokio::select! {
+                () = multiplex.say_stop(grace / 2) => {}
+                _ = phase.wait_for(|phase| *phase == Phase::Killing) => {}
+                () = logs.pump() => unreachable!("a pump never ends"),
+            }
+        }
+        // Its input ends; its result channel stays open, so that a last flush is no error.
+        let _results = conversation.into_results();
         tokio::select! {
             () = stop::stop(&process, grace) => {}
             () = async {
@@ -482,7 +567,7 @@ pub(super) fn tell(logs: &mut Logs, error: &Error) {
 }
 
 /// Which limit ends an activation, and when.
-fn time_limit(now: Instant, deadline: Option<Instant>, run_timeout: Duration) -> (TimeLimit, Instant) {
+pub(super) fn time_limit(now: Instant, deadline: Option<Instant>, run_timeout: Duration) -> (TimeLimit, Instant) {
     let by_timeout = now + run_timeout;
     match deadline {
         Some(deadline) if deadline < by_timeout => {

@@ -44,6 +44,36 @@ pub(super) fn result(json: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Chunks on stdout as they come: a line of JSON each, or on a terminal strings as their text.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    in_line: bool,
+}
+
+impl Chunks {
+    /// Prints one. Whether it could be written.
+    pub(super) fn print(&mut self, json: &[u8]) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        let text = stdout.is_terminal().then(|| serde_json::from_slice::<String>(json).ok()).flatten();
+        if let Some(text) = text {
+            stdout.write_all(text.as_bytes())?;
+            self.in_line = !text.ends_with('\n') && (self.in_line || !text.is_empty());
+        } else {
+            if std::mem::take(&mut self.in_line) {
+                stdout.write_all(b"\n")?;
+            }
+            stdout.write_all(json)?;
+            stdout.write_all(b"\n")?;
+        }
+        stdout.flush()
+    }
+
+    /// Ends the line of the last one.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.in_line) { io::stdout().lock().write_all(b"\n") } else { Ok(()) }
+    }
+}
+
 /// A duration for people who compare: `1.23 ms`, `845 µs`.
 pub(super) fn time(duration: Duration) -> String {
     match duration.as_micros() {

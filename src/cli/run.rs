@@ -9,13 +9,15 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use crate::action::pieces::Piece;
 use crate::action::{Action, InitFailures, Surroundings};
-use crate::activation::Activation;
+use crate::activation::{Activation, Answer};
 use crate::config::{ActionSettings, Compatibility, container_environment};
 use crate::error::Error;
 use crate::logs::{Sentinels, Sink};
 use crate::process::Reaper;
 use crate::process::signals::{EndSignals, pass_on};
+use crate::protocol::answer::failure;
 
 use super::output;
 
@@ -35,6 +37,10 @@ pub(super) struct Run {
     /// all of them answered by one process.
     #[arg(short, long)]
     lines: bool,
+
+    /// Print the chunks of a streamed answer as they come, and the result behind them.
+    #[arg(short, long)]
+    stream: bool,
 
     /// Tell on stderr how long init and each run took.
     #[arg(short, long)]
@@ -70,7 +76,8 @@ impl Run {
 
     async fn run(self) -> Result<u8, Error> {
         let system = |doing| move |reason| Error::System { doing, reason };
-        let Self { action: path, parameters, lines, time, settings } = self;
+        let Self { action: path, parameters, lines, stream, time, settings } = self;
+        let printing = Printing { stream, time };
         // Looked at before anything is started.
         if lines && !parameters.parameters.is_empty() {
             let reason = "with `--lines` each line holds the whole arguments".into();
@@ -100,7 +107,7 @@ impl Run {
             reaper,
         );
         let outcome = tokio::select! {
-            outcome = converse(&action, &path, &mut inputs, time) => outcome,
+            outcome = converse(&action, &path, &mut inputs, printing) => outcome,
             signal = signals.next() => {
                 output::note(&format!("pipeloop: {}, stopping the action", signal.name()));
                 Ok(signal.shell_code())
@@ -123,25 +130,27 @@ async fn converse(
     action: &Action,
     path: &std::path::Path,
     inputs: &mut mpsc::Receiver<Input>,
-    time: bool,
+    printing: Printing,
 ) -> Result<u8, Error> {
     let begun = Instant::now();
     action.open(path).await?;
-    if time {
+    if printing.time {
         output::note(&format!("init  {}", output::time(begun.elapsed())));
     }
     let mut status = 0;
     while let Some(activation) = inputs.recv().await {
         let begun = Instant::now();
         let outcome = match activation {
-            Ok(activation) => action.run(activation).await,
+            Ok(activation) if printing.stream => stream(action, activation).await,
+            Ok(activation) => action.run(activation).await.map(Some),
             Err(error) => Err(error),
         };
-        if time {
+        if printing.time {
             output::note(&format!("run   {}", output::time(begun.elapsed())));
         }
         match outcome {
-            Ok(answer) => {
+            Ok(None) => {}
+            Ok(Some(answer)) => {
                 if is_error(&answer) {
                     status = status.max(1);
                 }
@@ -154,6 +163,37 @@ async fn converse(
         }
     }
     Ok(status)
+}
+
+/// What is printed beside the result.
+#[derive(Debug, Clone, Copy)]
+struct Printing {
+    /// Chunks, as they come.
+    stream: bool,
+    /// How long it took.
+    time: bool,
+}
+
+/// One activation whose chunks are printed as they come. Its result, unless its chunks are all.
+async fn stream(action: &Action, activation: Activation) -> Result<Option<Answer>, Error> {
+    let failed = |reason| Error::System { doing: "write a chunk", reason };
+    let (mut piece, mut pieces) = action.stream(activation).await?;
+    let mut chunks = output::Chunks::default();
+    loop {
+        match piece {
+            Piece::Chunk(json) => chunks.print(&json).map_err(failed)?,
+            last => {
+                chunks.end().map_err(failed)?;
+                return match last {
+                    Piece::Result(answer) => Ok(Some(answer)),
+                    Piece::Failed(error) => Ok(Some(failure(&error))),
+                    Piece::Broken(error) => Err(error),
+                    Piece::End | Piece::Chunk(_) => Ok(None),
+                };
+            }
+        }
+        piece = pieces.next().await;
+    }
 }
 
 /// Whether a result is an object with a member `error`, which OpenWhisk takes for a failure.

@@ -5,6 +5,7 @@
 //! and freezes the container meanwhile. Patience begins with a request's first byte, and it is
 //! counted in pieces, so that time which passed while we were frozen does not count.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,8 +16,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -28,8 +29,68 @@ use tokio::time::Sleep;
 use crate::error::Error;
 use crate::patience::{self, PIECES};
 
-/// What a front answers with: a fixed body, so that there is always a Content-Length.
-pub type Reply = Response<Full<Bytes>>;
+/// What a front answers with.
+pub type Reply = Response<Payload>;
+
+/// The body of an answer.
+#[derive(Debug)]
+pub enum Payload {
+    /// All of it, so that there is a Content-Length.
+    Whole(Full<Bytes>),
+    /// What comes as it comes.
+    Stream(Streamed),
+}
+
+/// A body that comes piece by piece.
+#[derive(Debug)]
+pub struct Streamed {
+    source: Box<dyn Source>,
+    /// The request lasts as long as its answer.
+    progress: Option<Arc<Progress>>,
+}
+
+/// Where the pieces of a body come from. Dropped when nobody takes them any more.
+pub trait Source: Send + Sync + fmt::Debug {
+    /// The next piece; nothing behind the last one.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>>;
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::convert::Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body).poll_frame(context),
+            Self::Stream(body) => body.source.poll_next(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        if let Some(progress) = &self.progress {
+            progress.request_ended();
+        }
+    }
+}
 
 /// A front: what is done with a request. One value serves every connection.
 pub trait Front: Send + Sync + 'static {
@@ -164,7 +225,10 @@ async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Durati
                 None => front.answer(request).await,
                 Some(error) => front.refuse(error),
             };
-            progress.request_ended();
+            match reply.body_mut() {
+                Payload::Whole(_) => progress.request_ended(),
+                Payload::Stream(body) => body.progress = Some(progress),
+            }
             // A body that waits for its expectation to be met is not waited for.
             if unmet.is_some() || *stopping.borrow() >= Stop::Accepting {
                 reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -501,8 +565,20 @@ async fn next_frame(body: &mut Incoming, request: &'static str, limit: Duration)
 /// An answer in JSON. hyper adds Content-Length, since the body's length is known.
 #[must_use]
 pub fn json(status: StatusCode, body: Bytes) -> Reply {
-    let mut reply = Response::new(Full::new(body));
+    let mut reply = Response::new(Payload::Whole(Full::new(body)));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+/// An answer that comes as it comes. It has no Content-Length.
+#[must_use]
+pub fn stream(media_type: &'static str, source: Box<dyn Source>) -> Reply {
+    let mut reply = Response::new(Payload::Stream(Streamed { source, progress: None }));
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    // Nor is it kept back by what stands in between.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     reply
 }

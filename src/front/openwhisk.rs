@@ -1,6 +1,6 @@
 //! The OpenWhisk contract: `POST /init` and `POST /run`.
 //!
-//! Every answer has a Content-Length; every answer other than 200 is `{"error": …}` with that one
+//! Every answer has a Content-Length, unless its caller asked for a stream (`stream.rs`); every answer other than 200 is `{"error": …}` with that one
 //! member. 503 means "shutting down" and nothing else: the platform then runs the activation
 //! elsewhere.
 //!
@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::protocol::Protocol;
 
 use super::http::{BodyBound, Front, Reply, discard, json, read_body};
+use super::stream::Wanted;
 
 /// Texts that existing test suites and images compare, to the letter.
 ///
@@ -55,10 +56,10 @@ impl Front for OpenWhisk {
     async fn answer(&self, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         match head.uri.path() {
-            "/run" if head.method == Method::POST => match self.run(body).await {
-                Ok(answer) => json(StatusCode::OK, answer),
-                Err(error) => refusal(&error),
-            },
+            "/run" if head.method == Method::POST => {
+                let wanted = Wanted::by(&head.headers);
+                self.run(body, wanted).await.unwrap_or_else(|error| refusal(&error))
+            }
             "/init" if head.method == Method::POST => match self.init(body).await {
                 Ok(()) => json(StatusCode::OK, Bytes::from_static(OK)),
                 Err(error) => self.init_refusal(&error),
@@ -84,7 +85,7 @@ impl Front for OpenWhisk {
 }
 
 impl OpenWhisk {
-    async fn run(&self, body: Incoming) -> Result<Bytes, Error> {
+    async fn run(&self, body: Incoming, wanted: Wanted) -> Result<Reply, Error> {
         let bound = BodyBound {
             request: "run",
             limit_bytes: self.max_body,
@@ -100,7 +101,11 @@ impl OpenWhisk {
             Err(error) => Err(error),
         };
         match activation {
-            Ok(activation) => self.action.run(activation).await,
+            Ok(activation) => match wanted {
+                Wanted::Whole => self.action.run(activation).await.map(|answer| json(StatusCode::OK, answer)),
+                // Nothing is said before there is something to say: until then it may be an error.
+                Wanted::Pieces(format) => self.action.stream(activation).await.map(|pieces| format.reply(pieces)),
+            },
             Err(error) => {
                 self.action.refuse().await;
                 Err(error)
@@ -292,6 +297,9 @@ fn status(error: &Error) -> StatusCode {
         | Error::Cut { .. }
         | Error::Expired
         | Error::CrashLoop { .. }
+        | Error::BadFrame { .. }
+        | Error::Overrun { .. }
+        | Error::FrameTooLong { .. }
         | Error::NotRestarted { .. } => StatusCode::BAD_GATEWAY,
         Error::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,

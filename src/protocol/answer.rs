@@ -22,6 +22,59 @@ pub fn check(line: Bytes) -> Result<Answer, BadAnswer> {
     }
 }
 
+/// The chunks of an answer for a caller who wants one body.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    chunks: Vec<Bytes>,
+    bytes: u64,
+}
+
+impl Gathered {
+    /// Adds a chunk. Whether there is room for it.
+    pub fn add(&mut self, chunk: Bytes, limit_bytes: u64) -> bool {
+        self.bytes += chunk.len() as u64 + 1;
+        if self.bytes > limit_bytes {
+            return false;
+        }
+        self.chunks.push(chunk);
+        true
+    }
+
+    /// The body of an answer that consists of its chunks alone: `{"body":…}` with their text if all of
+    /// them are strings, else `{"chunks":[…]}`. Escapes stay as they came.
+    #[must_use]
+    pub fn into_answer(self) -> Answer {
+        let is_text = self.chunks.iter().all(|chunk| chunk.starts_with(b"\""));
+        let (head, tail): (&[u8], &[u8]) = if is_text { (b"{\"body\":\"", b"\"}") } else { (b"{\"chunks\":[", b"]}") };
+        let room = usize::try_from(self.bytes).unwrap_or(0) + head.len() + tail.len();
+        let mut body = Vec::with_capacity(room);
+        body.extend_from_slice(head);
+        for (at, chunk) in self.chunks.iter().enumerate() {
+            if is_text {
+                body.extend_from_slice(&chunk[1..chunk.len() - 1]);
+            } else {
+                if at > 0 {
+                    body.push(b',');
+                }
+                body.extend_from_slice(chunk);
+            }
+        }
+        body.extend_from_slice(tail);
+        body.into()
+    }
+}
+
+/// The body of an activation that failed by an `error` frame: `{"error":…}`, as an action of any
+/// version says it.
+#[must_use]
+pub fn failure(error: &[u8]) -> Answer {
+    let mut body = Vec::with_capacity(error.len() + 10);
+    body.extend_from_slice(b"{\"error\":");
+    body.extend_from_slice(error);
+    body.extend_from_slice(b"}");
+    body.into()
+}
+
 /// A parser's reason without the line number, which is always 1.
 fn column(error: &serde_json::Error) -> String {
     error.to_string().replace(" at line 1 column ", " at column ")
@@ -36,6 +89,24 @@ mod tests {
         for line in [r#"{"a":1.00,"a":"\u00e9"}"#, "[]", " {} "] {
             assert_eq!(check(Bytes::from(line)).unwrap(), line);
         }
+    }
+
+    #[test]
+    fn chunks_are_joined_as_text_or_listed() {
+        let check = |chunks: &[&'static str], body: &str| {
+            let mut gathered = Gathered::default();
+            for chunk in chunks {
+                assert!(gathered.add(Bytes::from_static(chunk.as_bytes()), 100));
+            }
+            assert_eq!(gathered.into_answer(), body);
+        };
+        check(&[], r#"{"body":""}"#);
+        check(&[r#""one ""#, r#""tw\u00f6\n""#], r#"{"body":"one tw\u00f6\n"}"#);
+        // Two halves of one character.
+        check(&[r#""\ud83d""#, r#""\ude00""#], r#"{"body":"\ud83d\ude00"}"#);
+        check(&[r#""a""#, "1.00", "{}", "null"], r#"{"chunks":["a",1.00,{},null]}"#);
+        let mut gathered = Gathered::default();
+        assert!(gathered.add("12345".into(), 10) && !gathered.add("12345".into(), 10));
     }
 
     #[test]

@@ -17,11 +17,14 @@ use crate::process::ready::{Alarm, Look, look};
 use crate::process::spawn::Pipes;
 
 use super::Protocol;
+use super::conversation::Conversation;
 use super::line::{Fill, LineReader, LineWriter};
+use super::multiplex::{MOST_CONCURRENT, Multiplex, Promises};
 use super::pipe_loop::{Channel, PipeLoop, Sends};
 
 /// What a handshake must look like, for messages.
 const HANDSHAKE: &str = r#"{"openwhisk":1}"#;
+const HANDSHAKE_2: &str = r#"{"openwhisk":2}"#;
 /// What an acknowledgement must look like, for messages.
 const ACK: &str = r#"{"ok":true}"#;
 
@@ -51,7 +54,7 @@ pub struct Rules {
 #[derive(Debug)]
 pub struct Ready {
     /// The conversation with it.
-    pub conversation: PipeLoop,
+    pub conversation: Conversation,
     /// What told that it is ready, and which protocol it speaks.
     pub evidence: Evidence,
 }
@@ -114,6 +117,7 @@ struct Start<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Version1 { channel: Channel, sends: Sends },
+    Version2 { channel: Channel, promises: Promises },
     ActionLoop(Evidence),
 }
 
@@ -194,7 +198,7 @@ impl Start<'_> {
     fn may_decide_by_waiting(&self) -> bool {
         match self.rules.protocol {
             Protocol::Auto | Protocol::ActionLoop => !self.rules.wait_for_ack,
-            Protocol::PipeLoop | Protocol::SingleShot => false,
+            Protocol::PipeLoop | Protocol::Streams | Protocol::SingleShot => false,
         }
     }
 
@@ -204,9 +208,9 @@ impl Start<'_> {
         while let Some(line) = self.results.next_line() {
             match Hello::parse(&line) {
                 Some(hello) if protocol != Protocol::ActionLoop && hello.version.is_some() => {
-                    return hello.verdict(Channel::Descriptor3).map(Some);
+                    return hello.verdict(Channel::Descriptor3, protocol).map(Some);
                 }
-                Some(hello) if protocol != Protocol::PipeLoop && hello.acknowledges() => {
+                Some(hello) if demanded(protocol).is_none() && hello.acknowledges() => {
                     return Ok(Some(Verdict::ActionLoop(Evidence::Acknowledgement)));
                 }
                 _ if protocol == Protocol::ActionLoop && self.rules.wait_for_ack => {
@@ -234,11 +238,11 @@ impl Start<'_> {
         }
         while let Some(line) = self.stdout.next_line() {
             match Hello::parse(&line) {
-                Some(hello) if hello.version.is_some() => return hello.verdict(Channel::Stdout).map(Some),
-                _ if protocol == Protocol::PipeLoop => {
-                    return Err(wrong_first_line(HANDSHAKE, &line, "stdout"));
-                }
+                Some(hello) if hello.version.is_some() => return hello.verdict(Channel::Stdout, protocol).map(Some),
                 _ => {
+                    if let Some(handshake) = demanded(protocol) {
+                        return Err(wrong_first_line(handshake, &line, "stdout"));
+                    }
                     self.note(&line);
                     logs.stdout.feed_line(&line);
                 }
@@ -246,8 +250,8 @@ impl Start<'_> {
         }
         if self.stdout.pending_len() > LONGEST_HANDSHAKE {
             let bytes = self.stdout.take_rest();
-            if protocol == Protocol::PipeLoop {
-                return Err(wrong_first_line(HANDSHAKE, &bytes, "stdout"));
+            if let Some(handshake) = demanded(protocol) {
+                return Err(wrong_first_line(handshake, &bytes, "stdout"));
             }
             logs.stdout.feed(&bytes);
         }
@@ -263,28 +267,31 @@ impl Start<'_> {
     }
 
     fn conversation(self, verdict: Verdict, logs: &mut Logs) -> Ready {
-        let evidence = match verdict {
-            Verdict::Version1 { channel, .. } => Evidence::Handshake(channel),
-            Verdict::ActionLoop(evidence) => evidence,
-        };
-        let (results, sends, channel) = match verdict {
-            Verdict::Version1 { channel: Channel::Stdout, sends } => {
-                // Nobody reads descriptor 3 any more: a write to it is an error over there.
-                drop(self.results);
-                (self.stdout, sends, Channel::Stdout)
+        let (evidence, channel) = match verdict {
+            Verdict::Version1 { channel, .. } | Verdict::Version2 { channel, .. } => {
+                (Evidence::Handshake(channel), channel)
             }
-            Verdict::Version1 { channel: Channel::Descriptor3, sends } => {
+            Verdict::ActionLoop(evidence) => (evidence, Channel::Descriptor3),
+        };
+        let results = match channel {
+            // Nobody reads descriptor 3 any more: a write to it is an error over there.
+            Channel::Stdout => self.stdout,
+            Channel::Descriptor3 => {
                 let (stdout, read) = self.stdout.into_parts();
                 logs.stdout.attach(stdout, &read);
-                (self.results, sends, Channel::Descriptor3)
-            }
-            Verdict::ActionLoop(_) => {
-                let (stdout, read) = self.stdout.into_parts();
-                logs.stdout.attach(stdout, &read);
-                (self.results, Sends::Activation, Channel::Descriptor3)
+                self.results
             }
         };
-        Ready { conversation: PipeLoop::new(self.stdin, results, sends, channel), evidence }
+        let stdin = self.stdin;
+        let pipe_loop = |stdin, results, sends| Conversation::PipeLoop(PipeLoop::new(stdin, results, sends, channel));
+        let conversation = match verdict {
+            Verdict::Version1 { sends, .. } => pipe_loop(stdin, results, sends),
+            Verdict::ActionLoop(_) => pipe_loop(stdin, results, Sends::Activation),
+            Verdict::Version2 { promises, .. } => {
+                Conversation::Multiplex(Multiplex::new(stdin, results, channel, promises))
+            }
+        };
+        Ready { conversation, evidence }
     }
 
     fn ended(&mut self, stage: Stage, logs: &mut Logs) -> Error {
@@ -311,10 +318,12 @@ impl Start<'_> {
         let limit = self.rules.init_timeout;
         match self.rules.protocol {
             Protocol::PipeLoop if self.waiting_for_input => Error::NoHandshake { protocol: "1" },
+            Protocol::Streams if self.waiting_for_input => Error::NoHandshake { protocol: "2" },
             protocol => Error::NotReady {
                 limit,
                 awaited: match protocol {
                     Protocol::PipeLoop => r#"has not sent its handshake `{"openwhisk":1}` on stdout"#,
+                    Protocol::Streams => r#"has not sent its handshake `{"openwhisk":2}` on stdout"#,
                     Protocol::Auto if self.rules.wait_for_ack => {
                         "has neither sent a handshake nor acknowledged with `{\"ok\":true}` on descriptor 3"
                     }
@@ -348,6 +357,15 @@ pub fn ending(process: &Process, logs: &Logs) -> Ending {
     }
 }
 
+/// The handshake without which a protocol that was asked for by name does not begin.
+fn demanded(protocol: Protocol) -> Option<&'static str> {
+    match protocol {
+        Protocol::PipeLoop => Some(HANDSHAKE),
+        Protocol::Streams => Some(HANDSHAKE_2),
+        Protocol::SingleShot | Protocol::ActionLoop | Protocol::Auto => None,
+    }
+}
+
 fn wrong_first_line(expected: &'static str, line: &[u8], channel: &'static str) -> Error {
     Error::WrongFirstLine { expected, line: String::from_utf8_lossy(line).into_owned(), channel }
 }
@@ -360,6 +378,11 @@ struct Hello<'a> {
     version: Option<&'a RawValue>,
     /// Whether whole activations are wanted in place of bare arguments.
     context: Option<&'a RawValue>,
+    /// What version 2 promises.
+    concurrency: Option<&'a RawValue>,
+    cancel: Option<&'a RawValue>,
+    pause: Option<&'a RawValue>,
+    stop: Option<&'a RawValue>,
     /// The dialect's acknowledgement.
     ok: Option<&'a RawValue>,
 }
@@ -371,11 +394,24 @@ impl<'a> Hello<'a> {
         if !line.starts_with(b"{") {
             return None;
         }
-        let mut hello = Self { line, version: None, context: None, ok: None };
+        let mut hello = Self {
+            line,
+            version: None,
+            context: None,
+            concurrency: None,
+            cancel: None,
+            pause: None,
+            stop: None,
+            ok: None,
+        };
         for (name, raw) in Object::parse("handshake", line).ok()?.members {
             let known = match &*name {
                 "openwhisk" => &mut hello.version,
                 "context" => &mut hello.context,
+                "concurrency" => &mut hello.concurrency,
+                "cancel" => &mut hello.cancel,
+                "pause" => &mut hello.pause,
+                "stop" => &mut hello.stop,
                 "ok" => &mut hello.ok,
                 _ => continue,
             };
@@ -388,20 +424,49 @@ impl<'a> Hello<'a> {
         self.ok.is_some_and(|ok| ok.get() == "true")
     }
 
-    fn verdict(&self, channel: Channel) -> Result<Verdict, Error> {
+    /// What it says, if `protocol`, which was asked for, lets it say that.
+    fn verdict(&self, channel: Channel, protocol: Protocol) -> Result<Verdict, Error> {
         let version = self.version.map_or("", RawValue::get);
-        if version != "1" {
-            if !version.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()) {
-                return Err(self.bad("openwhisk", "a version, which is a whole number", version));
+        match (version, demanded(protocol)) {
+            ("1", Some(handshake @ HANDSHAKE_2)) | ("2", Some(handshake @ HANDSHAKE)) => {
+                Err(wrong_first_line(handshake, self.line, channel.name()))
             }
-            return Err(Error::UnsupportedVersion { version: crate::text::excerpt(version.as_bytes()) });
+            ("1", _) => {
+                let sends = if self.flag("context", self.context)? { Sends::Activation } else { Sends::Arguments };
+                Ok(Verdict::Version1 { channel, sends })
+            }
+            ("2", _) => Ok(Verdict::Version2 { channel, promises: self.promises()? }),
+            _ if version.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()) => {
+                Err(Error::UnsupportedVersion { version: crate::text::excerpt(version.as_bytes()) })
+            }
+            _ => Err(self.bad("openwhisk", "a version, which is a whole number", version)),
         }
-        let sends = match self.context.map_or("false", RawValue::get) {
-            "true" => Sends::Activation,
-            "false" => Sends::Arguments,
-            other => return Err(self.bad("context", "`true` or `false`", other)),
+    }
+
+    fn promises(&self) -> Result<Promises, Error> {
+        let concurrency = match self.concurrency {
+            None => 1,
+            Some(raw) => raw
+                .get()
+                .parse()
+                .ok()
+                .filter(|count| (1..=MOST_CONCURRENT).contains(count))
+                .ok_or_else(|| self.bad("concurrency", "a whole number from 1 to 1024", raw.get()))?,
         };
-        Ok(Verdict::Version1 { channel, sends })
+        Ok(Promises {
+            concurrency,
+            cancel: self.flag("cancel", self.cancel)?,
+            pause: self.flag("pause", self.pause)?,
+            stop: self.flag("stop", self.stop)?,
+        })
+    }
+
+    fn flag(&self, member: &'static str, raw: Option<&RawValue>) -> Result<bool, Error> {
+        match raw.map_or("false", RawValue::get) {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            other => Err(self.bad(member, "`true` or `false`", other)),
+        }
     }
 
     fn bad(&self, member: &'static str, expected: &'static str, found: &str) -> Error {
@@ -415,8 +480,58 @@ mod tests {
     use super::*;
 
     #[test]
+    fn version_2_promises_what_can_be_kept() {
+        let promises =
+            |line: &str| match Hello::parse(line.as_bytes()).unwrap().verdict(Channel::Stdout, Protocol::Auto) {
+                Ok(Verdict::Version2 { promises, .. }) => Ok(promises),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err((error.code(), error.to_string())),
+            };
+        let none = Promises { concurrency: 1, cancel: false, pause: false, stop: false };
+        assert_eq!(promises(r#"{"openwhisk":2}"#), Ok(none));
+        assert_eq!(promises(r#"{"openwhisk":2,"concurrency":null,"more":[]}"#), Ok(none));
+        assert_eq!(
+            promises(r#"{"openwhisk":2,"concurrency":1024,"cancel":true,"pause":true,"stop":true}"#),
+            Ok(Promises { concurrency: 1024, cancel: true, pause: true, stop: true })
+        );
+        for nonsense in
+            ["0", "1025", "-1", "1.5", "1e3", "1e9", "99999999999999999999", r#""many""#, "true", "[]", "{}"]
+        {
+            let (code, sentence) = promises(&format!(r#"{{"openwhisk":2,"concurrency":{nonsense}}}"#)).unwrap_err();
+            assert_eq!(code, "PL056");
+            let expected = format!(
+                "`concurrency` of the action's handshake must be a whole number from 1 to 1024, got `{nonsense}`"
+            );
+            assert!(sentence.starts_with(&expected), "{sentence}");
+        }
+        for member in ["cancel", "pause", "stop"] {
+            for nonsense in ["1", r#""true""#, "{}"] {
+                let (code, sentence) = promises(&format!(r#"{{"openwhisk":2,"{member}":{nonsense}}}"#)).unwrap_err();
+                assert!(code == "PL056" && sentence.starts_with(&format!("`{member}` ")), "{sentence}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_protocol_by_name_wants_its_own_handshake() {
+        let code = |version: u8, protocol: Protocol| {
+            let line = format!(r#"{{"openwhisk":{version}}}"#);
+            Hello::parse(line.as_bytes())
+                .unwrap()
+                .verdict(Channel::Stdout, protocol)
+                .map_err(|error| error.code())
+                .err()
+        };
+        assert_eq!(code(2, Protocol::PipeLoop), Some("PL053"));
+        assert_eq!(code(1, Protocol::Streams), Some("PL053"));
+        assert_eq!(code(9, Protocol::Streams), Some("PL054"));
+        assert_eq!((code(1, Protocol::PipeLoop), code(2, Protocol::Streams)), (None, None));
+    }
+
+    #[test]
     fn handshakes_may_grow() {
-        let verdict = |line: &str| Hello::parse(line.as_bytes()).map(|hello| hello.verdict(Channel::Stdout));
+        let verdict =
+            |line: &str| Hello::parse(line.as_bytes()).map(|hello| hello.verdict(Channel::Stdout, Protocol::Auto));
         let arguments = Verdict::Version1 { channel: Channel::Stdout, sends: Sends::Arguments };
         let activation = Verdict::Version1 { channel: Channel::Stdout, sends: Sends::Activation };
         assert_eq!(verdict(r#"{"openwhisk":1}"#).unwrap().unwrap(), arguments);

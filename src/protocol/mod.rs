@@ -5,11 +5,17 @@
 //! - [`mod@line`]: framing and bounds
 //! - [`detect`]: from a started process to a conversation, or to the reason why there is none
 //! - [`pipe_loop`]: version 1 and the actionloop dialect, one kept process
+//! - [`multiplex`]: version 2, one kept process, several activations at once
+//! - [`frame`]: what such a process writes
+//! - [`conversation`]: any of the two
 //! - [`single_shot`]: version 0, a process for each activation
 
 pub mod answer;
+pub mod conversation;
 pub mod detect;
+pub mod frame;
 pub mod line;
+pub mod multiplex;
 pub mod pipe_loop;
 pub mod single_shot;
 
@@ -23,16 +29,18 @@ pub enum Protocol {
     SingleShot,
     /// `1`: one kept process, a handshake, a line in, a line out.
     PipeLoop,
+    /// `2`: one kept process, a handshake, frames, several activations at once.
+    Streams,
     /// `actionloop`: as 1 without handshake, whole activations in, results on descriptor 3.
     ActionLoop,
-    /// `auto`: 1 or actionloop, by what the process does first.
+    /// `auto`: 1, 2 or actionloop, by what the process does first.
     #[default]
     Auto,
 }
 
 impl Protocol {
     /// Every protocol, by name.
-    pub const NAMES: [&'static str; 4] = ["0", "1", "actionloop", "auto"];
+    pub const NAMES: [&'static str; 5] = ["0", "1", "2", "actionloop", "auto"];
 }
 
 impl FromStr for Protocol {
@@ -42,6 +50,7 @@ impl FromStr for Protocol {
         Ok(match name {
             "0" => Self::SingleShot,
             "1" => Self::PipeLoop,
+            "2" => Self::Streams,
             "actionloop" => Self::ActionLoop,
             "auto" => Self::Auto,
             _ => return Err(format!("expected one of {}", Self::NAMES.join(", "))),
@@ -54,6 +63,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::SingleShot => "0",
             Self::PipeLoop => "1",
+            Self::Streams => "2",
             Self::ActionLoop => "actionloop",
             Self::Auto => "auto",
         })

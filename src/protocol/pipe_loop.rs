@@ -36,6 +36,17 @@ pub enum Channel {
     Descriptor3,
 }
 
+impl Channel {
+    /// Its name, for messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Descriptor3 => "descriptor 3",
+        }
+    }
+}
+
 /// The conversation with a process that is ready.
 #[derive(Debug)]
 pub struct PipeLoop {
@@ -128,10 +139,7 @@ impl PipeLoop {
     /// The name of the result channel, for messages.
     #[must_use]
     pub fn channel_name(&self) -> &'static str {
-        match self.channel {
-            Channel::Stdout => "stdout",
-            Channel::Descriptor3 => "descriptor 3",
-        }
+        self.channel.name()
     }
 
     /// The protocol as it is called in `PIPELOOP_PROTOCOL`.
@@ -241,23 +249,23 @@ impl PipeLoop {
 }
 
 /// How many stray lines of one activation are told one by one.
-const MOST_STRAYS_TOLD: usize = 10;
+pub(super) const MOST_STRAYS_TOLD: usize = 10;
 /// What is collected of stray bytes before they are dropped.
 const MOST_STRAY_BYTES: usize = 1024 * 1024;
 
 /// What is known of how far the action has read.
 #[derive(Debug, Default)]
-struct Reading {
+pub(super) struct Reading {
     /// It has read some of the activation.
     begun: bool,
     /// What had come, from the first byte not taken on, while it had not: none of it is the answer.
-    stray_bytes: usize,
+    pub(super) stray_bytes: usize,
 }
 
 impl Reading {
     /// Looks before the result channel is read: between the read and a later look the action could
     /// read its activation, and a stray would pass for the answer.
-    fn look(&mut self, stdin: &LineWriter, written: usize, pending: &Pending<'_>) {
+    pub(super) fn look(&mut self, stdin: &LineWriter, written: usize, pending: &Pending<'_>) {
         self.begun = self.begun || !is_unread(stdin, written);
         if !self.begun {
             let stray_bytes = pending.bytes();
@@ -277,25 +285,25 @@ impl Reading {
 /// work hard on the same processor it could cost a time slice. So it is done again as long as it pays,
 /// and else tried once in a while.
 #[derive(Debug)]
-struct Courtesy {
+pub(super) struct Courtesy {
     paid: bool,
     left_out: u32,
 }
 
 impl Courtesy {
     /// One that is tried with the first activation.
-    const UNTRIED: Self = Self { paid: true, left_out: 0 };
+    pub(super) const UNTRIED: Self = Self { paid: true, left_out: 0 };
     /// It must not take longer than this, answer or not.
-    const LONGEST: Duration = Duration::from_micros(200);
+    pub(super) const LONGEST: Duration = Duration::from_micros(200);
     /// One activation in so many tries it when it did not pay.
     const TRIED_EVERY: u32 = 256;
 
-    fn is_due(&mut self) -> bool {
+    pub(super) fn is_due(&mut self) -> bool {
         self.left_out += 1;
         self.paid || self.left_out >= Self::TRIED_EVERY
     }
 
-    fn pays(&mut self, paid: bool) {
+    pub(super) fn pays(&mut self, paid: bool) {
         *self = Self { paid, left_out: 0 };
     }
 }

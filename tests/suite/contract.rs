@@ -358,7 +358,7 @@ fn init_chooses_the_protocol() {
         let env = json!({"PIPELOOP_PROTOCOL": protocol, "OTHER": "x"});
         proxy.init_value(&json!({"main": "main", "code": NAMES, "env": env}))
     };
-    init("2").check_error(400, &["PIPELOOP_PROTOCOL", "`2`"]);
+    init("3").check_error(400, &["PIPELOOP_PROTOCOL", "`3`"]);
     init("0").check(200, &json!({"ok": true}));
     let names = proxy.run(&json!({})).json()["names"].clone();
     let names: Vec<String> = serde_json::from_value(names).expect("an array of names");
@@ -514,7 +514,7 @@ fn a_version_that_is_not_spoken_is_told() {
     for protocol in ["auto", "1"] {
         let proxy = Proxy::with_protocol(protocol);
         let response = proxy.init("#!/bin/sh\necho '{\"openwhisk\":9}'\ncat\n");
-        response.check_error(502, &["version `9`", "version 1", "version 0", "actionloop"]);
+        response.check_error(502, &["version `9`", "versions 1 and 2", "version 0", "actionloop"]);
         check_good_init(&proxy);
     }
 }

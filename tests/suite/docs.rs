@@ -8,11 +8,22 @@ use std::process::Command;
 
 use crate::support::{pipeloop_in, root};
 
-/// An action in `docs/protocol.md`: `<!-- action: NAME.EXT protocol=P -->` and the code block behind it.
+/// An action in `docs/protocol.md`: `<!-- action: NAME.EXT protocol=P result=JSON -->` and the code block behind it.
 struct Documented {
     name: String,
     protocol: Option<String>,
+    /// What it answers, if that is no greeting.
+    result: Option<String>,
     code: String,
+}
+
+impl Documented {
+    fn answers(&self, stdout: &str, name: &str) -> bool {
+        match &self.result {
+            None => greets(stdout, name),
+            Some(result) => stdout.trim_end() == result,
+        }
+    }
 }
 
 fn document(name: &str) -> String {
@@ -28,15 +39,20 @@ fn actions(document: &str) -> Vec<Documented> {
         let (marker, after) = after.split_once(" -->\n").expect("a marker ends with its line");
         let mut words = marker.split(' ');
         let name = words.next().expect("a marker has a name").to_owned();
-        let protocol = words.next().map(|word| {
-            word.strip_prefix("protocol=").unwrap_or_else(|| panic!("{marker:?}: expected protocol=P")).to_owned()
-        });
+        let (mut protocol, mut result) = (None, None);
+        for word in words {
+            match word.split_once('=') {
+                Some(("protocol", name)) => protocol = Some(name.to_owned()),
+                Some(("result", json)) => result = Some(json.to_owned()),
+                _ => panic!("{marker:?}: expected protocol=P or result=JSON"),
+            }
+        }
         let block = after.strip_prefix("```").unwrap_or_else(|| panic!("{marker:?} is not followed by a code block"));
         let (language, block) = block.split_once('\n').expect("a code block has lines");
         assert!(!language.is_empty(), "{marker:?}: the code block names no language");
         let (code, after) =
             block.split_once("\n```\n").unwrap_or_else(|| panic!("{marker:?}: the code block does not end"));
-        found.push(Documented { name, protocol, code: format!("{code}\n") });
+        found.push(Documented { name, protocol, result, code: format!("{code}\n") });
         rest = after;
     }
     found
@@ -89,7 +105,7 @@ fn every_documented_action_runs_as_it_stands() {
         }
         let ended = pipeloop_in(folder.path(), &arguments, &[], "");
         ended.check(0);
-        assert!(greets(&ended.stdout, "Mike"), "{} answers {}", action.name, ended.stdout);
+        assert!(action.answers(&ended.stdout, "Mike"), "{} answers {}", action.name, ended.stdout);
     }
 }
 
@@ -109,7 +125,7 @@ fn every_documented_loop_takes_long_lines_one_after_another() {
         ended.check(0);
         let answers: Vec<_> = ended.stdout.lines().collect();
         assert!(
-            matches!(answers[..], [first, second] if greets(first, "Mike") && greets(second, "Ann")),
+            matches!(answers[..], [first, second] if action.answers(first, "Mike") && action.answers(second, "Ann")),
             "{} answers {}",
             action.name,
             ended.stdout

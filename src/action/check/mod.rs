@@ -29,9 +29,10 @@ use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
 use crate::process::survivors::{self, Survivor};
 use crate::process::{ExitStatus, Launch, Process, Reaper, stop};
+use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, Evidence, detect, ending};
 use crate::protocol::line::Fill;
-use crate::protocol::pipe_loop::{Channel, NoAnswer, PipeLoop};
+use crate::protocol::pipe_loop::{Channel, NoAnswer};
 use crate::protocol::{Protocol, answer, single_shot};
 use crate::text::{excerpt, millis};
 
@@ -104,7 +105,7 @@ pub struct Examination<'a> {
 /// A process that is ready.
 struct Running {
     guard: KillOnDrop,
-    conversation: PipeLoop,
+    conversation: Conversation,
 }
 
 /// An activation that was answered.
@@ -147,7 +148,11 @@ impl<'a> Examination<'a> {
         survivors::adopt_orphans().map_err(|reason| Error::System { doing: "adopt orphans", reason })?;
         let (ear, stdout, stderr) = Ear::new()?;
         let settings = &plan.settings;
-        let bounds = logs::Bounds { backlog_bytes: settings.log_backlog.bytes(), stall_limit: settings.log_stall.0 };
+        let bounds = logs::Bounds {
+            backlog_bytes: settings.log_backlog.bytes(),
+            stall_limit: settings.log_stall.0,
+            format: crate::config::LogFormat::Text,
+        };
         let launch = Launch {
             program: PathBuf::new(),
             arguments: Vec::new(),

@@ -1,0 +1,880 @@
+//! Version 2 of the protocol: frames, streams, several activations in flight, cancel, pause, stop, and
+//! what becomes of an action that does not keep to it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    BAD_ANSWER, Caller, Logs, Proxy, SENTINEL, action_path, eventually, now_ms, pipeloop_in, processes,
+};
+
+const EVENTS: &str = "text/event-stream";
+const LINES: &str = "application/x-ndjson";
+
+/// The smallest program of version 2, to the letter.
+const SMALLEST: &str = r#"#!/bin/bash
+echo '{"openwhisk":2}'
+while read -r line; do
+  echo '{"chunk":"one "}'; echo '{"chunk":"two"}'
+  echo '{"result":{"parts":2}}'
+done
+"#;
+
+/// A proxy of `streams.py`, and the file in which it tells what it heard.
+struct Streams {
+    proxy: Proxy,
+    tell: PathBuf,
+}
+
+impl Streams {
+    /// With these members in its handshake.
+    #[track_caller]
+    fn new(handshake: &Value, args: &[&str]) -> Self {
+        Self::with(handshake, args, &[])
+    }
+
+    #[track_caller]
+    fn with(handshake: &Value, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let proxy = Proxy::start(args, &[]);
+        let tell = proxy.directory().join("tell");
+        let mut variables = json!({"HANDSHAKE": handshake.to_string(), "TELL": tell});
+        for (name, value) in env {
+            variables[name] = json!(value);
+        }
+        proxy.init_action("streams.py", &variables);
+        Self { proxy, tell }
+    }
+
+    /// Sends an activation of these steps, whose answer is left for later.
+    fn send(&self, accept: &str, steps: &Value) -> Caller {
+        let mut caller = self.proxy.caller();
+        caller.send_run(accept, &json!({ "do": steps }));
+        caller
+    }
+
+    /// One body of an activation of these steps.
+    #[track_caller]
+    fn check(&self, steps: &Value, status: u16, body: &Value) {
+        let response = self.proxy.run(&json!({ "do": steps }));
+        response.check(status, body);
+    }
+
+    #[track_caller]
+    fn check_error(&self, steps: &Value, texts: &[&str]) {
+        self.proxy.run(&json!({ "do": steps })).check_error(502, texts);
+    }
+
+    fn told(&self) -> String {
+        std::fs::read_to_string(&self.tell).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn hears(&self, text: &str) {
+        eventually(&format!("it hears {text}"), || self.told().contains(text).then_some(()));
+    }
+
+    /// Makes a file for which an activation waits.
+    fn make(&self, name: &str) {
+        std::fs::write(self.proxy.directory().join(format!("{name}.go")), "").expect("the folder is ours");
+    }
+
+    /// The step that waits for a file.
+    fn wait(&self, name: &str) -> Value {
+        json!(["wait", self.proxy.directory().join(format!("{name}.go"))])
+    }
+
+    /// The process of the action, of which there is one.
+    #[track_caller]
+    fn process(&self) -> i32 {
+        let actions = self.proxy.actions();
+        assert_eq!(actions.len(), 1, "{actions:?}");
+        actions[0]
+    }
+}
+
+/// The whole body of a stream.
+#[track_caller]
+fn stream(caller: &mut Caller, media_type: &str) -> String {
+    let head = caller.receive_head().expect("an answer");
+    assert_eq!((head.status, head.header("content-type")), (200, Some(media_type)), "{head:?}");
+    assert_eq!((head.header("content-length"), head.header("transfer-encoding")), (None, Some("chunked")), "{head:?}");
+    caller.receive_pieces(usize::MAX)
+}
+
+// What a caller gets.
+
+#[test]
+fn the_smallest_program_runs_to_the_letter() {
+    let proxy = Proxy::plain();
+    proxy.init(SMALLEST).check(200, &json!({"ok": true}));
+    for _ in 0..3 {
+        proxy.run(&json!({})).check(200, &json!({"parts": 2}));
+    }
+    let mut caller = proxy.caller();
+    for _ in 0..2 {
+        // On one connection: the end of a stream is not the end of that.
+        caller.send_run(EVENTS, &json!({}));
+        let expected = "data: \"one \"\n\ndata: \"two\"\n\nevent: result\ndata: {\"parts\":2}\n\n";
+        assert_eq!(stream(&mut caller, EVENTS), expected);
+        caller.send_run(LINES, &json!({}));
+        let expected = "{\"chunk\":\"one \"}\n{\"chunk\":\"two\"}\n{\"result\":{\"parts\":2}}\n";
+        assert_eq!(stream(&mut caller, LINES), expected);
+    }
+    let logs = proxy.check_streams(7);
+    assert_eq!((&*logs.stdout, &*logs.stderr), ("", ""));
+}
+
+#[test]
+fn each_ending_has_its_body_and_its_last_event() {
+    let streams = Streams::new(&json!({"concurrency": 4}), &[]);
+    for (steps, body, events) in [
+        (json!([["result", [1]]]), json!([1]), "event: result\ndata: [1]\n\n"),
+        (
+            json!([["chunk", "a"], ["chunk", "b"], ["end"]]),
+            json!({"body": "ab"}),
+            "data: \"a\"\n\ndata: \"b\"\n\nevent: result\ndata: null\n\n",
+        ),
+        (
+            json!([["chunk", "a"], ["chunk", 1], ["end"]]),
+            json!({"chunks": ["a", 1]}),
+            "data: \"a\"\n\ndata: 1\n\nevent: result\ndata: null\n\n",
+        ),
+        (json!([["end"]]), json!({"body": ""}), "event: result\ndata: null\n\n"),
+        (
+            json!([["chunk", 1], ["error", {"why": 7}]]),
+            json!({"error": {"why": 7}}),
+            "data: 1\n\nevent: error\ndata: {\"error\":{\"why\": 7}}\n\n",
+        ),
+        (json!([["error", "no"]]), json!({"error": "no"}), "event: error\ndata: {\"error\":\"no\"}\n\n"),
+    ] {
+        streams.check(&steps, 200, &body);
+        assert_eq!(stream(&mut streams.send(EVENTS, &steps), EVENTS), events);
+    }
+    streams.proxy.check_streams(12);
+}
+
+#[test]
+fn frames_on_descriptor_3_leave_stdout_to_the_log() {
+    let streams = Streams::with(&json!({"concurrency": 2}), &[], &[("FD", "3")]);
+    let code = "#!/bin/bash\necho '{\"openwhisk\":2}' >&3\nwhile read -r line; do echo a log; echo '{\"result\":{}}' >&3; done\n";
+    streams.check(&json!([["result", {}]]), 200, &json!({}));
+    let proxy = Proxy::plain();
+    proxy.init(code).check(200, &json!({"ok": true}));
+    proxy.run(&json!({})).check(200, &json!({}));
+    assert_eq!(proxy.check_streams(1).stdout, "a log\n");
+}
+
+#[test]
+fn json_passes_byte_for_byte_in_both_directions() {
+    let proxy = Proxy::start(&["--protocol", "2"], &[]);
+    let code = r#"#!/bin/bash
+echo '{"openwhisk":2}'
+while read -r line; do printf '{"result": {"got":"%s","n":1.00,"n":1e5} }\n' "$(printf %s "$line" | base64 -w0)"; done
+"#;
+    proxy.init(code).check(200, &json!({"ok": true}));
+    let response =
+        proxy.run_raw("{\"a\":\"\\u00e9\",\n\"value\":{\"b\":1.00,\"b\":\"\\u00e9\"},\"deadline\":\"9999999999999\"}");
+    let text = response.text();
+    assert!(text.ends_with(r#","n":1.00,"n":1e5}"#), "{text}");
+    let got = response.json()["got"].as_str().expect("text").to_owned();
+    let got = base64_simd::STANDARD.decode_to_vec(got).expect("base64");
+    assert_eq!(
+        String::from_utf8(got).expect("text"),
+        r#"{"run":1,"value":{"b":1.00,"b":"\u00e9"},"context":{"a":"\u00e9","deadline":"9999999999999"},"deadline_ms":9999999999999}"#
+    );
+}
+
+#[test]
+fn versions_before_stream_one_result() {
+    let echo = "while IFS= read -r line; do printf '%s\\n' \"$line\"";
+    for (protocol, code) in [
+        ("0", "#!/bin/bash\ncat\n".to_owned()),
+        ("1", format!("#!/bin/bash\necho '{{\"openwhisk\":1}}'\n{echo}; done\n")),
+    ] {
+        let proxy = Proxy::with_protocol(protocol);
+        proxy.init(&code).check(200, &json!({"ok": true}));
+        let mut caller = proxy.caller();
+        caller.send_run(EVENTS, &json!({"a": 1}));
+        assert_eq!(stream(&mut caller, EVENTS), "event: result\ndata: {\"a\":1}\n\n");
+        caller.send_run(LINES, &json!({"a": 1}));
+        assert_eq!(stream(&mut caller, LINES), "{\"result\":{\"a\":1}}\n");
+        proxy.check_streams(2);
+    }
+}
+
+#[test]
+fn a_chunk_arrives_before_the_next_one_is_made() {
+    let streams = Streams::new(&json!({}), &[]);
+    let mut caller =
+        streams.send(EVENTS, &json!([["chunk", 1], streams.wait("a"), ["chunk", 2], streams.wait("b"), ["end"]]));
+    assert_eq!(caller.receive_head().expect("a head").status, 200);
+    assert_eq!(caller.receive_pieces(1), "data: 1\n\n");
+    streams.make("a");
+    assert_eq!(caller.receive_pieces(1), "data: 2\n\n");
+    streams.make("b");
+    assert_eq!(caller.receive_pieces(usize::MAX), "event: result\ndata: null\n\n");
+}
+
+#[test]
+fn an_error_is_a_status_before_the_first_piece_and_an_event_behind_it() {
+    let streams = Streams::new(&json!({}), &[]);
+    let mut caller = streams.send(EVENTS, &json!([["exit", 7]]));
+    let response = caller.receive().expect("an answer with a length");
+    response.check_shape();
+    response.check_error(502, &["exited with status 7", "before it answered"]);
+    let mut caller = streams.send(EVENTS, &json!([["chunk", 1], ["stderr", "last words"], ["exit", 7]]));
+    let text = stream(&mut caller, EVENTS);
+    assert!(text.starts_with("data: 1\n\nevent: error\ndata: {\"error\":\"the action exited with status 7"), "{text}");
+    assert!(text.contains("last words") && text.ends_with("}\n\n"), "{text}");
+    let mut caller = streams.send(LINES, &json!([["chunk", 1], ["exit", 7]]));
+    let text = stream(&mut caller, LINES);
+    assert!(text.starts_with("{\"chunk\":1}\n{\"error\":\"the action exited with status 7"), "{text}");
+    streams.proxy.check_streams(3);
+}
+
+#[test]
+fn one_body_is_bounded() {
+    let streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--max-result", "1KiB"]);
+    streams.check_error(&json!([["flood", 100, 1000], ["end"]]), &["at most 1024 bytes"]);
+    streams.hears("cancel");
+    streams.hears("flooded");
+    // A stream is not.
+    let mut caller = streams.send(LINES, &json!([["flood", 100, 100], ["end"]]));
+    assert_eq!(stream(&mut caller, LINES).lines().count(), 101);
+}
+
+// Several at once.
+
+#[test]
+fn activations_are_in_flight_together_and_end_in_any_order() {
+    let streams = Streams::new(&json!({"concurrency": 3}), &[]);
+    let mut callers: Vec<_> = ["c", "b", "a"]
+        .map(|name| {
+            (name, streams.send("*/*", &json!([["stderr", name], streams.wait(name), ["result", {"name": name}]])))
+        })
+        .into();
+    for name in ["a", "b", "c"] {
+        eventually("it has begun", || streams.proxy.logs().stderr.contains(&format!("{name}\n")).then_some(()));
+    }
+    // A fourth has no place yet.
+    let mut fourth = streams.send("*/*", &json!([["result", {"name": "d"}]]));
+    assert!(fourth.is_silent_for(Duration::from_millis(50)));
+    while let Some((name, mut caller)) = callers.pop() {
+        streams.make(name);
+        caller.receive().expect("an answer").check(200, &json!({"name": name}));
+        if name == "a" {
+            fourth.receive().expect("an answer").check(200, &json!({"name": "d"}));
+        }
+    }
+    assert_eq!(streams.proxy.actions().len(), 1);
+    streams.proxy.check_streams(4);
+}
+
+#[test]
+fn one_that_sleeps_delays_no_other() {
+    let streams = Streams::new(&json!({"concurrency": 64}), &[]);
+    let mut slow = streams.send("*/*", &json!([streams.wait("go"), ["result", {}]]));
+    let mut others = streams.proxy.caller();
+    for n in 0..50 {
+        others.send_run("*/*", &json!({"do": [["result", {"n": n}]]}));
+        others.receive().expect("an answer").check(200, &json!({ "n": n }));
+    }
+    streams.make("go");
+    slow.receive().expect("an answer").check(200, &json!({}));
+}
+
+#[test]
+fn the_queue_begins_behind_the_places() {
+    let streams = Streams::new(&json!({"concurrency": 2}), &["--queue", "1"]);
+    let steps = json!([["stderr", "begun"], streams.wait("go"), ["result", {}]]);
+    let mut callers: Vec<_> = (0..2).map(|_| streams.send("*/*", &steps)).collect();
+    streams.proxy.wait_for("both have begun", |logs| logs.stderr.matches("begun").count() == 2);
+    callers.push(streams.send("*/*", &steps));
+    // The third waits, and there is no place for a fourth.
+    eventually("the fourth is refused", || {
+        let mut fourth = streams.send("*/*", &steps);
+        if fourth.is_silent_for(Duration::from_millis(100)) {
+            // It came before the third.
+            callers.push(fourth);
+            return None;
+        }
+        fourth.receive().expect("an answer").check_error(429, &[]);
+        Some(())
+    });
+    streams.make("go");
+    for mut caller in callers {
+        assert!(matches!(caller.receive().expect("an answer").status, 200 | 429));
+    }
+}
+
+#[test]
+fn a_death_is_told_to_all_it_takes_with_it_and_to_no_other() {
+    let streams = Streams::new(&json!({"concurrency": 3}), &[]);
+    let mut innocent = streams.send("*/*", &json!([["stderr", "begun"], ["wait", "/nowhere"]]));
+    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+    let mut guilty = streams.send("*/*", &json!([["exit", 3]]));
+    for caller in [&mut innocent, &mut guilty] {
+        caller.receive().expect("an answer").check_error(502, &["exited with status 3"]);
+    }
+    streams.check(&json!([["result", {"alive": true}]]), 200, &json!({"alive": true}));
+    let logs = streams.proxy.check_streams(3);
+    assert_eq!(logs.stderr.matches("error[PL061]").count(), 2, "{}", logs.stderr);
+}
+
+#[test]
+fn what_a_dead_process_never_read_is_another_ones() {
+    // It reads one line at a time, byte by byte, and dies of the first activation with others unread.
+    let code = r#"#!/bin/bash
+echo '{"openwhisk":2,"concurrency":4}'
+[ -e "$MARK" ] && while read -r line; do id=${line#*:}; echo "{\"id\":${id%%,*},\"result\":{\"second\":true}}"; done
+read -r line; echo begun >&2
+until [ -e "$GO" ]; do sleep 0.01; done
+touch "$MARK"; exit 4
+"#;
+    let proxy = Proxy::plain();
+    let (mark, go) = (proxy.directory().join("mark"), proxy.directory().join("go"));
+    proxy
+        .init_value(&json!({"main": "main", "code": code, "env": {"MARK": mark, "GO": go}}))
+        .check(200, &json!({"ok": true}));
+    let mut callers: Vec<_> = (0..4).map(|_| proxy.caller()).collect();
+    callers[0].send_run("*/*", &json!({}));
+    proxy.wait_for("the first has begun", |logs| logs.stderr.contains("begun"));
+    for caller in &mut callers[1..] {
+        caller.send_run("*/*", &json!({}));
+    }
+    // They stand in its pipe by then: four places, and the answer to another request shows that they came.
+    proxy.caller().call("GET", "/", b"");
+    std::fs::write(go, "").expect("the folder is ours");
+    callers[0].receive().expect("an answer").check_error(502, &["exited with status 4"]);
+    for caller in &mut callers[1..] {
+        caller.receive().expect("an answer").check(200, &json!({"second": true}));
+    }
+    proxy.check_streams(4);
+}
+
+// Callers that leave, and time.
+
+#[test]
+fn a_caller_that_leaves_cancels_and_frees_its_place() {
+    let streams = Streams::new(&json!({"concurrency": 1, "cancel": true}), &[]);
+    for accept in ["*/*", EVENTS] {
+        let before = streams.told().matches("cancel").count();
+        let caller =
+            streams.send(accept, &json!([["stderr", "begun"], ["wait_cancel"], ["log", "cleaned up"], ["end"]]));
+        let count = streams.proxy.logs().stderr.matches("begun").count();
+        streams.proxy.wait_for("it has begun", |logs| logs.stderr.matches("begun").count() > count.min(before));
+        drop(caller);
+        eventually("it hears of it", || (streams.told().matches("cancel").count() > before).then_some(()));
+        streams.check(&json!([["result", {}]]), 200, &json!({}));
+    }
+    let logs = streams.proxy.check_streams(4);
+    assert_eq!(logs.stderr.matches("cleaned up").count(), 2);
+    assert!(streams.told().contains("{\"cancel\":1}"), "{}", streams.told());
+}
+
+#[test]
+fn a_caller_that_leaves_a_stream_cancels_it() {
+    let streams = Streams::new(&json!({"concurrency": 2, "cancel": true, "pause": true}), &[]);
+    let mut caller = streams.send(EVENTS, &json!([["flood", 1000, 1_000_000_000], ["end"]]));
+    caller.receive_head().expect("a head");
+    caller.receive_pieces(100_000);
+    drop(caller);
+    streams.hears("flooded");
+    let process = streams.process();
+    streams.check(&json!([["result", {}]]), 200, &json!({}));
+    assert_eq!(streams.process(), process);
+}
+
+#[test]
+fn without_a_promise_what_nobody_waits_for_goes_on_to_its_end() {
+    let streams = Streams::new(&json!({}), &[]);
+    let caller = streams.send(
+        EVENTS,
+        &json!([["stderr", "begun"], streams.wait("go"), ["chunk", "lost"], ["stderr", "done"], ["end"]]),
+    );
+    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+    let process = streams.process();
+    drop(caller);
+    let mut next = streams.send("*/*", &json!([["result", {"next": true}]]));
+    assert!(next.is_silent_for(Duration::from_millis(50)));
+    streams.make("go");
+    next.receive().expect("an answer").check(200, &json!({"next": true}));
+    assert_eq!((streams.process(), streams.told().contains("cancel")), (process, false));
+    let logs = streams.proxy.logs();
+    assert_eq!(Logs::activations(&logs.stderr), ["begun\ndone\n", "", ""]);
+}
+
+#[test]
+fn the_deadline_of_one_is_no_others() {
+    let streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--stop-grace", "10s"]);
+    let mut other = streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
+    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+    let process = streams.process();
+    let body = json!({"value": {"do": [["wait_cancel"], ["end"]]}, "deadline": now_ms() + 300});
+    streams.proxy.run_raw(&body.to_string()).check_error(502, &["deadline"]);
+    streams.hears("{\"cancel\":2}");
+    streams.make("go");
+    other.receive().expect("an answer").check(200, &json!({"other": true}));
+    assert_eq!(streams.process(), process);
+    streams.proxy.check_streams(2);
+}
+
+#[test]
+fn a_process_that_does_not_end_what_it_was_told_to_is_replaced() {
+    let streams =
+        Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--stop-grace", "100ms", "--run-timeout", "30s"]);
+    let mut other = streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
+    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+    let process = streams.process();
+    let body = json!({"value": {"do": [["wait", "/nowhere"]]}, "deadline": now_ms() + 200});
+    streams.proxy.run_raw(&body.to_string()).check_error(502, &["deadline"]);
+    // It takes nothing more, and what is in flight is let finish.
+    let mut next = streams.send("*/*", &json!([["result", {"next": true}]]));
+    assert!(next.is_silent_for(Duration::from_millis(300)));
+    streams.make("go");
+    other.receive().expect("an answer").check(200, &json!({"other": true}));
+    next.receive().expect("an answer").check(200, &json!({"next": true}));
+    assert_ne!(streams.process(), process);
+    streams.proxy.check_streams(3);
+}
+
+#[test]
+fn the_run_timeout_of_one_alone_stops_the_process() {
+    let streams = Streams::new(&json!({}), &["--run-timeout", "3s"]);
+    let process = streams.process();
+    streams.check_error(&json!([["wait", "/nowhere"]]), &["run timeout"]);
+    streams.check(&json!([["result", {}]]), 200, &json!({}));
+    assert_ne!(streams.process(), process);
+    assert!(processes::group(process).is_empty());
+    streams.proxy.check_streams(2);
+}
+
+// Slow callers.
+
+/// Resident memory of a process in KiB.
+fn resident_kib(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("it has memory");
+    line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).expect("a number")
+}
+
+/// Starts an endless stream whose caller reads its beginning and then nothing.
+fn slow_caller(streams: &Streams) -> Caller {
+    let mut caller = streams.send(EVENTS, &json!([["flood", 10_000, 1_000_000_000], ["end"]]));
+    caller.receive_head().expect("a head");
+    caller.receive_pieces(50_000);
+    caller
+}
+
+#[test]
+fn a_slow_caller_slows_the_only_activation_and_holds_bounded_memory() {
+    let streams = Streams::new(&json!({}), &["--stream-buffer", "256KiB"]);
+    let mut caller = slow_caller(&streams);
+    // The sockets' buffers fill, then ours, then the pipe: it stops in the middle of a write.
+    let process = streams.process();
+    let mut before = None;
+    eventually("it stands still", || {
+        let written = processes::written_bytes(process);
+        let stands = before == Some(written);
+        before = Some(written);
+        std::thread::sleep(Duration::from_millis(50));
+        stands.then_some(())
+    });
+    assert!(resident_kib(streams.proxy.pid()) < 40_000, "{} KiB", resident_kib(streams.proxy.pid()));
+    // Read on, it goes on.
+    assert!(caller.receive_pieces(20_000_000).len() >= 20_000_000);
+    assert!(processes::written_bytes(process) > before.expect("it was looked at"));
+}
+
+#[test]
+fn among_others_a_slow_caller_makes_its_own_pause_and_no_other() {
+    let streams = Streams::new(&json!({"concurrency": 4, "cancel": true, "pause": true}), &["--stream-buffer", "4MiB"]);
+    let mut caller = slow_caller(&streams);
+    streams.hears("{\"pause\":1}");
+    let begun = Instant::now();
+    for n in 0..100 {
+        streams.check(&json!([["chunk", n], ["result", {"n": n}]]), 200, &json!({"n": n}));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(resident_kib(streams.proxy.pid()) < 40_000, "{} KiB", resident_kib(streams.proxy.pid()));
+    // Read on, it goes on, and has lost nothing.
+    let more = caller.receive_pieces(20_000_000);
+    assert!(more.len() >= 20_000_000 && !more.contains("event"), "{}", &more[more.len() - 300..]);
+    streams.hears("{\"resume\":1}");
+    drop(caller);
+    streams.hears("flooded");
+}
+
+#[test]
+fn without_a_promise_to_pause_a_slow_caller_loses_its_stream_and_nobody_else() {
+    let streams = Streams::new(&json!({"concurrency": 4, "cancel": true}), &["--stream-buffer", "256KiB"]);
+    let mut caller = slow_caller(&streams);
+    streams.hears("{\"cancel\":1}");
+    streams.check(&json!([["result", {"other": true}]]), 200, &json!({"other": true}));
+    let rest = caller.receive_pieces(usize::MAX);
+    assert!(
+        rest.contains("event: error\ndata: {\"error\":\"the caller reads more slowly"),
+        "{}",
+        &rest[rest.len() - 300..]
+    );
+    assert!(streams.proxy.logs().stderr.contains("error[PL101]"));
+}
+
+// The end.
+
+#[test]
+fn the_end_is_announced_to_whoever_wants_to_hear_it() {
+    for (stop, expected) in [(true, "{\"stop\":{\"grace_ms\":1500}}\nend of input\n"), (false, "end of input\n")] {
+        let mut streams = Streams::new(&json!({"concurrency": 2, "stop": stop}), &[]);
+        streams.check(&json!([["result", {}]]), 200, &json!({}));
+        streams.proxy.stop();
+        assert_eq!(streams.told(), expected);
+    }
+}
+
+#[test]
+fn at_the_end_what_is_in_flight_may_finish() {
+    let mut streams = Streams::new(&json!({"concurrency": 2, "stop": true}), &[]);
+    let mut caller = streams.send(EVENTS, &json!([["chunk", 1], streams.wait("go"), ["result", {}]]));
+    caller.receive_head().expect("a head");
+    streams.proxy.signal(rustix::process::Signal::TERM);
+    eventually("nothing is accepted any more", || Caller::connect(streams.proxy.port()).is_err().then_some(()));
+    streams.make("go");
+    assert_eq!(caller.receive_pieces(usize::MAX), "data: 1\n\nevent: result\ndata: {}\n\n");
+    assert_eq!(streams.proxy.wait().code(), Some(0));
+    streams.proxy.check_streams(1);
+}
+
+#[test]
+fn at_the_end_what_takes_too_long_is_cut_visibly() {
+    let mut streams = Streams::new(&json!({"concurrency": 2}), &["--drain-grace", "100ms"]);
+    let mut caller = streams.send(EVENTS, &json!([["chunk", 1], ["wait", "/nowhere"]]));
+    caller.receive_head().expect("a head");
+    streams.proxy.signal(rustix::process::Signal::TERM);
+    let text = caller.receive_pieces(usize::MAX);
+    assert!(text.starts_with("data: 1\n\nevent: error\ndata: {\"error\":\"the proxy was told to end"), "{text}");
+    assert_eq!(streams.proxy.wait().code(), Some(0));
+    streams.proxy.check_streams(1);
+}
+
+// Bad input.
+
+/// What several in flight make of frames that are nobody's: all of them are dropped, and told.
+#[test]
+fn frames_of_no_activation_in_flight_are_dropped_and_told() {
+    let streams = Streams::new(&json!({"concurrency": 4}), &[]);
+    let process = streams.process();
+    for (line, told) in [
+        ("ready", "since it is not JSON (expected value at column 1): `ready`"),
+        ("[1]", "since it is an array, not an object: `[1]`"),
+        (r#"{"result":{}}"#, r#"for it has no `id`: `{"result":{}}`"#),
+        (r#"{"id":99,"result":{}}"#, "for its `id` was never given"),
+        (r#"{"id":0,"result":{}}"#, "for its `id` was never given"),
+        (r#"{"id":"1","result":{}}"#, "for its `id` was never given"),
+        (r#"{"id":-1,"end":true}"#, "for its `id` was never given"),
+    ] {
+        streams.check(&json!([["raw", line], ["result", {"own": true}]]), 200, &json!({"own": true}));
+        let logs = streams.proxy.logs().stderr;
+        assert!(logs.contains(told), "{told:?} is missing in: {logs}");
+    }
+    assert_eq!(streams.process(), process);
+    streams.proxy.check_streams(7);
+}
+
+#[test]
+fn what_comes_behind_an_end_is_no_others() {
+    for more in [
+        r#"{"id":ID,"result":{"second":true}}"#,
+        r#"{"id":ID,"chunk":1}"#,
+        r#"{"id":ID,"end":true}"#,
+        r#"{"id":ID,"error":1}"#,
+    ] {
+        let streams = Streams::new(&json!({"concurrency": 4}), &[]);
+        let mut other =
+            streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
+        streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+        streams.check(&json!([["result", {"own": true}], ["raw", more]]), 200, &json!({"own": true}));
+        streams.make("go");
+        other.receive().expect("an answer").check(200, &json!({"other": true}));
+        streams.proxy.wait_for("it is told", |logs| logs.stderr.contains("for 2 has ended: `{\"id\":2,"));
+    }
+}
+
+#[test]
+fn a_broken_frame_fails_its_own_activation() {
+    let streams = Streams::new(&json!({"concurrency": 4, "cancel": true}), &[]);
+    let process = streams.process();
+    let mut other = streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
+    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+    for (line, texts) in [
+        (r#"{"id":ID,"chnk":1}"#, "a frame with none of `chunk`, `result`, `error`, `end`, `log`"),
+        (r#"{"id":ID,"chunk":1,"end":true}"#, "a frame with both `chunk` and `end`"),
+        (r#"{"id":ID,"end":1}"#, "a frame whose `end` is a number, not `true`"),
+    ] {
+        streams.check_error(&json!([["raw", line], ["wait_cancel"], ["end"]]), &[texts]);
+    }
+    streams.check_error(&json!([["result", 5]]), &[BAD_ANSWER]);
+    streams.check_error(&json!([["result", null]]), &[BAD_ANSWER]);
+    streams.make("go");
+    other.receive().expect("an answer").check(200, &json!({"other": true}));
+    assert_eq!(streams.process(), process);
+    let logs = streams.proxy.check_streams(6);
+    assert_eq!(logs.stderr.matches("error[PL100]").count(), 3, "{}", logs.stderr);
+    assert_eq!(logs.stderr.matches("error[PL060]").count(), 2, "{}", logs.stderr);
+}
+
+#[test]
+fn alone_a_line_that_is_no_frame_fails_the_activation_and_the_process_is_replaced() {
+    for line in ["ready", "{", "[1]", r#"{"id":1,"more":1}"#] {
+        let streams = Streams::with(&json!({}), &[], &[("IDS", "no")]);
+        let process = streams.process();
+        streams.check_error(&json!([["raw", line], ["result", {}]]), &["the action wrote a frame"]);
+        streams.check(&json!([["result", {"next": true}]]), 200, &json!({"next": true}));
+        assert_ne!(streams.process(), process, "{line}");
+        streams.proxy.check_streams(2);
+    }
+}
+
+#[test]
+fn without_ids_a_second_result_is_never_the_next_ones() {
+    for (stray, same) in [("restart", false), ("ignore", true)] {
+        let streams = Streams::with(&json!({}), &["--stray", stray], &[("IDS", "no")]);
+        let process = streams.process();
+        streams.check(
+            &json!([["result", {"n": 1}], ["result", {"n": "stray"}], ["stderr", "written"]]),
+            200,
+            &json!({"n": 1}),
+        );
+        eventually("both are written", || {
+            // What is printed behind an answer is seen with the next one; the file tells it now.
+            (processes::written_bytes(process) > 0).then_some(())
+        });
+        streams.proxy.wait_for("the stray is told or waits", |_| true);
+        for n in 2..5 {
+            streams.check(&json!([["result", {"n": n}]]), 200, &json!({"n": n}));
+        }
+        assert_eq!(streams.process() == process, same);
+        let logs = streams.proxy.check_streams(4);
+        assert!(logs.stderr.contains("dropped a line that answers no activation"), "{}", logs.stderr);
+    }
+}
+
+#[test]
+fn a_result_over_the_bound_is_refused() {
+    let code = r#"#!/usr/bin/env python3
+import json, os, sys
+print(json.dumps({"openwhisk": 2, "concurrency": int(os.environ["MANY"])}), flush=True)
+for line in sys.stdin:
+    run = json.loads(line)
+    size = run["value"]["size"]
+    if size: print(json.dumps({"id": run["run"], "result": {"x": "x" * size}}), flush=True)
+    else: print("begun", file=sys.stderr, flush=True)
+"#;
+    for (many, texts) in
+        [("1", "the action's answer is too long"), ("2", "a frame of more than 10240 bytes while 2 activations")]
+    {
+        let proxy = Proxy::start(&["--max-result", "10KiB"], &[]);
+        proxy
+            .init_value(&json!({"main": "main", "code": code, "env": {"MANY": many}}))
+            .check(200, &json!({"ok": true}));
+        let mut other = proxy.caller();
+        if many == "2" {
+            other.send_run("*/*", &json!({"size": 0}));
+            proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+        }
+        proxy.run(&json!({"size": 20_000})).check_error(502, &[texts]);
+        if many == "2" {
+            other.receive().expect("an answer").check_error(502, &[texts]);
+        }
+        let response = proxy.run(&json!({"size": 9_000}));
+        assert_eq!(response.status, 200, "{}", response.text());
+        proxy.check_streams(if many == "2" { 3 } else { 2 });
+    }
+}
+
+#[test]
+fn a_result_just_over_the_bound_fails_its_activation_alone() {
+    let streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--max-result", "100"]);
+    let process = streams.process();
+    let line = format!(r#"{{"id":ID,"result":{{"x":"{}"}}}}"#, "x".repeat(200));
+    streams.check_error(&json!([["raw", line], ["wait_cancel"], ["end"]]), &["whose `result` has more than 100 bytes"]);
+    streams.check(&json!([["result", {}]]), 200, &json!({}));
+    assert_eq!(streams.process(), process);
+}
+
+#[test]
+fn a_handshake_that_promises_nonsense_is_refused() {
+    let proxy = Proxy::plain();
+    for (member, nonsense) in [
+        ("concurrency", "0"),
+        ("concurrency", "\"many\""),
+        ("concurrency", "1e9"),
+        ("cancel", "1"),
+        ("stop", "\"yes\""),
+        ("pause", "[]"),
+    ] {
+        let code = format!("#!/bin/bash\necho '{{\"openwhisk\":2,\"{member}\":{nonsense}}}'\ncat\n");
+        proxy.init(&code).check_error(502, &[&format!("`{member}` of the action's handshake must be"), nonsense]);
+    }
+    let named = Proxy::start(&["--protocol", "2", "--init-timeout", "500ms"], &[]);
+    named.init("#!/bin/bash\necho '{\"openwhisk\":1}'\ncat\n").check_error(502, &["expected `{\"openwhisk\":2}`"]);
+    named.init("#!/bin/bash\ncat\n").check_error(502, &["has not sent the handshake of protocol 2"]);
+    let named = Proxy::with_protocol("1");
+    named.init(SMALLEST).check_error(502, &["expected `{\"openwhisk\":1}`"]);
+}
+
+#[test]
+fn a_closed_channel_is_told() {
+    let proxy = Proxy::plain();
+    let code = "#!/bin/bash\necho '{\"openwhisk\":2,\"concurrency\":2}'\nread -r line; exec >&-; sleep 60\n";
+    proxy.init(code).check(200, &json!({"ok": true}));
+    proxy.run(&json!({})).check_error(502, &["closed stdout before it answered"]);
+    proxy.check_streams(1);
+}
+
+// Logs.
+
+#[test]
+fn log_frames_stand_in_their_own_activations_log() {
+    let streams = Streams::new(&json!({"concurrency": 2}), &[]);
+    let mut a = streams.send("*/*", &json!([["log", "a 1"], streams.wait("a"), ["log", "a 2\na 3"], ["result", {}]]));
+    let mut b = streams
+        .send("*/*", &json!([["log", "b 1"], ["stderr", "begun"], streams.wait("b"), ["log", "b 2"], ["result", {}]]));
+    streams.proxy.wait_for("both have begun", |logs| logs.stderr.contains("begun"));
+    streams.make("b");
+    b.receive().expect("an answer").check(200, &json!({}));
+    streams.make("a");
+    a.receive().expect("an answer").check(200, &json!({}));
+    let logs = streams.proxy.logs();
+    // What is printed on stderr belongs to whichever ends next.
+    assert_eq!(Logs::activations(&logs.stderr), ["begun\nb 1\nb 2\n", "a 1\na 2\na 3\n", ""]);
+    streams.proxy.check_streams(2);
+}
+
+/// The log as JSON objects, and where sentinels stand.
+fn log_lines(stderr: &str) -> Vec<Value> {
+    let line = |line: &str| {
+        if line == SENTINEL {
+            json!("end")
+        } else {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+        }
+    };
+    stderr.lines().map(line).collect()
+}
+
+#[test]
+fn a_log_in_json_has_time_stream_and_activation() {
+    let streams = Streams::new(&json!({"concurrency": 2}), &["--log-format", "json"]);
+    let mut first = streams.proxy.caller();
+    let run = |id: &str, steps: Value| json!({"value": {"do": steps}, "activation_id": id}).to_string();
+    first.send_request(
+        "POST",
+        "/run",
+        run("one", json!([["stderr", "alone"], ["log", "framed \"1\""], streams.wait("go"), ["result", {}]]))
+            .as_bytes(),
+    );
+    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("alone"));
+    streams
+        .proxy
+        .run_raw(&run("two", json!([["log", "framed 2"], ["stderr", "whose?"], ["result", {}]])))
+        .check(200, &json!({}));
+    streams.make("go");
+    first.receive().expect("an answer").check(200, &json!({}));
+    let logs = streams.proxy.logs();
+    let lines = log_lines(&logs.stderr);
+    let short: Vec<_> = lines
+        .iter()
+        .map(|line| if line == "end" { line.clone() } else { json!([line["activation"], line["line"]]) })
+        .collect();
+    assert_eq!(
+        Value::from(short),
+        json!([["one", "alone"], [null, "whose?"], ["two", "framed 2"], "end", ["one", "framed \"1\""], "end"])
+    );
+    for line in lines.iter().filter(|line| *line != "end") {
+        assert_eq!(line["stream"], "stderr");
+        let time = line["time"].as_str().expect("a time");
+        assert!(time.len() == 24 && time.starts_with("20") && time.ends_with('Z') && &time[10..11] == "T", "{time}");
+    }
+}
+
+#[test]
+fn a_log_in_json_is_for_every_protocol() {
+    for (protocol, code) in [
+        ("0", "#!/bin/bash\necho out; echo err >&2; printf half >&2; echo '{}'\n"),
+        (
+            "1",
+            "#!/bin/bash\necho '{\"openwhisk\":1}'\nwhile read -r line; do echo err >&2; printf half >&2; echo '{}'; done\n",
+        ),
+        (
+            "actionloop",
+            "#!/bin/bash\nwhile read -r line; do echo out; echo err >&2; printf half >&2; echo '{}' >&3; done\n",
+        ),
+    ] {
+        let proxy = Proxy::start(&["--protocol", protocol, "--log-format", "json"], &[]);
+        proxy.init(code).check(200, &json!({"ok": true}));
+        proxy.run(&json!({})).check(200, &json!({}));
+        let logs = proxy.logs();
+        let texts = |text: &str| -> Vec<_> {
+            log_lines(text)
+                .iter()
+                .map(|line| {
+                    if line == "end" { line.clone() } else { json!([line["stream"], line["activation"], line["line"]]) }
+                })
+                .collect()
+        };
+        assert_eq!(
+            Value::from(texts(&logs.stderr)),
+            json!([["stderr", "test", "err"], ["stderr", "test", "half"], "end"]),
+            "{protocol}"
+        );
+        let out = if protocol == "1" { json!(["end"]) } else { json!([["stdout", "test", "out"], "end"]) };
+        assert_eq!(Value::from(texts(&logs.stdout)), out, "{protocol}");
+    }
+}
+
+// The command line.
+
+#[test]
+fn run_prints_one_body_or_a_stream() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let action = folder.path().join("exec");
+    std::fs::write(&action, SMALLEST).expect("the folder is ours");
+    std::fs::set_permissions(&action, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("the file is ours");
+    let run = |args: &[&str]| pipeloop_in(folder.path(), args, &[], "");
+    let ended = run(&["run", "exec"]);
+    ended.check(0);
+    assert_eq!(ended.stdout, "{\"parts\":2}\n");
+    let ended = run(&["run", "exec", "--stream"]);
+    ended.check(0);
+    assert_eq!(ended.stdout, "\"one \"\n\"two\"\n{\"parts\":2}\n");
+    let ended = run_streams(folder.path(), &json!([["chunk", 1], ["error", "no"]]));
+    ended.check(1);
+    assert_eq!(ended.stdout, "1\n{\"error\":\"no\"}\n");
+    let ended = run_streams(folder.path(), &json!([["chunk", 1], ["exit", 7]]));
+    assert_eq!(ended.stdout, "1\n");
+    assert!(ended.stderr.contains("error[PL061]"), "{}", ended.stderr);
+    let ended = run_streams(folder.path(), &json!([["chunk", 1], ["end"]]));
+    ended.check(0);
+    assert_eq!(ended.stdout, "1\n");
+}
+
+fn run_streams(folder: &Path, steps: &Value) -> crate::support::command::Ended {
+    let action = action_path("streams.py");
+    let parameter = format!("do={steps}");
+    pipeloop_in(folder, &["run", action.to_str().expect("text"), "--stream", "-p", &parameter], &[], "")
+}
+
+#[test]
+fn check_knows_version_2() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let code = "#!/usr/bin/env python3\nimport json, sys\nprint('{\"openwhisk\":2}', flush=True)\nfor line in sys.stdin:\n    print(json.dumps({\"result\": json.loads(line)[\"value\"]}), flush=True)\n";
+    let action = folder.path().join("exec");
+    std::fs::write(&action, code).expect("the folder is ours");
+    std::fs::set_permissions(&action, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("the file is ours");
+    let ended = pipeloop_in(folder.path(), &["check", "exec"], &[], "");
+    ended.check(0);
+    assert!(ended.stdout.contains("2, told by its handshake on stdout"), "{}", ended.stdout);
+}
