@@ -8,3 +8,4 @@ cd "$(dirname "$0")"
 export CGO_ENABLED=0
 go build -trimpath -ldflags=-s -o "$out/hello" hello.go
 go build -trimpath -ldflags=-s -o "$out/hello-fd3" hello-fd3.go
+go build -trimpath -ldflags=-s -o "$out/hello-stream" hello-stream.go

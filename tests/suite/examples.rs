@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -31,17 +32,19 @@ macro_rules! languages {
 
 languages! {
     bash needs [("bash", "bash"), ("jq", "jq"), ("logger", "bsdutils")],
-        has ["hello.sh", "hello-careful.sh", "hello-fd3.sh", "hello-once.sh"];
-    python needs [("python3", "python3")], has ["hello.py", "hello-fd3.py", "hello-once.py"];
+        has ["hello.sh", "hello-careful.sh", "hello-fd3.sh", "hello-once.sh", "hello-stream.sh"];
+    python needs [("python3", "python3")],
+        has ["hello.py", "hello-fd3.py", "hello-once.py", "hello-stream.py"];
     perl needs [("perl", "perl")], has ["hello.pl", "hello-fd3.pl"];
     ruby needs [("ruby", "ruby")], has ["hello.rb", "hello-fd3.rb"];
-    nodejs needs [("node", "nodejs")], has ["hello.js", "hello-fd3.js"];
+    nodejs needs [("node", "nodejs")], has ["hello.js", "hello-fd3.js", "hello-stream.js"];
     php needs [("php", "php-cli")], has ["hello.php", "hello-fd3.php"];
-    go needs [("go", "golang-go")], has ["hello.go", "hello-fd3.go"];
-    rust needs [("rustc", "rustc")], has ["hello.rs", "hello-fd3.rs"];
+    go needs [("go", "golang-go")], has ["hello.go", "hello-fd3.go", "hello-stream.go"];
+    rust needs [("rustc", "rustc")], has ["hello.rs", "hello-fd3.rs", "hello-stream.rs"];
     c needs [("gcc", "gcc")], has ["hello.c", "hello-fd3.c", "hello-once.c"];
     cpp needs [("g++", "g++")], has ["hello.cpp"];
-    java needs [("javac", "default-jdk-headless"), ("java", "default-jdk-headless")], has ["Hello.java"];
+    java needs [("javac", "default-jdk-headless"), ("java", "default-jdk-headless")],
+        has ["Hello.java", "HelloStream.java"];
     haskell needs [("ghc", "ghc")], has ["hello.hs"];
     csharp needs [("mcs", "mono-mcs"), ("mono", "mono-runtime")], has ["hello.cs"];
 }
@@ -72,6 +75,8 @@ fn check_language(folder: &str) {
     let compiled = language.build(built.path());
     for source in language.sources {
         let (stem, _) = source.rsplit_once('.').expect("a name has an extension");
+        // A class is called as Java wants it, its executable as all the others.
+        let stem = if stem == "HelloStream" { "hello-stream" } else { stem };
         let program =
             if compiled { built.path().join(stem.to_lowercase()) } else { examples().join(folder).join(source) };
         assert!(program.is_file(), "{} is not there for {folder}/{source}", program.display());
@@ -82,6 +87,11 @@ fn check_language(folder: &str) {
             _ if to_the_letter => check_program(&program, None, &[MIKE, MIKE, MIKE], false),
             _ if stem.ends_with("-once") => check_program(&program, Some("0"), &[MIKE, ESCAPED, NOBODY], true),
             _ => check_program(&program, None, &[MIKE, ESCAPED, NOBODY], true),
+        }
+        if stem.ends_with("-stream") {
+            check_stream(&program);
+            let lines = fs::read_to_string(examples().join(folder).join(source)).expect("it is there").lines().count();
+            assert!(lines <= 40, "{folder}/{source} is to be copied, and has {lines} lines");
         }
     }
 }
@@ -116,6 +126,27 @@ fn check_program(program: &Path, protocol: Option<&str>, greetings: &[Greeting],
     // plain names.
     let env: Vec<_> = protocol.map(|name| ("PIPELOOP_PROTOCOL", name)).into_iter().collect();
     pipeloop(&[OsStr::new("check"), program.as_os_str(), OsStr::new("--strict")], &env, "").check(0);
+}
+
+/// Has a program of version 2 greet in parts, and greet one while another sleeps.
+fn check_stream(program: &Path) {
+    let mut proxy = Proxy::start(&[program.as_os_str(), "--drain-grace".as_ref(), "0s".as_ref()], &[]);
+    let mut caller = proxy.caller();
+    caller.send_run("application/x-ndjson", &json!({"name": "Mike"}));
+    assert_eq!(caller.receive_head().expect("it is answered").status, 200);
+    let pieces = std::iter::from_fn(|| caller.receive_piece().expect("it goes on to its end"));
+    let text = String::from_utf8(pieces.flatten().collect()).expect("it is UTF-8");
+    let frames: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let expected = [json!({"chunk": "Hello, "}), json!({"chunk": "Mike"}), json!({"result": greeting("Mike")})];
+    assert_eq!(frames, expected, "{}", program.display());
+
+    let before = proxy.actions();
+    let mut sleeper = proxy.caller();
+    sleeper.send_run("application/json", &json!({"name": "Sleeper", "ms": 60_000}));
+    proxy.run(&json!({"name": "Ann"})).check(200, &greeting("Ann"));
+    assert!(sleeper.is_silent_for(Duration::from_millis(1)), "{}: one waited for the other", program.display());
+    assert_eq!(proxy.actions().first(), before.first(), "the same process for both");
+    proxy.stop();
 }
 
 fn greeting(name: &str) -> Value {
