@@ -6,7 +6,7 @@
 //! # Theory of operation
 //! One [`Multiplex`] holds one conversation. [`Multiplex::begin`] gives an activation the next number
 //! and queues its `run` frame; [`Multiplex::step`] moves bytes in both directions; [`Multiplex::take`]
-//! says what the next frame means, as an [`Event`]. The [`Ledger`] behind it is pure: a list of numbers
+//! says what the next frame means, as an [`Event`]. The `Ledger` behind it is pure: a list of numbers
 //! in flight. A number is given once in the life of a process. It leaves the list with the first
 //! `result`, `error` or `end` of its own, and with nothing else: also an activation whose caller left,
 //! or was told an error, keeps its place until the process has ended it, for only then is it certain
