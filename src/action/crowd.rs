@@ -572,6 +572,8 @@ impl Crowd<'_> {
             return;
         }
         if !flight.log.is_empty() {
+            // Right before the sentinel, behind what was printed.
+            self.logs.drain();
             self.logs.stderr.feed_apart(&std::mem::take(&mut flight.log));
         }
         let error = match &outcome {
