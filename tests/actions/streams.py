@@ -55,8 +55,8 @@ def work(number, steps):
                 frame(chunk="x" * rest[0])
                 count += 1
             tell(f"flooded {count}")
-        elif verb == "close_input":
-            os.close(0)
+        elif verb == "tell":
+            tell(rest[0])
 
 
 raw(json.dumps({"openwhisk": 2, **json.loads(os.environ.get("HANDSHAKE", "{}"))}))

@@ -595,7 +595,9 @@ fn what_comes_behind_an_end_is_no_others() {
         let mut other =
             streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
         streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
-        streams.check(&json!([["result", {"own": true}], ["raw", more]]), 200, &json!({"own": true}));
+        let steps = json!([["result", {"own": true}], ["raw", more], ["tell", "written"]]);
+        streams.check(&steps, 200, &json!({"own": true}));
+        streams.hears("written");
         streams.make("go");
         other.receive().expect("an answer").check(200, &json!({"other": true}));
         streams.proxy.wait_for("it is told", |logs| logs.stderr.contains("for 2 has ended: `{\"id\":2,"));
@@ -643,15 +645,12 @@ fn without_ids_a_second_result_is_never_the_next_ones() {
         let streams = Streams::with(&json!({}), &["--stray", stray], &[("IDS", "no")]);
         let process = streams.process();
         streams.check(
-            &json!([["result", {"n": 1}], ["result", {"n": "stray"}], ["stderr", "written"]]),
+            &json!([["result", {"n": 1}], ["result", {"n": "stray"}], ["tell", "written"]]),
             200,
             &json!({"n": 1}),
         );
-        eventually("both are written", || {
-            // What is printed behind an answer is seen with the next one; the file tells it now.
-            (processes::written_bytes(process) > 0).then_some(())
-        });
-        streams.proxy.wait_for("the stray is told or waits", |_| true);
+        // Before the next one is sent: behind that nobody could tell it from an answer.
+        streams.hears("written");
         for n in 2..5 {
             streams.check(&json!([["result", {"n": n}]]), 200, &json!({"n": n}));
         }
