@@ -291,6 +291,10 @@ impl Multiplex {
 
     /// Moves some bytes, reading only if that is wanted. Cancelling it loses nothing.
     pub async fn step(&mut self, reads: bool) -> Step {
+        if reads && self.results.has_ended() {
+            // Seen by a read that did not wait.
+            return Step::Gone;
+        }
         let Self { stdin, results, outbox, sent, reading, .. } = self;
         let unwritten = outbox.front().map_or(&[][..], |frame| &frame[*sent..]);
         let alone = self.promises.concurrency == 1;
@@ -561,6 +565,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::pipe::{pipe, watch};
     use proptest::prelude::*;
 
     /// What happens in a conversation.
@@ -660,6 +665,23 @@ mod tests {
                 prop_assert_eq!(&ledger.open, &in_flight(&open));
             }
         }
+    }
+
+    #[test]
+    fn an_end_that_was_seen_in_passing_is_told() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (stdin, results) = (pipe().unwrap(), pipe().unwrap());
+            let (writer, reader) =
+                (LineWriter::new(watch(stdin.1).unwrap()), LineReader::new(watch(results.0).unwrap()));
+            let promises = Promises { concurrency: 1, cancel: false, pause: false, stop: false };
+            let mut multiplex = Multiplex::new(writer, reader, Channel::Stdout, promises);
+            // The process closes its result channel, and lives on.
+            drop(results.1);
+            multiplex.look_for_strays();
+            let step = tokio::time::timeout(Duration::from_secs(10), multiplex.step(true)).await;
+            assert_eq!(step.expect("it is not waited for"), Step::Gone);
+        });
     }
 
     #[test]
