@@ -9,6 +9,9 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
+use crate::process::Process;
+use crate::process::ready::{Look, look};
+
 /// What is read at once at first. A small answer fits, and an idle proxy stays small.
 const FIRST_READ: usize = 8 * 1024;
 /// What is read at once when a message turns out to be large: what a grown pipe holds.
@@ -315,6 +318,19 @@ impl LineWriter {
     #[must_use]
     pub fn unread(&self) -> Option<u64> {
         rustix::io::ioctl_fionread(self.fd.get_ref()).ok()
+    }
+
+    /// Whether a process has read everything and waits for more; `None` where nobody can tell.
+    #[must_use]
+    pub fn is_waited_for(&self, process: &Process) -> Option<bool> {
+        if self.unread()? > 0 {
+            return Some(false);
+        }
+        match look(process.pid, self.pipe()) {
+            Look::WaitsForInput => Some(true),
+            Look::Busy => Some(false),
+            Look::Unknown => None,
+        }
     }
 
     /// The pipe itself, to be looked at.

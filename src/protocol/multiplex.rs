@@ -26,7 +26,7 @@
 //! of them, and `pause`, with its `resume`, only while little else waits to be written.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -34,13 +34,12 @@ use crate::activation::{Activation, Answer};
 use crate::error::BadAnswer;
 use crate::logs::Logs;
 use crate::process::Process;
-use crate::process::ready::{Look, look};
 use crate::text::excerpt;
 
 use super::answer::{self, Gathered};
 use super::frame::{self, Id, Kind};
 use super::line::{Fill, LineReader, LineWriter};
-use super::pipe_loop::{Channel, Courtesy, MOST_STRAYS_TOLD, NoAnswer, Reading};
+use super::pipe_loop::{Channel, Courtesy, Kept, NoAnswer, Reading};
 
 /// What a handshake of version 2 promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,12 +78,14 @@ pub struct Multiplex {
     /// Bytes that were ever queued, and written.
     queued: u64,
     written: u64,
+    /// Where the frame of the last activation begins.
+    last_from: u64,
     limit_bytes: u64,
     /// How far the only activation in flight has been read.
     reading: Reading,
     courtesy: Courtesy,
     strayed: bool,
-    kept: Option<Vec<Vec<u8>>>,
+    kept: Kept,
 }
 
 /// An activation in flight.
@@ -156,11 +157,12 @@ impl Multiplex {
             sent: 0,
             queued: 0,
             written: 0,
+            last_from: 0,
             limit_bytes: u64::MAX,
             reading: Reading::default(),
             courtesy: Courtesy::UNTRIED,
             strayed: false,
-            kept: None,
+            kept: Kept::default(),
         }
     }
 
@@ -183,12 +185,12 @@ impl Multiplex {
 
     /// Keeps the first strays from now on, beside telling them in the log.
     pub fn keep_strays(&mut self) {
-        self.kept = Some(Vec::new());
+        self.kept.begin();
     }
 
     /// Takes the strays that were kept.
     pub fn take_strays(&mut self) -> Vec<Vec<u8>> {
-        self.kept.as_mut().map(std::mem::take).unwrap_or_default()
+        self.kept.take()
     }
 
     /// Whether it has written something without a number that was nobody's: it may do so again, at a
@@ -201,14 +203,10 @@ impl Multiplex {
     /// Whether the process has read everything and waits for more; `None` where nobody can tell.
     #[must_use]
     pub fn waits_for_input(&self, process: &Process) -> Option<bool> {
-        if self.stdin.unread()? > 0 || !self.outbox.is_empty() {
+        if !self.outbox.is_empty() {
             return Some(false);
         }
-        match look(process.pid, self.stdin.pipe()) {
-            Look::WaitsForInput => Some(true),
-            Look::Busy => Some(false),
-            Look::Unknown => None,
-        }
+        self.stdin.is_waited_for(process)
     }
 
     /// Reads what has come by now. To be called before [`Multiplex::begin`], and its events taken,
@@ -226,17 +224,13 @@ impl Multiplex {
     /// Gives an activation its number and sends it. There must be a place for it.
     pub fn begin(&mut self, activation: &Activation) -> Ticket {
         let ticket = Ticket { id: self.ledger.begin(), from: self.queued };
+        self.last_from = self.queued;
         self.reading = Reading::default();
         self.queue(activation.run_frame(ticket.id));
         self.write_now();
-        if self.promises.concurrency == 1 && self.outbox.is_empty() && self.courtesy.is_due() {
-            let began = Instant::now();
-            std::thread::yield_now();
-            let in_time = began.elapsed() < Courtesy::LONGEST;
-            let (reading, stdin, frame) = (&mut self.reading, &self.stdin, self.queued - ticket.from);
-            let frame = usize::try_from(frame).unwrap_or(usize::MAX);
-            let fill = self.results.try_fill_after(|pending| reading.look(stdin, frame, pending));
-            self.courtesy.pays(in_time && matches!(fill, Ok(Fill::Some)));
+        if self.promises.concurrency == 1 && self.outbox.is_empty() && self.courtesy.give_way() {
+            let something = self.read_rest();
+            self.courtesy.brought(something);
         }
         ticket
     }
@@ -295,13 +289,12 @@ impl Multiplex {
             // Seen by a read that did not wait.
             return Step::Gone;
         }
+        let whole = self.last_frame_bytes();
         let Self { stdin, results, outbox, sent, reading, .. } = self;
         let unwritten = outbox.front().map_or(&[][..], |frame| &frame[*sent..]);
         let alone = self.promises.concurrency == 1;
         // With one in flight at most, this is its frame as long as it is not written, or was just now.
-        let of_frame = *sent;
-        let whole = usize::try_from(self.queued - self.ledger.last_from).unwrap_or(usize::MAX);
-        let frame_written = if unwritten.is_empty() { whole } else { of_frame };
+        let frame_written = if unwritten.is_empty() { whole } else { *sent };
         tokio::select! {
             fill = results.fill_after(|pending| if alone { reading.look(stdin, frame_written, pending) }), if reads => {
                 match fill {
@@ -321,18 +314,23 @@ impl Multiplex {
         }
     }
 
-    /// Reads what is left of a process that has ended. Whether there was something; its events are to
-    /// be taken before it is asked again.
+    /// Reads once what there is by now, of a process that may have ended. Whether there was something;
+    /// its events are to be taken before it is asked again.
     pub fn read_rest(&mut self) -> bool {
-        let (reading, stdin) = (&mut self.reading, &self.stdin);
-        let whole = usize::try_from(self.queued - self.ledger.last_from).unwrap_or(usize::MAX);
+        let whole = self.last_frame_bytes();
         let alone = self.promises.concurrency == 1;
+        let (reading, stdin) = (&mut self.reading, &self.stdin);
         let fill = self.results.try_fill_after(|pending| {
             if alone {
                 reading.look(stdin, whole, pending);
             }
         });
         matches!(fill, Ok(Fill::Some))
+    }
+
+    /// How long the frame of the last activation is, with what was queued behind it.
+    fn last_frame_bytes(&self) -> usize {
+        usize::try_from(self.queued - self.last_from).unwrap_or(usize::MAX)
     }
 
     /// What was written of a frame that was never ended.
@@ -362,11 +360,7 @@ impl Multiplex {
         }
         if let Event::Stray(_) = event {
             self.strayed |= self.promises.concurrency == 1 && self.ledger.next > 1;
-            if let Some(kept) = &mut self.kept
-                && kept.len() < MOST_STRAYS_TOLD
-            {
-                kept.push(line.to_vec());
-            }
+            self.kept.add(&line);
         }
         Some(Taken::Frame(event, line))
     }
@@ -460,9 +454,6 @@ impl Multiplex {
     }
 
     fn queue(&mut self, frame: Vec<u8>) {
-        if frame.starts_with(b"{\"run\"") {
-            self.ledger.last_from = self.queued;
-        }
         self.queued += frame.len() as u64;
         self.outbox.push_back(frame);
     }
@@ -499,13 +490,11 @@ struct Ledger {
     concurrency: usize,
     next: u64,
     open: Vec<u64>,
-    /// Where the frame of the last one begins.
-    last_from: u64,
 }
 
 impl Ledger {
     fn new(concurrency: usize) -> Self {
-        Self { concurrency, next: 1, open: Vec::new(), last_from: 0 }
+        Self { concurrency, next: 1, open: Vec::new() }
     }
 
     fn begin(&mut self) -> u64 {

@@ -12,7 +12,6 @@ use crate::activation::{Activation, Answer};
 use crate::error::BadAnswer;
 use crate::logs::Logs;
 use crate::process::Process;
-use crate::process::ready::{Look, look};
 use crate::text::excerpt;
 
 use super::answer;
@@ -54,8 +53,7 @@ pub struct PipeLoop {
     results: LineReader,
     sends: Sends,
     channel: Channel,
-    /// Strays, for somebody who wants to know more of them than the log says.
-    kept: Option<Vec<Vec<u8>>>,
+    kept: Kept,
     /// It has been sent an activation.
     asked: bool,
     /// It has written a line too many since: it may do so again, at a moment at which that cannot be
@@ -94,7 +92,7 @@ impl PipeLoop {
             results,
             sends,
             channel,
-            kept: None,
+            kept: Kept::default(),
             asked: false,
             strayed: false,
             reports_strays: false,
@@ -104,12 +102,12 @@ impl PipeLoop {
 
     /// Keeps the first strays from now on, beside telling them in the log.
     pub fn keep_strays(&mut self) {
-        self.kept = Some(Vec::new());
+        self.kept.begin();
     }
 
     /// Takes the strays that were kept.
     pub fn take_strays(&mut self) -> Vec<Vec<u8>> {
-        self.kept.as_mut().map(std::mem::take).unwrap_or_default()
+        self.kept.take()
     }
 
     /// Sends nothing more from now on once the process has written a line too many.
@@ -120,14 +118,7 @@ impl PipeLoop {
     /// Whether the process has read everything and waits for more; `None` where nobody can tell.
     #[must_use]
     pub fn waits_for_input(&self, process: &Process) -> Option<bool> {
-        if self.stdin.unread()? > 0 {
-            return Some(false);
-        }
-        match look(process.pid, self.stdin.pipe()) {
-            Look::WaitsForInput => Some(true),
-            Look::Busy => Some(false),
-            Look::Unknown => None,
-        }
+        self.stdin.is_waited_for(process)
     }
 
     /// Where results come from.
@@ -234,11 +225,7 @@ impl PipeLoop {
     fn say_stray(&mut self, logs: &mut Logs, line: &[u8]) {
         self.strayed |= self.asked;
         logs.say(&format!("pipeloop: dropped a line that answers no activation: {}", excerpt(line)));
-        if let Some(kept) = &mut self.kept
-            && kept.len() < MOST_STRAYS_TOLD
-        {
-            kept.push(line.to_vec());
-        }
+        self.kept.add(line);
     }
 
     /// Lets go of the process: closing its input asks it to end.
@@ -248,8 +235,33 @@ impl PipeLoop {
     }
 }
 
+/// Strays, for somebody who wants to know more of them than the log says.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Option<Vec<Vec<u8>>>);
+
+impl Kept {
+    /// From now on somebody wants to.
+    pub(super) fn begin(&mut self) {
+        self.0 = Some(Vec::new());
+    }
+
+    /// Keeps a line, unless there are enough.
+    pub(super) fn add(&mut self, line: &[u8]) {
+        if let Some(kept) = &mut self.0
+            && kept.len() < MOST_STRAYS_TOLD
+        {
+            kept.push(line.to_vec());
+        }
+    }
+
+    /// Takes what was kept, and goes on.
+    pub(super) fn take(&mut self) -> Vec<Vec<u8>> {
+        self.0.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}
+
 /// How many stray lines of one activation are told one by one.
-pub(super) const MOST_STRAYS_TOLD: usize = 10;
+const MOST_STRAYS_TOLD: usize = 10;
 /// What is collected of stray bytes before they are dropped.
 const MOST_STRAY_BYTES: usize = 1024 * 1024;
 
@@ -294,17 +306,25 @@ impl Courtesy {
     /// One that is tried with the first activation.
     pub(super) const UNTRIED: Self = Self { paid: true, left_out: 0 };
     /// It must not take longer than this, answer or not.
-    pub(super) const LONGEST: Duration = Duration::from_micros(200);
+    const LONGEST: Duration = Duration::from_micros(200);
     /// One activation in so many tries it when it did not pay.
     const TRIED_EVERY: u32 = 256;
 
-    pub(super) fn is_due(&mut self) -> bool {
+    /// Gives way, if that is due. Whether it did: what it [brought](Self::brought) is to be told then.
+    pub(super) fn give_way(&mut self) -> bool {
         self.left_out += 1;
-        self.paid || self.left_out >= Self::TRIED_EVERY
+        if !self.paid && self.left_out < Self::TRIED_EVERY {
+            return false;
+        }
+        let began = Instant::now();
+        std::thread::yield_now();
+        *self = Self { paid: began.elapsed() < Self::LONGEST, left_out: 0 };
+        true
     }
 
-    pub(super) fn pays(&mut self, paid: bool) {
-        *self = Self { paid, left_out: 0 };
+    /// Whether something had come when it was over.
+    pub(super) fn brought(&mut self, something: bool) {
+        self.paid &= something;
     }
 }
 
@@ -357,19 +377,16 @@ impl Exchange<'_> {
 
     /// The answer of an action that only needed the processor, where it shares ours.
     fn answer_at_once(&mut self) -> Option<Result<Answer, NoAnswer>> {
-        if !self.courtesy.is_due() {
+        if !self.courtesy.give_way() {
             return None;
         }
-        let began = Instant::now();
-        std::thread::yield_now();
-        let in_time = began.elapsed() < Courtesy::LONGEST;
         let fill = self.results.try_fill_after(|pending| self.reading.look(self.stdin, self.written, pending));
         let answer = match fill {
             Ok(Fill::Some) => self.take(),
             Ok(Fill::WouldBlock) => None,
             Ok(Fill::End) | Err(_) => Some(self.last_words()),
         };
-        self.courtesy.pays(in_time && answer.is_some());
+        self.courtesy.brought(answer.is_some());
         answer
     }
 
