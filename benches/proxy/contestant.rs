@@ -80,13 +80,8 @@ impl Contestant {
         let program = if words[0].contains('/') { std::path::absolute(&words[0])? } else { words[0].clone().into() };
         let mut command = Command::new(program);
         command.args(&words[1..]).stdin(Stdio::null());
-        // Settings of the shell that this runs in are not to decide the result.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("PIPELOOP_") || text.starts_with("OW_") || text.starts_with("__OW_") {
-                command.env_remove(name);
-            }
-        }
+        // What the shell has set is not to decide the result.
+        pipeloop::config::forget_proxy_settings(&mut command);
         if acknowledgement == Acknowledgement::Awaited {
             command.env("OW_WAIT_FOR_ACK", "1");
         }

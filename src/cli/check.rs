@@ -10,8 +10,6 @@ use serde_json::Value;
 use crate::action::check::{Check as Outcome, Examination, Fault, Name, News, Plan, Report, Verdict};
 use crate::config::{ActionSettings, Compatibility, Time, container_environment};
 use crate::error::Error;
-use crate::process::Reaper;
-use crate::process::signals::{EndSignals, pass_on};
 
 use super::output;
 use super::run::{Parameters, read_json};
@@ -76,7 +74,6 @@ impl Check {
     }
 
     async fn check(self) -> Result<u8, Error> {
-        let system = |doing| move |reason| Error::System { doing, reason };
         let Self { action, parameters, no_start, image_root, timeout, strict, logs, json, settings } = self;
         let arguments = arguments(parameters)?;
         if let Some(root) = &image_root
@@ -85,9 +82,7 @@ impl Check {
             let reason = format!("`{}` is no folder", root.display());
             return Err(Error::BadSetting { setting: "--image-root", reason });
         }
-        let mut signals = EndSignals::take().map_err(system("take over signals"))?;
-        let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
-        pass_on(&reaper).map_err(system("take over signals"))?;
+        let (mut signals, reaper) = super::take_over()?;
         let compatibility = Compatibility::from_environment()?;
         let stays_down = match (&image_root, no_start) {
             (Some(_), _) => Some("not started: it was inspected against an image (`--image-root`)"),

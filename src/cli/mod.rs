@@ -18,6 +18,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::action::inspect::Defect;
 use crate::error::{Ending, Error};
+use crate::process::Reaper;
+use crate::process::signals::{EndSignals, pass_on};
 
 /// Runs any Unix executable as a serverless action.
 ///
@@ -82,6 +84,16 @@ fn exit_status(error: &Error) -> u8 {
         Error::BadSetting { .. } => 2,
         _ => 1,
     }
+}
+
+/// What whoever starts actions takes over first: the signals that ask for an end, and the waiting for
+/// processes. Signals that are meant for the action go to it from now on.
+fn take_over() -> Result<(EndSignals, Reaper), Error> {
+    let system = |doing| move |reason| Error::System { doing, reason };
+    let signals = EndSignals::take().map_err(system("take over signals"))?;
+    let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
+    pass_on(&reaper).map_err(system("take over signals"))?;
+    Ok((signals, reaper))
 }
 
 /// A runtime on this thread alone: waking an idle core costs more than the work of an activation.

@@ -15,8 +15,6 @@ use crate::activation::{Activation, Answer};
 use crate::config::{ActionSettings, Compatibility, container_environment};
 use crate::error::Error;
 use crate::logs::{Sentinels, Sink};
-use crate::process::Reaper;
-use crate::process::signals::{EndSignals, pass_on};
 use crate::protocol::answer::failure;
 
 use super::output;
@@ -86,9 +84,7 @@ impl Run {
         let mut inputs =
             if lines { by_line(parameters.input)? } else { once(Activation::of_arguments(&parameters.arguments()?)?) };
 
-        let mut signals = EndSignals::take().map_err(system("take over signals"))?;
-        let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
-        pass_on(&reaper).map_err(system("take over signals"))?;
+        let (mut signals, reaper) = super::take_over()?;
         let compatibility = Compatibility::from_environment()?;
         let stderr = Sink::stderr().map_err(system("use stderr"))?;
         let action = Action::new(

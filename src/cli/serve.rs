@@ -16,8 +16,6 @@ use crate::error::Error;
 use crate::front::http::{self, Limits, Stop};
 use crate::front::openwhisk::OpenWhisk;
 use crate::logs::{SENTINEL, Sentinels, Sink};
-use crate::process::Reaper;
-use crate::process::signals::{EndSignals, pass_on};
 
 use super::output;
 
@@ -58,9 +56,7 @@ impl Serve {
 
     async fn serve(self) -> Result<u8, Error> {
         let system = |doing| move |reason| Error::System { doing, reason };
-        let mut signals = EndSignals::take().map_err(system("take over signals"))?;
-        let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
-        pass_on(&reaper).map_err(system("take over signals"))?;
+        let (mut signals, reaper) = super::take_over()?;
         let compatibility = Compatibility::from_environment()?;
         let log_init_error = compatibility.log_init_error;
         let workers = Workers::of(self.server.workers, &compatibility).count();
