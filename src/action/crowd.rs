@@ -33,9 +33,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
-use crate::error::{BadAnswer, Ending, Error, TimeLimit};
-use crate::logs::{Logs, Sentinels};
-use crate::patience::{self, PIECES};
+use crate::error::{Error, TimeLimit};
+use crate::logs::Logs;
+use crate::patience::PIECES;
 use crate::process::{Process, stop};
 use crate::protocol::answer::{self, Gathered};
 use crate::protocol::conversation::Conversation;
@@ -45,7 +45,9 @@ use crate::protocol::multiplex::{Ended, Event, Multiplex, Step, Taken, Ticket, s
 use super::Place;
 use super::desk::{Means, Next};
 use super::pieces::Piece;
-use super::worker::{Job, Message, Phase, Reply, Running, Worker, tell, time_limit, wait_for_end};
+use super::worker::{
+    Job, Message, Phase, Reply, Running, Worker, time_is_up, time_limit, wait_for_end, without_answer,
+};
 
 /// An activation that was taken from the desk and is not in flight yet.
 pub(super) struct Waiting {
@@ -72,14 +74,21 @@ struct Flight {
     ends: Option<Instant>,
     pieces_left: u32,
     state: State,
+    audience: Audience,
+    pace: Pace,
+    label: Option<Arc<str>>,
+    fresh: bool,
+}
+
+/// Who is told of an activation: its caller, and the reader of its log.
+#[derive(Default)]
+struct Audience {
     /// Gone with whoever waited.
     caller: Option<(Reply, Place)>,
     /// Chunks for a caller who wants one body.
     gathered: Gathered,
-    pace: Pace,
+    /// What is kept of its log.
     log: Vec<u8>,
-    label: Option<Arc<str>>,
-    fresh: bool,
 }
 
 /// How fast it may write.
@@ -181,32 +190,14 @@ impl Worker {
     ) -> Result<Running, Error> {
         let run_timeout = self.shared.surroundings.settings.run_timeout.0;
         let (limit, ends) = time_limit(begun, deadline, run_timeout);
-        let time_is_up = async {
-            match limit {
-                TimeLimit::Deadline => tokio::time::sleep_until(ends).await,
-                TimeLimit::RunTimeout => patience::sleep(run_timeout).await,
-            }
-        };
         let outcome = tokio::select! {
             biased;
             started = self.restart(ends, logs) => return started,
-            () = time_is_up => Error::TimeOut { limit, after: begun.elapsed() },
+            () = time_is_up(limit, ends, run_timeout) => Error::TimeOut { limit, after: begun.elapsed() },
             _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Error::Cut { after: begun.elapsed() },
         };
         logs.detach();
         Err(outcome)
-    }
-
-    /// Ends the log of an activation.
-    async fn close_log(&self, logs: &mut Logs, error: Option<&Error>) {
-        // On a terminal whoever calls is the author, and prints the error as well.
-        if let Some(error) = error
-            && self.shared.surroundings.sentinels == Sentinels::Write
-        {
-            logs.drain();
-            tell(logs, error);
-        }
-        logs.end().await;
     }
 
     /// One conversation to its end.
@@ -229,7 +220,7 @@ impl Worker {
         };
         let end = crowd.serve(&process, waiting, phase).await;
         crowd.worker.crew.desk.step_back(crowd.worker.post);
-        let mut left = crowd.flights.len();
+        let in_flight = crowd.flights.len();
         match end {
             End::Quiet => {
                 let conversation = Conversation::Multiplex(crowd.multiplex);
@@ -246,13 +237,12 @@ impl Worker {
                 stop::kill(&process).await;
                 crowd.logs.detach();
                 let limit_bytes = crowd.worker.shared.surroundings.settings.max_result.0;
-                let error = || match left {
+                let error = || match in_flight {
                     0 | 1 => Error::AnswerTooLong { limit_bytes },
                     in_flight => Error::FrameTooLong { limit_bytes, in_flight },
                 };
                 crowd.worker.crew.deaths().stopped(error().to_string());
                 crowd.finish_all(|_| Some(error())).await;
-                left = 0;
             }
             End::Cut => {
                 stop::kill(&process).await;
@@ -266,7 +256,7 @@ impl Worker {
                 }
             }
         }
-        tracing::debug!(left, "left the conversation");
+        tracing::debug!(in_flight, "left the conversation");
     }
 }
 
@@ -302,7 +292,7 @@ impl Crowd<'_> {
         let mut tick = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         let mut closing = false;
         loop {
-            while self.may_take()
+            while self.reads()
                 && let Some(taken) = self.multiplex.take()
             {
                 let Taken::Frame(event, line) = taken else { return End::TooLong };
@@ -400,12 +390,8 @@ impl Crowd<'_> {
         self.flights.len() < self.concurrency() && self.condemned.is_none()
     }
 
-    /// Whether frames may be taken that were read already: not for one that is alone and held up.
-    fn may_take(&self) -> bool {
-        self.reads()
-    }
-
-    /// Whether to read. An activation that is alone in its process is slowed down by not doing so.
+    /// Whether to read, and to take frames that were read already. An activation that is alone in its
+    /// process is slowed down by not doing so.
     fn reads(&self) -> bool {
         if self.concurrency() > 1 {
             return self.rests_until.is_none();
@@ -457,10 +443,8 @@ impl Crowd<'_> {
             // The first piece is one that has begun already.
             pieces_left: PIECES + 1,
             state: State::Open,
-            caller: Some((reply, place)),
-            gathered: Gathered::default(),
+            audience: Audience { caller: Some((reply, place)), ..Audience::default() },
             pace: Pace::Free,
-            log: Vec::new(),
             label,
             fresh,
         });
@@ -519,11 +503,11 @@ impl Crowd<'_> {
         let concurrency = self.concurrency();
         let Some(at) = self.position(id) else { return };
         let flight = &mut self.flights[at];
-        match &flight.caller {
+        match &flight.audience.caller {
             // Nobody wants it any more.
             None => {}
             Some((Reply::Whole(_), _)) => {
-                let fits = flight.gathered.add(chunk, limit_bytes);
+                let fits = flight.audience.gathered.add(chunk, limit_bytes);
                 if !fits {
                     self.fail(id, Error::AnswerTooLong { limit_bytes }).await;
                 }
@@ -556,58 +540,61 @@ impl Crowd<'_> {
         if alone || !flight.logs() {
             self.logs.stderr.feed_apart(&lines);
         } else {
-            flight.log.extend_from_slice(&lines);
-            if flight.log.len() > most {
+            flight.audience.log.extend_from_slice(&lines);
+            if flight.audience.log.len() > most {
                 // More than can be held: it goes to the log before it is whole.
-                self.logs.stderr.feed_apart(&std::mem::take(&mut flight.log));
+                self.logs.stderr.feed_apart(&std::mem::take(&mut flight.audience.log));
             }
         }
     }
 
     /// An activation has left the process.
-    async fn finish(&mut self, mut flight: Flight, outcome: Outcome) {
-        if !flight.logs() {
+    async fn finish(&mut self, flight: Flight, outcome: Outcome) {
+        if flight.logs() {
+            self.conclude(flight.audience, flight.label, outcome).await;
+        } else {
             // Its caller was told, and its log has ended.
             self.attribute();
-            return;
         }
-        if !flight.log.is_empty() {
+    }
+
+    /// Ends the log of an activation, and then tells its caller how it came out.
+    async fn conclude(&mut self, audience: Audience, label: Option<Arc<str>>, outcome: Outcome) {
+        let Audience { caller, gathered, log } = audience;
+        if !log.is_empty() {
             // Right before the sentinel, behind what was printed.
             self.logs.drain();
-            self.logs.stderr.feed_apart(&std::mem::take(&mut flight.log));
+            self.logs.stderr.feed_apart(&log);
         }
         let error = match &outcome {
             Outcome::Error(error) => Some(error),
             _ => None,
         };
-        let label = flight.label.take();
         if label.is_some() && error.is_some() {
             self.logs.attribute(label.as_ref());
         }
         self.worker.close_log(self.logs, error).await;
         self.log_goes_on();
-        if let Some((reply, place)) = flight.caller.take() {
+        if let Some((reply, place)) = caller {
             drop(place);
-            outcome.send(reply, flight.gathered);
+            outcome.send(reply, gathered);
         }
     }
 
     /// An activation has not left the process, and its caller is told all the same.
     async fn fail(&mut self, id: u64, error: Error) {
-        let Some(at) = self.position(id) else { return };
-        if matches!(self.flights[at].state, State::Over { .. }) {
-            return;
-        }
-        let was_cancelled = matches!(self.flights[at].state, State::Cancelled { .. });
         let grace = self.grace();
-        if !was_cancelled {
-            self.multiplex.cancel(id);
-        }
-        let why = format!("{error}");
+        let Some(at) = self.position(id) else { return };
         let flight = &mut self.flights[at];
-        let outcome = flight.part(Outcome::Error(error));
+        match flight.state {
+            State::Over { .. } => return,
+            State::Cancelled { .. } => {}
+            State::Open | State::Left => self.multiplex.cancel(id),
+        }
         flight.state = State::Over { until: Instant::now() + grace };
-        self.finish(outcome.0, outcome.1).await;
+        let why = format!("{error}");
+        let (audience, label) = (std::mem::take(&mut flight.audience), flight.label.clone());
+        self.conclude(audience, label, Outcome::Error(error)).await;
         if grace.is_zero() {
             self.condemned = Some(why);
         }
@@ -628,11 +615,11 @@ impl Crowd<'_> {
         let (low, promises) = (self.low_bytes(), self.multiplex.promises());
         let until = Instant::now() + self.worker.shared.surroundings.settings.stop_grace.0;
         for flight in &mut self.flights {
-            let Some((reply, _)) = &flight.caller else { continue };
+            let Some((reply, _)) = &flight.audience.caller else { continue };
             if reply.is_closed() {
-                flight.caller = None;
+                flight.audience.caller = None;
+                flight.audience.gathered = Gathered::default();
                 flight.pace = Pace::Free;
-                flight.gathered = Gathered::default();
                 if promises.cancel {
                     self.multiplex.cancel(flight.ticket.id);
                     flight.state = State::Cancelled { until };
@@ -691,7 +678,7 @@ impl Crowd<'_> {
             }
         }
         stop::kill(process).await;
-        let partial = String::from_utf8_lossy(self.multiplex.partial()).into_owned();
+        let partial = self.multiplex.partial().to_vec();
         let alone = self.flights.len() == 1;
         // The youngest is put in front first, so that the oldest comes to stand before it.
         let mut flights = std::mem::take(&mut self.flights);
@@ -699,8 +686,8 @@ impl Crowd<'_> {
         for flight in flights {
             let untouched = ended && !flight.fresh && flight.state == State::Open;
             if untouched && partial.is_empty() && self.multiplex.is_untouched(flight.ticket) {
-                let Flight { activation, deadline, begun, caller, .. } = flight;
-                let (reply, place) = caller.expect("an open one has a caller");
+                let Flight { activation, deadline, begun, audience, .. } = flight;
+                let (reply, place) = audience.caller.expect("an open one has a caller");
                 let job = Job { activation, deadline, reply, place, claimed: None };
                 waiting.push_front(Waiting { job, begun, fresh: false });
             } else {
@@ -710,17 +697,12 @@ impl Crowd<'_> {
         self.logs.detach();
         let ending = ended.then(|| ending(process, self.logs));
         let channel = self.multiplex.channel().name();
-        let error = |ending: Option<&Ending>| match ending {
-            None => Error::ChannelClosed { channel },
-            Some(ending) if alone && !partial.is_empty() => Error::BadAnswer {
-                problem: BadAnswer::Unterminated { line: partial.clone() },
-                ending: Some(ending.clone()),
-            },
-            Some(ending) => Error::Died { ending: ending.clone() },
-        };
-        let how = error(ending.as_ref());
+        // With others in flight nobody can tell whose line it was.
+        let partial = if alone { partial } else { Vec::new() };
+        let error = || without_answer(ending.clone(), &partial, channel);
+        let how = error();
         self.worker.crew.deaths().died(how.detail().unwrap_or_else(|| how.to_string()));
-        self.finish_all(|_| Some(error(ending.as_ref()))).await;
+        self.finish_all(|_| Some(error())).await;
     }
 
     /// Ends all that is in flight, the oldest first.
@@ -755,7 +737,7 @@ impl Flight {
 
     /// Whether its caller takes pieces.
     fn is_fed(&self) -> bool {
-        matches!(&self.caller, Some((Reply::Pieces(_), _)))
+        matches!(&self.audience.caller, Some((Reply::Pieces(_), _)))
     }
 
     /// The point in time at which something has to happen.
@@ -764,27 +746,6 @@ impl Flight {
             State::Open | State::Left => self.ends,
             State::Cancelled { until } | State::Over { until } => Some(until),
         }
-    }
-
-    /// What its caller is to be told of, apart from what keeps its place in the process.
-    fn part(&mut self, outcome: Outcome) -> (Self, Outcome) {
-        let told = Self {
-            ticket: self.ticket,
-            activation: std::mem::take(&mut self.activation),
-            deadline: self.deadline,
-            limit: self.limit,
-            begun: self.begun,
-            ends: self.ends,
-            pieces_left: self.pieces_left,
-            state: State::Open,
-            caller: self.caller.take(),
-            gathered: std::mem::take(&mut self.gathered),
-            pace: Pace::Free,
-            log: std::mem::take(&mut self.log),
-            label: self.label.clone(),
-            fresh: self.fresh,
-        };
-        (told, outcome)
     }
 }
 
@@ -810,7 +771,7 @@ fn poll_callers(flights: &mut [Flight], low_bytes: usize, context: &mut Context<
     let mut changed = false;
     for flight in flights {
         let low_bytes = flight.is_held_up().then_some(low_bytes);
-        changed |= match &mut flight.caller {
+        changed |= match &mut flight.audience.caller {
             None => false,
             Some((Reply::Whole(reply), _)) => reply.poll_closed(context).is_ready(),
             Some((Reply::Pieces(feed), _)) => feed.poll_change(low_bytes, context).is_ready(),

@@ -248,21 +248,10 @@ impl Action {
     /// [`Error::NotInitialised`], [`Error::QueueFull`], [`Error::ShuttingDown`], and every reason
     /// for which there is no answer.
     pub async fn run(&self, activation: Activation) -> Result<Answer, Error> {
-        let (reply, mut answer) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         let claim = self.submit(activation, Reply::Whole(reply))?;
-        if let Some((deadline, claimed)) = claim {
-            tokio::select! {
-                biased;
-                answer = &mut answer => return answer.unwrap_or(Err(Error::ShuttingDown)),
-                () = tokio::time::sleep_until(deadline) => {
-                    if !claimed.swap(true, Ordering::AcqRel) {
-                        return Err(Error::Expired);
-                    }
-                }
-            }
-        }
         // The sender is dropped without an answer only when the action is stopped meanwhile.
-        answer.await.unwrap_or(Err(Error::ShuttingDown))
+        told(claim, answer).await?.unwrap_or(Err(Error::ShuttingDown))
     }
 
     /// As [`Action::run`], with the answer in pieces: the first one, and what gives the others.
@@ -273,24 +262,7 @@ impl Action {
     pub async fn stream(&self, activation: Activation) -> Result<(Piece, Pieces), Error> {
         let (feed, mut pieces) = pieces();
         let claim = self.submit(activation, Reply::Pieces(feed))?;
-        let first = if let Some((deadline, claimed)) = claim {
-            tokio::select! {
-                biased;
-                piece = pieces.next() => Some(piece),
-                () = tokio::time::sleep_until(deadline) => {
-                    if !claimed.swap(true, Ordering::AcqRel) {
-                        return Err(Error::Expired);
-                    }
-                    None
-                }
-            }
-        } else {
-            None
-        };
-        let first = match first {
-            Some(first) => first,
-            None => pieces.next().await,
-        };
+        let first = told(claim, pieces.next()).await?;
         if let Piece::Broken(error) = first { Err(error) } else { Ok((first, pieces)) }
     }
 
@@ -560,6 +532,23 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// What a worker tells first. While no worker has claimed the activation its deadline is watched here.
+async fn told<T>(claim: Option<Claim>, first: impl Future<Output = T>) -> Result<T, Error> {
+    let mut first = std::pin::pin!(first);
+    if let Some((deadline, claimed)) = claim {
+        tokio::select! {
+            biased;
+            first = &mut first => return Ok(first),
+            () = tokio::time::sleep_until(deadline) => {
+                if !claimed.swap(true, Ordering::AcqRel) {
+                    return Err(Error::Expired);
+                }
+            }
+        }
+    }
+    Ok(first.await)
 }
 
 /// Does something that takes long on a thread of its own. The runtime's threads are no help: where

@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
-use crate::error::{BadAnswer, Error, TimeLimit};
+use crate::error::{BadAnswer, Ending, Error, TimeLimit};
 use crate::logs::{Logs, Sentinels};
 use crate::patience;
 use crate::process::spawn::ResultChannel;
@@ -291,8 +291,15 @@ impl Worker {
             logs.attribute(Some(&label));
         }
         let outcome = self.answer(activation, deadline, phase, logs).await;
+        self.close_log(logs, outcome.as_ref().err()).await;
+        drop(place);
+        reply.send(outcome);
+    }
+
+    /// Ends the log of an activation.
+    pub(super) async fn close_log(&self, logs: &mut Logs, error: Option<&Error>) {
         // On a terminal whoever calls is the author, and prints the error as well.
-        if let Err(error) = &outcome
+        if let Some(error) = error
             && self.shared.surroundings.sentinels == Sentinels::Write
         {
             // What the action said about it comes first.
@@ -300,8 +307,6 @@ impl Worker {
             tell(logs, error);
         }
         logs.end().await;
-        drop(place);
-        reply.send(outcome);
     }
 
     async fn answer(
@@ -314,19 +319,12 @@ impl Worker {
         let begun = Instant::now();
         let run_timeout = self.shared.surroundings.settings.run_timeout.0;
         let (limit, ends) = time_limit(begun, deadline, run_timeout);
-        let time_is_up = async {
-            match limit {
-                // A point in time, whatever we did meanwhile.
-                TimeLimit::Deadline => tokio::time::sleep_until(ends).await,
-                TimeLimit::RunTimeout => patience::sleep(run_timeout).await,
-            }
-        };
         let outcome = {
             let attempt = self.attempt(&mut activation, ends, logs);
             tokio::select! {
                 biased;
                 outcome = attempt => Some(outcome),
-                () = time_is_up => None,
+                () = time_is_up(limit, ends, run_timeout) => None,
                 _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Cut { after: begun.elapsed() })),
             }
         };
@@ -416,11 +414,7 @@ impl Worker {
         let result = match answer {
             Ok(answer) => Ok(answer),
             Err(single_shot::NoAnswer::TooLong) => Err(Error::AnswerTooLong { limit_bytes }),
-            Err(single_shot::NoAnswer::Bad(problem)) => {
-                wait_for_end(process).await;
-                logs.stderr.drain();
-                Err(Error::BadAnswer { problem, ending: Some(ending(process, logs)) })
-            }
+            Err(single_shot::NoAnswer::Bad(problem)) => Err(unusable(process, problem, logs).await),
         };
         logs.detach();
         result
@@ -474,18 +468,15 @@ impl Worker {
     }
 
     /// A process that ended while no activation was with it.
-    pub(super) async fn bury_the_dead(&self, running: Running, logs: &mut Logs) {
+    async fn bury_the_dead(&self, running: Running, logs: &mut Logs) {
         let channel = running.conversation.channel_name();
         let process = self.bury(running, logs).await;
-        let how = match process.exit() {
-            Some(_) => Error::Died { ending: ending(&process, logs) },
-            None => Error::ChannelClosed { channel },
-        };
+        let how = without_answer(process.exit().map(|_| ending(&process, logs)), b"", channel);
         self.crew.deaths().died(how.to_string());
     }
 
     /// Kills what is left of a process and its group, and takes its last words.
-    pub(super) async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
+    async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
         let Running { process, conversation, .. } = running;
         stop::kill(&process).await;
         drop(conversation);
@@ -546,15 +537,25 @@ pub(super) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static 
     let ended = wait_for_end(process).await;
     stop::kill(process).await;
     logs.detach();
-    if !ended {
-        return Error::ChannelClosed { channel };
-    }
-    let ending = ending(process, logs);
+    without_answer(ended.then(|| ending(process, logs)), &partial, channel)
+}
+
+/// Why a process gives no answer: how it ended, and in the middle of which line; or it lives on, and has
+/// closed its channel.
+pub(super) fn without_answer(ending: Option<Ending>, partial: &[u8], channel: &'static str) -> Error {
+    let Some(ending) = ending else { return Error::ChannelClosed { channel } };
     if partial.is_empty() {
         return Error::Died { ending };
     }
-    let line = String::from_utf8_lossy(&partial).into_owned();
+    let line = String::from_utf8_lossy(partial).into_owned();
     Error::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) }
+}
+
+/// An answer of a process of its own that is unusable: how it ended is part of why.
+pub(super) async fn unusable(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
+    wait_for_end(process).await;
+    logs.stderr.drain();
+    Error::BadAnswer { problem, ending: Some(ending(process, logs)) }
 }
 
 /// Says an error and its hint in the log, for the action's author.
@@ -575,6 +576,15 @@ pub(super) fn time_limit(now: Instant, deadline: Option<Instant>, run_timeout: D
             (TimeLimit::Deadline, deadline - margin)
         }
         _ => (TimeLimit::RunTimeout, by_timeout),
+    }
+}
+
+/// Waits for the limit that [`time_limit`] found.
+pub(super) async fn time_is_up(limit: TimeLimit, ends: Instant, run_timeout: Duration) {
+    match limit {
+        // A point in time, whatever we did meanwhile.
+        TimeLimit::Deadline => tokio::time::sleep_until(ends).await,
+        TimeLimit::RunTimeout => patience::sleep(run_timeout).await,
     }
 }
 

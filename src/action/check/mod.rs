@@ -30,7 +30,7 @@ use crate::process::stop::KillOnDrop;
 use crate::process::survivors::{self, Survivor};
 use crate::process::{ExitStatus, Launch, Process, Reaper, stop};
 use crate::protocol::conversation::Conversation;
-use crate::protocol::detect::{self, Evidence, detect, ending};
+use crate::protocol::detect::{self, Evidence, detect};
 use crate::protocol::line::Fill;
 use crate::protocol::pipe_loop::{Channel, NoAnswer};
 use crate::protocol::{Protocol, answer, single_shot};
@@ -39,7 +39,7 @@ use crate::text::{excerpt, millis};
 use super::artifact::{Artifact, Sources};
 use super::compile::compile;
 use super::inspect::{Inspection, World, inspect};
-use super::worker::{gone, spawn, wait_for_end};
+use super::worker::{gone, spawn, unusable, wait_for_end};
 use super::{DEFAULT_MAIN, unpack};
 
 pub use finding::Finding;
@@ -685,9 +685,7 @@ impl<'a> Examination<'a> {
             }
             Ok(Err(single_shot::NoAnswer::TooLong)) => Err(Trouble::Error(Error::AnswerTooLong { limit_bytes })),
             Ok(Err(single_shot::NoAnswer::Bad(problem))) => {
-                wait_for_end(process).await;
-                self.logs.stderr.drain();
-                Err(Trouble::Error(Error::BadAnswer { problem, ending: Some(ending(process, &self.logs)) }))
+                Err(Trouble::Error(unusable(process, problem, &mut self.logs).await))
             }
             Err(_) => Err(Trouble::Silence { after: took, meanwhile: "its process had not ended by then" }),
         };
