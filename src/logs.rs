@@ -18,25 +18,18 @@
 //! is too much to gather is passed on in whole lines, so that lines of two activations never mix.
 
 mod json;
+mod sink;
+mod stream;
 
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
-
-use memchr::memmem;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{Errno, ReadWriteFlags};
-use tokio::io::unix::AsyncFd;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::activation::Activation;
 use crate::config::LogFormat;
 use crate::patience;
-use crate::process::pipe::watch_as_it_is;
 
-use json::Lines;
+pub use sink::Sink;
+pub use stream::Stream;
 
 /// The line that ends an activation's log on each stream.
 ///
@@ -45,19 +38,6 @@ pub const SENTINEL: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
 /// What a sentinel of the action's own becomes, so that it ends nothing.
 pub const DEFUSED: &str = "XXX-THE-END-OF-A-WHISK-ACTIVATION-XXX";
 
-/// What a pipe takes without blocking when `poll` calls it writable.
-///
-/// Source: pipe(7), `PIPE_BUF`.
-const ATOMIC: usize = 4096;
-/// What pwritev2(2) takes for "where the descriptor stands".
-const CURRENT_POSITION: u64 = u64::MAX;
-/// What is read from the action at once.
-const CHUNK: usize = 64 * 1024;
-/// What is kept of the end of a stream for error messages.
-const TAIL_BYTES: usize = 2048;
-/// What an error message quotes of it.
-const TAIL_LINES: usize = 5;
-
 /// Whether activations end with a sentinel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sentinels {
@@ -65,120 +45,6 @@ pub enum Sentinels {
     Write,
     /// On a terminal there is nobody to read them.
     Omit,
-}
-
-/// Where log bytes go: the proxy's stdout or stderr.
-#[derive(Debug, Clone)]
-pub struct Sink(Arc<SinkInner>);
-
-#[derive(Debug)]
-struct SinkInner {
-    fd: OwnedFd,
-    /// Registered with the runtime at the first wait only. `None` for files, which never block.
-    registered: OnceLock<Option<AsyncFd<OwnedFd>>>,
-    /// Whether one write can be asked not to wait. Pipes and `/dev/null` can, terminals cannot.
-    takes_nowait: AtomicBool,
-    /// Of several that share it, one writes at a time.
-    turn: Arc<Semaphore>,
-    /// Whoever had the turn last left in the middle of a line.
-    broken_off: AtomicBool,
-}
-
-impl Sink {
-    /// Writes to a descriptor without changing its flags.
-    #[must_use]
-    pub fn new(fd: OwnedFd) -> Self {
-        Self(Arc::new(SinkInner {
-            fd,
-            registered: OnceLock::new(),
-            takes_nowait: AtomicBool::new(true),
-            turn: Arc::new(Semaphore::new(1)),
-            broken_off: AtomicBool::new(false),
-        }))
-    }
-
-    /// The proxy's standard output.
-    ///
-    /// # Errors
-    /// When no descriptor is left.
-    pub fn stdout() -> io::Result<Self> {
-        Ok(Self::new(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?))
-    }
-
-    /// The proxy's standard error.
-    ///
-    /// # Errors
-    /// When no descriptor is left.
-    pub fn stderr() -> io::Result<Self> {
-        Ok(Self::new(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?))
-    }
-
-    /// Writes what can be written now and says how much that was.
-    fn try_write(&self, bytes: &[u8]) -> usize {
-        let mut written = 0;
-        while written < bytes.len() {
-            let rest = &bytes[written..];
-            let result = match self.write_without_waiting(rest) {
-                Some(result) => result,
-                None if self.is_writable() => rustix::io::write(&self.0.fd, &rest[..rest.len().min(ATOMIC)]),
-                None => break,
-            };
-            match result {
-                Ok(count) => written += count,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                // The reader is gone or the disk is full: nobody can be told, and the action's
-                // work is not to be lost over its log.
-                Err(_) => return bytes.len(),
-            }
-        }
-        written
-    }
-
-    /// Writes by a call that is asked not to wait, which leaves the flags of the descriptor, and so
-    /// everybody who shares it, alone. `None` where that cannot be asked, or brings nothing now.
-    ///
-    /// Source: pwritev2(2), `RWF_NOWAIT`; for pipes since Linux 6.4.
-    fn write_without_waiting(&self, bytes: &[u8]) -> Option<rustix::io::Result<usize>> {
-        if !self.0.takes_nowait.load(Ordering::Relaxed) {
-            return None;
-        }
-        match rustix::io::pwritev2(&self.0.fd, &[IoSlice::new(bytes)], CURRENT_POSITION, ReadWriteFlags::NOWAIT) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => {
-                self.0.takes_nowait.store(false, Ordering::Relaxed);
-                None
-            }
-            // A file says so when it would have to wait for its disk, which it may.
-            Err(Errno::AGAIN) => None,
-            result => Some(result),
-        }
-    }
-
-    /// Whether a write would not block now. So it is where a write can only fail.
-    fn is_writable(&self) -> bool {
-        loop {
-            let mut fds = [PollFd::new(&self.0.fd, PollFlags::OUT)];
-            match poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })) {
-                Ok(0) => return false,
-                Err(Errno::INTR) => {}
-                Ok(_) | Err(_) => return true,
-            }
-        }
-    }
-
-    /// Waits until something can be written.
-    async fn writable(&self) {
-        let registered = self.0.registered.get_or_init(|| watch_as_it_is(self.0.fd.try_clone().ok()?).ok());
-        match registered {
-            Some(fd) => {
-                if let Ok(mut ready) = fd.writable().await {
-                    // Whether it really is writable is what `poll` says next.
-                    ready.clear_ready();
-                }
-            }
-            None => tokio::time::sleep(Duration::from_millis(5)).await,
-        }
-    }
 }
 
 /// Both streams of one action.
@@ -204,7 +70,7 @@ impl Logs {
     /// From now on others write to the same sinks: an activation's log is written when it is whole.
     pub fn share(&mut self) {
         for stream in [&mut self.stdout, &mut self.stderr] {
-            stream.company = Company::Gathers;
+            stream.share();
         }
     }
 
@@ -217,18 +83,16 @@ impl Logs {
     /// How the log wants to call an activation; nothing where it is not told.
     #[must_use]
     pub fn label(&self, activation: &Activation) -> Option<Arc<str>> {
-        self.stderr.lines.as_ref()?;
+        if !self.stderr.makes_objects() {
+            return None;
+        }
         activation.label().map(Into::into)
     }
 
     /// What is printed from now on is this activation's, or nobody knows whose.
     pub fn attribute(&mut self, label: Option<&Arc<str>>) {
         for stream in [&mut self.stdout, &mut self.stderr] {
-            if let Some(lines) = &mut stream.lines
-                && lines.label.as_ref() != label
-            {
-                lines.label = label.cloned();
-            }
+            stream.attribute(label);
         }
     }
 
@@ -237,7 +101,7 @@ impl Logs {
     pub fn lines_of(&self, text: &str, label: Option<&str>) -> Vec<u8> {
         let text = text.strip_suffix('\n').unwrap_or(text);
         let mut lines = Vec::with_capacity(text.len() + 1);
-        if self.stderr.lines.is_some() {
+        if self.stderr.makes_objects() {
             for line in text.split('\n') {
                 json::object("stderr", label, line.as_bytes(), &mut lines);
             }
@@ -269,7 +133,7 @@ impl Logs {
             if stream.flush() {
                 continue;
             }
-            if !stream.stalled && !over {
+            if !stream.is_stalled() && !over {
                 tokio::select! {
                     biased;
                     () = stream.flushed() => continue,
@@ -303,8 +167,7 @@ impl Logs {
     /// goes nowhere when an activation's sentinel stands already.
     pub async fn pass_on(&mut self) {
         for stream in [&mut self.stdout, &mut self.stderr] {
-            stream.held = 0;
-            stream.company.gathers_no_more();
+            stream.let_go();
             let _ = patience::timeout(self.stall_limit, stream.flushed()).await;
         }
     }
@@ -312,8 +175,7 @@ impl Logs {
     /// Takes what is left in the pipes of a process that has ended, and lets go of them.
     pub fn detach(&mut self) {
         for stream in [&mut self.stdout, &mut self.stderr] {
-            stream.drain();
-            stream.source = None;
+            stream.detach();
         }
     }
 }
@@ -330,459 +192,12 @@ pub struct Bounds {
     pub format: LogFormat,
 }
 
-/// One stream of the action's output.
-#[derive(Debug)]
-pub struct Stream {
-    source: Option<AsyncFd<OwnedFd>>,
-    sink: Sink,
-    /// Makes objects of lines, where that is wanted.
-    lines: Option<Lines>,
-    /// Bytes on their way out, from `sent` on.
-    outbox: Vec<u8>,
-    sent: usize,
-    company: Company,
-    turn: Option<OwnedSemaphorePermit>,
-    /// While it gathers, bytes up to here may go.
-    released: usize,
-    phase: Phase,
-    backlog: Vec<u8>,
-    backlog_limit: usize,
-    dropped_bytes: u64,
-    /// Bytes that may be the beginning of a sentinel, held back until that is known.
-    held: usize,
-    at_line_start: bool,
-    tail: Vec<u8>,
-    stall_limit: Duration,
-    /// Our reader has not read for so long that its log is dropped until it reads again.
-    stalled: bool,
-    /// What was dropped since then: bytes, and sentinels, which are owed to it.
-    lost_bytes: usize,
-    owed_sentinels: usize,
-}
-
-/// Whether others write to the same sink.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Company {
-    /// Nobody.
-    Alone,
-    /// Others do, each when it has the turn. The log of an activation is held until it is whole, or
-    /// too much.
-    Gathers,
-    /// Others do, and there is nothing to be waited for.
-    Shares,
-}
-
-impl Company {
-    fn gathers_no_more(&mut self) {
-        if *self == Self::Gathers {
-            *self = Self::Shares;
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Output goes out as it comes. So it is before the first sentinel as well.
-    Open,
-    /// A sentinel was the last thing written: output is kept.
-    Closed,
-}
-
-impl Stream {
-    fn new(name: &'static str, sink: Sink, bounds: &Bounds) -> Self {
-        Self {
-            source: None,
-            sink,
-            lines: (bounds.format == LogFormat::Json).then(|| Lines::new(name)),
-            outbox: Vec::new(),
-            sent: 0,
-            company: Company::Alone,
-            turn: None,
-            released: 0,
-            phase: Phase::Open,
-            backlog: Vec::new(),
-            backlog_limit: bounds.backlog_bytes,
-            dropped_bytes: 0,
-            held: 0,
-            at_line_start: true,
-            tail: Vec::new(),
-            stall_limit: bounds.stall_limit,
-            stalled: false,
-            lost_bytes: 0,
-            owed_sentinels: 0,
-        }
-    }
-
-    /// Takes a pipe of the action as source, and what somebody else has read of it already.
-    pub fn attach(&mut self, source: AsyncFd<OwnedFd>, read: &[u8]) {
-        self.source = Some(source);
-        self.feed(read);
-    }
-
-    /// Adds output of the action.
-    pub fn feed(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.remember(bytes);
-        match &mut self.lines {
-            None => self.pass(bytes),
-            Some(lines) => {
-                let lines = lines.feed(bytes);
-                self.pass(&lines);
-            }
-        }
-    }
-
-    /// Adds whole lines in the log's own format, on lines of their own.
-    pub fn feed_apart(&mut self, lines: &[u8]) {
-        if !self.is_at_line_start() {
-            self.pass(b"\n");
-        }
-        self.pass(lines);
-    }
-
-    /// Passes on what is in the log's own format.
-    fn pass(&mut self, bytes: &[u8]) {
-        match self.phase {
-            Phase::Open => self.put(bytes),
-            Phase::Closed => {
-                let room = self.backlog_limit.saturating_sub(self.backlog.len());
-                let mut kept = bytes.len().min(room);
-                if self.lines.is_some() {
-                    // Half an object is none.
-                    kept = memchr::memrchr(b'\n', &bytes[..kept]).map_or(0, |newline| newline + 1);
-                }
-                self.backlog.extend_from_slice(&bytes[..kept]);
-                self.dropped_bytes += (bytes.len() - kept) as u64;
-            }
-        }
-    }
-
-    /// Adds a line of the action's output, without its end.
-    pub fn feed_line(&mut self, line: &[u8]) {
-        self.feed(line);
-        self.feed(b"\n");
-    }
-
-    /// The last lines of the stream, on one line, for an error message. Possibly empty.
-    #[must_use]
-    pub fn tail(&self) -> String {
-        let text = String::from_utf8_lossy(&self.tail);
-        let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.trim().is_empty()).collect();
-        lines[lines.len().saturating_sub(TAIL_LINES)..].join(" | ")
-    }
-
-    /// All that is kept of what passed last, as it is.
-    #[must_use]
-    pub fn kept(&self) -> String {
-        String::from_utf8_lossy(&self.tail).into_owned()
-    }
-
-    /// Forgets the tail: a new process begins.
-    pub fn forget_tail(&mut self) {
-        self.tail.clear();
-    }
-
-    fn say(&mut self, sentence: &str) {
-        let sentence = sentence.replace('\n', " ");
-        let mut line = Vec::with_capacity(sentence.len() + 2);
-        if !self.is_at_line_start() {
-            line.push(b'\n');
-        }
-        match &self.lines {
-            None => {
-                line.extend_from_slice(sentence.as_bytes());
-                line.push(b'\n');
-            }
-            Some(lines) => json::object("stderr", lines.label.as_deref(), sentence.as_bytes(), &mut line),
-        }
-        match self.phase {
-            Phase::Open => self.put(&line),
-            Phase::Closed if self.backlog.len() + line.len() <= self.backlog_limit => {
-                self.backlog.extend_from_slice(&line);
-            }
-            Phase::Closed => self.dropped_bytes += line.len() as u64,
-        }
-    }
-
-    fn is_at_line_start(&self) -> bool {
-        match self.phase {
-            Phase::Open => self.at_line_start,
-            Phase::Closed => self.backlog.last().is_none_or(|byte| *byte == b'\n'),
-        }
-    }
-
-    fn remember(&mut self, bytes: &[u8]) {
-        if bytes.len() >= TAIL_BYTES {
-            self.tail.clear();
-            self.tail.extend_from_slice(&bytes[bytes.len() - TAIL_BYTES..]);
-            return;
-        }
-        let excess = (self.tail.len() + bytes.len()).saturating_sub(TAIL_BYTES);
-        self.tail.drain(..excess);
-        self.tail.extend_from_slice(bytes);
-    }
-
-    fn begin(&mut self) {
-        if self.phase == Phase::Open {
-            return;
-        }
-        self.phase = Phase::Open;
-        self.at_line_start = true;
-        if !self.backlog.is_empty() {
-            let backlog = std::mem::take(&mut self.backlog);
-            self.put(&backlog);
-        }
-        let dropped = std::mem::take(&mut self.dropped_bytes);
-        if dropped > 0 {
-            self.say(&format!(
-                "pipeloop: {dropped} more bytes that the action printed between activations were dropped (PIPELOOP_LOG_BACKLOG)"
-            ));
-        }
-    }
-
-    /// Puts bytes into the outbox, with every sentinel of the action's own defused. A sentinel may
-    /// be cut in two by how its bytes arrive: the end of the outbox that could be the beginning of
-    /// one is held back.
-    fn put(&mut self, bytes: &[u8]) {
-        let Some(last) = bytes.last() else { return };
-        self.at_line_start = *last == b'\n';
-        let from = self.outbox.len() - self.held;
-        self.outbox.extend_from_slice(bytes);
-        let mut search = from;
-        while let Some(at) = memmem::find(&self.outbox[search..], SENTINEL.as_bytes()) {
-            let at = search + at;
-            self.outbox[at..at + SENTINEL.len()].copy_from_slice(DEFUSED.as_bytes());
-            // The end of one may be the beginning of the next.
-            search = at + 1;
-        }
-        self.held = partial_sentinel(&self.outbox[search..]);
-    }
-
-    /// Writes what can be written now. Whether everything is out that may go.
-    fn flush(&mut self) -> bool {
-        if self.stalled && self.sink.is_writable() {
-            self.resume();
-        }
-        let mut end = self.due();
-        if self.sent < end && !self.stalled && self.has_turn() {
-            // Taking the turn may have added a byte.
-            end = self.due();
-            self.sent += self.sink.try_write(&self.outbox[self.sent..end]);
-        }
-        if self.sent < end {
-            return false;
-        }
-        self.outbox.drain(..end);
-        self.sent = 0;
-        self.released = 0;
-        self.turn = None;
-        if self.outbox.capacity() > 2 * CHUNK && self.outbox.len() < CHUNK {
-            self.outbox.shrink_to(CHUNK);
-        }
-        true
-    }
-
-    /// How much of the outbox may go.
-    fn due(&mut self) -> usize {
-        let ready = self.outbox.len() - self.held;
-        if self.company != Company::Gathers || self.phase == Phase::Closed {
-            return ready;
-        }
-        if self.outbox.len() > self.backlog_limit {
-            if let Some(newline) = memchr::memrchr(b'\n', &self.outbox[self.released..ready]) {
-                self.released += newline + 1;
-            } else if self.released == 0 {
-                // Nobody can be made to wait for the end of this line.
-                self.outbox.insert(ready, b'\n');
-                self.released = ready + 1;
-                self.at_line_start = self.held == 0;
-            }
-        }
-        self.released
-    }
-
-    /// Whether it may write to the sink now.
-    fn has_turn(&mut self) -> bool {
-        if self.company == Company::Alone || self.turn.is_some() {
-            return true;
-        }
-        let Ok(turn) = self.sink.0.turn.clone().try_acquire_owned() else { return false };
-        self.take(turn);
-        true
-    }
-
-    fn take(&mut self, turn: OwnedSemaphorePermit) {
-        self.turn = Some(turn);
-        if self.sink.0.broken_off.swap(false, Ordering::Relaxed) {
-            self.outbox.insert(0, b'\n');
-            self.released += usize::from(self.released > 0);
-        }
-    }
-
-    /// Waits until a [`Stream::flush`] that left something may get further.
-    async fn may_flush(&mut self) {
-        if self.company != Company::Alone && self.turn.is_none() && !self.stalled {
-            let turn = self.sink.0.turn.clone().acquire_owned().await.expect("the semaphore is never closed");
-            self.take(turn);
-        } else {
-            self.sink.writable().await;
-        }
-    }
-
-    async fn flushed(&mut self) {
-        while !self.flush() {
-            self.may_flush().await;
-        }
-    }
-
-    /// Takes what stands in the pipe at this moment and no more: an action that goes on printing
-    /// does not keep its activation open.
-    pub fn drain(&mut self) {
-        let Some(source) = &self.source else { return };
-        let mut waiting = rustix::io::ioctl_fionread(source.get_ref()).unwrap_or(0);
-        while waiting > 0 {
-            let mut chunk = Vec::with_capacity(usize::try_from(waiting).unwrap_or(CHUNK).min(CHUNK));
-            let Some(source) = &self.source else { return };
-            match rustix::io::read(source.get_ref(), rustix::buffer::spare_capacity(&mut chunk)) {
-                Ok(0) => self.source = None,
-                Ok(count) => waiting = waiting.saturating_sub(count as u64),
-                Err(Errno::INTR) => continue,
-                Err(_) => return,
-            }
-            self.feed(&chunk);
-        }
-    }
-
-    /// Ends the log of an activation in the outbox.
-    fn finish(&mut self, sentinels: Sentinels) {
-        // An activation that never began, such as a failed init, has a log of its own too.
-        self.begin();
-        if let Some(lines) = &mut self.lines {
-            let mut last = Vec::new();
-            lines.finish(&mut last);
-            lines.label = None;
-            self.put(&last);
-        }
-        self.held = 0;
-        if sentinels == Sentinels::Omit {
-            return;
-        }
-        if !self.at_line_start {
-            self.outbox.push(b'\n');
-        }
-        self.outbox.extend_from_slice(SENTINEL.as_bytes());
-        self.outbox.push(b'\n');
-        self.at_line_start = true;
-        self.phase = Phase::Closed;
-    }
-
-    /// Our reader does not read: its log is given up, rather than the action and its answer.
-    fn give_up(&mut self) {
-        let unsent = &self.outbox[self.sent..];
-        tracing::warn!(bytes = unsent.len(), "nobody reads the log; it is dropped");
-        // The action's own sentinels are defused, so these are ours.
-        self.owed_sentinels += memmem::find_iter(unsent, SENTINEL.as_bytes()).count();
-        self.lost_bytes += unsent.len();
-        if self.turn.take().is_some() && self.sent > 0 && self.outbox[self.sent - 1] != b'\n' {
-            self.sink.0.broken_off.store(true, Ordering::Relaxed);
-        }
-        self.outbox.clear();
-        self.sent = 0;
-        self.released = 0;
-        self.held = 0;
-        self.stalled = true;
-    }
-
-    /// Our reader reads again: it is told what it missed, and gets the sentinels that it counts.
-    fn resume(&mut self) {
-        let sentence = format!(
-            "pipeloop: {} bytes of the log were dropped here, since nobody read it (PIPELOOP_LOG_STALL)",
-            std::mem::take(&mut self.lost_bytes)
-        );
-        let mut missed = if self.lines.is_some() {
-            let mut line = vec![b'\n'];
-            json::object("stderr", None, sentence.as_bytes(), &mut line);
-            String::from_utf8(line).expect("JSON is UTF-8")
-        } else {
-            format!("\n{sentence}\n")
-        };
-        for _ in 0..std::mem::take(&mut self.owed_sentinels) {
-            missed.push_str(SENTINEL);
-            missed.push('\n');
-        }
-        // Nothing of the outbox has been sent since it was given up.
-        self.released += missed.len();
-        self.outbox.splice(0..0, missed.into_bytes());
-        self.stalled = false;
-    }
-
-    /// Moves output from the source to the sink, and reads only when the outbox is empty.
-    async fn pump(&mut self) {
-        loop {
-            if !self.flush() {
-                let stalls = self.stalled || patience::timeout(self.stall_limit, self.may_flush()).await.is_none();
-                if stalls {
-                    self.give_up();
-                }
-                continue;
-            }
-            let Some(source) = &self.source else {
-                // Nothing will come; the other stream goes on.
-                std::future::pending::<()>().await;
-                unreachable!("pending never ends");
-            };
-            let mut chunk = Vec::new();
-            let count = {
-                let Ok(mut ready) = source.readable().await else {
-                    self.source = None;
-                    continue;
-                };
-                chunk.reserve_exact(CHUNK);
-                let result = rustix::io::read(ready.get_inner(), rustix::buffer::spare_capacity(&mut chunk));
-                match result {
-                    Ok(count) => {
-                        if count < CHUNK {
-                            ready.clear_ready();
-                        }
-                        Some(count)
-                    }
-                    Err(Errno::AGAIN) => {
-                        ready.clear_ready();
-                        None
-                    }
-                    Err(Errno::INTR) => None,
-                    Err(_) => Some(0),
-                }
-            };
-            match count {
-                None => {}
-                Some(0) => self.source = None,
-                Some(_) => self.feed(&chunk),
-            }
-        }
-    }
-}
-
-/// How many bytes at the end of `bytes` could be the beginning of a sentinel.
-fn partial_sentinel(bytes: &[u8]) -> usize {
-    let sentinel = SENTINEL.as_bytes();
-    let longest = bytes.len().min(sentinel.len() - 1);
-    (1..=longest).rev().find(|length| bytes.ends_with(&sentinel[..*length])).unwrap_or(0)
-}
-
-impl AsFd for Sink {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.fd.as_fd()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::process::pipe::{pipe, watch};
     use proptest::prelude::*;
+    use rustix::io::Errno;
     use std::io::Read;
 
     /// What an action does, as the log sees it.
@@ -836,11 +251,7 @@ mod tests {
 
     /// Lets the log be moved until no more than so much of it stands in the action's pipe.
     async fn pump_until(logs: &mut Logs, left_bytes: u64) {
-        let unread = |logs: &Logs| {
-            let source = logs.stdout.source.as_ref().unwrap();
-            rustix::io::ioctl_fionread(source.get_ref()).unwrap()
-        };
-        while unread(logs) > left_bytes {
+        while logs.stdout.unread() > left_bytes {
             let _ = tokio::time::timeout(Duration::from_millis(1), logs.pump()).await;
         }
     }
