@@ -290,6 +290,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_dropped_is_told_on_the_stream_that_it_is_missing_from() {
+        let (read, write) = pipe().unwrap();
+        let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let stall_limit = Duration::from_secs(10);
+            let bounds = Bounds { backlog_bytes: 4, stall_limit, format: LogFormat::Json };
+            let mut logs = Logs::new(Sink::new(write), Sink::new(null.into()), Sentinels::Write, &bounds);
+            logs.end().await;
+            logs.stdout.feed(b"0123456789\n");
+            logs.begin();
+            logs.end().await;
+        });
+        let mut text = String::new();
+        std::fs::File::from(read).read_to_string(&mut text).unwrap();
+        let told: Vec<_> = text.lines().filter(|line| line.contains("were dropped")).collect();
+        assert!(matches!(told[..], [line] if line.contains(r#""stream":"stdout""#)), "{text}");
+    }
+
+    #[test]
     fn a_sentinel_of_the_actions_own_is_defused_however_it_arrives() {
         for cut in 0..=SENTINEL.len() {
             let (head, tail) = SENTINEL.split_at(cut);

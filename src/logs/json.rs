@@ -46,6 +46,11 @@ impl Lines {
         encoded
     }
 
+    /// A sentence of ours on this stream.
+    pub(super) fn sentence(&self, label: Option<&str>, sentence: &str, encoded: &mut Vec<u8>) {
+        object(self.stream, label, sentence.as_bytes(), encoded);
+    }
+
     /// Ends a line that has not ended.
     pub(super) fn finish(&mut self, encoded: &mut Vec<u8>) {
         if !self.unfinished.is_empty() {

@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::config::LogFormat;
 use crate::patience;
 
-use super::json::{self, Lines};
+use super::json::Lines;
 use super::{Bounds, DEFUSED, SENTINEL, Sentinels, Sink};
 
 /// What is read from the action at once.
@@ -224,7 +224,7 @@ impl Stream {
                 line.extend_from_slice(sentence.as_bytes());
                 line.push(b'\n');
             }
-            Some(lines) => json::object("stderr", lines.label.as_deref(), sentence.as_bytes(), &mut line),
+            Some(lines) => lines.sentence(lines.label.as_deref(), &sentence, &mut line),
         }
         match self.phase {
             Phase::Open => self.put(&line),
@@ -430,9 +430,9 @@ impl Stream {
             "pipeloop: {} bytes of the log were dropped here, since nobody read it (PIPELOOP_LOG_STALL)",
             std::mem::take(&mut self.lost_bytes)
         );
-        let mut missed = if self.lines.is_some() {
+        let mut missed = if let Some(lines) = &self.lines {
             let mut line = vec![b'\n'];
-            json::object("stderr", None, sentence.as_bytes(), &mut line);
+            lines.sentence(None, &sentence, &mut line);
             String::from_utf8(line).expect("JSON is UTF-8")
         } else {
             format!("\n{sentence}\n")
