@@ -88,7 +88,7 @@ pub(super) fn time(duration: Duration) -> String {
 pub(super) fn entries(entries: &[&Entry]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let style = Style::of(&stdout);
-    let width = if stdout.is_terminal() { terminal_width(&stdout) } else { usize::MAX };
+    let width = line_width(&stdout);
     for (at, entry) in entries.iter().enumerate() {
         if at > 0 {
             writeln!(stdout)?;
@@ -166,7 +166,7 @@ impl Checklist {
         let rest: Vec<_> = [seen, time].into_iter().flatten().collect();
         let line = format!("  {colour}{mark}{off} {title:<15}  {}", rest.join("  "));
         writeln!(stdout, "{}", line.trim_end())?;
-        let width = if stdout.is_terminal() { terminal_width(&stdout) } else { usize::MAX };
+        let width = line_width(&stdout);
         for fault in &check.faults {
             let reason = format!("{colour}{}{off}: {}", fault.code, fault.reason);
             writeln!(stdout, "{:FAULT_COLUMN$}{}", "", wrapped(&reason, FAULT_COLUMN, width))?;
@@ -214,7 +214,7 @@ impl Checklist {
         let (reason, titles) = (std::mem::take(&mut self.reason), std::mem::take(&mut self.folded));
         let reason = if reason.is_empty() { "not reached".to_owned() } else { reason };
         let mut stdout = io::stdout().lock();
-        let width = if stdout.is_terminal() { terminal_width(&stdout) } else { usize::MAX };
+        let width = line_width(&stdout);
         let text = wrapped(&format!("{reason}: {}", titles.join(", ")), 4, width);
         writeln!(stdout, "  {}– {text}{}", self.style.dim, self.style.off)?;
         stdout.flush()
@@ -325,8 +325,12 @@ fn columns(text: &str) -> usize {
     columns
 }
 
-/// How wide lines for people are: as wide as the terminal, and never too wide to be read.
-fn terminal_width(stdout: &io::StdoutLock<'_>) -> usize {
+/// How wide lines are: for people as wide as the terminal, and never too wide to be read; elsewhere
+/// nothing is wrapped.
+fn line_width(stdout: &io::StdoutLock<'_>) -> usize {
+    if !stdout.is_terminal() {
+        return usize::MAX;
+    }
     match rustix::termios::tcgetwinsize(stdout) {
         Ok(size) if size.ws_col > 0 => usize::from(size.ws_col).clamp(40, 100),
         _ => 80,

@@ -41,10 +41,7 @@ impl Conversation {
         process: &Process,
         logs: &mut Logs,
     ) -> Result<Answer, NoAnswer> {
-        match self {
-            Self::PipeLoop(pipe_loop) => pipe_loop.interact(activation, limit_bytes, process, logs).await,
-            Self::Multiplex(multiplex) => multiplex.interact(activation, limit_bytes, process, logs).await,
-        }
+        either!(self, conversation => conversation.interact(activation, limit_bytes, process, logs).await)
     }
 
     /// Watches it while nothing is in flight. Returns when the result channel has ended.
