@@ -32,6 +32,11 @@ pub struct ActionSettings {
     #[arg(long, env = "PIPELOOP_COMPILER", value_name = "PROGRAM", value_parser = program)]
     pub compiler: Option<PathBuf>,
 
+    /// Entry point of an action given on the command line, handed to the compiler as init's `main`
+    /// is; `main` unless set.
+    #[arg(long, env = "PIPELOOP_MAIN", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub main: Option<String>,
+
     /// Longest time from the start of the executable until it is ready; the same again for a
     /// compiler before it.
     #[arg(long, env = "PIPELOOP_INIT_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = some_time)]
@@ -190,7 +195,8 @@ pub struct Compatibility {
     /// `OW_WAIT_FOR_ACK`: the dialect's acknowledgement is awaited. Passed on as
     /// `__OW_WAIT_FOR_ACK`.
     pub wait_for_ack: Option<OsString>,
-    /// `OW_EXECUTION_ENV`, passed on as `__OW_EXECUTION_ENV`.
+    /// `OW_EXECUTION_ENV`: the execution environment that uploads have to be built for. Passed on as
+    /// `__OW_EXECUTION_ENV`.
     pub execution_env: Option<OsString>,
     /// `OW_COMPILER`, where `PIPELOOP_COMPILER` is not set.
     pub compiler: Option<PathBuf>,

@@ -98,13 +98,15 @@ pub enum Error {
     /// The folder given on the command line has no `exec`.
     FolderWithoutExec { path: PathBuf, holds: Vec<String>, more: usize },
     /// An entry would land outside the action's folder.
-    ArchiveEscapes { entry: usize, path: String, target: Option<String> },
+    ArchiveEscapes { entry: Option<usize>, path: String, target: Option<String> },
     /// An entry is neither file, folder nor link.
-    ArchiveEntryKind { entry: usize, path: String, kind: &'static str },
-    /// The archive unpacks to more bytes than allowed.
-    ArchiveTooLarge { limit_bytes: u64 },
-    /// The archive has more entries than allowed.
-    ArchiveTooManyEntries { limit: usize },
+    ArchiveEntryKind { entry: Option<usize>, path: String, kind: &'static str },
+    /// The archive unpacks, or the folder comes, to more bytes than allowed.
+    ArchiveTooLarge { what: &'static str, limit_bytes: u64 },
+    /// The archive or folder has more entries than allowed.
+    ArchiveTooManyEntries { what: &'static str, limit: usize },
+    /// It was built for another execution environment than `OW_EXECUTION_ENV` names, or does not say for which.
+    WrongEnvironment { expected: String, found: Option<String> },
     /// A file of the action cannot be written.
     Unwritable { path: PathBuf, reason: io::Error },
     /// What the command line names cannot be read.
@@ -296,6 +298,7 @@ codes! {
     Error::UnsupportedVersion { .. } => "PL054",
     Error::NoHandshake { .. } => "PL055",
     Error::BadHandshake { .. } => "PL056",
+    Error::WrongEnvironment { .. } => "PL057",
     Error::BadAnswer { .. } => "PL060",
     Error::Died { .. } => "PL061",
     Error::ChannelClosed { .. } => "PL062",
@@ -356,6 +359,8 @@ impl Error {
             Self::ArchiveEscapes { .. } => "make the archive from inside the folder that holds `exec`, with links that stay in it; a Python environment has such links when it is made with `python3 -m venv --copies`".into(),
             Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` if actions of this size are meant to be accepted".into(),
             Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` if actions of so many files are meant to be accepted".into(),
+            Self::WrongEnvironment { found: Some(_), .. } => "build it again with the compiler of this image, or run it in the image that it was built for".into(),
+            Self::WrongEnvironment { found: None, .. } => "build it with the compiler of this image, which writes `exec.env`; where actions are not to be held to it, unset `OW_EXECUTION_ENV`".into(),
             Self::Unwritable { .. } => "choose a folder that can be written with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
             Self::CannotStart { hint, .. } => (*hint).to_owned(),
             Self::NotReady { .. } => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
@@ -467,24 +472,42 @@ impl fmt::Display for Error {
             }
             Self::ArchiveEscapes { entry, path, target } => {
                 let path = excerpt(path.as_bytes());
+                let number =
+                    entry.map_or_else(|| "the folder's entry".into(), |entry| format!("archive entry {entry},"));
                 match target {
-                    None => write!(f, "archive entry {entry} would be written outside the action's folder: {path}"),
-                    Some(target) => write!(
-                        f,
-                        "archive entry {entry}, {path}, links outside the action's folder: {}",
-                        excerpt(target.as_bytes())
-                    ),
+                    None => {
+                        let number = number.trim_end_matches(',');
+                        write!(f, "{number} would be written outside the action's folder: {path}")
+                    }
+                    Some(target) => {
+                        write!(f, "{number} {path}, links outside the action's folder: {}", excerpt(target.as_bytes()))
+                    }
                 }
             }
             Self::ArchiveEntryKind { entry, path, kind } => {
-                write!(f, "archive entry {entry} is a {kind}, not a file, folder or link: {}", excerpt(path.as_bytes()))
+                match entry {
+                    Some(entry) => write!(f, "archive entry {entry}")?,
+                    None => f.write_str("an entry of the folder")?,
+                }
+                write!(f, " is a {kind}, not a file, folder or link: {}", excerpt(path.as_bytes()))
             }
-            Self::ArchiveTooLarge { limit_bytes } => {
-                write!(f, "the archive unpacks to more than the {limit_bytes} bytes that are accepted")
+            Self::ArchiveTooLarge { what, limit_bytes } => {
+                write!(f, "the {what} to more than the {limit_bytes} bytes that are accepted")
             }
-            Self::ArchiveTooManyEntries { limit } => {
-                write!(f, "the archive has more than the {limit} entries that are accepted")
+            Self::ArchiveTooManyEntries { what, limit } => {
+                write!(f, "the {what} has more than the {limit} entries that are accepted")
             }
+            Self::WrongEnvironment { expected, found: Some(found) } => write!(
+                f,
+                "the action was built for the execution environment {}, as its `exec.env` says, and this one is {}",
+                excerpt(found.as_bytes()),
+                excerpt(expected.as_bytes())
+            ),
+            Self::WrongEnvironment { expected, found: None } => write!(
+                f,
+                "the action has no file `exec.env` beside its `exec` that would say that it was built for this execution environment, {}",
+                excerpt(expected.as_bytes())
+            ),
             Self::Unwritable { path, reason } => {
                 write!(f, "cannot write the action to `{}`: {reason}", path.display())
             }

@@ -8,7 +8,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use pipeloop::action::unpack::{Bounds, Format, unpack};
 
-const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, entries: 64 };
+const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, entries: 64, halt: None };
 
 fuzz_target!(|bytes: &[u8]| {
     let Some(format) = Format::of(bytes) else { return };

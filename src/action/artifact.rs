@@ -2,10 +2,13 @@
 //!
 //! What it is is told by its content, never by its name. Nothing here is executed.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
 
@@ -13,8 +16,9 @@ use super::inspect::kind::HEAD_BYTES;
 use super::inspect::{Defect, Kind};
 use super::unpack::{self, Format, unpack};
 
-/// An executable that is ready to be started, and the folder it works in.
-#[derive(Debug, Clone)]
+/// An executable that is ready to be started, and the folder it works in. What was made for it is removed
+/// with it, however an init ends.
+#[derive(Debug)]
 pub struct Artifact {
     /// The executable, as an absolute path.
     pub executable: PathBuf,
@@ -23,7 +27,14 @@ pub struct Artifact {
     /// The folder with the code that the executable has yet to be made of, by a compiler.
     pub source: Option<PathBuf>,
     /// A folder made for it, to be removed with it.
-    made: Option<PathBuf>,
+    made: Option<Made>,
+}
+
+/// A folder of ours. Removed once: its name may be another's then.
+#[derive(Debug)]
+struct Made {
+    folder: PathBuf,
+    removed: AtomicBool,
 }
 
 /// What becomes of source code.
@@ -62,17 +73,26 @@ impl Artifact {
         let bytes = code.decode()?;
         let kind = Kind::of(&bytes);
         require_usable(&kind, None, sources)?;
+        let (mut artifact, source) = Self::in_new_folder(workdir)?;
+        match kind {
+            Kind::Archive(format) => artifact.place_archive(format, &bytes, source, bounds, sources)?,
+            Kind::Source(..) => artifact.place_source(&bytes, source)?,
+            _ => {
+                create_folder(&artifact.directory)?;
+                write_executable(&artifact.executable, &bytes)?;
+            }
+        }
+        Ok(artifact)
+    }
+
+    /// One that has yet to be placed, and where its source would lie.
+    fn in_new_folder(workdir: &Path) -> Result<(Self, PathBuf), Error> {
         let folder = new_folder(workdir)?;
         let directory = folder.join("bin");
         let executable = directory.join("exec");
-        let mut artifact = Self { executable, directory, source: None, made: Some(folder.clone()) };
-        let placed = match kind {
-            Kind::Archive(format) => artifact.place_archive(format, &bytes, folder.join("src"), bounds, sources),
-            Kind::Source(..) => artifact.place_source(&bytes, folder.join("src")),
-            _ => create_folder(&artifact.directory).and_then(|()| write_executable(&artifact.executable, &bytes)),
-        };
-        placed.inspect_err(|_| artifact.remove())?;
-        Ok(artifact)
+        let source = folder.join("src");
+        let made = Made { folder, removed: AtomicBool::new(false) };
+        Ok((Self { executable, directory, source: None, made: Some(made) }, source))
     }
 
     /// Unpacks an archive as source code, and moves it to where executables are if it holds one.
@@ -106,7 +126,8 @@ impl Artifact {
     }
 
     /// Takes an action from the file system: an executable, a folder with `exec`, or an archive or
-    /// source code, which are placed as uploaded ones are.
+    /// source code, which are placed as uploaded ones are. A folder of source code is copied for the
+    /// compiler, which may write into what it is given.
     ///
     /// # Errors
     /// [`Error::NoSuchAction`], and as [`Artifact::place`].
@@ -114,6 +135,11 @@ impl Artifact {
         let unreadable = |reason| Error::NoSuchAction { path: path.to_owned(), reason };
         let path = path.canonicalize().map_err(unreadable)?;
         if path.is_dir() {
+            let executable = path.join("exec");
+            let runs = executable.is_file() && is_executable(&executable).unwrap_or(true);
+            if sources == Sources::Place && !runs {
+                return Self::copy_source(&path, workdir, bounds);
+            }
             return Self::in_folder(path);
         }
         let head = read_head(&path).map_err(unreadable)?;
@@ -143,14 +169,74 @@ impl Artifact {
         Ok(Self { executable, directory: folder, source: None, made: None })
     }
 
+    fn copy_source(folder: &Path, workdir: &Path, bounds: &unpack::Bounds) -> Result<Self, Error> {
+        let (mut artifact, source) = Self::in_new_folder(workdir)?;
+        create_folder(&source)?;
+        // What lies there is placed by a proxy, this copy itself among it.
+        let places = source.ancestors().nth(2).expect("it is `action/N/src`").to_owned();
+        let is_placed = |path: &Path| {
+            let name = path.file_name().unwrap_or_default().as_bytes();
+            path.parent() == Some(&places) && name.iter().all(u8::is_ascii_digit)
+        };
+        unpack::copy(folder, &source, bounds, &is_placed)?;
+        create_folder(&artifact.directory)?;
+        artifact.source = Some(source);
+        Ok(artifact)
+    }
+
+    /// Refuses what was built for another execution environment than this, as the file `exec.env` beside the
+    /// executable tells. What lies in the image is of this one by definition, and not looked at.
+    ///
+    /// # Errors
+    /// [`Error::WrongEnvironment`], also when it does not tell.
+    ///
+    /// Source: apache/openwhisk-runtime-go, `docs/ENVVARS.md`, `OW_EXECUTION_ENV`.
+    pub fn check_environment(&self, expected: Option<&OsStr>) -> Result<(), Error> {
+        let (Some(expected), Some(_)) = (expected, &self.made) else { return Ok(()) };
+        let path = self.directory.join("exec.env");
+        let mut found = None;
+        // Neither a folder nor a pipe, which would be waited for.
+        if path.is_file() {
+            let mut text = Vec::new();
+            fs::File::open(&path)
+                .and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, LONGEST_ENVIRONMENT), &mut text))
+                .map_err(|reason| Error::System { doing: "read `exec.env`", reason })?;
+            found = Some(text.trim_ascii().to_owned());
+        }
+        if found.as_deref() == Some(expected.as_bytes()) {
+            return Ok(());
+        }
+        let found = found.map(|text| String::from_utf8_lossy(&text).into_owned());
+        Err(Error::WrongEnvironment { expected: expected.to_string_lossy().into_owned(), found })
+    }
+
     /// Removes what was made for the action.
     pub fn remove(&self) {
         if let Some(made) = &self.made {
-            // What cannot be removed is only a waste of space; the next action has its own folder.
-            let _ = fs::remove_dir_all(made);
+            made.remove();
         }
     }
 }
+
+impl Made {
+    fn remove(&self) {
+        if self.removed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // What was killed a moment ago may have been writing there: then a second try finds all of it. What
+        // cannot be removed is only a waste of space; the next action has its own folder.
+        let _ = fs::remove_dir_all(&self.folder).or_else(|_| fs::remove_dir_all(&self.folder));
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// The most that is read of `exec.env`: a name, such as that of an image.
+const LONGEST_ENVIRONMENT: u64 = 4096;
 
 impl Code {
     /// How long it is as it was sent, in bytes.
@@ -257,7 +343,7 @@ fn read_head(path: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    const BOUNDS: unpack::Bounds = unpack::Bounds { bytes: 1 << 20, entries: 100 };
+    const BOUNDS: unpack::Bounds = unpack::Bounds { bytes: 1 << 20, entries: 100, halt: None };
 
     fn check(code: Code, expected: Result<&[u8], &str>) {
         let workdir = tempfile::tempdir().unwrap();

@@ -77,6 +77,8 @@ pub struct Surroundings {
     pub wait_for_ack: bool,
     /// What makes an executable of source code, if there is anything.
     pub compiler: Option<PathBuf>,
+    /// The execution environment that uploads have to be built for, if there is one.
+    pub execution_env: Option<OsString>,
     /// Where the action's stdout goes.
     pub stdout: Sink,
     /// Where the action's stderr goes.
@@ -110,6 +112,10 @@ struct Shared {
     reaper: Reaper,
     state: Mutex<State>,
     phase: watch::Sender<Phase>,
+    /// Held by the init that is under way.
+    under_way: tokio::sync::Mutex<()>,
+    /// Whoever unpacks an upload is to leave it.
+    halt: Arc<AtomicBool>,
     /// Activations that were accepted and not answered yet.
     open: Arc<AtomicUsize>,
 }
@@ -164,6 +170,8 @@ impl Action {
             reaper,
             state: Mutex::new(State::Empty),
             phase: watch::channel(Phase::Serving).0,
+            under_way: tokio::sync::Mutex::default(),
+            halt: Arc::default(),
             open: Arc::default(),
         }))
     }
@@ -188,7 +196,9 @@ impl Action {
                 // It runs without what this init brings; it is started anew with that.
                 running.crew.desk.close();
                 running.ended().await;
-                action.initialise(Source::File(&path), &main, environment, protocol).await
+                // Whoever baked it in knows its entry point; platforms always send one.
+                let main = action.0.surroundings.settings.main.as_deref().unwrap_or(&main);
+                action.initialise(Source::File(&path), main, environment, protocol).await
             })
         };
         task.await.unwrap_or_else(|error| Err(panicked(&error)))
@@ -200,7 +210,8 @@ impl Action {
     /// As [`Action::init`], and [`Error::NoSuchAction`].
     pub async fn open(&self, path: &Path) -> Result<(), Error> {
         self.admit_init()?;
-        self.initialise(Source::File(path), DEFAULT_MAIN, Vec::new(), None).await?;
+        let main = self.0.surroundings.settings.main.as_deref().unwrap_or(DEFAULT_MAIN);
+        self.initialise(Source::File(path), main, Vec::new(), None).await?;
         if let State::Ready(ready) = &mut *self.state() {
             ready.baked = Some(path.to_owned());
         }
@@ -310,10 +321,13 @@ impl Action {
     }
 
     /// Ends the action: what is in flight may finish within `drain`, what waits is refused, then
-    /// the processes are stopped. From now on everything is refused.
+    /// the processes are stopped. An init that is under way is given up, and what it made removed. From now
+    /// on everything is refused.
     pub async fn stop(&self, drain: Duration) {
         let state = std::mem::replace(&mut *self.state(), State::Stopping);
+        self.0.halt.store(true, Ordering::Relaxed);
         self.0.phase.send_replace(Phase::Draining);
+        drop(self.0.under_way.lock().await);
         if let State::Ready(mut ready) = state {
             ready.crew.desk.clear();
             if patience::timeout(drain, ready.ended()).await.is_none() {
@@ -339,8 +353,19 @@ impl Action {
         environment: Vec<(OsString, OsString)>,
         protocol: Option<Protocol>,
     ) -> Result<(), Error> {
+        let _under_way = self.0.under_way.lock().await;
         let mut logs = self.logs();
-        let error = match self.ready_worker(source, main, environment, protocol, &mut logs).await {
+        let mut phase = self.0.phase.subscribe();
+        let readied = match self.place(source).await {
+            // What it started is killed, and what it made removed, when it is left in the middle.
+            Ok(artifact) => tokio::select! {
+                biased;
+                _ = phase.wait_for(|phase| *phase > Phase::Serving) => Err(Error::ShuttingDown),
+                readied = self.ready_worker(artifact, main, environment, protocol, &mut logs) => readied,
+            },
+            Err(error) => Err(error),
+        };
+        let error = match readied {
             Ok((crew, worker)) => {
                 let Some((worker, mut logs)) = self.employ(&crew, worker, logs) else { return Ok(()) };
                 worker.end(&mut logs).await;
@@ -350,6 +375,8 @@ impl Action {
             Err(error) => error,
         };
         match self.0.surroundings.init_failures {
+            // It did not fail: whoever asked for it goes elsewhere.
+            _ if matches!(error, Error::ShuttingDown) => logs.end_without_sentinel().await,
             InitFailures::Tell => logs.end_without_sentinel().await,
             InitFailures::Log => {
                 worker::tell(&mut logs, &error);
@@ -395,10 +422,30 @@ impl Action {
         None
     }
 
-    /// Places the code, compiles what has to be compiled, and starts what has to be started.
+    /// Places the code.
+    async fn place(&self, source: Source<'_>) -> Result<Artifact, Error> {
+        let Surroundings { settings, compiler, .. } = &self.0.surroundings;
+        let bounds = unpack::Bounds {
+            bytes: settings.max_unpacked.0,
+            entries: settings.max_entries,
+            halt: Some(self.0.halt.clone()),
+        };
+        let workdir = settings.workdir.clone();
+        let sources = Sources::with(compiler.as_deref());
+        match source {
+            Source::Upload(code) if code.len() <= PLACED_AT_ONCE => Artifact::place(code, &workdir, &bounds, sources),
+            // Elsewhere, so that the server goes on answering meanwhile.
+            Source::Upload(code) => {
+                on_a_thread(move || Artifact::place(code, &workdir, &bounds, sources)).await.and_then(identity)
+            }
+            Source::File(path) => Artifact::open(path, &workdir, &bounds, sources),
+        }
+    }
+
+    /// Compiles what has to be compiled, and starts what has to be started.
     async fn ready_worker(
         &self,
-        source: Source<'_>,
+        artifact: Artifact,
         main: &str,
         environment: Vec<(OsString, OsString)>,
         protocol: Option<Protocol>,
@@ -406,33 +453,21 @@ impl Action {
     ) -> Result<(Arc<Crew>, Worker), Error> {
         let surroundings = &self.0.surroundings;
         let settings = &surroundings.settings;
-        let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries };
-        let workdir = settings.workdir.clone();
         let compiler = surroundings.compiler.as_deref();
-        let sources = Sources::with(compiler);
-        let artifact = match source {
-            Source::Upload(code) if code.len() <= PLACED_AT_ONCE => Artifact::place(code, &workdir, &bounds, sources)?,
-            // Elsewhere, so that the server goes on answering meanwhile.
-            Source::Upload(code) => {
-                on_a_thread(move || Artifact::place(code, &workdir, &bounds, sources)).await.and_then(identity)?
-            }
-            Source::File(path) => Artifact::open(path, &workdir, &bounds, sources)?,
-        };
         let mut all = surroundings.environment.clone();
         for (name, value) in environment {
             all.retain(|(other, _)| *other != name);
             all.push((name, value));
         }
-        compile(&artifact, compiler, main, &all, settings.init_timeout.0, &self.0.reaper, logs)
-            .await
-            .inspect_err(|_| artifact.remove())?;
+        compile(&artifact, compiler, main, &all, settings.init_timeout.0, &self.0.reaper, logs).await?;
+        artifact.check_environment(surroundings.execution_env.as_deref())?;
         let launch = Launch {
             program: artifact.executable.clone(),
             arguments: Vec::new(),
             environment: all,
             directory: artifact.directory.clone(),
         };
-        inspect::check(&launch.program, &World::of(&launch)).inspect_err(|_| artifact.remove())?;
+        inspect::check(&launch.program, &World::of(&launch))?;
         let protocol = protocol.unwrap_or(settings.protocol);
         let deaths = Mutex::new(Deaths::new(settings.restart));
         let crew = Arc::new(Crew {

@@ -1,4 +1,5 @@
-//! Unpacks an uploaded archive, zip or tar.gz, into the action's folder. Nothing is executed.
+//! Unpacks an uploaded archive, zip or tar.gz, into the action's folder, and copies a folder there by the
+//! same rules. Nothing is executed.
 //!
 //! Only regular files, folders, symbolic links and, in a tar, hard links to earlier files are made.
 //! Permission bits are kept, whatever the umask; set-uid, set-gid and sticky bits, owners and times
@@ -35,6 +36,8 @@ use std::io::{self, Cursor, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flate2::bufread::GzDecoder;
 use rustix::fs::FileType;
@@ -56,6 +59,14 @@ pub enum Format {
     TarGz,
 }
 
+/// Where what is unpacked comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Archive(Format),
+    /// A folder of this machine.
+    Folder,
+}
+
 /// Bounds of an extraction.
 #[derive(Debug, Clone)]
 pub struct Bounds {
@@ -63,6 +74,16 @@ pub struct Bounds {
     pub bytes: u64,
     /// Most entries, plus folders that had to be made without one.
     pub entries: usize,
+    /// Set when nobody needs it any more: the proxy ends.
+    pub halt: Option<Arc<AtomicBool>>,
+}
+
+impl Bounds {
+    /// Stops in the middle when nobody needs it any more.
+    fn go_on(&self) -> Result<(), Error> {
+        let halted = self.halt.as_ref().is_some_and(|halt| halt.load(Ordering::Relaxed));
+        if halted { Err(Error::ShuttingDown) } else { Ok(()) }
+    }
 }
 
 /// What was unpacked.
@@ -80,14 +101,67 @@ pub struct Contents {
 /// # Errors
 /// [`Error::ArchiveDamaged`] when it cannot be read to its end or contradicts itself,
 /// [`Error::ArchiveUnsupported`], [`Error::ArchiveEscapes`], [`Error::ArchiveEntryKind`], [`Error::ArchiveTooLarge`],
-/// [`Error::ArchiveTooManyEntries`], and [`Error::Unwritable`].
+/// [`Error::ArchiveTooManyEntries`], [`Error::Unwritable`], and [`Error::ShuttingDown`] when it was halted.
 pub fn unpack(format: Format, bytes: &[u8], into: &Path, bounds: &Bounds) -> Result<Contents, Error> {
-    let mut tree = Tree::new(into, bounds);
+    let mut tree = Tree::new(Origin::Archive(format), into, bounds);
     match format {
         Format::Zip => read_zip(bytes, &mut tree)?,
         Format::TarGz => read_tar_gz(bytes, &mut tree)?,
     }
-    tree.finish(format)
+    tree.finish()
+}
+
+/// Copies a folder of this machine into the empty folder `into`, as if it had been packed and uploaded: the
+/// same bounds, links and modes, and the same things refused. Folders for which `leave_out` says so are not
+/// looked into.
+///
+/// # Errors
+/// As [`unpack`], and [`Error::NoSuchAction`] for what cannot be read.
+pub(super) fn copy(
+    folder: &Path,
+    into: &Path,
+    bounds: &Bounds,
+    leave_out: &dyn Fn(&Path) -> bool,
+) -> Result<(), Error> {
+    let mut tree = Tree::new(Origin::Folder, into, bounds);
+    let mut number = 0;
+    // Names below the folder that are still to be looked into.
+    let mut ahead = vec![PathBuf::new()];
+    while let Some(below) = ahead.pop() {
+        let path = folder.join(&below);
+        let unreadable = |reason| Error::NoSuchAction { path: path.clone(), reason };
+        let mut entries = fs::read_dir(&path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(unreadable)?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for found in entries {
+            let path = found.path();
+            let unreadable = |reason| Error::NoSuchAction { path: path.clone(), reason };
+            let name = below.join(found.file_name());
+            number += 1;
+            tree.count()?;
+            let entry = Entry { origin: Origin::Folder, number, name: name.as_os_str().as_bytes() };
+            let metadata = found.metadata().map_err(unreadable)?;
+            let mode = metadata.permissions().mode();
+            match FileType::from_raw_mode(mode) {
+                FileType::Directory if leave_out(&path) => {}
+                FileType::Directory => {
+                    tree.folder(&entry, mode)?;
+                    ahead.push(name);
+                }
+                FileType::Symlink => {
+                    let target = fs::read_link(&path).map_err(unreadable)?;
+                    tree.link(&entry, target.as_os_str().as_bytes())?;
+                }
+                FileType::RegularFile => {
+                    let mut content = fs::File::open(&path).map_err(unreadable)?;
+                    tree.file(&entry, mode, &mut content, &unreadable)?;
+                }
+                FileType::Fifo => return Err(entry.of_kind("fifo")),
+                FileType::Socket => return Err(entry.of_kind("socket")),
+                _ => return Err(entry.of_kind("device")),
+            }
+        }
+    }
+    tree.finish().map(|_| ())
 }
 
 /// Files are written in pieces of this size.
@@ -132,23 +206,44 @@ impl Format {
     }
 }
 
+impl Origin {
+    /// What it is, for sentences about how much it holds.
+    fn holder(self) -> &'static str {
+        if self == Self::Folder { "folder" } else { "archive" }
+    }
+
+    /// The same, for how many bytes that is.
+    fn fills(self) -> &'static str {
+        if self == Self::Folder { "folder comes" } else { "archive unpacks" }
+    }
+
+    fn damaged(self, reason: String) -> Error {
+        match self {
+            Self::Archive(format) => format.damaged(reason),
+            Self::Folder => {
+                Error::System { doing: "copy the folder for the compiler", reason: io::Error::other(reason) }
+            }
+        }
+    }
+}
+
 fn read_zip(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     let unreadable = |error| {
         Format::Zip.damaged(format!("its directory, which stands at its end, cannot be read: {}", told(&error)))
     };
     // The library reads the whole directory into memory first, many times as large there.
     if announced_entries(bytes).is_some_and(|count| count > tree.bounds.entries as u64) {
-        return Err(Error::ArchiveTooManyEntries { limit: tree.bounds.entries });
+        return Err(Error::ArchiveTooManyEntries { what: tree.origin.holder(), limit: tree.bounds.entries });
     }
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(unreadable)?;
     let directory = archive.metadata();
     if directory.len() > tree.bounds.entries {
-        return Err(Error::ArchiveTooManyEntries { limit: tree.bounds.entries });
+        return Err(Error::ArchiveTooManyEntries { what: tree.origin.holder(), limit: tree.bounds.entries });
     }
     for index in 0..directory.len() {
         tree.count()?;
         let data = directory.entry(index).map_err(unreadable)?;
-        let entry = Entry { format: Format::Zip, number: index + 1, name: data.name_raw() };
+        let entry = Entry { origin: Origin::Archive(Format::Zip), number: index + 1, name: data.name_raw() };
         // Whichever system it says it comes from: 0 when there are no Unix modes.
         let mode = data.external_attributes() >> 16;
         let kind = match FileType::from_raw_mode(mode) {
@@ -230,7 +325,7 @@ fn read_tar_gz(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
         })?;
         tree.count()?;
         let name = content.path_bytes().into_owned();
-        let entry = Entry { format: Format::TarGz, number, name: &name };
+        let entry = Entry { origin: Origin::Archive(Format::TarGz), number, name: &name };
         let target = content.link_name_bytes().unwrap_or_default().into_owned();
         // A mode that is no number is none.
         let mode = content.header().mode().unwrap_or(0);
@@ -300,7 +395,7 @@ enum Kind {
 
 /// An entry of the archive, for the messages about it.
 struct Entry<'a> {
-    format: Format,
+    origin: Origin,
     /// Counted from 1.
     number: usize,
     /// Its path, as it stands in the archive.
@@ -309,20 +404,26 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     fn damaged(&self, what: impl fmt::Display) -> Error {
-        self.format.damaged(format!("entry {} {} {what}", self.number, excerpt(self.name)))
+        self.origin.damaged(format!("entry {} {} {what}", self.number, excerpt(self.name)))
     }
 
+    /// Of a zip, as the other formats have nothing that could be unsupported.
     fn unsupported(&self, what: &str, hint: &'static str) -> Error {
         let reason = format!("entry {} {} {what}", self.number, excerpt(self.name));
-        Error::ArchiveUnsupported { format: self.format.name(), reason, hint }
+        Error::ArchiveUnsupported { format: Format::Zip.name(), reason, hint }
     }
 
     fn escapes(&self, target: Option<&[u8]>) -> Error {
-        Error::ArchiveEscapes { entry: self.number, path: lossy(self.name), target: target.map(lossy) }
+        Error::ArchiveEscapes { entry: self.in_archive(), path: lossy(self.name), target: target.map(lossy) }
     }
 
     fn of_kind(&self, kind: &'static str) -> Error {
-        Error::ArchiveEntryKind { entry: self.number, path: lossy(self.name), kind }
+        Error::ArchiveEntryKind { entry: self.in_archive(), path: lossy(self.name), kind }
+    }
+
+    /// Its number, where entries have one that somebody could look up.
+    fn in_archive(&self) -> Option<usize> {
+        (self.origin != Origin::Folder).then_some(self.number)
     }
 
     fn unwritable(&self, path: &Path, reason: io::Error) -> Error {
@@ -360,6 +461,7 @@ fn names(path: &[u8]) -> Option<Vec<&[u8]>> {
 
 /// What has been unpacked so far, or will be in the end.
 struct Tree<'a> {
+    origin: Origin,
     root: &'a Path,
     bounds: &'a Bounds,
     nodes: Vec<Node>,
@@ -402,8 +504,9 @@ enum Lost {
 const ROOT: usize = 0;
 
 impl<'a> Tree<'a> {
-    fn new(root: &'a Path, bounds: &'a Bounds) -> Self {
+    fn new(origin: Origin, root: &'a Path, bounds: &'a Bounds) -> Self {
         Self {
+            origin,
             root,
             bounds,
             nodes: vec![Node { parent: ROOT, name: Box::default(), is: Is::Folder(BTreeMap::new()) }],
@@ -415,8 +518,11 @@ impl<'a> Tree<'a> {
 
     /// Counts one entry.
     fn count(&mut self) -> Result<(), Error> {
-        self.entries_left =
-            self.entries_left.checked_sub(1).ok_or(Error::ArchiveTooManyEntries { limit: self.bounds.entries })?;
+        self.bounds.go_on()?;
+        self.entries_left = self
+            .entries_left
+            .checked_sub(1)
+            .ok_or(Error::ArchiveTooManyEntries { what: self.origin.holder(), limit: self.bounds.entries })?;
         Ok(())
     }
 
@@ -458,8 +564,11 @@ impl<'a> Tree<'a> {
                 Err(error) => return Err(explain(error)),
             };
             let length = piece.len() as u64;
-            self.bytes_left =
-                self.bytes_left.checked_sub(length).ok_or(Error::ArchiveTooLarge { limit_bytes: self.bounds.bytes })?;
+            self.bounds.go_on()?;
+            self.bytes_left = self
+                .bytes_left
+                .checked_sub(length)
+                .ok_or(Error::ArchiveTooLarge { what: self.origin.fills(), limit_bytes: self.bounds.bytes })?;
             file.write_all(piece).map_err(unwritable)?;
             written += length;
         }
@@ -580,12 +689,12 @@ impl<'a> Tree<'a> {
     }
 
     /// Makes the links and finds `exec`.
-    fn finish(self, format: Format) -> Result<Contents, Error> {
+    fn finish(self) -> Result<Contents, Error> {
         let mut links = Vec::new();
         for (node, Node { parent, is, .. }) in self.nodes.iter().enumerate() {
             let Is::Link { target, entry } = is else { continue };
             let name = self.name(node);
-            let entry = Entry { format, number: *entry, name: &name };
+            let entry = Entry { origin: self.origin, number: *entry, name: &name };
             match self.follow(*parent, target) {
                 Ok(_) => links.push((target, self.path(node))),
                 Err(Lost::Outside) => return Err(entry.escapes(Some(target))),

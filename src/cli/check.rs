@@ -30,7 +30,7 @@ Exit status: 0 all is well, 1 a check failed (with --strict: or warned), 2 a wro
 126 the action cannot be executed, 127 it or a library of it is not found. docs/check.md says what each check means.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Check {
-    /// Executable, folder with `exec`, zip or tar.gz.
+    /// Executable, folder with `exec`, zip or tar.gz; with a compiler also source code, a file or a folder.
     action: PathBuf,
 
     #[command(flatten)]
@@ -92,6 +92,7 @@ impl Check {
         let plan = Plan {
             action: action.clone(),
             compiler: settings.compiler.clone().or_else(|| compatibility.compiler.clone()),
+            execution_env: compatibility.execution_env.clone(),
             environment: container_environment(&compatibility),
             wait_for_ack: compatibility.wait_for_ack.is_some(),
             settings,

@@ -25,7 +25,7 @@ use super::output;
 /// result without `error`.
 #[derive(Debug, Args)]
 pub(super) struct Run {
-    /// Executable, folder with `exec`, zip or tar.gz.
+    /// Executable, folder with `exec`, zip or tar.gz; with a compiler also source code, a file or a folder.
     action: PathBuf,
 
     #[command(flatten)]
@@ -90,6 +90,7 @@ impl Run {
         let action = Action::new(
             Surroundings {
                 compiler: settings.compiler.clone().or_else(|| compatibility.compiler.clone()),
+                execution_env: compatibility.execution_env.clone(),
                 settings,
                 environment: container_environment(&compatibility),
                 wait_for_ack: compatibility.wait_for_ack.is_some(),

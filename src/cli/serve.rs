@@ -25,7 +25,8 @@ use super::output;
 /// /init. Every flag can be set by the variable beside it.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// Executable, folder with `exec`, zip or tar.gz to serve.
+    /// Executable, folder with `exec`, zip or tar.gz to serve; with a compiler also source code, a file or a
+    /// folder.
     action: Option<PathBuf>,
 
     #[command(flatten)]
@@ -65,6 +66,7 @@ impl Serve {
                 environment: container_environment(&compatibility),
                 wait_for_ack: compatibility.wait_for_ack.is_some(),
                 compiler: self.settings.compiler.clone().or(compatibility.compiler),
+                execution_env: compatibility.execution_env,
                 stdout: Sink::stdout().map_err(system("use stdout"))?,
                 stderr: Sink::stderr().map_err(system("use stderr"))?,
                 sentinels: Sentinels::Write,

@@ -235,6 +235,7 @@ impl Upload {
             | Error::ArchiveTooManyEntries { .. }
             | Error::Unwritable { .. } => Some(Self::Artifact),
             Error::Unfit { path: Some(_), .. }
+            | Error::WrongEnvironment { .. }
             | Error::CannotStart { .. }
             | Error::EndedAtStart { .. }
             | Error::NotReady { .. }
@@ -281,6 +282,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::ArchiveTooLarge { .. }
         | Error::ArchiveTooManyEntries { .. }
         | Error::NoSuchAction { .. }
+        | Error::WrongEnvironment { .. }
         | Error::CannotStart { .. }
         | Error::EndedAtStart { .. }
         | Error::NotReady { .. }

@@ -1,7 +1,10 @@
 //! Source code and the compiler of the image, which is a real one wherever its own words matter.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -46,10 +49,11 @@ const C: &str = r#"#include <stdio.h>
 static const char *english(void) { return "Hello"; }
 static const char *german(void) { return "Hallo"; }
 int main(void) {
-    static char line[65536];
+    char *line = NULL;
+    size_t room = 0;
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts("{\"openwhisk\":1}");
-    while (fgets(line, sizeof line, stdin)) printf("{\"hello\":\"%s\"}\n", ENTRY());
+    while (getline(&line, &room, stdin) > 0) printf("{\"hello\":\"%s\"}\n", ENTRY());
     return english == german;
 }
 "#;
@@ -167,7 +171,7 @@ while read -r line; do
   echo '{"argc":$#,"main":"$1","src":"$2","bin":"$3","pwd":"$PWD","greeting":"$GREETING","env":"$__OW_EXECUTION_ENV","place":"$PLACE","kept":"$OW_EXECUTION_ENV$PIPELOOP_LOG"}'
 done
 END
-chmod +x "$3/exec"; echo "compiling"; cat; cat "$2/exec" >&2"#,
+chmod +x "$3/exec"; echo "$__OW_EXECUTION_ENV" > "$3/exec.env"; echo "compiling"; cat; cat "$2/exec" >&2"#,
     );
     for (main, expected) in [(json!("hello"), "hello"), (json!(""), "main"), (json!(null), "main")] {
         let env = [("OW_EXECUTION_ENV", "v1"), ("PLACE", "image"), ("PIPELOOP_LOG", "off")];
@@ -353,6 +357,225 @@ fn a_source_file_runs_from_the_command_line() {
     let source = folder.path().join("hello.c");
     let proxy = compiler.serve(&[source.to_str().expect("the path is text")], &[]);
     proxy.run(&json!({})).check(200, &json!({"hello": "Hello"}));
+}
+
+/// Everything below a folder, with what it holds.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut ahead = vec![folder.to_owned()];
+    while let Some(at) = ahead.pop() {
+        for entry in fs::read_dir(&at).expect("the folder can be read") {
+            let path = entry.expect("the folder can be read").path();
+            if path.is_dir() {
+                found.push((path.clone(), Vec::new()));
+                ahead.push(path);
+            } else {
+                found.push((path.clone(), fs::read(&path).expect("the file can be read")));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The source of an action in a folder, its greeting in one below.
+fn source_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let main = C.replace("static const char *english(void) { return \"Hello\"; }", "#include \"lib/greeting.h\"");
+    fs::write(folder.path().join("main.c"), main).expect("the folder is ours");
+    fs::create_dir(folder.path().join("lib")).expect("the folder is ours");
+    let greeting = "static const char *english(void) { return \"Hello from below\"; }\n";
+    fs::write(folder.path().join("lib/words.h"), greeting).expect("the folder is ours");
+    std::os::unix::fs::symlink("words.h", folder.path().join("lib/greeting.h")).expect("the folder is ours");
+    folder
+}
+
+/// As an upload of it would be, and nothing is written into it.
+#[test]
+fn a_folder_of_sources_is_compiled_elsewhere() {
+    let compiler = Compiler::new(r#"cd "$2"; touch written; exec gcc -DENTRY="$1" -o "$3/exec" *.c"#);
+    let folder = source_folder();
+    let before = contents(folder.path());
+    let place = folder.path().to_str().expect("the path is text");
+    let workdir = tempfile::tempdir().expect("a folder of its own");
+    let set = [("OW_COMPILER", compiler.path())];
+    let env = set.each_ref().map(|(name, value)| (*name, value.as_str()));
+    for (main, expected) in [("english", "Hello from below"), ("german", "Hallo")] {
+        let ended = pipeloop_in(workdir.path(), &["run", place, "--main", main], &env, "");
+        assert_eq!(ended.check(0).stdout, format!("{{\"hello\":\"{expected}\"}}\n"));
+        let proxy = compiler.serve(&[place], &[("PIPELOOP_MAIN", main)]);
+        proxy.run(&json!({})).check(200, &json!({ "hello": expected }));
+        let ended = pipeloop_in(workdir.path(), &["check", place, "--main", main], &env, "");
+        assert!(ended.check(0).stdout.contains(expected), "{expected}");
+    }
+    assert_eq!(contents(folder.path()), before, "the author's folder is left alone");
+    assert_eq!(fs::read_dir(workdir.path().join("action")).expect("it was made").count(), 0, "nothing is left");
+}
+
+/// The copy lies in the folder that is copied, where it is the folder one works in.
+#[test]
+fn the_folder_one_works_in_is_compiled() {
+    let compiler = Compiler::gcc();
+    let folder = source_folder();
+    // Of another proxy, or one that was killed.
+    fs::create_dir_all(folder.path().join("action/7/src")).expect("the folder is ours");
+    fs::write(folder.path().join("action/7/src/main.c"), "no C at all").expect("the folder is ours");
+    let set = [("OW_COMPILER", compiler.path())];
+    let env = set.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let ended = pipeloop_in(folder.path(), &["run", ".", "--main", "english"], &env, "");
+    assert_eq!(ended.check(0).stdout, "{\"hello\":\"Hello from below\"}\n");
+}
+
+#[test]
+fn a_folder_for_the_compiler_is_held_to_the_rules_of_an_archive() {
+    let compiler = Compiler::gcc();
+    let workdir = tempfile::tempdir().expect("a folder of its own");
+    let check = |prepare: &dyn Fn(&Path), args: &[&str], expected: &[&str]| {
+        let folder = source_folder();
+        prepare(folder.path());
+        let place = folder.path().to_str().expect("the path is text");
+        let args: Vec<_> = ["run", place].iter().chain(args).copied().collect();
+        let ended = pipeloop_in(workdir.path(), &args, &[("OW_COMPILER", &compiler.path())], "");
+        ended.check(1).says(expected);
+        assert_eq!(fs::read_dir(workdir.path().join("action")).expect("it was made").count(), 0, "nothing is left");
+    };
+    check(
+        &|folder| std::os::unix::fs::symlink("../../etc", folder.join("lib/out")).expect("the folder is ours"),
+        &[],
+        &["error[PL036]: the folder's entry `lib/out`, links outside the action's folder: `../../etc`"],
+    );
+    let fifo = |folder: &Path| {
+        let status = std::process::Command::new("mkfifo").arg(folder.join("pipe")).status();
+        assert!(status.expect("there is mkfifo").success());
+    };
+    check(&fifo, &[], &["error[PL037]: an entry of the folder is a fifo, not a file, folder or link: `pipe`"]);
+    check(&|_| {}, &["--max-entries", "2"], &["error[PL039]: the folder has more than the 2 entries"]);
+    check(&|_| {}, &["--max-unpacked", "20"], &["error[PL038]: the folder comes to more than the 20 bytes"]);
+}
+
+#[test]
+fn a_folder_whose_exec_can_be_executed_is_run_where_it_lies() {
+    let compiler = Compiler::new("echo 'nobody asked for me' >&2; exit 1");
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let script = "#!/bin/bash\nread -r line; echo \"{\\\"pwd\\\":\\\"$PWD\\\"}\"\n";
+    fs::write(folder.path().join("exec"), script).expect("the folder is ours");
+    fs::set_permissions(folder.path().join("exec"), fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    let place = folder.path().canonicalize().expect("it is there");
+    let args = ["run", "--protocol", "0", place.to_str().expect("the path is text")];
+    let ended = pipeloop_in(folder.path(), &args, &[("OW_COMPILER", &compiler.path())], "");
+    assert_eq!(ended.check(0).stdout, format!("{{\"pwd\":\"{}\"}}\n", place.display()));
+}
+
+/// A folder in the image: its entry point is known to whoever made it, and platforms always send one.
+#[test]
+fn a_baked_in_folder_keeps_its_entry_point() {
+    let compiler = Compiler::gcc();
+    let folder = source_folder();
+    let place = folder.path().to_str().expect("the path is text");
+    let proxy = compiler.serve(&[place, "--main", "german"], &[]);
+    proxy.init_value(&json!({"main": "english", "env": {"A": "b"}})).check(200, &json!({"ok": true}));
+    proxy.run(&json!({})).check(200, &json!({"hello": "Hallo"}));
+    assert_eq!(folders(&proxy), 1, "the first one is gone");
+}
+
+/// Whether an archive with this `exec.env` is accepted where `OW_EXECUTION_ENV` is set.
+fn init_built_for(environment: Option<&[u8]>) -> crate::support::Response {
+    let proxy = Proxy::start::<&str>(&[], &[("OW_EXECUTION_ENV", "openwhisk/action-c-v1")]);
+    let script = answers("built for this");
+    let mut files: Vec<(&str, &[u8])> = vec![("exec", script.as_bytes())];
+    files.extend(environment.map(|environment| ("exec.env", environment)));
+    let response = proxy.init_binary(&archive::zip(&files));
+    if response.status == 200 {
+        proxy.run(&json!({})).check(200, &json!({"text": "built for this"}));
+    } else {
+        assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
+    }
+    response
+}
+
+#[test]
+fn what_was_built_for_another_environment_is_refused() {
+    init_built_for(Some(b"openwhisk/action-c-v1")).check(200, &json!({"ok": true}));
+    init_built_for(Some(b"  openwhisk/action-c-v1\r\n\n")).check(200, &json!({"ok": true}));
+    for other in ["openwhisk/action-c-v2", "openwhisk/action-c-v10", "openwhisk/action-c-v", ""] {
+        init_built_for(Some(other.as_bytes())).check_error(
+            502,
+            &[
+                "was built for the execution environment `",
+                other,
+                "this one is `openwhisk/action-c-v1`",
+                "build it again",
+            ],
+        );
+    }
+    init_built_for(None).check_error(502, &["no file `exec.env`", "`openwhisk/action-c-v1`", "OW_EXECUTION_ENV"]);
+    // A single file has nothing beside it.
+    let proxy = Proxy::start::<&str>(&[], &[("OW_EXECUTION_ENV", "v1"), ("OW_LOG_INIT_ERROR", "1")]);
+    let text = "Cannot start action. Check logs for details.";
+    proxy.init(&answers("alone")).check(502, &json!({ "error": text }));
+    let logs = proxy.check_streams(1);
+    assert!(logs.stderr.contains("error[PL057]: the action has no file `exec.env`"), "{}", logs.stderr);
+    // Set to nothing it is not set, as images unset what their base has set.
+    let proxy = Proxy::start::<&str>(&[], &[("OW_EXECUTION_ENV", "")]);
+    proxy.init(&answers("alone")).check(200, &json!({"ok": true}));
+}
+
+#[test]
+fn what_lies_in_the_image_needs_no_environment_file() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    fs::write(folder.path().join("exec"), answers("baked in")).expect("the folder is ours");
+    fs::set_permissions(folder.path().join("exec"), fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    let proxy = Proxy::start(&[folder.path().to_str().expect("text")], &[("OW_EXECUTION_ENV", "v1")]);
+    proxy.run(&json!({})).check(200, &json!({"text": "baked in"}));
+}
+
+/// The caller is told to go elsewhere, and nothing is left in a work folder that outlives the container.
+#[test]
+fn an_init_cut_by_the_end_leaves_no_folder() {
+    let compiler = Compiler::new("echo $$; echo compiling >&2; sleep 1000 & sleep 1000");
+    let starts = "#!/bin/bash\necho $$; echo compiling >&2; sleep 1000 & sleep 1000\n";
+    for code in ["some source", starts] {
+        let mut proxy = compiler.serve(&[], &[]);
+        let mut caller = proxy.caller();
+        caller.send_request("POST", "/init", json!({"value": source(code, "main")}).to_string().as_bytes());
+        proxy.wait_for("the init is in its middle", |logs| logs.stderr.contains("compiling\n"));
+        assert_eq!(folders(&proxy), 1);
+        proxy.signal(Signal::TERM);
+        caller.receive().expect("an answer").check(503, &json!({"error": "the proxy is shutting down"}));
+        assert_eq!(proxy.wait().code(), Some(0));
+        assert_eq!(folders(&proxy), 0, "{code:?}");
+        check_gone(&proxy);
+    }
+    // An action on the command line is no different.
+    let folder = source_folder();
+    let workdir = tempfile::tempdir().expect("a folder of its own");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pipeloop"));
+    command.args(["serve", "--port", "0"]).arg(folder.path()).env("OW_COMPILER", compiler.path());
+    let mut child = command.current_dir(workdir.path()).stdout(Stdio::piped()).spawn().expect("it can be started");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("the compiler prints");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::TERM).expect("it lives");
+    assert_eq!(child.wait().expect("it is our child").code(), Some(0));
+    assert_eq!(fs::read_dir(workdir.path().join("action")).expect("it was made").count(), 0, "nothing is left");
+}
+
+/// Unpacking goes on in a thread of its own, and ends with the proxy too.
+#[test]
+fn an_upload_that_is_being_unpacked_is_left_at_the_end() {
+    // Little to send, and much to unpack.
+    let large = vec![0; 400 << 20];
+    let code = base64_simd::STANDARD.encode_to_string(archive::zip(&[("exec", &large)]));
+    let mut proxy = Proxy::plain();
+    let mut caller = proxy.caller();
+    let init = json!({"value": {"code": code, "binary": true}});
+    caller.send_request("POST", "/init", init.to_string().as_bytes());
+    let exec = proxy.workdir().join("action/1/src/exec");
+    eventually("it is being unpacked", || exec.exists().then_some(()));
+    proxy.signal(Signal::TERM);
+    caller.receive().expect("an answer").check(503, &json!({"error": "the proxy is shutting down"}));
+    assert_eq!(proxy.wait().code(), Some(0));
+    assert_eq!(folders(&proxy), 0);
 }
 
 #[test]

@@ -61,6 +61,8 @@ pub struct Plan {
     pub wait_for_ack: bool,
     /// What makes an executable of source code, if there is anything.
     pub compiler: Option<PathBuf>,
+    /// The execution environment that uploads have to be built for, if there is one.
+    pub execution_env: Option<OsString>,
     /// Arguments that suit the action: an object or array.
     pub arguments: Option<Value>,
     /// The longest for one activation.
@@ -266,18 +268,19 @@ impl<'a> Examination<'a> {
     /// Takes it from the file system, and compiles what has to be compiled.
     async fn open(&mut self) -> Result<Artifact, Error> {
         let Plan { action, settings, compiler, environment, .. } = &self.plan;
-        let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries };
+        let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries, halt: None };
         let artifact = Artifact::open(action, &settings.workdir, &bounds, Sources::with(compiler.as_deref()))?;
         let compiling = compile(
             &artifact,
             compiler.as_deref(),
-            DEFAULT_MAIN,
+            settings.main.as_deref().unwrap_or(DEFAULT_MAIN),
             environment,
             settings.init_timeout.0,
             &self.reaper,
             &mut self.logs,
         );
-        self.ear.during(compiling).await.inspect_err(|_| artifact.remove())?;
+        self.ear.during(compiling).await?;
+        artifact.check_environment(self.plan.execution_env.as_deref())?;
         Ok(artifact)
     }
 

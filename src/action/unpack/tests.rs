@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
-const BOUNDS: Bounds = Bounds { bytes: 1 << 20, entries: 50 };
+const BOUNDS: Bounds = Bounds { bytes: 1 << 20, entries: 50, halt: None };
 const SCRIPT: &[u8] = b"#!/bin/sh\n";
 
 /// An entry of an archive to be made. Names are not looked at.
