@@ -163,6 +163,19 @@ impl Logs {
         self.stderr.say(sentence);
     }
 
+    /// Waits, where more waits to be written than is to be held, until less does or our reader has stalled
+    /// for too long: for whoever adds to the log faster than [`Logs::pump`] moves it.
+    pub async fn relieve(&mut self) {
+        for stream in [&mut self.stdout, &mut self.stderr] {
+            if !stream.is_full() {
+                continue;
+            }
+            if stream.is_stalled() || patience::timeout(self.stall_limit, stream.flushed()).await.is_none() {
+                stream.give_up();
+            }
+        }
+    }
+
     /// Writes out what may go without a sentinel: the last output of an action that was stopped
     /// goes nowhere when an activation's sentinel stands already.
     pub async fn pass_on(&mut self) {

@@ -278,6 +278,10 @@ struct Crowd<'a> {
 /// what it was asked: whoever writes as fast as it can may read last.
 const REST: Duration = Duration::from_millis(50);
 
+/// How often the channel of a process that was killed is read. Its pipe holds less; but what has left
+/// the process's group may go on writing.
+const LAST_READS: usize = 1024;
+
 impl Crowd<'_> {
     async fn serve(
         &mut self,
@@ -297,6 +301,8 @@ impl Crowd<'_> {
             {
                 let Taken::Frame(event, line) = taken else { return End::TooLong };
                 self.handle(event, &line).await;
+                // A process may write faster than we can read: everybody else goes on all the same.
+                tokio::task::consume_budget().await;
                 if std::mem::take(&mut self.pressed) {
                     // Callers take what is held for them.
                     tokio::task::yield_now().await;
@@ -472,7 +478,10 @@ impl Crowd<'_> {
     async fn handle(&mut self, event: Event, line: &[u8]) {
         match event {
             Event::Chunk(id, chunk) => self.chunk(id, chunk).await,
-            Event::Log(id, text) => self.log(id, &text),
+            Event::Log(id, text) => {
+                self.log(id, &text);
+                self.logs.relieve().await;
+            }
             Event::Ended(id, ended) => {
                 let Some(at) = self.position(id) else { return };
                 let outcome = match ended {
@@ -489,7 +498,10 @@ impl Crowd<'_> {
                 let line = String::from_utf8_lossy(line).into_owned();
                 self.fail(id, Error::BadFrame { problem, line }).await;
             }
-            Event::Stray(reason) => self.logs.say(&stray(line, &reason)),
+            Event::Stray(reason) => {
+                self.logs.say(&stray(line, &reason));
+                self.logs.relieve().await;
+            }
         }
     }
 
@@ -507,7 +519,7 @@ impl Crowd<'_> {
             // Nobody wants it any more.
             None => {}
             Some((Reply::Whole(_), _)) => {
-                let fits = flight.audience.gathered.add(chunk, limit_bytes);
+                let fits = flight.audience.gathered.add(&chunk, limit_bytes);
                 if !fits {
                     self.fail(id, Error::AnswerTooLong { limit_bytes }).await;
                 }
@@ -669,15 +681,17 @@ impl Crowd<'_> {
     /// The process is gone: what it said before that counts, what it never read is another's to do.
     async fn mourn(&mut self, process: &Process, waiting: &mut VecDeque<Waiting>) {
         let ended = wait_for_end(process).await;
-        loop {
-            while let Some(Taken::Frame(event, line)) = self.multiplex.take() {
+        // First, or one that lives on, and writes as fast as it is read, is read for ever.
+        stop::kill(process).await;
+        'last_words: for _ in 0..LAST_READS {
+            while let Some(taken) = self.multiplex.take() {
+                let Taken::Frame(event, line) = taken else { break 'last_words };
                 self.handle(event, &line).await;
             }
             if !self.multiplex.read_rest() {
                 break;
             }
         }
-        stop::kill(process).await;
         let partial = self.multiplex.partial().to_vec();
         let alone = self.flights.len() == 1;
         // The youngest is put in front first, so that the oldest comes to stand before it.

@@ -135,6 +135,11 @@ impl Stream {
         self.source = None;
     }
 
+    /// Whether more waits to be written than is to be held.
+    pub(super) fn is_full(&self) -> bool {
+        self.outbox.len() - self.sent > self.backlog_limit.max(CHUNK) + CHUNK
+    }
+
     /// How much stands in the action's pipe.
     #[cfg(test)]
     pub(super) fn unread(&self) -> u64 {

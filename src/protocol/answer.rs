@@ -22,21 +22,25 @@ pub fn check(line: Bytes) -> Result<Answer, BadAnswer> {
     }
 }
 
-/// The chunks of an answer for a caller who wants one body.
+/// The chunks of an answer for a caller who wants one body, in one piece of memory: chunks may be tiny
+/// and many.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    chunks: Vec<Bytes>,
-    bytes: u64,
+    /// A line each, since no chunk holds a raw newline.
+    lines: Vec<u8>,
+    /// One of them is no string.
+    lists: bool,
 }
 
 impl Gathered {
     /// Adds a chunk. Whether there is room for it.
-    pub fn add(&mut self, chunk: Bytes, limit_bytes: u64) -> bool {
-        self.bytes += chunk.len() as u64 + 1;
-        if self.bytes > limit_bytes {
+    pub fn add(&mut self, chunk: &[u8], limit_bytes: u64) -> bool {
+        if (self.lines.len() + chunk.len() + 1) as u64 > limit_bytes {
             return false;
         }
-        self.chunks.push(chunk);
+        self.lines.extend_from_slice(chunk);
+        self.lines.push(b'\n');
+        self.lists |= !chunk.starts_with(b"\"");
         true
     }
 
@@ -44,20 +48,21 @@ impl Gathered {
     /// them are strings, else `{"chunks":[…]}`. Escapes stay as they came.
     #[must_use]
     pub fn into_answer(self) -> Answer {
-        let is_text = self.chunks.iter().all(|chunk| chunk.starts_with(b"\""));
-        let (head, tail): (&[u8], &[u8]) = if is_text { (b"{\"body\":\"", b"\"}") } else { (b"{\"chunks\":[", b"]}") };
-        let room = usize::try_from(self.bytes).unwrap_or(0) + head.len() + tail.len();
-        let mut body = Vec::with_capacity(room);
+        let (head, tail): (&[u8], &[u8]) =
+            if self.lists { (b"{\"chunks\":[", b"]}") } else { (b"{\"body\":\"", b"\"}") };
+        let mut body = Vec::with_capacity(self.lines.len() + head.len() + tail.len());
         body.extend_from_slice(head);
-        for (at, chunk) in self.chunks.iter().enumerate() {
-            if is_text {
-                body.extend_from_slice(&chunk[1..chunk.len() - 1]);
-            } else {
-                if at > 0 {
+        let mut rest = &self.lines[..];
+        while let Some(length) = memchr::memchr(b'\n', rest) {
+            if self.lists {
+                if body.len() > head.len() {
                     body.push(b',');
                 }
-                body.extend_from_slice(chunk);
+                body.extend_from_slice(&rest[..length]);
+            } else {
+                body.extend_from_slice(&rest[1..length - 1]);
             }
+            rest = &rest[length + 1..];
         }
         body.extend_from_slice(tail);
         body.into()
@@ -96,7 +101,7 @@ mod tests {
         let check = |chunks: &[&'static str], body: &str| {
             let mut gathered = Gathered::default();
             for chunk in chunks {
-                assert!(gathered.add(Bytes::from_static(chunk.as_bytes()), 100));
+                assert!(gathered.add(chunk.as_bytes(), 100));
             }
             assert_eq!(gathered.into_answer(), body);
         };
@@ -106,7 +111,7 @@ mod tests {
         check(&[r#""\ud83d""#, r#""\ude00""#], r#"{"body":"\ud83d\ude00"}"#);
         check(&[r#""a""#, "1.00", "{}", "null"], r#"{"chunks":["a",1.00,{},null]}"#);
         let mut gathered = Gathered::default();
-        assert!(gathered.add("12345".into(), 10) && !gathered.add("12345".into(), 10));
+        assert!(gathered.add(b"12345", 10) && !gathered.add(b"12345", 10));
     }
 
     #[test]

@@ -218,7 +218,11 @@ impl Multiplex {
     /// Takes the beginning of a line that came before [`Multiplex::begin`] with nothing in flight.
     pub fn take_partial(&mut self) -> Option<Vec<u8>> {
         let partial = self.results.take_rest();
-        (!partial.trim_ascii().is_empty()).then_some(partial)
+        if partial.trim_ascii().is_empty() {
+            return None;
+        }
+        self.keep_stray(&partial);
+        Some(partial)
     }
 
     /// Gives an activation its number and sends it. There must be a place for it.
@@ -359,8 +363,7 @@ impl Multiplex {
             event = Event::Stray("before the activation was read".into());
         }
         if let Event::Stray(_) = event {
-            self.strayed |= self.promises.concurrency == 1 && self.ledger.next > 1;
-            self.kept.add(&line);
+            self.keep_stray(&line);
         }
         Some(Taken::Frame(event, line))
     }
@@ -385,13 +388,16 @@ impl Multiplex {
         loop {
             while let Some(taken) = self.take() {
                 let Taken::Frame(event, line) = taken else { return Err(NoAnswer::TooLong) };
+                // However fast it writes, time is looked at.
+                tokio::task::consume_budget().await;
+                logs.relieve().await;
                 let unusable = |reason| {
                     let line = String::from_utf8_lossy(&line).into_owned();
                     Err(NoAnswer::Bad(BadAnswer::NotJson { line, reason }))
                 };
                 match event {
                     Event::Chunk(_, chunk) => {
-                        if !gathered.add(chunk, limit_bytes) {
+                        if !gathered.add(&chunk, limit_bytes) {
                             return Err(NoAnswer::TooLong);
                         }
                     }
@@ -451,6 +457,11 @@ impl Multiplex {
     #[must_use]
     pub fn into_results(self) -> LineReader {
         self.results
+    }
+
+    fn keep_stray(&mut self, line: &[u8]) {
+        self.strayed |= self.promises.concurrency == 1 && self.ledger.next > 1;
+        self.kept.add(line);
     }
 
     fn queue(&mut self, frame: Vec<u8>) {

@@ -661,6 +661,101 @@ fn without_ids_a_second_result_is_never_the_next_ones() {
 }
 
 #[test]
+fn without_ids_a_line_that_was_begun_too_early_is_never_the_next_ones() {
+    // The second process of it answers as the first one did.
+    let code = r#"#!/bin/bash
+echo '{"openwhisk":2}'
+read -r line; echo '{"result":{"n":1}}'; printf '{"result":'; : > "$MARK"
+while read -r line; do echo '"x"}'; echo '{"result":{"n":2}}'; done
+"#;
+    let proxy = Proxy::plain();
+    let mark = proxy.directory().join("mark");
+    proxy.init_value(&json!({"main": "main", "code": code, "env": {"MARK": mark}})).check(200, &json!({"ok": true}));
+    let process = proxy.actions();
+    for _ in 0..2 {
+        proxy.run(&json!({})).check(200, &json!({"n": 1}));
+        eventually("the beginning of a line is written", || mark.exists().then_some(()));
+    }
+    assert_ne!(proxy.actions(), process);
+    let logs = proxy.check_streams(2);
+    assert!(logs.stderr.contains("and is not ended: `{\"result\":`"), "{}", logs.stderr);
+}
+
+/// A process that reads one activation and then writes this frame for ever, as fast as it can; `$id` is the
+/// activation's.
+#[track_caller]
+fn flooding(args: &[&str], concurrency: usize, frame: &str) -> (Proxy, i32) {
+    let code = format!(
+        "#!/bin/bash\necho '{{\"openwhisk\":2,\"concurrency\":{concurrency}}}'\nread -r line; id=${{line#*:}}; \
+         id=${{id%%,*}}\nexec yes \"{}\"\n",
+        frame.replace('"', "\\\"")
+    );
+    let proxy = Proxy::start(args, &[]);
+    proxy.init(&code).check(200, &json!({"ok": true}));
+    let actions = proxy.actions();
+    (proxy, actions[0])
+}
+
+#[test]
+fn a_flood_of_frames_keeps_nobody_from_being_served() {
+    let pad = "x".repeat(200);
+    for frame in [
+        format!("{{\"id\":$id,\"chunk\":\"{pad}\"}}"),
+        format!("{{\"id\":$id,\"log\":\"{pad}\"}}"),
+        format!("{{\"id\":99,\"chunk\":\"{pad}\"}}"),
+        pad.clone(),
+    ] {
+        let (mut proxy, process) = flooding(&["--drain-grace", "100ms"], 4, &frame);
+        // Its caller leaves at once, and nothing was promised: what it writes is nobody's.
+        let mut caller = proxy.caller();
+        caller.send_run(EVENTS, &json!({}));
+        eventually("it floods", || (processes::written_bytes(process) > 1_000_000).then_some(()));
+        drop(caller);
+        let begun = Instant::now();
+        for _ in 0..20 {
+            proxy.caller().call("GET", "/", b"");
+        }
+        proxy.stop();
+        assert!(begun.elapsed() < Duration::from_secs(10), "{frame}: {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_slows_frames_down_and_takes_no_memory() {
+    let pad = "x".repeat(200);
+    for frame in [format!("{{\"id\":$id,\"log\":\"{pad}\"}}"), format!("{{\"id\":99,\"log\":\"{pad}\"}}")] {
+        for concurrency in [1, 4] {
+            let (proxy, process) = flooding(&["--log-stall", "1h", "--log-backlog", "64KiB"], concurrency, &frame);
+            let mut caller = proxy.caller();
+            proxy.while_nobody_reads(|| {
+                caller.send_run("*/*", &json!({}));
+                let mut before = 0;
+                eventually("it stands still", || {
+                    let written = processes::written_bytes(process);
+                    let stands = before == written && written > 100_000;
+                    before = written;
+                    std::thread::sleep(Duration::from_millis(50));
+                    stands.then_some(())
+                });
+            });
+            let holdings = processes::holdings(proxy.pid());
+            assert!(holdings.peak_kib < 40_000, "{concurrency}: {frame}: {holdings:?}");
+            // Read on, it goes on.
+            let before = processes::written_bytes(process);
+            eventually("it goes on", || (processes::written_bytes(process) > before).then_some(()));
+        }
+    }
+}
+
+#[test]
+fn one_body_of_tiny_chunks_takes_the_memory_of_its_bytes() {
+    let (proxy, _) = flooding(&["--max-result", "1MiB"], 4, r#"{"id":$id,"chunk":1}"#);
+    proxy.run(&json!({})).check_error(502, &["at most 1048576 bytes"]);
+    let holdings = processes::holdings(proxy.pid());
+    assert!(holdings.peak_kib < 25_000, "{holdings:?}");
+}
+
+#[test]
 fn a_result_over_the_bound_is_refused() {
     let code = r#"#!/usr/bin/env python3
 import json, os, sys
