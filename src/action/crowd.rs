@@ -703,6 +703,10 @@ impl Crowd<'_> {
                 let Flight { activation, deadline, begun, audience, .. } = flight;
                 let (reply, place) = audience.caller.expect("an open one has a caller");
                 let job = Job { activation, deadline, reply, place, claimed: None };
+                let job = match self.worker.crew.desk.hand_over(job) {
+                    Ok(()) => continue,
+                    Err(job) => job,
+                };
                 waiting.push_front(Waiting { job, begun, fresh: false });
             } else {
                 self.flights.push(flight);

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use super::worker::Message;
+use super::worker::{Job, Message};
 
 /// One queue and the posts of those who work it off.
 #[derive(Debug)]
@@ -118,6 +118,22 @@ impl Desk {
         Poll::Pending
     }
 
+    /// Puts an activation in front of all others, for who has a process. Gives it back when nobody has
+    /// one, or nothing is taken any more: then it is for the one that had it to start another.
+    pub(super) fn hand_over(&self, job: Job) -> Result<(), Job> {
+        let mut inner = self.inner();
+        if inner.closed || !inner.posts.iter().any(|post| post.has_process) {
+            return Err(job);
+        }
+        inner.waiting.push_front(Message::Run(job));
+        let waker = inner.call();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.inner().waiting.is_empty()
@@ -201,8 +217,6 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
-
-    use crate::action::worker::Job;
 
     /// A worker that counts how often it is called.
     struct Worker {
@@ -341,6 +355,27 @@ mod tests {
         // What needs no process is anybody's.
         say(&desk, "a");
         dead.takes(&desk, "a");
+    }
+
+    #[test]
+    fn what_is_handed_over_comes_first_and_only_to_who_has_a_process() {
+        let desk = Desk::new(2);
+        let (dead, lives) = (Worker::new(0, Means::Process), Worker::new(1, Means::Process));
+        let job = |arguments| Job::for_tests(arguments).0;
+        dead.waits(&desk);
+        desk.step_back(0);
+        assert!(desk.hand_over(job("{}")).is_err(), "nobody has a process");
+        lives.waits(&desk);
+        let _last = run(&desk, r#"{"n":3}"#);
+        for arguments in [r#"{"n":2}"#, r#"{"n":1}"#] {
+            desk.hand_over(job(arguments)).expect("somebody has a process");
+        }
+        assert_eq!(lives.calls(), 1);
+        for expected in [r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#] {
+            lives.takes(&desk, expected);
+        }
+        desk.close();
+        assert!(desk.hand_over(job("{}")).is_err(), "nothing is taken any more");
     }
 
     #[test]
