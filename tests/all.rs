@@ -54,6 +54,8 @@ mod pid_one;
 mod promises;
 #[path = "suite/signals.rs"]
 mod signals;
+#[path = "suite/stream_workers.rs"]
+mod stream_workers;
 #[path = "suite/streams.rs"]
 mod streams;
 #[path = "suite/unreadable.rs"]

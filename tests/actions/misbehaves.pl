@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 # Does what the member "do" of its arguments says, good or bad, and answers with their "id".
-# Speaks the protocol that SPEAKS names: 0, 1 or actionloop.
+# Speaks the protocol that SPEAKS names: 0, 1, 2 (one at a time and without ids) or actionloop.
 use strict;
 use warnings;
 
@@ -34,16 +34,18 @@ sub work {
     my ($do) = $line =~ /"do":"([^"]+)"/;
     my ($ms) = $line =~ /"ms":(\d+)/;
     my $answer = qq({"id":"$id"});
+    my ($head, $tail) = $speaks eq '2' ? ('{"result":', '}') : ('', '');
     print STDERR "begin $id\n";
     print "out $id\n" if $speaks eq 'actionloop';
     $| = 1;
     if ($do eq 'exit')   { exit 3 }
     if ($do eq 'kill')   { kill 'KILL', $$; nap(5000) }
-    if ($do eq 'half')   { put(substr($answer, 0, 8)); exit 3 }
+    if ($do eq 'half')   { put($head . substr($answer, 0, 8)); exit 3 }
     if ($do eq 'number') { $answer = '42' }
     if ($do eq 'big')    { $answer = sprintf('{"id":"%s","pad":"%s"}', $id, 'x' x 300_000) }
     if ($do eq 'slow' || $do eq 'late_for_its_deadline') { nap($ms) }
     if ($do eq 'logs')   { print STDERR "line $_ of $id\n" for 1 .. 50 }
+    $answer = "$head$answer$tail";
     if ($do eq 'pieces') { put(substr($answer, 0, 5)); nap($ms); $answer = substr($answer, 5) }
     print STDERR "end $id\n";
     if ($do eq 'two')    { $answer .= "\n$answer" }
@@ -53,7 +55,7 @@ sub work {
         # It is taken before the next line is read: so it can be told from an answer.
         wait_until_taken();
         nap($ms);
-        put(qq({"id":"a stray of $id"}\n));
+        put(qq($head\{"id":"a stray of $id"}$tail\n));
         wait_until_taken();
     }
 }
@@ -63,7 +65,7 @@ if ($speaks eq '0') {
     work($ARGV[0]);
     exit 0;
 }
-put(qq({"openwhisk":1}\n)) if $speaks eq '1';
+put(qq({"openwhisk":$speaks}\n)) if $speaks ne 'actionloop';
 my $buffer = '';
 while (1) {
     while ($buffer =~ s/^([^\n]*)\n//) { work($1) }

@@ -55,6 +55,17 @@ def work(number, steps):
                 frame(chunk="x" * rest[0])
                 count += 1
             tell(f"flooded {count}")
+        elif verb == "drip":
+            # A numbered chunk of so many bytes, so many of them, every so many milliseconds.
+            count = 0
+            while number not in cancelled and count < rest[1]:
+                going[number].wait()
+                frame(chunk=f"{count} ".ljust(rest[0], "x"))
+                count += 1
+                time.sleep(rest[2] / 1000)
+            tell(f"dripped {count}")
+        elif verb == "pid":
+            frame(result={"pid": os.getpid()})
         elif verb == "tell":
             tell(rest[0])
 

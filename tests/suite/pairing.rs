@@ -7,7 +7,7 @@
 //!
 //! The promise, as `docs/lifecycle.md` has it: what an activation asks its process to do is told to its own
 //! caller. An innocent one gets its answer, whoever died, strayed or left before it; it is refused only when the
-//! queue is full.
+//! queue is full. In version 2 with several in flight a death is told to all that were in that process.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -24,6 +24,8 @@ const CALLERS: usize = 100;
 struct Setting {
     protocol: &'static str,
     workers: usize,
+    /// In flight at once in each process.
+    concurrency: usize,
     /// Steps of all callers together.
     steps: usize,
     queue: usize,
@@ -120,17 +122,25 @@ impl Step {
         let refused_with = |text: &str| response.status == 502 && response.error().contains(text);
         if response.status == 429 {
             // As many as may wait, and as many as are worked on.
-            assert!(setting.queue + setting.workers < CALLERS, "{self:?}: refused by a queue with room: {text}");
+            assert!(
+                setting.queue + setting.workers * setting.concurrency < CALLERS,
+                "{self:?}: refused by a queue with room: {text}"
+            );
             assert_eq!(response.header("retry-after"), Some("1"));
             return;
         }
         let single_shot = setting.protocol == "0";
+        if setting.concurrency > 1 && refused_by_a_death(response) {
+            return;
+        }
         let as_it_may = match self.asks {
             "exit" | "kill" if single_shot => refused_with(BAD_ANSWER),
             "exit" => refused_with("exited with status 3") && refused_with("before it answered"),
             "kill" => refused_with("killed by signal 9") && refused_with("before it answered"),
             // The last line decides in version 0, and it is whole.
             "two" if single_shot => own(),
+            // The first result is the answer, and ends it. The second one is nobody's.
+            "two" if setting.protocol == "2" => own(),
             "half" | "number" | "two" => refused_with(BAD_ANSWER),
             // One that is over before the request arrives says nothing about it.
             // One that is nearer than the end of a pause is not waited for.
@@ -139,6 +149,12 @@ impl Step {
         };
         assert!(as_it_may, "{self:?} got {}: {}", response.status, text.chars().take(300).collect::<String>());
     }
+}
+
+/// The death of the process that others were in as well, or of too many before.
+fn refused_by_a_death(response: &Response) -> bool {
+    let deaths = ["exited with status 3", "exited with status 0", "killed by signal 9", "times in a row"];
+    response.status == 502 && deaths.iter().any(|death| response.error().contains(death))
 }
 
 /// The seed of this run.
@@ -163,7 +179,7 @@ fn call(proxy: &Proxy, setting: &Setting, caller: usize, seed: u64, steps: usize
                 caller.send_request("POST", "/run", step.body().as_bytes());
                 let response = caller.receive().unwrap_or_else(|error| panic!("{step:?} got no answer: {error}"));
                 step.check(setting, &response);
-                if step.asks == "late_for_its_deadline" {
+                if step.asks == "late_for_its_deadline" || setting.concurrency > 1 && refused_by_a_death(&response) {
                     outcomes.late += 1;
                 } else if response.status != 429 {
                     outcomes.begun.insert(step.id);
@@ -193,7 +209,8 @@ fn call(proxy: &Proxy, setting: &Setting, caller: usize, seed: u64, steps: usize
 /// What became of many steps.
 #[derive(Debug, Default)]
 struct Outcomes {
-    /// Certainly begun by the action: what had a deadline may have been too late for that.
+    /// Certainly begun by the action: what had a deadline may have been too late for that, and what died with
+    /// another too early.
     begun: HashSet<String>,
     late: usize,
     left: usize,
@@ -216,7 +233,11 @@ fn check(setting: Setting) {
     let (workers, queue) = (setting.workers.to_string(), setting.queue.to_string());
     let args = ["--workers", &workers, "--queue", &queue, "--protocol", setting.protocol, "--drain-grace", "15s"];
     let mut proxy = Proxy::start(&args, &[]);
-    proxy.init_action("misbehaves.pl", &json!({"SPEAKS": setting.protocol}));
+    if setting.concurrency == 1 {
+        proxy.init_action("misbehaves.pl", &json!({"SPEAKS": setting.protocol}));
+    } else {
+        proxy.init_action("misbehaves_many.py", &json!({"CONCURRENCY": setting.concurrency.to_string()}));
+    }
     proxy.run(&json!({"id": "first", "do": "echo", "ms": 0})).check(200, &json!({"id": "first"}));
     let (sockets, pipes) = descriptors(proxy.pid());
 
@@ -253,12 +274,20 @@ fn check_logs(setting: &Setting, logs: &Logs, all: &Outcomes) {
     let mut seen: HashMap<&str, usize> = HashMap::new();
     let mut without = 0;
     for segment in &segments[..segments.len() - 1] {
-        let begun: Vec<_> = segment.lines().filter_map(|line| line.strip_prefix("begin ")).collect();
+        let mut begun: Vec<_> = segment.lines().filter_map(|line| line.strip_prefix("begin ")).collect();
+        if setting.concurrency > 1 && begun.len() > 1 {
+            // What one says behind its own sentinel can only stand before another's.
+            begun.retain(|id| !id.ends_with(".late_for_its_deadline"));
+        }
         match begun[..] {
             [] => without += 1,
             [id] => {
                 *seen.entry(id).or_default() += 1;
                 for line in segment.lines().filter(|line| line.starts_with("end ") || line.starts_with("line ")) {
+                    if setting.concurrency > 1 && line.ends_with(".late_for_its_deadline") {
+                        // As above.
+                        continue;
+                    }
                     assert!(line.ends_with(&format!(" {id}")), "in the log of {id}: {line}");
                 }
             }
@@ -286,30 +315,50 @@ const ROOM: usize = 256;
 
 #[test]
 fn version_1_with_one_worker() {
-    check(Setting { protocol: "1", workers: 1, steps: 2_000, queue: ROOM });
+    check(Setting { protocol: "1", workers: 1, concurrency: 1, steps: 2_000, queue: ROOM });
 }
 
 #[test]
 fn version_1_with_four_workers() {
-    check(Setting { protocol: "1", workers: 4, steps: 2_000, queue: ROOM });
+    check(Setting { protocol: "1", workers: 4, concurrency: 1, steps: 2_000, queue: ROOM });
 }
 
 #[test]
 fn actionloop_with_one_worker_and_a_short_queue() {
-    check(Setting { protocol: "actionloop", workers: 1, steps: 2_000, queue: 40 });
+    check(Setting { protocol: "actionloop", workers: 1, concurrency: 1, steps: 2_000, queue: 40 });
 }
 
 #[test]
 fn actionloop_with_four_workers() {
-    check(Setting { protocol: "actionloop", workers: 4, steps: 2_000, queue: ROOM });
+    check(Setting { protocol: "actionloop", workers: 4, concurrency: 1, steps: 2_000, queue: ROOM });
 }
 
 #[test]
 fn version_0_with_one_worker() {
-    check(Setting { protocol: "0", workers: 1, steps: 500, queue: ROOM });
+    check(Setting { protocol: "0", workers: 1, concurrency: 1, steps: 500, queue: ROOM });
 }
 
 #[test]
 fn version_0_with_four_workers_and_a_short_queue() {
-    check(Setting { protocol: "0", workers: 4, steps: 500, queue: 40 });
+    check(Setting { protocol: "0", workers: 4, concurrency: 1, steps: 500, queue: 40 });
+}
+
+#[test]
+fn version_2_with_one_worker_and_one_at_a_time() {
+    check(Setting { protocol: "2", workers: 1, concurrency: 1, steps: 2_000, queue: ROOM });
+}
+
+#[test]
+fn version_2_with_four_workers_and_one_at_a_time() {
+    check(Setting { protocol: "2", workers: 4, concurrency: 1, steps: 2_000, queue: ROOM });
+}
+
+#[test]
+fn version_2_with_one_worker_and_sixteen_at_a_time() {
+    check(Setting { protocol: "2", workers: 1, concurrency: 16, steps: 2_000, queue: ROOM });
+}
+
+#[test]
+fn version_2_with_three_workers_five_at_a_time_and_a_short_queue() {
+    check(Setting { protocol: "2", workers: 3, concurrency: 5, steps: 2_000, queue: 40 });
 }

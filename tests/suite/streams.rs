@@ -23,20 +23,20 @@ done
 "#;
 
 /// A proxy of `streams.py`, and the file in which it tells what it heard.
-struct Streams {
-    proxy: Proxy,
+pub(crate) struct Streams {
+    pub(crate) proxy: Proxy,
     tell: PathBuf,
 }
 
 impl Streams {
     /// With these members in its handshake.
     #[track_caller]
-    fn new(handshake: &Value, args: &[&str]) -> Self {
+    pub(crate) fn new(handshake: &Value, args: &[&str]) -> Self {
         Self::with(handshake, args, &[])
     }
 
     #[track_caller]
-    fn with(handshake: &Value, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn with(handshake: &Value, args: &[&str], env: &[(&str, &str)]) -> Self {
         let proxy = Proxy::start(args, &[]);
         let tell = proxy.directory().join("tell");
         let mut variables = json!({"HANDSHAKE": handshake.to_string(), "TELL": tell});
@@ -48,7 +48,7 @@ impl Streams {
     }
 
     /// Sends an activation of these steps, whose answer is left for later.
-    fn send(&self, accept: &str, steps: &Value) -> Caller {
+    pub(crate) fn send(&self, accept: &str, steps: &Value) -> Caller {
         let mut caller = self.proxy.caller();
         caller.send_run(accept, &json!({ "do": steps }));
         caller
@@ -66,28 +66,28 @@ impl Streams {
         self.proxy.run(&json!({ "do": steps })).check_error(502, texts);
     }
 
-    fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         std::fs::read_to_string(&self.tell).unwrap_or_default()
     }
 
     #[track_caller]
-    fn hears(&self, text: &str) {
+    pub(crate) fn hears(&self, text: &str) {
         eventually(&format!("it hears {text}"), || self.told().contains(text).then_some(()));
     }
 
     /// Makes a file for which an activation waits.
-    fn make(&self, name: &str) {
+    pub(crate) fn make(&self, name: &str) {
         std::fs::write(self.proxy.directory().join(format!("{name}.go")), "").expect("the folder is ours");
     }
 
     /// The step that waits for a file.
-    fn wait(&self, name: &str) -> Value {
+    pub(crate) fn wait(&self, name: &str) -> Value {
         json!(["wait", self.proxy.directory().join(format!("{name}.go"))])
     }
 
     /// The process of the action, of which there is one.
     #[track_caller]
-    fn process(&self) -> i32 {
+    pub(crate) fn process(&self) -> i32 {
         let actions = self.proxy.actions();
         assert_eq!(actions.len(), 1, "{actions:?}");
         actions[0]
