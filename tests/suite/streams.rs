@@ -522,6 +522,154 @@ fn without_a_promise_to_pause_a_slow_caller_loses_its_stream_and_nobody_else() {
     assert!(streams.proxy.logs().stderr.contains("error[PL101]"));
 }
 
+/// Numbered chunks of a kilobyte, half a megabyte of them a second, for ever.
+fn dripping() -> Value {
+    json!([["drip", 1000, 1_000_000_000, 2], ["end"]])
+}
+
+/// A caller that reads ten kibibytes a second, and on what it looks meanwhile.
+struct Slow {
+    caller: Caller,
+    began: Instant,
+    read: usize,
+    next: usize,
+}
+
+impl Slow {
+    const BYTES_PER_SECOND: usize = 10 * 1024;
+
+    fn begin(streams: &Streams) -> Self {
+        let mut caller = Caller::connect_narrow(streams.proxy.port()).expect("the proxy accepts a connection");
+        caller.send_run(LINES, &json!({ "do": dripping() }));
+        assert_eq!(caller.receive_head().expect("a head").status, 200);
+        Self { caller, began: Instant::now(), read: 0, next: 0 }
+    }
+
+    /// Reads at its own pace until something has happened, and at least for so long.
+    fn read_until(&mut self, what: &str, at_least: Duration, mut happened: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while begun.elapsed() < at_least || !happened() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
+            let piece = self.caller.receive_piece().expect("the stream goes on").expect("the stream goes on");
+            self.check(&piece);
+            let due = Duration::from_secs_f64(self.read as f64 / Self::BYTES_PER_SECOND as f64);
+            std::thread::sleep(due.saturating_sub(self.began.elapsed()));
+        }
+    }
+
+    /// Nothing is lost, and nothing is out of order. A piece holds one chunk.
+    fn check(&mut self, piece: &[u8]) {
+        let text = std::str::from_utf8(piece).expect("it is text");
+        assert!(text.starts_with(&format!("{{\"chunk\":\"{} ", self.next)), "chunk {}: {text}", self.next);
+        self.read += piece.len();
+        self.next += 1;
+    }
+}
+
+/// What the others of the same action get while a caller is slow, until they are told to stop: a stream that
+/// is read as fast as it comes, and one activation after another. How much that was.
+fn served_meanwhile(streams: &Streams, stop: &std::sync::atomic::AtomicBool) -> (usize, usize) {
+    let over = || stop.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        let stream = scope.spawn(|| {
+            let mut caller = streams.send(LINES, &dripping());
+            caller.receive_head().expect("a head");
+            let mut bytes = 0;
+            while !over() {
+                bytes += caller.receive_piece().expect("it goes on").expect("it goes on").len();
+            }
+            bytes
+        });
+        let mut answers = 0;
+        while !over() {
+            streams.check(&json!([["result", {"n": answers}]]), 200, &json!({"n": answers}));
+            answers += 1;
+        }
+        (stream.join().expect("it is served"), answers)
+    })
+}
+
+/// A slow caller among fast ones: what it does, while they are served. How much more memory the proxy has had
+/// than before.
+#[track_caller]
+fn check_slow_among_fast(streams: &Streams, slowly: impl FnOnce(&mut Slow)) {
+    streams.check(&json!([["result", {}]]), 200, &json!({}));
+    let before = processes::holdings(streams.proxy.pid());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    // The first, so that it is in the first process.
+    let mut slow = Slow::begin(streams);
+    let (bytes, answers, time) = std::thread::scope(|scope| {
+        let others = scope.spawn(|| served_meanwhile(streams, &stop));
+        // Also if it fails, or nobody would stop.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| slowly(&mut slow)));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (bytes, answers) = others.join().expect("the others are served");
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (bytes, answers, slow.began.elapsed())
+    });
+    let after = processes::holdings(streams.proxy.pid());
+    assert!(after.peak_kib < before.peak_kib + 6 * 1024, "{before:?} {after:?}");
+    // Ten times as fast as the slow one, at the least.
+    let least = 10 * Slow::BYTES_PER_SECOND as u64 * time.as_secs();
+    assert!(bytes as u64 > least && answers > 20, "{bytes} bytes and {answers} answers in {time:?}");
+}
+
+#[test]
+fn who_reads_ten_kibibytes_a_second_makes_its_own_stream_pause_again_and_again() {
+    let handshake = json!({"concurrency": 4, "cancel": true, "pause": true});
+    let streams = Streams::new(&handshake, &["--stream-buffer", "256KiB"]);
+    let heard = |what: &str| streams.told().matches(what).count();
+    check_slow_among_fast(&streams, |slow| {
+        slow.read_until("it pauses, goes on, and pauses", Duration::from_secs(4), || {
+            heard("{\"pause\":") >= 2 && heard("{\"resume\":") >= 1
+        });
+    });
+    assert!(!streams.proxy.logs().stderr.contains("error["), "{}", streams.proxy.logs().stderr);
+    assert_eq!(streams.proxy.actions().len(), 1);
+}
+
+#[test]
+fn who_reads_ten_kibibytes_a_second_without_a_pause_is_told_why_its_stream_ends() {
+    let streams = Streams::new(&json!({"concurrency": 4, "cancel": true}), &["--stream-buffer", "256KiB"]);
+    let process = streams.process();
+    check_slow_among_fast(&streams, |slow| {
+        let is_told = || streams.proxy.logs().stderr.contains("error[PL101]");
+        slow.read_until("it is too far behind", Duration::from_secs(4), is_told);
+        // What is held for it is its own, in order, and the reason is the last of it.
+        let last = loop {
+            let piece = slow.caller.receive_piece().expect("the body goes on").expect("a reason comes last");
+            if !piece.starts_with(b"{\"chunk\"") {
+                break String::from_utf8(piece).expect("it is text");
+            }
+            slow.check(&piece);
+        };
+        assert!(last.starts_with("{\"error\":\"the caller reads more slowly"), "{last}");
+        assert_eq!(slow.caller.receive_piece().expect("the body ends in order"), None);
+    });
+    assert_eq!(streams.proxy.actions(), [process]);
+}
+
+#[test]
+fn who_reads_ten_kibibytes_a_second_slows_a_process_of_its_own_down() {
+    let streams = Streams::new(&json!({}), &["--stream-buffer", "256KiB", "--workers", "3"]);
+    let process = streams.process();
+    check_slow_among_fast(&streams, |slow| {
+        let mut seen = Instant::now();
+        let mut before = processes::written_bytes(process);
+        // Once what lies between them is full, it writes no faster than it is read.
+        slow.read_until("it writes as slowly as it is read", Duration::from_secs(4), || {
+            if seen.elapsed() > Duration::from_secs(2) {
+                let now = processes::written_bytes(process);
+                let writes = now - before;
+                let stands = before > 256 * 1024 && writes < 10 * Slow::BYTES_PER_SECOND as u64;
+                (seen, before) = (Instant::now(), now);
+                return stands;
+            }
+            false
+        });
+    });
+}
+
 // The end.
 
 #[test]
