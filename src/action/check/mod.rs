@@ -8,9 +8,17 @@
 //! [`Examination::run`] goes through the checks in their order and settles each exactly once. An
 //! activation that fails is looked into until one check is to blame for it; the others go on with a
 //! new process, or say that they were not reached.
+//!
+//! - `answers`, `endings`: the checks, in their order
+//! - `activate`: one activation, and a closer look at one that fails
+//! - `arguments`, `ear`: what is sent, and what is heard of the log
+//! - `report`, `finding`: how the checks came out, in words
 
+mod activate;
+mod answers;
 mod arguments;
 mod ear;
+mod endings;
 mod finding;
 mod report;
 
@@ -20,33 +28,32 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::activation::{Activation, Answer};
+use crate::activation::Answer;
 use crate::config::ActionSettings;
 use crate::error::{BadAnswer, Error};
 use crate::logs::{self, Logs, Sentinels};
-use crate::process::reap::Exit;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
-use crate::process::survivors::{self, Survivor};
-use crate::process::{ExitStatus, Launch, Process, Reaper, stop};
+use crate::process::survivors;
+use crate::process::{Launch, Process, Reaper, stop};
+use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, Evidence, detect};
-use crate::protocol::line::Fill;
-use crate::protocol::pipe_loop::{Channel, NoAnswer};
-use crate::protocol::{Protocol, answer, single_shot};
 use crate::text::{excerpt, millis};
 
 use super::artifact::{Artifact, Sources};
 use super::compile::compile;
 use super::inspect::{Inspection, World, inspect};
-use super::worker::{gone, spawn, unusable, wait_for_end};
+use super::worker::spawn;
 use super::{DEFAULT_MAIN, unpack};
 
 pub use finding::Finding;
 pub use report::{Check, Fault, Name, Report, Verdict};
 
-use arguments::{Arguments, IN_A_ROW, Seen, mark_in, unicode_in};
+use answers::shown;
+use arguments::Arguments;
 use ear::Ear;
+use endings::end_all;
 
 /// What is to be checked, and how.
 #[derive(Debug)]
@@ -135,11 +142,6 @@ enum Trouble {
 ///
 /// Source: moby, `DefaultPathEnv`.
 const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How long the rest of an answer, or the answer behind a line that is none, is waited for.
-const SECOND_THOUGHTS: Duration = Duration::from_millis(200);
-/// How long what an action started may take to end after it.
-const AFTERMATH: Duration = Duration::from_millis(500);
-const AFTERMATH_STEP: Duration = Duration::from_millis(10);
 
 impl<'a> Examination<'a> {
     /// Prepares the check of an action. `tell` hears of each check as it comes out.
@@ -343,236 +345,6 @@ impl<'a> Examination<'a> {
         format!("{}, {told}", self.report.protocol.unwrap_or("unknown"))
     }
 
-    /// The first activation shows how it answers at all. Whether others can be had.
-    async fn first(&mut self) -> bool {
-        let spoken = self.protocol_in_words();
-        let arguments = self.arguments.plain();
-        let trouble = match self.activate(Name::Answers, &arguments).await {
-            Ok(Answered { answer, took }) => {
-                self.settle(Check::passed(Name::Protocol, spoken));
-                self.settle(Check::passed(Name::Answers, shown(&answer)).took(took));
-                self.settle(Check::passed(Name::Flushed, "its answer comes before its input ends"));
-                self.settle(Check::passed(Name::Framing, "an object or array on a line of its own"));
-                return true;
-            }
-            Err(trouble) => trouble,
-        };
-        let blamed = match &trouble {
-            Trouble::NoHandshake { .. } => Name::Protocol,
-            Trouble::Finding(Finding::NotFlushed { .. }) => Name::Flushed,
-            Trouble::Finding(Finding::Stray { .. }) => Name::Channel,
-            Trouble::Error(Error::BadAnswer { problem, .. }) if *problem != BadAnswer::Nothing => Name::Framing,
-            _ => Name::Answers,
-        };
-        if blamed != Name::Protocol {
-            self.settle(Check::passed(Name::Protocol, spoken));
-        }
-        if matches!(blamed, Name::Flushed | Name::Framing | Name::Channel) {
-            self.settle(Check::passed(Name::Answers, "something comes back"));
-        }
-        if matches!(blamed, Name::Framing | Name::Channel) {
-            self.settle(Check::passed(Name::Flushed, "it comes before its input ends"));
-        }
-        self.fail(blamed, &trouble);
-        false
-    }
-
-    /// The same again, from the same process.
-    async fn second(&mut self) {
-        let pid = self.pid();
-        let arguments = self.arguments.plain();
-        let check = match self.activate(Name::Stays, &arguments).await {
-            Ok(answered) if self.pid() == pid => {
-                Check::passed(Name::Stays, "the same process answers again").took(answered.took)
-            }
-            Ok(answered) => {
-                // The process had ended by itself before the second activation reached it.
-                self.one_each = true;
-                let fault = Fault {
-                    code: "PL061",
-                    reason: "it ends after an answer, and is started anew for each activation".into(),
-                    cure: Some(
-                        "go on reading until the input ends; for a program that handles one activation, `--protocol 0`"
-                            .into(),
-                    ),
-                };
-                Check::warning(Name::Stays, fault).took(answered.took)
-            }
-            Err(trouble) => {
-                self.one_each = true;
-                return self.fail(Name::Stays, &trouble);
-            }
-        };
-        self.settle(check);
-    }
-
-    /// Arguments of all kinds, an activation each.
-    async fn variations(&mut self) {
-        let arguments = self.arguments.unicode();
-        match self.activate(Name::Unicode, &arguments).await {
-            Ok(Answered { answer, took }) => {
-                let check = match unicode_in(&answer) {
-                    Seen::Intact => Check::passed(Name::Unicode, "comes back as it was sent"),
-                    Seen::Nothing => Check::passed(Name::Unicode, "answered; nothing of it stands in the answer"),
-                    Seen::Mangled(how) => {
-                        let reason = format!("{how}: {}", excerpt(&answer));
-                        self.failure(Name::Unicode, Finding::Unicode { reason })
-                    }
-                };
-                self.settle(check.took(took));
-            }
-            Err(Trouble::Error(Error::BadAnswer { problem: problem @ BadAnswer::NotJson { .. }, .. })) => {
-                let check = self.failure(Name::Unicode, Finding::Unicode { reason: problem.to_string() });
-                self.settle(check);
-            }
-            Err(trouble) => self.fail(Name::Unicode, &trouble),
-        }
-        let quotes = self.arguments.quotes();
-        self.vary(Name::Quotes, &quotes, "answered, with quotes and backslashes in a text").await;
-        let nested = self.arguments.nested();
-        self.vary(Name::Nested, &nested, "answered, with every type, 20 deep").await;
-        self.vary(Name::Empty, &Arguments::empty(), "answered").await;
-        self.vary(Name::Unknown, &Arguments::unknown(), "answered").await;
-        let large = self.arguments.large();
-        self.vary(Name::Large, &large, "answered").await;
-    }
-
-    async fn vary(&mut self, name: Name, arguments: &Value, seen: &str) {
-        match self.activate(name, arguments).await {
-            Ok(answered) => self.settle(Check::passed(name, seen).took(answered.took)),
-            Err(trouble) => self.fail(name, &trouble),
-        }
-    }
-
-    /// Several activations, each with its own answer.
-    async fn in_a_row(&mut self) {
-        if self.one_each && self.plan.settings.protocol != Protocol::SingleShot {
-            return self.settle(Check::new(Name::Sequence, Verdict::NotReached, "its process answers only once"));
-        }
-        let (mut total, mut longest, mut echoes) = (Duration::ZERO, Duration::ZERO, 0);
-        for number in 0..IN_A_ROW {
-            let arguments = self.arguments.numbered(number);
-            match self.activate(Name::Sequence, &arguments).await {
-                Ok(Answered { answer, took }) => {
-                    total += took;
-                    longest = longest.max(took);
-                    match mark_in(&answer, number) {
-                        Seen::Intact => echoes += 1,
-                        Seen::Nothing => {}
-                        Seen::Mangled(how) => {
-                            let fault = Fault {
-                                code: "PL095",
-                                reason: format!("the answer to activation {} is not its own: {how}", number + 1),
-                                cure: Some("answer each line before the next is read, with exactly one line".into()),
-                            };
-                            let check = self.failure(Name::Sequence, fault);
-                            return self.settle(check);
-                        }
-                    }
-                }
-                Err(trouble) => return self.fail(Name::Sequence, &trouble),
-            }
-        }
-        let each = total / u32::try_from(IN_A_ROW).expect("ten is small");
-        let own = if echoes == IN_A_ROW { "each got its own answer" } else { "all answered" };
-        let seen = format!("{own}; the slowest in {}", precise(longest));
-        self.settle(Check::passed(Name::Sequence, seen).took(each));
-    }
-
-    /// Whether anything came on the result channel beside the answers.
-    fn judge_channel(&mut self) {
-        if self.is_settled(Name::Channel) {
-            return;
-        }
-        let channel = self.channel();
-        let check = match self.strays.first() {
-            None => Check::passed(Name::Channel, format!("nothing but answers on {channel}")),
-            Some(line) => {
-                let line = line.clone();
-                self.failure(Name::Channel, Finding::Stray { channel, line })
-            }
-        };
-        self.settle(check);
-    }
-
-    async fn ends_at_end_of_input(&mut self) {
-        if let Err(trouble) = self.ensure_running().await {
-            return self.fail(Name::EndOfFile, &trouble);
-        }
-        let Running { guard, conversation } = self.running.take().expect("it runs");
-        // Its result channel stays open, so that a last flush is no error.
-        let _results = conversation.into_results();
-        let (ended, took) = self.wait_for_exit(guard.process()).await;
-        let check = match ended.map(|exit| exit.status) {
-            Some(ExitStatus::Exited(0)) => Check::passed(Name::EndOfFile, "ended with status 0").took(took),
-            Some(status) => Check::warning(Name::EndOfFile, self.end_of_file(Some(status))),
-            None => self.failure(Name::EndOfFile, self.end_of_file(None)),
-        };
-        self.settle(check);
-        if ended.is_some() {
-            self.judge_survivors().await;
-        }
-        self.bury(guard.process()).await;
-    }
-
-    async fn ends_on_sigterm(&mut self) {
-        if let Err(trouble) = self.ensure_running().await {
-            return self.fail(Name::Terminate, &trouble);
-        }
-        let Running { guard, conversation: _conversation } = self.running.take().expect("it runs");
-        stop::terminate_group(guard.process());
-        let (ended, took) = self.wait_for_exit(guard.process()).await;
-        let check = if ended.is_some() {
-            Check::passed(Name::Terminate, "ended, with its input still open").took(took)
-        } else {
-            let within = self.plan.settings.stop_grace.0 / 2;
-            self.failure(Name::Terminate, Finding::Terminate { within })
-        };
-        self.settle(check);
-        if ended.is_some() {
-            self.judge_survivors().await;
-            if !self.is_settled(Name::Descendants) {
-                self.settle(Check::passed(Name::Descendants, "no process lives on after it"));
-            }
-        }
-        self.bury(guard.process()).await;
-    }
-
-    fn end_of_file(&self, ended: Option<ExitStatus>) -> Finding {
-        Finding::EndOfFile { ended, within: self.plan.settings.stop_grace.0 / 2 }
-    }
-
-    /// Waits for the end of a process, for as long as one that is stopped has.
-    async fn wait_for_exit(&mut self, process: &Process) -> (Option<Exit>, Duration) {
-        let begun = Instant::now();
-        let within = self.plan.settings.stop_grace.0 / 2;
-        let exit = async {
-            tokio::select! {
-                exit = tokio::time::timeout(within, process.exited()) => exit.ok().flatten(),
-                () = self.logs.pump() => unreachable!("a pump never ends"),
-            }
-        };
-        (self.ear.during(exit).await, begun.elapsed())
-    }
-
-    /// Looks for processes that outlive an action that has ended, and ends them.
-    async fn judge_survivors(&mut self) {
-        let begun = Instant::now();
-        let mut left = survivors::survivors();
-        while !left.is_empty() && begun.elapsed() < AFTERMATH {
-            tokio::time::sleep(AFTERMATH_STEP).await;
-            left = survivors::survivors();
-        }
-        if left.is_empty() {
-            return;
-        }
-        if !self.is_settled(Name::Descendants) {
-            let check = self.failure(Name::Descendants, Finding::LeftBehind { survivors: left.clone() });
-            self.settle(check);
-        }
-        end_all(left).await;
-    }
-
     /// The checks of version 0, which has a process for each activation.
     async fn call_once_each(&mut self) {
         self.one_each = true;
@@ -607,175 +379,6 @@ impl<'a> Examination<'a> {
         if !self.is_settled(Name::Descendants) {
             self.settle(Check::passed(Name::Descendants, "no process lives on after it"));
         }
-    }
-
-    /// One activation, answered as it should be, or the reason why not.
-    async fn activate(&mut self, name: Name, arguments: &Value) -> Result<Answered, Trouble> {
-        self.ear.forget();
-        let text = arguments.to_string();
-        let activation = Activation::of_arguments(text.as_bytes()).map_err(Trouble::Error)?;
-        let answered = if self.plan.settings.protocol == Protocol::SingleShot {
-            self.activate_single_shot(activation).await
-        } else {
-            self.activate_pipe_loop(activation).await
-        };
-        self.hear().await;
-        if let Ok(Answered { took, .. }) = &answered {
-            self.report.activations.push((name, *took));
-        }
-        answered
-    }
-
-    async fn activate_pipe_loop(&mut self, mut activation: Activation) -> Result<Answered, Trouble> {
-        if self.one_each
-            && let Some(running) = self.running.take()
-        {
-            self.bury(running.guard.process()).await;
-        }
-        // As the server does: a process that ended before an activation could reach it takes nothing
-        // with it.
-        for fresh in [false, true] {
-            self.ensure_running().await?;
-            let Running { guard, mut conversation } = self.running.take().expect("it runs");
-            let (limit_bytes, patience) = (self.plan.settings.max_result.0, self.patience());
-            let begun = Instant::now();
-            let interaction = conversation.interact(&mut activation, limit_bytes, guard.process(), &mut self.logs);
-            let outcome = self.ear.during(tokio::time::timeout(patience, interaction)).await;
-            let took = begun.elapsed();
-            match outcome {
-                Ok(Ok(answer)) => {
-                    self.strays.append(&mut conversation.take_strays());
-                    self.running = Some(Running { guard, conversation });
-                    return Ok(Answered { answer, took });
-                }
-                Ok(Err(NoAnswer::Bad(problem))) => {
-                    return Err(self.look_beside(problem, Running { guard, conversation }).await);
-                }
-                Ok(Err(NoAnswer::Strayed)) => unreachable!("strays are kept here, and not reported"),
-                Ok(Err(NoAnswer::TooLong)) => {
-                    self.bury(guard.process()).await;
-                    return Err(Trouble::Error(Error::AnswerTooLong { limit_bytes }));
-                }
-                Ok(Err(NoAnswer::Gone { untouched: true, .. })) if !fresh && wait_for_end(guard.process()).await => {
-                    self.bury(guard.process()).await;
-                }
-                Ok(Err(NoAnswer::Gone { partial, .. })) => {
-                    let channel = conversation.channel_name();
-                    let why = gone(guard.process(), partial, channel, &mut self.logs);
-                    return Err(Trouble::Error(self.ear.during(why).await));
-                }
-                Err(_) => return Err(self.look_behind(took, Running { guard, conversation }).await),
-            }
-        }
-        unreachable!("a fresh process that is gone is told")
-    }
-
-    async fn activate_single_shot(&mut self, activation: Activation) -> Result<Answered, Trouble> {
-        let launch = single_shot::launch(&self.launch, &activation);
-        let (guard, pipes) =
-            spawn(&launch, ResultChannel::Stdout, &self.reaper, &mut self.logs).map_err(Trouble::Error)?;
-        let process = guard.process();
-        let (limit_bytes, patience) = (self.plan.settings.max_result.0, self.patience());
-        let begun = Instant::now();
-        let interaction = single_shot::interact(process, pipes, &activation, limit_bytes, &mut self.logs);
-        let outcome = self.ear.during(tokio::time::timeout(patience, interaction)).await;
-        let took = begun.elapsed();
-        let answered = match outcome {
-            Ok(Ok(answer)) => {
-                let (ended, _) = self.wait_for_exit(process).await;
-                self.lingered |= ended.is_none();
-                Ok(Answered { answer, took })
-            }
-            Ok(Err(single_shot::NoAnswer::TooLong)) => Err(Trouble::Error(Error::AnswerTooLong { limit_bytes })),
-            Ok(Err(single_shot::NoAnswer::Bad(problem))) => {
-                Err(Trouble::Error(unusable(process, problem, &mut self.logs).await))
-            }
-            Err(_) => Err(Trouble::Silence { after: took, meanwhile: "its process had not ended by then" }),
-        };
-        self.bury(process).await;
-        answered
-    }
-
-    /// An answer is unusable: what comes beside it tells whether it is one at all.
-    async fn look_beside(&mut self, problem: BadAnswer, mut running: Running) -> Trouble {
-        let channel = running.conversation.channel_name();
-        let more = async {
-            let _ = tokio::time::timeout(SECOND_THOUGHTS, running.conversation.idle(&mut self.logs)).await;
-        };
-        self.ear.during(more).await;
-        let mut lines = match &problem {
-            BadAnswer::NotJson { line, .. } => vec![line.clone().into_bytes()],
-            BadAnswer::TwoLines { first, second } => vec![first.clone().into_bytes(), second.clone().into_bytes()],
-            _ => Vec::new(),
-        };
-        lines.append(&mut running.conversation.take_strays());
-        self.running = Some(running);
-        let broken_up = lines.first().is_some_and(|line| is_cut_off(line));
-        let is_answer = |line: &Vec<u8>| answer::check(line.clone().into()).is_ok();
-        match lines.iter().find(|line| !is_answer(line)) {
-            // Something of the two is an answer, and something is not even the beginning of one.
-            Some(line) if !broken_up && lines.iter().any(is_answer) => {
-                Trouble::Finding(Finding::Stray { channel, line: line.clone() })
-            }
-            _ => Trouble::Error(Error::BadAnswer { problem, ending: None }),
-        }
-    }
-
-    /// Nothing came in time: what comes when the input ends tells whether it was held back.
-    async fn look_behind(&mut self, after: Duration, running: Running) -> Trouble {
-        let Running { guard, conversation } = running;
-        let process = guard.process();
-        if conversation.waits_for_input(process) == Some(false) {
-            self.bury(process).await;
-            return Trouble::Silence { after, meanwhile: "it was still at work then" };
-        }
-        let programs = survivors::programs(process.pid);
-        let on_descriptor_3 = conversation.channel() == Channel::Descriptor3;
-        self.hear().await;
-        let is_answer = |line: &&[u8]| answer::check(line.trim_ascii().to_vec().into()).is_ok();
-        let on_stdout = self.ear.stdout.lines().find(is_answer).map(<[u8]>::to_vec);
-
-        let mut results = conversation.into_results();
-        let within = self.plan.settings.stop_grace.0 / 2;
-        let held_back = async {
-            let held_back = async {
-                loop {
-                    if let Some(line) = results.next_line() {
-                        return Some(line.to_vec());
-                    }
-                    if !matches!(results.fill().await, Ok(Fill::Some)) {
-                        return Some(results.take_rest()).filter(|rest| !rest.is_empty());
-                    }
-                }
-            };
-            tokio::select! {
-                line = tokio::time::timeout(within, held_back) => line.ok().flatten(),
-                () = self.logs.pump() => unreachable!("a pump never ends"),
-            }
-        };
-        let held_back = self.ear.during(held_back).await;
-        if on_descriptor_3 {
-            // The end of its result channel comes before that of its stdout.
-            self.wait_for_exit(process).await;
-        }
-        self.bury(process).await;
-
-        let cure = || finding::flush_cure(&programs, &self.launch.program);
-        if let Some(line) = held_back {
-            return Trouble::Finding(Finding::NotFlushed { what: "answer", line, cure: cure() });
-        }
-        if on_descriptor_3 {
-            if let Some(line) = on_stdout {
-                return Trouble::NoHandshake { line };
-            }
-            if let Some(line) = self.ear.stdout.lines().find(|line| detect::is_handshake(line)) {
-                return Trouble::Finding(Finding::NotFlushed { what: "handshake", line: line.to_vec(), cure: cure() });
-            }
-            if let Some(line) = self.ear.stdout.lines().find(is_answer) {
-                return Trouble::NoHandshake { line: line.to_vec() };
-            }
-        }
-        Trouble::Silence { after, meanwhile: "nothing came when its input ended either" }
     }
 
     /// Starts a process if none runs that is alive.
@@ -907,35 +510,4 @@ impl<'a> Examination<'a> {
             }
         }
     }
-}
-
-/// Whether a line is the beginning of an object or array that goes on elsewhere.
-fn is_cut_off(line: &[u8]) -> bool {
-    let begins = matches!(line.trim_ascii_start().first(), Some(b'{' | b'['));
-    begins && serde_json::from_slice::<serde::de::IgnoredAny>(line).is_err_and(|error| error.is_eof())
-}
-
-/// Kills processes, and those that are orphans then.
-async fn end_all(mut left: Vec<Survivor>) {
-    let begun = Instant::now();
-    while !left.is_empty() && begun.elapsed() < AFTERMATH {
-        survivors::kill(&left);
-        tokio::time::sleep(AFTERMATH_STEP).await;
-        left = survivors::survivors();
-    }
-}
-
-/// An answer for a line of the report.
-fn shown(answer: &[u8]) -> String {
-    const MOST_CHARS: usize = 60;
-    let text = String::from_utf8_lossy(answer);
-    match text.char_indices().nth(MOST_CHARS) {
-        Some((cut, _)) => format!("{}… ({} bytes)", &text[..cut], answer.len()),
-        None => text.into_owned(),
-    }
-}
-
-/// A duration that may be far below a millisecond.
-fn precise(duration: Duration) -> String {
-    if duration < Duration::from_millis(1) { format!("{} µs", duration.as_micros()) } else { millis(duration) }
 }
