@@ -16,6 +16,8 @@ mod support;
 mod canonical;
 #[path = "suite/check.rs"]
 mod check;
+#[path = "suite/check_streams.rs"]
+mod check_streams;
 #[path = "suite/command_line.rs"]
 mod command_line;
 #[path = "suite/compiler.rs"]

@@ -17,12 +17,14 @@ use super::run::{Parameters, read_json};
 /// Check an action without a platform: inspect it, start it, call it, end it.
 ///
 /// The report goes to stdout, a line a check: ✓ passed, ! warning, ✗ failed, – does not apply. Below
-/// a failed check stand the reason and the cure.
+/// a failed check stand the reason and the cure. What speaks version 2 is also held to what its
+/// handshake promises.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   pipeloop check hello.py
   pipeloop check action.zip -p city=Berlin      arguments that suit the action
+  pipeloop check stream.py -p ms=200            give it something to wait for: more shows of what is promised
   pipeloop check action.zip --image-root rootfs against an unpacked image, nothing is started
   pipeloop check hello.sh --json --strict       for a build server
 

@@ -120,8 +120,7 @@ pub(super) struct Checklist {
     /// Nothing is printed before the end: a document for machines comes then.
     silent: bool,
     /// Checks that were not reached, or do not apply for one and the same reason, are told in one line.
-    folded: Vec<&'static str>,
-    reason: String,
+    folded: Vec<(String, Vec<&'static str>)>,
 }
 
 /// Where reason and cure begin.
@@ -130,7 +129,7 @@ const FAULT_COLUMN: usize = 6;
 impl Checklist {
     /// A report that has not begun.
     pub(super) fn new(silent: bool) -> Self {
-        Self { style: Style::of(&io::stdout()), silent, folded: Vec::new(), reason: String::new() }
+        Self { style: Style::of(&io::stdout()), silent, folded: Vec::new() }
     }
 
     /// A check that has come out.
@@ -141,15 +140,14 @@ impl Checklist {
         let title = check.name.title();
         let folds = match check.verdict {
             Verdict::NotReached => true,
-            Verdict::NotApplicable => check.seen.starts_with("not started"),
+            Verdict::NotApplicable => check.seen.starts_with("not "),
             _ => false,
         };
         if folds {
-            if check.seen != self.reason {
-                self.unfold()?;
+            match self.folded.iter_mut().find(|(reason, _)| *reason == check.seen) {
+                Some((_, titles)) => titles.push(title),
+                None => self.folded.push((check.seen.clone(), vec![title])),
             }
-            self.folded.push(title);
-            self.reason.clone_from(&check.seen);
             return Ok(());
         }
         self.unfold()?;
@@ -211,12 +209,13 @@ impl Checklist {
         if self.folded.is_empty() || self.silent {
             return Ok(());
         }
-        let (reason, titles) = (std::mem::take(&mut self.reason), std::mem::take(&mut self.folded));
-        let reason = if reason.is_empty() { "not reached".to_owned() } else { reason };
         let mut stdout = io::stdout().lock();
         let width = line_width(&stdout);
-        let text = wrapped(&format!("{reason}: {}", titles.join(", ")), 4, width);
-        writeln!(stdout, "  {}– {text}{}", self.style.dim, self.style.off)?;
+        for (reason, titles) in self.folded.drain(..) {
+            let reason = if reason.is_empty() { "not reached" } else { &reason };
+            let text = wrapped(&format!("{reason}: {}", titles.join(", ")), 4, width);
+            writeln!(stdout, "  {}– {text}{}", self.style.dim, self.style.off)?;
+        }
         stdout.flush()
     }
 }

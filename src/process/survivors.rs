@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
@@ -52,6 +53,19 @@ pub fn programs(pid: Pid) -> Vec<PathBuf> {
     programs
 }
 
+/// How long a process, its living descendants and those that they have seen to their end were at work.
+#[must_use]
+pub fn time_at_work(pid: Pid) -> Duration {
+    let mut ticks = 0;
+    let mut pids = vec![pid.as_raw_nonzero().get()];
+    while let Some(pid) = pids.pop() {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        ticks += Stat::parse(&stat).map_or(0, |stat| stat.ticks);
+        pids.extend(children_of(pid).iter().map(|child| child.pid.as_raw_nonzero().get()));
+    }
+    TICK * ticks
+}
+
 fn children_of(parent: i32) -> Vec<Survivor> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
@@ -63,23 +77,32 @@ fn children_of(parent: i32) -> Vec<Survivor> {
     .collect()
 }
 
+/// What the kernel counts time at work in, for whoever asks it: `USER_HZ`, on every architecture that
+/// this is built for.
+const TICK: Duration = Duration::from_millis(10);
+/// The member `utime` of `/proc/PID/stat`, as counted from `state`; `stime`, `cutime` and `cstime` follow.
+const UTIME: usize = 11;
+
 /// The beginning of `/proc/PID/stat`: `pid (name) state parent …`. The name may hold anything.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     name: String,
     state: char,
     parent: i32,
+    /// At work in user and system mode, with the children that it has waited for.
+    ticks: u32,
 }
 
 impl Stat {
     fn parse(text: &str) -> Option<Self> {
         let (before, behind) = text.rsplit_once(") ")?;
         let (_, name) = before.split_once(" (")?;
-        let mut fields = behind.split(' ');
+        let fields: Vec<_> = behind.split(' ').collect();
         Some(Self {
             name: name.to_owned(),
-            state: fields.next()?.chars().next()?,
-            parent: fields.next()?.parse().ok()?,
+            state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            ticks: fields.get(UTIME..UTIME + 4)?.iter().filter_map(|ticks| ticks.parse::<u32>().ok()).sum(),
         })
     }
 }
@@ -90,9 +113,9 @@ mod tests {
 
     #[test]
     fn names_may_hold_anything() {
-        let stat = |name: &str| Stat::parse(&format!("7 ({name}) S 1 7 7 0 -1"));
+        let stat = |name: &str| Stat::parse(&format!("7 ({name}) S 1 7 7 0 -1 0 9 9 9 9 5 6 7 8 20"));
         for name in ["sleep", "a) R 5 (b", "", "(("] {
-            assert_eq!(stat(name), Some(Stat { name: name.into(), state: 'S', parent: 1 }), "{name:?}");
+            assert_eq!(stat(name), Some(Stat { name: name.into(), state: 'S', parent: 1, ticks: 26 }), "{name:?}");
         }
         assert_eq!(Stat::parse("7 (sleep"), None);
     }

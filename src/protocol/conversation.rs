@@ -49,6 +49,14 @@ impl Conversation {
         either!(self, conversation => conversation.idle(logs).await);
     }
 
+    /// The conversation of version 2, if it is one.
+    pub fn as_multiplex(&mut self) -> Option<&mut Multiplex> {
+        match self {
+            Self::Multiplex(multiplex) => Some(multiplex),
+            Self::PipeLoop(_) => None,
+        }
+    }
+
     /// Keeps the first strays from now on, beside telling them in the log.
     pub fn keep_strays(&mut self) {
         either!(self, conversation => conversation.keep_strays());

@@ -17,8 +17,10 @@ use super::finding::{self, Finding};
 use super::report::Name;
 use super::{Answered, Examination, Running, Trouble};
 
+/// When something comes that was held back until then.
+const AT_THE_END: &str = "when the input had ended";
 /// How long the rest of an answer, or the answer behind a line that is none, is waited for.
-const SECOND_THOUGHTS: Duration = Duration::from_millis(200);
+pub(super) const SECOND_THOUGHTS: Duration = Duration::from_millis(200);
 
 impl Examination<'_> {
     /// One activation, answered as it should be, or the reason why not.
@@ -28,6 +30,8 @@ impl Examination<'_> {
         let activation = Activation::of_arguments(text.as_bytes()).map_err(Trouble::Error)?;
         let answered = if self.plan.settings.protocol == Protocol::SingleShot {
             self.activate_single_shot(activation).await
+        } else if self.report.protocol == Some("2") {
+            self.activate_streams(name, activation).await
         } else {
             self.activate_pipe_loop(activation).await
         };
@@ -174,14 +178,24 @@ impl Examination<'_> {
 
         let cure = || finding::flush_cure(&programs, &self.launch.program);
         if let Some(line) = held_back {
-            return Trouble::Finding(Finding::NotFlushed { what: "answer", line, cure: cure() });
+            return Trouble::Finding(Finding::NotFlushed {
+                what: "answer",
+                when: AT_THE_END.into(),
+                line,
+                cure: cure(),
+            });
         }
         if on_descriptor_3 {
             if let Some(line) = on_stdout {
                 return Trouble::NoHandshake { line };
             }
             if let Some(line) = self.ear.stdout.lines().find(|line| detect::is_handshake(line)) {
-                return Trouble::Finding(Finding::NotFlushed { what: "handshake", line: line.to_vec(), cure: cure() });
+                return Trouble::Finding(Finding::NotFlushed {
+                    what: "handshake",
+                    when: AT_THE_END.into(),
+                    line: line.to_vec(),
+                    cure: cure(),
+                });
             }
             if let Some(line) = self.ear.stdout.lines().find(is_answer) {
                 return Trouble::NoHandshake { line: line.to_vec() };

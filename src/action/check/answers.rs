@@ -11,7 +11,7 @@ use crate::text::{excerpt, millis};
 use super::arguments::{Arguments, IN_A_ROW, Seen, mark_in, unicode_in};
 use super::finding::Finding;
 use super::report::{Check, Fault, Name, Verdict};
-use super::{Answered, Examination, Trouble};
+use super::{Answered, Examination, Trouble, streams};
 
 impl Examination<'_> {
     /// The first activation shows how it answers at all. Whether others can be had.
@@ -32,17 +32,22 @@ impl Examination<'_> {
             Trouble::NoHandshake { .. } => Name::Protocol,
             Trouble::Finding(Finding::NotFlushed { .. }) => Name::Flushed,
             Trouble::Finding(Finding::Stray { .. }) => Name::Channel,
+            Trouble::Finding(Finding::Frame { .. }) => Name::Ids,
+            Trouble::Error(Error::BadFrame { .. }) => Name::Framing,
             Trouble::Error(Error::BadAnswer { problem, .. }) if *problem != BadAnswer::Nothing => Name::Framing,
             _ => Name::Answers,
         };
         if blamed != Name::Protocol {
             self.settle(Check::passed(Name::Protocol, spoken));
         }
-        if matches!(blamed, Name::Flushed | Name::Framing | Name::Channel) {
+        if matches!(blamed, Name::Flushed | Name::Framing | Name::Channel | Name::Ids) {
             self.settle(Check::passed(Name::Answers, "something comes back"));
         }
-        if matches!(blamed, Name::Framing | Name::Channel) {
+        if matches!(blamed, Name::Framing | Name::Channel | Name::Ids) {
             self.settle(Check::passed(Name::Flushed, "it comes before its input ends"));
+        }
+        if blamed == Name::Ids {
+            self.settle(Check::passed(Name::Framing, "a frame on a line of its own"));
         }
         self.fail(blamed, &trouble);
         false
@@ -127,6 +132,7 @@ impl Examination<'_> {
                 Ok(Answered { answer, took }) => {
                     total += took;
                     longest = longest.max(took);
+                    self.alone.failures += usize::from(streams::is_failure(&answer));
                     match mark_in(&answer, number) {
                         Seen::Intact => echoes += 1,
                         Seen::Nothing => {}
@@ -145,6 +151,7 @@ impl Examination<'_> {
             }
         }
         let each = total / u32::try_from(IN_A_ROW).expect("ten is small");
+        self.alone.took = Some(each);
         let own = if echoes == IN_A_ROW { "each got its own answer" } else { "all answered" };
         let seen = format!("{own}; the slowest in {}", precise(longest));
         self.settle(Check::passed(Name::Sequence, seen).took(each));
@@ -155,7 +162,7 @@ impl Examination<'_> {
         if self.is_settled(Name::Channel) {
             return;
         }
-        let channel = self.channel();
+        let channel = self.channel;
         let check = match self.strays.first() {
             None => Check::passed(Name::Channel, format!("nothing but answers on {channel}")),
             Some(line) => {

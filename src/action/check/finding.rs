@@ -16,8 +16,8 @@ use crate::text::{excerpt, listing, millis};
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields are the facts that the sentence of each is made of")]
 pub enum Finding {
-    /// What it wrote came only at the end of its input.
-    NotFlushed { what: &'static str, line: Vec<u8>, cure: String },
+    /// What it wrote came only at the end of its input, or of its activation.
+    NotFlushed { what: &'static str, when: String, line: Vec<u8>, cure: String },
     /// Lines on the result channel that are no answers.
     Stray { channel: &'static str, line: Vec<u8> },
     /// Unicode does not come back as it was sent.
@@ -28,6 +28,34 @@ pub enum Finding {
     Terminate { within: Duration },
     /// It leaves processes behind.
     LeftBehind { survivors: Vec<Survivor> },
+    /// A frame that is not that of an activation in flight.
+    Frame { fault: FrameFault, line: Vec<u8> },
+    /// It does not do what its handshake promises.
+    Promise { promise: Promise, seen: String },
+}
+
+/// Why a frame belongs to no activation, or to the wrong one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are numbers of activations")]
+pub enum FrameFault {
+    /// It has no number, and several may be in flight.
+    NoId,
+    /// Its number was never given; this one was the last.
+    Unknown { given: Option<u64> },
+    /// It comes behind the last frame of its activation.
+    Behind { id: Option<u64> },
+    /// It is an activation's, and holds what was sent with another.
+    Foreign { id: u64 },
+}
+
+/// What a handshake of version 2 promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the name of the member of the handshake is all there is to say")]
+pub enum Promise {
+    Concurrency(usize),
+    Cancel,
+    Pause,
+    Stop,
 }
 
 codes! {
@@ -39,6 +67,8 @@ codes! {
     Finding::EndOfFile { .. } => "PL097",
     Finding::Terminate { .. } => "PL098",
     Finding::LeftBehind { .. } => "PL099",
+    Finding::Frame { .. } => "PL103",
+    Finding::Promise { .. } => "PL104",
 }
 
 /// How many processes that were left behind are named.
@@ -47,9 +77,7 @@ const MOST_NAMED: usize = 5;
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFlushed { what, line, .. } => {
-                write!(f, "the {what} came only when the input had ended: {}", excerpt(line))
-            }
+            Self::NotFlushed { what, when, line, .. } => write!(f, "the {what} came only {when}: {}", excerpt(line)),
             Self::Stray { channel, line } => {
                 write!(f, "there is something else than answers on {channel}: {}", excerpt(line))
             }
@@ -66,6 +94,39 @@ impl fmt::Display for Finding {
                 let more = survivors.len() - names.len();
                 write!(f, "processes live on after it has ended: {}", listing(&names, more))
             }
+            Self::Frame { fault, line } => {
+                match fault {
+                    FrameFault::NoId => f.write_str("a frame has no `id`, and several may be in flight")?,
+                    FrameFault::Unknown { given: Some(given) } => {
+                        write!(
+                            f,
+                            "a frame has an `id` that is no activation's in flight; {given} was the last that was sent"
+                        )?;
+                    }
+                    FrameFault::Unknown { given: None } => f.write_str("a frame came before any activation")?,
+                    FrameFault::Behind { id: Some(id) } => {
+                        write!(f, "a frame for activation {id} came behind its last one")?;
+                    }
+                    FrameFault::Behind { id: None } => f.write_str("a frame came while nothing was in flight")?,
+                    FrameFault::Foreign { id } => {
+                        write!(f, "a frame for activation {id} holds the arguments of another")?;
+                    }
+                }
+                write!(f, ": {}", excerpt(line))
+            }
+            Self::Promise { promise, seen } => write!(f, "its handshake promises `{promise}`, and {seen}"),
+        }
+    }
+}
+
+/// As it stands in the handshake.
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Concurrency(count) => write!(f, "\"concurrency\":{count}"),
+            Self::Cancel => f.write_str("\"cancel\":true"),
+            Self::Pause => f.write_str("\"pause\":true"),
+            Self::Stop => f.write_str("\"stop\":true"),
         }
     }
 }
@@ -82,6 +143,14 @@ impl Finding {
             Self::EndOfFile { ended: Some(_), .. } => "leave the loop when there is no next line, and exit with status 0".into(),
             Self::Terminate { .. } => "do not ignore SIGTERM; a handler has to end the program".into(),
             Self::LeftBehind { .. } => "wait for child processes before the program ends, and start no daemons: on a platform they would live on beside the next activation".into(),
+            Self::Frame { fault: FrameFault::NoId, .. } => r#"copy the number of the `run` frame into every frame, `chunk` and `log` too: `{"id":7,"result":{}}`; or leave `concurrency` out of the handshake"#.into(),
+            Self::Frame { fault: FrameFault::Unknown { .. }, .. } => "send the number back as it came: a whole number of up to 64 bits, neither a text nor a float, and none of its own".into(),
+            Self::Frame { fault: FrameFault::Behind { .. }, .. } => "end each activation with exactly one of `result`, `error` and `end`, and write nothing for it after that, also when a `cancel` comes late".into(),
+            Self::Frame { fault: FrameFault::Foreign { .. }, .. } => "keep the number and the arguments of an activation together, in variables of its own thread or task: what is global, or a variable of the reading loop, is another's by then".into(),
+            Self::Promise { promise: Promise::Concurrency(_), .. } => "start a thread, task or process for each `run` frame and go on reading; or promise less with `concurrency`, and `PIPELOOP_WORKERS` starts several processes".into(),
+            Self::Promise { promise: Promise::Cancel, .. } => "go on reading while activations are at work, and end the one that a `cancel` names, with `error` or `end`; ignore numbers that have ended; or leave `cancel` out of the handshake".into(),
+            Self::Promise { promise: Promise::Pause, .. } => "write nothing for a number between its `pause` and its `resume` (or `cancel`), and go on then; ignore numbers that have ended; or leave `pause` out of the handshake".into(),
+            Self::Promise { promise: Promise::Stop, .. } => "leave the loop when `stop` comes or when the input ends, and exit with status 0; or leave `stop` out of the handshake".into(),
         }
     }
 }

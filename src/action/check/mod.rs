@@ -9,23 +9,27 @@
 //! activation that fails is looked into until one check is to blame for it; the others go on with a
 //! new process, or say that they were not reached.
 //!
-//! - `answers`, `endings`: the checks, in their order
-//! - `activate`: one activation, and a closer look at one that fails
+//! - `answers`, `streams`, `endings`: the checks, in their order; `streams` has those of version 2
+//! - `activate`: one activation, and a closer look at one that fails; `dialogue`: several, in frames
 //! - `arguments`, `ear`: what is sent, and what is heard of the log
 //! - `report`, `finding`: how the checks came out, in words
 
 mod activate;
 mod answers;
 mod arguments;
+mod dialogue;
 mod ear;
 mod endings;
 mod finding;
 mod report;
+mod streams;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::activation::Answer;
@@ -39,6 +43,7 @@ use crate::process::{Launch, Process, Reaper, stop};
 use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, Evidence, detect};
+use crate::protocol::pipe_loop::Channel;
 use crate::text::{excerpt, millis};
 
 use super::artifact::{Artifact, Sources};
@@ -47,13 +52,14 @@ use super::inspect::{Inspection, World, inspect};
 use super::worker::spawn;
 use super::{DEFAULT_MAIN, unpack};
 
-pub use finding::Finding;
+pub use finding::{Finding, FrameFault, Promise};
 pub use report::{Check, Fault, Name, Report, Verdict};
 
 use answers::shown;
 use arguments::Arguments;
 use ear::Ear;
 use endings::end_all;
+use streams::Alone;
 
 /// What is to be checked, and how.
 #[derive(Debug)]
@@ -105,6 +111,14 @@ pub struct Examination<'a> {
     running: Option<Running>,
     /// Lines beside answers, of all processes.
     strays: Vec<Vec<u8>>,
+    /// Frames of version 2 that are nobody's, of all processes.
+    misfits: Vec<(FrameFault, Bytes)>,
+    /// Where answers come from.
+    channel: &'static str,
+    /// Every number that the process of version 2 that runs was sent.
+    given: BTreeSet<u64>,
+    /// How activations went that were alone in flight.
+    alone: Alone,
     /// A process answers once only, so that each activation gets a new one.
     one_each: bool,
     /// A process of version 0 that lived on after its answer.
@@ -130,6 +144,11 @@ enum Trouble {
     /// It answers on stdout and has not said so.
     NoHandshake {
         line: Vec<u8>,
+    },
+    /// Chunks came, and no end in time.
+    Endless {
+        after: Duration,
+        chunks: usize,
     },
     /// Nothing came in time.
     Silence {
@@ -176,6 +195,10 @@ impl<'a> Examination<'a> {
             launch,
             running: None,
             strays: Vec::new(),
+            misfits: Vec::new(),
+            channel: Channel::Descriptor3.name(),
+            given: BTreeSet::new(),
+            alone: Alone::default(),
             one_each: false,
             lingered: false,
         })
@@ -295,8 +318,10 @@ impl<'a> Examination<'a> {
             self.second().await;
             self.variations().await;
             self.in_a_row().await;
+            self.keeps_its_promises().await;
             self.judge_channel();
         }
+        self.ends_when_it_is_told().await;
         self.ends_at_end_of_input().await;
         self.ends_on_sigterm().await;
     }
@@ -322,6 +347,7 @@ impl<'a> Examination<'a> {
         let took = begun.elapsed();
         self.report.init = Some(took);
         let running = self.running.as_ref().expect("it was started");
+        self.channel = running.conversation.channel_name();
         self.report.protocol = Some(running.conversation.name());
         self.report.told_by = Some(match evidence {
             Evidence::Handshake(_) => "handshake",
@@ -330,14 +356,14 @@ impl<'a> Examination<'a> {
             Evidence::Grace => "grace",
         });
         self.settle(Check::passed(Name::Starts, "ready").took(took));
+        self.note_promises();
         true
     }
 
     /// Which protocol it speaks and how that was told, for a reader.
     fn protocol_in_words(&self) -> String {
-        let channel = self.running.as_ref().map_or("stdout", |running| running.conversation.channel_name());
         let told = match self.report.told_by {
-            Some("handshake") => format!("told by its handshake on {channel}"),
+            Some("handshake") => format!("told by its handshake on {}", self.channel),
             Some("acknowledgement") => "told by its acknowledgement on descriptor 3".into(),
             Some("grace") => "taken for that, since it said nothing".into(),
             _ => "told by waiting for input without a handshake".into(),
@@ -356,6 +382,9 @@ impl<'a> Examination<'a> {
         self.settle(apart(Name::Stays, "a process is started for each activation"));
         self.settle(apart(Name::Channel, "what is printed before the last line is log"));
         self.settle(apart(Name::Terminate, "a process ends with its answer"));
+        for name in Name::OF_VERSION_2 {
+            self.settle(apart(name, "not in version 0"));
+        }
         let arguments = self.arguments.plain();
         match self.activate(Name::Answers, &arguments).await {
             Ok(Answered { answer, took }) => {
@@ -402,6 +431,7 @@ impl<'a> Examination<'a> {
             start_grace: settings.start_grace.0,
         };
         let (guard, pipes) = spawn(&self.launch, ResultChannel::Descriptor3, &self.reaper, &mut self.logs)?;
+        self.given.clear();
         let detected = self.ear.during(detect(guard.process(), pipes, &rules, &mut self.logs)).await;
         match detected {
             Ok(detect::Ready { mut conversation, evidence }) => {
@@ -441,13 +471,6 @@ impl<'a> Examination<'a> {
         self.running.as_ref().map(|running| running.guard.process().pid)
     }
 
-    fn channel(&self) -> &'static str {
-        if self.report.protocol == Some("1") && self.running.is_none() {
-            return "stdout";
-        }
-        self.running.as_ref().map_or("descriptor 3", |running| running.conversation.channel_name())
-    }
-
     fn fail(&mut self, name: Name, trouble: &Trouble) {
         let fault = match trouble {
             Trouble::Error(error) => Fault::from(error),
@@ -462,16 +485,30 @@ impl<'a> Examination<'a> {
                     "print `{\"openwhisk\":1}` on stdout first and flush it; or answer on descriptor 3".into(),
                 ),
             },
+            Trouble::Endless { after, chunks } => Fault {
+                code: "PL064",
+                reason: format!("no end came within {}, and {chunks} chunks did", millis(*after)),
+                cure: Some("end each activation with `result`, `error` or `end`; a stream that takes longer has more time with `--timeout`, and arguments that make it short come with `-p` or `--input`".into()),
+            },
             Trouble::Silence { after, meanwhile } => Fault {
                 code: "PL064",
                 reason: format!("no answer came within {}; {meanwhile}", millis(*after)),
                 cure: Some("make it faster, or give it more time with `--timeout`; arguments that suit it come with `-p` or `--input`".into()),
             },
         };
-        if let (Trouble::Finding(Finding::Stray { .. }), true) = (trouble, name != Name::Channel) {
+        let elsewhere = match trouble {
+            Trouble::Finding(Finding::Stray { .. }) => Some(Name::Channel),
+            Trouble::Finding(Finding::Frame { fault, .. }) if !matches!(fault, FrameFault::Foreign { .. }) => {
+                Some(Name::Ids)
+            }
+            _ => None,
+        };
+        if let Some(blamed) = elsewhere
+            && blamed != name
+        {
             // It is no fault of this activation's, and may come with any.
-            if !self.is_settled(Name::Channel) {
-                let check = self.failure(Name::Channel, fault);
+            if !self.is_settled(blamed) {
+                let check = self.failure(blamed, fault);
                 self.settle(check);
             }
             return self.settle(Check::new(name, Verdict::NotReached, ""));

@@ -26,6 +26,12 @@ pub enum Name {
     Unknown,
     Large,
     Sequence,
+    Ids,
+    Concurrency,
+    Chunks,
+    Cancel,
+    Pause,
+    Stop,
     Channel,
     EndOfFile,
     Terminate,
@@ -33,8 +39,12 @@ pub enum Name {
 }
 
 impl Name {
+    /// Those that are about promises of version 2.
+    pub(super) const OF_VERSION_2: [Self; 6] =
+        [Self::Ids, Self::Concurrency, Self::Chunks, Self::Cancel, Self::Pause, Self::Stop];
+
     /// Every check.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 25] = [
         Self::Recognised,
         Self::Executable,
         Self::Starts,
@@ -50,6 +60,12 @@ impl Name {
         Self::Unknown,
         Self::Large,
         Self::Sequence,
+        Self::Ids,
+        Self::Concurrency,
+        Self::Chunks,
+        Self::Cancel,
+        Self::Pause,
+        Self::Stop,
         Self::Channel,
         Self::EndOfFile,
         Self::Terminate,
@@ -85,6 +101,12 @@ impl Name {
             Self::Unknown => ("unknown", "unknown ones"),
             Self::Large => ("large", "1 MiB"),
             Self::Sequence => ("sequence", "ten in a row"),
+            Self::Ids => ("ids", "ids"),
+            Self::Concurrency => ("concurrency", "several at once"),
+            Self::Chunks => ("chunks", "chunks"),
+            Self::Cancel => ("cancel", "cancel"),
+            Self::Pause => ("pause", "pause"),
+            Self::Stop => ("stop", "stop"),
             Self::Channel => ("channel", "answers only"),
             Self::EndOfFile => ("end_of_file", "end of input"),
             Self::Terminate => ("sigterm", "SIGTERM"),
