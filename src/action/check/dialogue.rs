@@ -68,7 +68,7 @@ impl Dialogue {
             self.note(Instant::now(), event, line, given, several);
         }
         if let Some(partial) = multiplex.take_partial() {
-            self.noise.push(("that is not ended".into(), partial.into()));
+            keep(&mut self.noise, ("that is not ended".into(), partial.into()));
         }
     }
 
@@ -102,6 +102,7 @@ impl Dialogue {
         loop {
             let at = Instant::now();
             while let Some(taken) = multiplex.take() {
+                tokio::task::consume_budget().await;
                 let Taken::Frame(event, line) = taken else { return Rest::TooLong };
                 if let Event::Log(_, text) = &event {
                     let lines = logs.lines_of(text, None);
@@ -151,18 +152,18 @@ impl Dialogue {
             Event::Log(id, _) => self.of(id, at, |_| {}),
             Event::Ended(id, ended) => self.of(id, at, |flight| flight.ended = Some((at, ended))),
             Event::Broken(_, problem) => {
-                self.lost.push(at);
+                keep(&mut self.lost, at);
                 match frame::parse(&line) {
                     Ok(_) => self.hollow = self.hollow.take().or(Some((problem, line))),
-                    Err(_) => self.noise.push((problem, line)),
+                    Err(_) => keep(&mut self.noise, (problem, line)),
                 }
             }
             Event::Stray(_) => match frame::parse(&line) {
                 Err(problem) => {
                     if is_cut_off(&line) {
-                        self.lost.push(at);
+                        keep(&mut self.lost, at);
                     }
-                    self.noise.push((format!("that is {problem}"), line));
+                    keep(&mut self.noise, (format!("that is {problem}"), line));
                 }
                 Ok(frame) => {
                     let last = given.last().copied();
@@ -175,11 +176,11 @@ impl Dialogue {
                     let behind = matches!(fault, FrameFault::Behind { .. });
                     let goes_on = matches!(frame.kind, Ok(Kind::Chunk(_) | Kind::Log(_)));
                     if !behind && !goes_on {
-                        self.lost.push(at);
+                        keep(&mut self.lost, at);
                     }
                     match frame.kind {
                         Err(problem) if !behind => self.hollow = self.hollow.take().or(Some((problem, line))),
-                        _ => self.misfits.push((fault, line)),
+                        _ => keep(&mut self.misfits, (fault, line)),
                     }
                 }
             },
@@ -207,6 +208,14 @@ impl Dialogue {
     fn is_lost_since(&self) -> Option<Instant> {
         let open = self.open();
         (open > 0).then(|| self.lost.get(open - 1).copied()).flatten()
+    }
+}
+
+/// Keeps the first of many: a process may write what is nobody's without end.
+fn keep<T>(kept: &mut Vec<T>, next: T) {
+    const MOST_KEPT: usize = 16;
+    if kept.len() < MOST_KEPT {
+        kept.push(next);
     }
 }
 
