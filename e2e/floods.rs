@@ -43,6 +43,24 @@ fn a_log_of_a_gibibyte_in_one_line_takes_no_memory() {
     check_peak(&container, "1 GiB of log in a line on each stream", 0);
 }
 
+/// A line of stdout may be the answer in version 0 until another one follows it: so much of it is held.
+#[test]
+fn a_single_shot_that_floods_its_log_takes_no_more_than_an_answer() {
+    let container = serving(&["PIPELOOP_PROTOCOL=0", "PIPELOOP_MAX_RESULT=16MiB"]);
+    flood(&container, 1024);
+    check_peak(&container, "1 GiB of log in a line on each stream, version 0, answers of 16 MiB accepted", 16);
+}
+
+#[test]
+fn a_single_shot_that_answers_a_gibibyte_takes_no_more_than_its_bound() {
+    let container = serving(&["PIPELOOP_PROTOCOL=0"]);
+    for _ in 0..3 {
+        container.run(&json!({"answer_mib": 1024})).check_error(502, &["PIPELOOP_MAX_RESULT"]);
+    }
+    check_peak(&container, "results of 1 GiB in version 0, of which 64 MiB are accepted", 64);
+    assert_eq!(container.run(&json!({})).status, 200);
+}
+
 #[test]
 fn a_long_log_takes_no_more_than_its_backlog_where_logs_are_gathered() {
     let container = serving(&["PIPELOOP_WORKERS=2"]);

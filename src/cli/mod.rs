@@ -19,7 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::action::inspect::Defect;
 use crate::error::{Ending, Error};
 use crate::process::Reaper;
-use crate::process::signals::{EndSignals, pass_on};
+use crate::process::signals::{EndSignals, HeldBack, pass_on};
 
 /// Runs any Unix executable as a serverless action.
 ///
@@ -54,9 +54,14 @@ enum Command {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Before anything else: as PID 1 we would not even be told of them.
+    let held_back = HeldBack::new();
     crate::process::spawn::keep_inherited_descriptors();
-    let result = match Cli::parse().command {
-        Command::Serve(serve) => serve.execute(),
+    let command = Cli::parse().command;
+    // What may wait for a person's input can be interrupted until it has handlers.
+    let held_back = matches!(command, Command::Serve(_)).then_some(held_back);
+    let result = match command {
+        Command::Serve(serve) => serve.execute(held_back),
         Command::Run(run) => run.execute(),
         Command::Check(check) => check.execute(),
         Command::Conformance(conformance) => conformance.execute(),

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::front::http::{self, Limits, Stop};
 use crate::front::openwhisk::OpenWhisk;
 use crate::logs::{SENTINEL, Sentinels, Sink};
+use crate::process::signals::HeldBack;
 
 use super::output;
 
@@ -40,7 +41,8 @@ pub(super) struct Serve {
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 impl Serve {
-    pub(super) fn execute(self) -> Result<u8, Error> {
+    /// `held_back`: signals that nobody handles yet.
+    pub(super) fn execute(self, held_back: Option<HeldBack>) -> Result<u8, Error> {
         // As soon as there is something to stop, and before.
         install_panic_hook();
         tracing_subscriber::fmt()
@@ -49,15 +51,16 @@ impl Serve {
             .with_ansi(std::io::stderr().is_terminal())
             .init();
         let runtime = super::runtime()?;
-        let status = runtime.block_on(self.serve());
+        let status = runtime.block_on(self.serve(held_back));
         // A thread that still unpacks an archive is not waited for.
         runtime.shutdown_background();
         status
     }
 
-    async fn serve(self) -> Result<u8, Error> {
+    async fn serve(self, held_back: Option<HeldBack>) -> Result<u8, Error> {
         let system = |doing| move |reason| Error::System { doing, reason };
         let (mut signals, reaper) = super::take_over()?;
+        drop(held_back);
         let compatibility = Compatibility::from_environment()?;
         let log_init_error = compatibility.log_init_error;
         let workers = Workers::of(self.server.workers, &compatibility).count();

@@ -18,10 +18,14 @@
 //! | SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU | the kernel's default: stops the proxy (as PID 1 SIGSTOP alone does) | job control, and a debugger's |
 //! | anything else | the kernel's default: nothing as PID 1, the end otherwise | nobody sends it on purpose, and a fault of our own must end us |
 //!
+//! The kernel drops a signal without a handler, not one that is held back: so those that ask for an end are
+//! held back from the first line of `main` on ([`HeldBack`]), until the handlers stand.
+//!
 //! A signal that is passed on reaches the action as if it had been sent to it: one without a handler
 //! ends there, and is told and started again as after any other death.
 
 use std::io;
+use std::mem::MaybeUninit;
 
 use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -61,6 +65,54 @@ impl EndSignal {
             Self::Interrupt => 130,
             Self::Quit => 131,
             Self::Terminate => 143,
+        }
+    }
+}
+
+/// The signals that ask for an end wait for as long as this lives, and come when it is dropped.
+///
+/// Source: Linux, `kernel/signal.c`, `sig_ignored`: "Blocked signals are never ignored, since the signal
+/// handler may change by the time it is unblocked", also for PID 1.
+#[derive(Debug)]
+pub struct HeldBack {
+    /// What was held back before, by whoever started us.
+    before: Option<libc::sigset_t>,
+}
+
+impl HeldBack {
+    /// Holds them back in this thread, the only one there is.
+    #[must_use]
+    #[expect(unsafe_code, reason = "no safe interface to the signal mask is among our libraries")]
+    pub fn new() -> Self {
+        let mut ours = MaybeUninit::uninit();
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: `sigemptyset` makes a set of the memory that `ours` has for one, to which `sigaddset` adds
+        // signals that exist; `pthread_sigmask` reads it and writes the set of before to where there is
+        // room for it. It changes this thread's mask alone.
+        let before = unsafe {
+            libc::sigemptyset(ours.as_mut_ptr());
+            for number in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+                libc::sigaddset(ours.as_mut_ptr(), number);
+            }
+            let result = libc::pthread_sigmask(libc::SIG_BLOCK, ours.as_ptr(), before.as_mut_ptr());
+            (result == 0).then(|| before.assume_init())
+        };
+        Self { before }
+    }
+}
+
+impl Default for HeldBack {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for HeldBack {
+    #[expect(unsafe_code, reason = "as above")]
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // SAFETY: the set was written by the kernel, and a null pointer asks for no copy of the mask.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
         }
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! `e2e/` has the same in real containers.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Proxy, compile, eventually, processes};
+use crate::support::{Proxy, compile, eventually, processes, search_path};
 
 /// What starts a program as PID 1, where that is permitted: to root, and to others where they may
 /// make user namespaces. Where it is not, that is said aloud, and CI fails by it.
@@ -85,4 +85,44 @@ fn the_second_signal_ends_it_at_once() {
     proxy.wait_for("the orderly end has begun", |logs| logs.stderr.contains("end of input\n"));
     proxy.signal(Signal::QUIT);
     assert_eq!(proxy.wait().code(), Some(0));
+}
+
+/// A launcher that is gone with its test, and its child with it.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The kernel drops SIGTERM to PID 1 until something takes or holds it, so it is held back from the first
+/// line on: here with a start that is long, since a compiler is looked for in tens of thousands of folders.
+#[test]
+fn a_signal_before_there_are_handlers_is_not_lost() {
+    let Some(launcher) = launcher() else { return };
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let mut command = Command::new(launcher[0]);
+    command.args(&launcher[1..]).arg(env!("CARGO_BIN_EXE_pipeloop"));
+    command.args(["serve", "--host", "127.0.0.1", "--port", "0", "--workdir"]).arg(folder.path());
+    command.env("PATH", format!("{}:{}", "/x:".repeat(40_000), search_path()));
+    command.env("PIPELOOP_COMPILER", "cat").stderr(Stdio::null());
+    let mut child = Killed(command.spawn().expect("it can be started"));
+    let parent = i32::try_from(child.0.id()).expect("a pid fits");
+    let pid = eventually("the proxy is there", || processes::child_named(parent, "pipeloop"));
+    let has_term = |status: &str, set: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(set)).expect("Linux tells it").trim();
+        // Signal N is bit N-1.
+        u64::from_str_radix(mask, 16).expect("hexadecimal") & (1 << 14) != 0
+    };
+    eventually("SIGTERM is held back", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        assert!(!has_term(&status, "SigCgt:"), "its handler stands, and it was not held back until then");
+        has_term(&status, "SigBlk:").then_some(())
+    });
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid is positive");
+    rustix::process::kill_process(pid, Signal::TERM).expect("it runs");
+    let status = eventually("it ends", || child.0.try_wait().expect("it is our child"));
+    assert_eq!(status.code(), Some(0), "in order");
 }

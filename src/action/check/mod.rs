@@ -365,7 +365,10 @@ impl<'a> Examination<'a> {
         let told = match self.report.told_by {
             Some("handshake") => format!("told by its handshake on {}", self.channel),
             Some("acknowledgement") => "told by its acknowledgement on descriptor 3".into(),
-            Some("grace") => "taken for that, since it said nothing".into(),
+            Some("grace") => format!(
+                "taken for that, since it said nothing for {} (`PIPELOOP_START_GRACE`)",
+                millis(self.plan.settings.start_grace.0)
+            ),
             _ => "told by waiting for input without a handshake".into(),
         };
         format!("{}, {told}", self.report.protocol.unwrap_or("unknown"))
