@@ -147,6 +147,8 @@ impl Start<'_> {
                     return Ok(verdict);
                 }
             }
+            // Whoever floods its log at the start waits for our reader.
+            logs.relieve().await;
             match event {
                 Event::Bytes => {
                     if self.results.has_ended() && self.stdout.has_ended() {

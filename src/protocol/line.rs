@@ -111,16 +111,26 @@ impl LineReader {
         self.buffer[self.start..].trim_ascii_end()
     }
 
-    /// Takes everything up to the last line, for a reader to whom only the last one matters: the
-    /// last line may still grow, and a newline that is the last byte of all is a part of it.
-    pub fn take_before_last_line(&mut self) -> Option<Vec<u8>> {
-        let pending = &self.buffer[self.start..];
-        let newline = memchr::memrchr(b'\n', &pending[..pending.len().checked_sub(1)?])?;
-        let before = pending[..=newline].to_vec();
-        self.start += newline + 1;
+    /// Everything that was read and not taken yet.
+    #[must_use]
+    pub fn pending(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    /// How much of it stands before the last line, for a reader to whom only that one matters: the last line
+    /// may still grow, and a newline that is the last byte of all is a part of it.
+    #[must_use]
+    pub fn before_last_line(&self) -> usize {
+        let pending = self.pending();
+        let before = pending.len().checked_sub(1).and_then(|last| memchr::memrchr(b'\n', &pending[..last]));
+        before.map_or(0, |newline| newline + 1)
+    }
+
+    /// Takes so many bytes of it.
+    pub fn skip(&mut self, count: usize) {
+        self.start += count;
         self.scanned = self.scanned.max(self.start);
         self.reuse();
-        Some(before)
     }
 
     /// Takes everything that was read and not taken yet.

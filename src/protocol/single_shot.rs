@@ -28,6 +28,9 @@ pub const LONGEST_ARGUMENT: usize = 131_071;
 /// before they are no longer waited for.
 const AFTERMATH: Duration = Duration::from_millis(100);
 
+/// What is moved to the log at once.
+const PIECE: usize = 64 * 1024;
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum NoAnswer {
@@ -84,7 +87,7 @@ pub async fn interact(
         }
         tokio::select! {
             fill = output.lines.fill() => match fill {
-                Ok(Fill::Some | Fill::WouldBlock) => output.pass_on(logs),
+                Ok(Fill::Some | Fill::WouldBlock) => output.pass_on(logs).await,
                 Ok(Fill::End) | Err(_) => break,
             },
             written = write(stdin.as_mut(), unwritten) => match written {
@@ -97,7 +100,7 @@ pub async fn interact(
             () = tokio::time::sleep(AFTERMATH), if exited => {
                 // Somebody else holds its output open. What it wrote itself is there.
                 while let Ok(Fill::Some) = output.lines.try_fill() {
-                    output.pass_on(logs);
+                    output.pass_on(logs).await;
                     if output.overflowed {
                         break;
                     }
@@ -106,7 +109,7 @@ pub async fn interact(
             }
         }
     }
-    output.result(logs)
+    output.result(logs).await
 }
 
 /// Writes, or waits for ever when there is nothing to write to.
@@ -126,20 +129,35 @@ struct Output {
 }
 
 impl Output {
-    /// Logs what cannot be the last line.
-    fn pass_on(&mut self, logs: &mut Logs) {
-        if let Some(log) = self.lines.take_before_last_line() {
-            logs.stdout.feed(&log);
+    /// Logs what cannot be the last line, or is too long for one.
+    async fn pass_on(&mut self, logs: &mut Logs) {
+        let before = self.lines.before_last_line();
+        if before > 0 {
+            self.log(before, logs).await;
             self.overflowed = false;
         }
-        if self.lines.pending_len() as u64 > self.limit_bytes {
-            logs.stdout.feed(&self.lines.take_rest());
+        let pending = self.lines.pending();
+        if self.overflowed || pending.len() as u64 > self.limit_bytes {
+            // Its newline stays: what comes behind that is another line.
+            let count = pending.len() - usize::from(pending.last() == Some(&b'\n'));
+            self.log(count, logs).await;
             self.overflowed = true;
         }
     }
 
-    fn result(mut self, logs: &mut Logs) -> Result<Answer, NoAnswer> {
-        self.pass_on(logs);
+    /// Moves so much to the log, no faster than that is read.
+    async fn log(&mut self, mut count: usize, logs: &mut Logs) {
+        while count > 0 {
+            let piece = count.min(PIECE);
+            logs.stdout.feed(&self.lines.pending()[..piece]);
+            self.lines.skip(piece);
+            count -= piece;
+            logs.relieve().await;
+        }
+    }
+
+    async fn result(mut self, logs: &mut Logs) -> Result<Answer, NoAnswer> {
+        self.pass_on(logs).await;
         if self.overflowed {
             return Err(NoAnswer::TooLong);
         }

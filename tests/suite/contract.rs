@@ -392,7 +392,8 @@ fn variables_for_actions_are_passed_on_with_their_values() {
     let proxy = Proxy::start::<&str>(&[], &[("OW_WAIT_FOR_ACK", "yes"), ("OW_EXECUTION_ENV", "v1")]);
     let code = "#!/bin/bash\necho '{\"openwhisk\":1}'\n\
          while read -r line; do echo \"{\\\"ack\\\":\\\"$__OW_WAIT_FOR_ACK\\\",\\\"env\\\":\\\"$__OW_EXECUTION_ENV\\\"}\"; done\n";
-    proxy.init(code).check(200, &json!({"ok": true}));
+    let files: [(&str, &[u8]); 2] = [("exec", code.as_bytes()), ("exec.env", b"v1\n")];
+    proxy.init_binary(&archive::zip(&files)).check(200, &json!({"ok": true}));
     proxy.run(&json!({})).check(200, &json!({"ack": "yes", "env": "v1"}));
 }
 
