@@ -673,6 +673,172 @@ mod tests {
         }
     }
 
+    /// One activation as its process answers it: frames before its last one, and that.
+    #[derive(Debug, Clone)]
+    struct Script {
+        /// Whether each of them is a chunk, a log, none at all, or what answers nobody.
+        frames: Vec<u8>,
+        last: u8,
+        /// What comes behind its end.
+        behind: u8,
+    }
+
+    fn scripts() -> impl Strategy<Value = Vec<Script>> {
+        let script = (prop::collection::vec(0_u8..6, 0..6), 0_u8..4, 0_u8..3);
+        let script = script.prop_map(|(frames, last, behind)| Script { frames, last, behind });
+        prop::collection::vec(script, 1..10)
+    }
+
+    /// What a process says, and what the proxy is to make of it.
+    struct Said {
+        line: String,
+        /// Whose it is, and as what; nothing for what is nobody's.
+        means: Option<(u64, String)>,
+        ends: bool,
+    }
+
+    /// The lines of one activation, in order. With one in flight its number is left out now and then.
+    fn said(script: &Script, id: u64, alone: bool) -> Vec<Said> {
+        let own = |at: usize| if alone && at % 2 == 1 { String::new() } else { format!("\"id\":{id},") };
+        let mut all = Vec::new();
+        for (at, kind) in script.frames.iter().enumerate() {
+            let (line, means) = match kind {
+                0 | 1 => {
+                    let chunk = format!("\"{}\"", "x".repeat(at * 700));
+                    (format!("{{{}\"chunk\":{chunk}}}", own(at)), Some(format!("chunk {chunk}")))
+                }
+                2 => (format!("{{{}\"log\":\"{at}\"}}", own(at)), Some(format!("log {at}"))),
+                3 => (format!("{{\"id\":{id},\"chnk\":{at}}}"), Some("broken".to_owned())),
+                4 => (format!("{{\"id\":{},\"end\":true}}", id + 1000), None),
+                // No frame at all: it can only be meant for one that is alone.
+                _ => ("ready".to_owned(), alone.then(|| "broken".to_owned())),
+            };
+            all.push(Said { line, means: means.map(|means| (id, means)), ends: false });
+        }
+        let (last, means) = match script.last {
+            0 => (format!("\"result\":{{\"n\":{id}}}"), format!("result {{\"n\":{id}}}")),
+            1 => ("\"error\":null".to_owned(), "error null".to_owned()),
+            2 => ("\"end\":true".to_owned(), "end".to_owned()),
+            _ => ("\"result\":7".to_owned(), "bad".to_owned()),
+        };
+        let line = format!("{{{}{last}}}", own(script.frames.len()));
+        all.push(Said { line: line.clone(), means: Some((id, means)), ends: true });
+        for behind in 0..script.behind {
+            let line =
+                if behind == 0 { format!("{{\"id\":{id},{last}}}") } else { format!("{{\"id\":{id},\"chunk\":1}}") };
+            all.push(Said { line, means: None, ends: false });
+        }
+        all
+    }
+
+    /// What an event tells, of whom.
+    fn told(event: &Event) -> Option<(u64, String)> {
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+        Some(match event {
+            Event::Chunk(id, chunk) => (*id, format!("chunk {}", text(chunk))),
+            Event::Log(id, line) => (*id, format!("log {line}")),
+            Event::Broken(id, _) => (*id, "broken".to_owned()),
+            Event::Ended(id, Ended::Result(answer)) => (*id, format!("result {}", text(answer))),
+            Event::Ended(id, Ended::Error(error)) => (*id, format!("error {}", text(error))),
+            Event::Ended(id, Ended::End) => (*id, "end".to_owned()),
+            Event::Ended(id, Ended::Bad(_)) => (*id, "bad".to_owned()),
+            Event::Stray(_) => return None,
+        })
+    }
+
+    /// A whole conversation over pipes: frames of all activations in flight in this order, cut into pieces of
+    /// these lengths.
+    async fn converse(concurrency: usize, scripts: &[Script], order: &[usize], cuts: &[usize]) {
+        let (stdin, results) = (pipe().unwrap(), pipe().unwrap());
+        let (writer, reader) = (LineWriter::new(watch(stdin.1).unwrap()), LineReader::new(watch(results.0).unwrap()));
+        let mut heard = LineReader::new(watch(stdin.0).unwrap());
+        let promises = Promises { concurrency, cancel: false, pause: false, stop: false };
+        let mut multiplex = Multiplex::new(writer, reader, Channel::Stdout, promises);
+        let (mut order, mut cuts) = (order.iter().cycle(), cuts.iter().cycle());
+        let mut scripts = scripts.iter();
+        // The process: what it has yet to say of each, and what it has said and not written.
+        let mut talks: Vec<VecDeque<Said>> = Vec::new();
+        let mut unwritten: VecDeque<u8> = VecDeque::new();
+        // What was told, and what should have been: of each number in order, and of nobody.
+        let (mut seen, mut expected) = (Vec::new(), Vec::new());
+        let (mut strays, mut expected_strays) = (0, 0);
+        let mut open = 0;
+        loop {
+            // What one that is alone has written so far answers nothing: all of it has to be there by then.
+            while open < concurrency
+                && (concurrency > 1 || unwritten.is_empty() && talks.is_empty())
+                && let Some(script) = scripts.next()
+            {
+                multiplex.look_for_strays();
+                while let Some(Taken::Frame(event, _)) = multiplex.take() {
+                    assert_eq!(told(&event), None, "before anything was sent");
+                    strays += 1;
+                }
+                let ticket = multiplex.begin(&Activation::of_arguments(b"{}").unwrap());
+                heard.fill().await.unwrap();
+                let run = heard.next_line().expect("it is sent at once");
+                assert!(run.starts_with(format!("{{\"run\":{},", ticket.id).as_bytes()), "{run:?}");
+                talks.push(said(script, ticket.id, concurrency == 1).into());
+                open += 1;
+            }
+            if !talks.is_empty() {
+                let at = order.next().unwrap() % talks.len();
+                let said = talks[at].pop_front().expect("those that are over are gone");
+                unwritten.extend(said.line.bytes().chain([b'\n']));
+                match said.means {
+                    Some(means) => expected.push((means.0, means.1, said.ends)),
+                    None => expected_strays += 1,
+                }
+                talks.retain(|talk| !talk.is_empty());
+            }
+            let length =
+                if talks.is_empty() { unwritten.len() } else { cuts.next().unwrap() % 3000 }.min(unwritten.len());
+            let piece: Vec<u8> = unwritten.drain(..length).collect();
+            let mut rest = &piece[..];
+            while !rest.is_empty() {
+                rest = &rest[rustix::io::write(&results.1, &rest[..rest.len().min(4096)]).unwrap()..];
+                let step = tokio::time::timeout(Duration::from_secs(10), multiplex.step(true)).await;
+                assert_eq!(step.expect("what is there is read"), Step::Moved);
+                while let Some(taken) = multiplex.take() {
+                    let Taken::Frame(event, _) = taken else { panic!("nothing is too long") };
+                    open -= usize::from(matches!(event, Event::Ended(..)));
+                    match told(&event) {
+                        Some(event) => seen.push(event),
+                        None => strays += 1,
+                    }
+                }
+            }
+            if talks.is_empty() && unwritten.is_empty() && scripts.len() == 0 {
+                break;
+            }
+        }
+        // The process is gone, and whoever looks is told.
+        drop(results.1);
+        while tokio::time::timeout(Duration::from_secs(10), multiplex.step(true)).await.expect("told") != Step::Gone {}
+        assert!(multiplex.take().is_none() && multiplex.partial().is_empty());
+        let ends = expected.iter().filter(|(_, _, ends)| *ends).count();
+        let expected: Vec<_> = expected.into_iter().map(|(id, means, _)| (id, means)).collect();
+        assert_eq!(seen, expected);
+        assert_eq!((strays, open), (expected_strays, 0));
+        assert_eq!(u64::try_from(ends).unwrap(), multiplex.ledger.next - 1, "each has ended, once");
+        assert!(multiplex.ledger.open.is_empty());
+    }
+
+    proptest! {
+        /// However the frames of several activations alternate, and wherever they are cut, each activation gets
+        /// its own in order and one end, what is nobody's is dropped, and nobody waits for what has come.
+        #[test]
+        fn a_conversation_does_not_depend_on_how_its_frames_arrive(
+            concurrency in 1_usize..5,
+            scripts in scripts(),
+            order in prop::collection::vec(0_usize..60, 1..40),
+            cuts in prop::collection::vec(0_usize..3000, 1..40),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(converse(concurrency, &scripts, &order, &cuts));
+        }
+    }
+
     #[test]
     fn an_end_that_was_seen_in_passing_is_told() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
