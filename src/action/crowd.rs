@@ -352,12 +352,13 @@ impl Crowd<'_> {
             }
             let reads = self.reads();
             let takes = !closing && waiting.is_empty() && self.has_room();
+            let means = if self.flights.len() + 1 < self.concurrency() { Means::Places } else { Means::Process };
             let low = self.low_bytes();
             tokio::select! {
                 step = self.multiplex.step(reads) => if step == Step::Gone {
                     return End::Gone;
                 },
-                next = crew.desk.next(self.worker.post, Means::Process), if takes => match next {
+                next = crew.desk.next(self.worker.post, means), if takes => match next {
                     Next::Message(Message::Run(job)) => {
                         if let Some(job) = job.claim() {
                             waiting.push_back(Waiting::new(job));
@@ -492,6 +493,9 @@ impl Crowd<'_> {
                 };
                 self.worker.crew.deaths().answered();
                 let flight = self.flights.swap_remove(at);
+                if self.has_room() && self.concurrency() > 1 {
+                    self.worker.crew.desk.returns(self.worker.post);
+                }
                 self.finish(flight, outcome).await;
             }
             Event::Broken(id, problem) => {

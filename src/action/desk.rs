@@ -9,6 +9,9 @@
 //! to the desk takes the message in front, called or not. A worker without a process, while
 //! another has one, is told to start its own first and leaves the message where it is: it goes to
 //! whoever is ready first, and a process that does not start takes no activation with it.
+//!
+//! A worker whose process has places left comes back for more, also while it is busy for a moment. So nobody
+//! without a process is called instead of it; when it takes its last one, others are called for the rest.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -31,6 +34,10 @@ struct Inner {
 #[derive(Debug)]
 struct Post {
     has_process: bool,
+    /// When it came last, that had places for more than one.
+    has_places: bool,
+    /// It is away, and comes back at once, unless it [steps back](Desk::step_back).
+    returns: bool,
     state: State,
 }
 
@@ -58,6 +65,8 @@ pub(super) enum Next {
 pub(super) enum Means {
     /// It has a process, or needs none.
     Process,
+    /// The same, with places for more than one.
+    Places,
     /// It has none, and would have to start one.
     Start,
     /// It has none and is not to start one.
@@ -67,7 +76,7 @@ pub(super) enum Means {
 impl Desk {
     /// An empty desk with so many posts.
     pub(super) fn new(posts: usize) -> Self {
-        let post = |_| Post { has_process: false, state: State::Away };
+        let post = |_| Post { has_process: false, has_places: false, returns: false, state: State::Away };
         Self(Mutex::new(Inner { waiting: VecDeque::new(), posts: (0..posts).map(post).collect(), closed: false }))
     }
 
@@ -94,7 +103,9 @@ impl Desk {
 
     fn poll_next(&self, post: usize, means: Means, context: &Context<'_>) -> Poll<Next> {
         let mut inner = self.inner();
-        inner.posts[post].has_process = means == Means::Process;
+        let has_process = matches!(means, Means::Process | Means::Places);
+        inner.posts[post].has_process = has_process;
+        inner.posts[post].has_places = means == Means::Places;
         let closed = inner.closed;
         if let State::Free(waker) = &mut inner.posts[post].state
             && !closed
@@ -103,18 +114,27 @@ impl Desk {
             waker.clone_from(context.waker());
             return Poll::Pending;
         }
-        let others_may = means != Means::Process && inner.posts.iter().any(|post| post.has_process);
+        let others_may = !has_process && inner.posts.iter().any(|post| post.has_process);
         if others_may && matches!(inner.waiting.front(), Some(Message::Run(_))) {
             if means == Means::Start {
                 return Poll::Ready(Next::Start);
             }
         } else if let Some(message) = inner.waiting.pop_front() {
             inner.posts[post].state = State::Away;
+            let returns = means == Means::Places;
+            let returned = std::mem::replace(&mut inner.posts[post].returns, returns);
+            // Nobody was called for the rest while it was to come back.
+            let waker = if returned && !returns && !inner.waiting.is_empty() { inner.call() } else { None };
+            drop(inner);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
             return Poll::Ready(Next::Message(message));
         } else if inner.closed {
             return Poll::Ready(Next::Close);
         }
         inner.posts[post].state = State::Free(context.waker().clone());
+        inner.posts[post].returns = false;
         Poll::Pending
     }
 
@@ -145,12 +165,19 @@ impl Desk {
         inner.closed && inner.waiting.is_empty()
     }
 
+    /// A worker that is away has a place again, and comes back for whatever there is.
+    pub(super) fn returns(&self, post: usize) {
+        let post = &mut self.inner().posts[post];
+        post.returns = post.has_process && matches!(post.state, State::Away);
+    }
+
     /// A worker takes nothing for now, although it waited to be called or was: others are called for
     /// what lies there.
     pub(super) fn step_back(&self, post: usize) {
         let mut inner = self.inner();
         inner.posts[post].state = State::Away;
         inner.posts[post].has_process = false;
+        inner.posts[post].returns = false;
         let waker = if inner.waiting.is_empty() { None } else { inner.call() };
         drop(inner);
         if let Some(waker) = waker {
@@ -196,7 +223,8 @@ impl Desk {
 impl Inner {
     /// Calls the free worker that is ready soonest.
     fn call(&mut self) -> Option<Waker> {
-        let free = |post: &&mut Post| matches!(post.state, State::Free(_));
+        let returns = self.posts.iter().any(|post| post.returns);
+        let free = |post: &&mut Post| matches!(post.state, State::Free(_)) && (post.has_process || !returns);
         // The first of several minima is taken.
         self.posts.iter_mut().filter(free).min_by_key(|post| !post.has_process)?.call()
     }
@@ -205,7 +233,10 @@ impl Inner {
 impl Post {
     fn call(&mut self) -> Option<Waker> {
         match std::mem::replace(&mut self.state, State::Away) {
-            State::Free(waker) => Some(waker),
+            State::Free(waker) => {
+                self.returns = self.has_places;
+                Some(waker)
+            }
             State::Away => None,
         }
     }
@@ -355,6 +386,60 @@ mod tests {
         // What needs no process is anybody's.
         say(&desk, "a");
         dead.takes(&desk, "a");
+    }
+
+    #[test]
+    fn a_worker_with_places_left_is_not_passed_over_for_one_without_a_process() {
+        let desk = Desk::new(2);
+        let (mut crowd, without) = (Worker::new(0, Means::Places), Worker::new(1, Means::Start));
+        crowd.waits(&desk);
+        without.waits(&desk);
+        let _jobs = [r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":4}"#].map(|arguments| run(&desk, arguments));
+        // It is on its way for the first, and comes back for the others.
+        assert_eq!((crowd.calls(), without.calls()), (1, 0));
+        crowd.takes(&desk, r#"{"n":1}"#);
+        crowd.takes(&desk, r#"{"n":2}"#);
+        assert_eq!(without.calls(), 0);
+        // Its last place: the rest is for others.
+        crowd.means = Means::Process;
+        crowd.takes(&desk, r#"{"n":3}"#);
+        assert_eq!(without.calls(), 1);
+        without.starts(&desk);
+        // They were slower, for it has a place again.
+        desk.returns(0);
+        crowd.takes(&desk, r#"{"n":4}"#);
+        without.waits(&desk);
+        desk.returns(0);
+        let _fifth = run(&desk, r#"{"n":5}"#);
+        assert_eq!(without.calls(), 0);
+        crowd.takes(&desk, r#"{"n":5}"#);
+    }
+
+    #[test]
+    fn who_takes_one_of_two_calls_nobody_for_the_other() {
+        let desk = Desk::new(3);
+        let workers = [Worker::new(0, Means::Process), Worker::new(1, Means::Start), Worker::new(2, Means::Start)];
+        for worker in &workers {
+            worker.waits(&desk);
+        }
+        let _jobs = [run(&desk, r#"{"n":1}"#), run(&desk, r#"{"n":2}"#)];
+        workers[0].takes(&desk, r#"{"n":1}"#);
+        assert_eq!(workers.each_ref().map(Worker::calls), [1, 1, 0]);
+    }
+
+    #[test]
+    fn a_worker_that_was_to_come_back_and_does_not_leaves_what_lies_there_to_others() {
+        let desk = Desk::new(2);
+        let (crowd, without) = (Worker::new(0, Means::Places), Worker::new(1, Means::Start));
+        crowd.waits(&desk);
+        without.waits(&desk);
+        let _first = run(&desk, r#"{"n":1}"#);
+        crowd.takes(&desk, r#"{"n":1}"#);
+        let _second = run(&desk, r#"{"n":2}"#);
+        assert_eq!(without.calls(), 0);
+        desk.step_back(0);
+        assert_eq!(without.calls(), 1);
+        without.takes(&desk, r#"{"n":2}"#);
     }
 
     #[test]
