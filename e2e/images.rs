@@ -33,10 +33,18 @@ pub(crate) fn butler() -> &'static str {
 /// `butler.c` as a static executable.
 pub(crate) fn butler_code() -> &'static [u8] {
     static CODE: OnceLock<Vec<u8>> = OnceLock::new();
-    CODE.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder of its own");
-        fs::read(compile("butler.c", folder.path())).expect("it was compiled")
-    })
+    CODE.get_or_init(|| code("butler.c"))
+}
+
+/// `streamer.c` as a static executable.
+pub(crate) fn streamer_code() -> &'static [u8] {
+    static CODE: OnceLock<Vec<u8>> = OnceLock::new();
+    CODE.get_or_init(|| code("streamer.c"))
+}
+
+fn code(name: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    fs::read(compile(name, folder.path())).expect("it was compiled")
 }
 
 /// A small Debian with bash, coreutils and jq and the binary, which serves uploads below `/work`.

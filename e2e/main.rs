@@ -17,3 +17,4 @@ mod freeze;
 mod images;
 mod limits;
 mod signals;
+mod streams;
