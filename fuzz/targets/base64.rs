@@ -14,7 +14,7 @@ fuzz_target!(|text: &[u8]| {
 /// RFC 4648, section 4, with padding, without anything else.
 fn simple(text: &[u8]) -> Option<Vec<u8>> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let mut decoded = Vec::new();

@@ -1,0 +1,132 @@
+//! Frames: whatever a process of version 2 writes, and however it is cut, a frame is its own activation's or
+//! nobody's, and each activation ends once.
+
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use pipeloop::activation::Activation;
+use pipeloop::process::pipe::{pipe, watch};
+use pipeloop::protocol::line::{LineReader, LineWriter};
+use pipeloop::protocol::multiplex::{Ended, Event, Multiplex, Promises, Taken};
+use pipeloop::protocol::pipe_loop::Channel;
+use serde_json::value::RawValue;
+use tokio::runtime::Runtime;
+
+thread_local! {
+    static RUNTIME: Runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+}
+
+/// What is accepted of a payload.
+const LIMIT_BYTES: u64 = 4096;
+
+/// JSON, and cut from the line as it stands there.
+fn is_json_of(line: &[u8], json: &[u8]) -> bool {
+    let text = |bytes| std::str::from_utf8(bytes).expect("JSON is text");
+    serde_json::from_str::<&RawValue>(text(json)).is_ok() && text(line).contains(text(json))
+}
+
+/// What a sentence to a log must be.
+fn check_sentence(sentence: &str) {
+    assert!(!sentence.contains(['\n', '\0', '\x1b']) && sentence.len() < 4096, "{sentence:?}");
+}
+
+/// Which numbers are in flight, by what was told of them.
+#[derive(Default)]
+struct Flights {
+    given: u64,
+    open: Vec<u64>,
+}
+
+impl Flights {
+    fn begin(&mut self, multiplex: &mut Multiplex, stdin: &mut LineReader) {
+        let ticket = multiplex.begin(&Activation::of_arguments(b"{}").expect("arguments"));
+        self.given += 1;
+        assert_eq!(ticket.id, self.given);
+        self.open.push(ticket.id);
+        // The process has read it: from here on what it writes may be the answer.
+        stdin.try_fill().expect("it can be read");
+        while stdin.next_line().is_some() {}
+    }
+
+    fn check(&mut self, event: Event, line: &Bytes, concurrency: usize) {
+        let (Event::Chunk(id, _) | Event::Log(id, _) | Event::Ended(id, _) | Event::Broken(id, _)) = event else {
+            let Event::Stray(reason) = event else { unreachable!("every other event has a number") };
+            check_sentence(&reason);
+            return;
+        };
+        assert!(self.open.contains(&id), "{id} is not in flight: {line:?}");
+        let text = String::from_utf8_lossy(line);
+        assert!(concurrency == 1 || text.contains(&id.to_string()), "{id} is not named: {text}");
+        match event {
+            Event::Chunk(_, chunk) => assert!(is_json_of(line, &chunk)),
+            Event::Ended(_, ended) => {
+                match ended {
+                    Ended::Result(answer) => {
+                        assert!(is_json_of(line, &answer) && matches!(answer.first(), Some(b'{' | b'[')));
+                        assert!(answer.len() as u64 <= LIMIT_BYTES);
+                    }
+                    Ended::Error(error) => assert!(is_json_of(line, &error)),
+                    Ended::End => assert!(text.contains("true")),
+                    Ended::Bad(problem) => check_sentence(&problem.to_string()),
+                }
+                self.open.retain(|open| *open != id);
+            }
+            Event::Broken(_, problem) => check_sentence(&problem),
+            Event::Log(..) | Event::Stray(_) => {}
+        }
+    }
+
+    /// Takes what there is. Whether the conversation goes on.
+    fn take(&mut self, multiplex: &mut Multiplex, concurrency: usize) -> bool {
+        while let Some(taken) = multiplex.take() {
+            let Taken::Frame(event, line) = taken else { return false };
+            assert!(!line.is_empty() && !line.contains(&b'\n'));
+            self.check(event, &line, concurrency);
+        }
+        true
+    }
+}
+
+// The first byte says how many are in flight at most, the second how many of those behind it are the lengths of
+// pieces; the rest is what the process writes.
+fuzz_target!(|input: &[u8]| {
+    let [most, count, rest @ ..] = input else { return };
+    let concurrency = usize::from(most % 4) + 1;
+    let (lengths, text) = rest.split_at(usize::from(*count).min(rest.len()));
+    // What a pipe takes at once.
+    let text = &text[..text.len().min(32 * 1024)];
+    RUNTIME.with(|runtime| {
+        let _inside = runtime.enter();
+        let ((read_stdin, write_stdin), (read_results, write_results)) =
+            (pipe().expect("a pipe"), pipe().expect("a pipe"));
+        let watched = |end| watch(end).expect("it can be watched");
+        let mut stdin = LineReader::new(watched(read_stdin));
+        let (writer, reader) = (LineWriter::new(watched(write_stdin)), LineReader::new(watched(read_results)));
+        let promises = Promises { concurrency, cancel: true, pause: true, stop: true };
+        let mut multiplex = Multiplex::new(writer, reader, Channel::Stdout, promises);
+        multiplex.bound(LIMIT_BYTES);
+        let mut flights = Flights::default();
+        let mut lengths = lengths.iter();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let length = lengths.next().map_or(rest.len(), |length| usize::from(*length) + 1).min(rest.len());
+            let (piece, later) = rest.split_at(length);
+            rest = later;
+            if flights.open.len() < concurrency {
+                flights.begin(&mut multiplex, &mut stdin);
+            }
+            assert_eq!(rustix::io::write(&write_results, piece).expect("there is room"), piece.len());
+            while multiplex.read_rest() {
+                if !flights.take(&mut multiplex, concurrency) {
+                    return;
+                }
+            }
+        }
+        drop(write_results);
+        while multiplex.read_rest() {}
+        flights.take(&mut multiplex, concurrency);
+        assert!(multiplex.partial().len() <= text.len());
+    });
+});
