@@ -666,6 +666,19 @@ fn every_cell_of_the_table_has_a_test_that_exists() {
     assert!(of_the_end.len() >= 3, "{of_the_end:?}");
     let cells: BTreeSet<_> = cells.difference(&of_the_end).copied().collect();
     assert_eq!(cells, all, "cells of the table (left) and states by events (right)");
+    // What differs in version 2 is held by tests as well.
+    let (_, section) = document.split_once("\n## Several activations in one process\n").expect("there is a section");
+    let (section, _) = section.split_once("\n## ").expect("another one is behind it");
+    let rows: Vec<_> = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| state ")).collect();
+    assert!(rows.len() > 15, "{}", rows.len());
+    for row in rows {
+        let columns: Vec<_> = row.split('|').map(str::trim).collect();
+        let [_, state, _, _, _, names, _] = columns[..] else { panic!("five columns: {row}") };
+        assert!(STATES.contains(&state) && !names.is_empty(), "{row}");
+        for name in names.split(", ").map(|name| name.trim_matches('`')) {
+            assert!(tests.contains(name), "there is no test {name}, which the table of version 2 names");
+        }
+    }
     // Every test of this file holds a cell.
     for test in tests.iter().filter(|test| test.starts_with("lifecycle::") && !test.contains("every_cell")) {
         assert!(table.contains(&format!("`{test}`")), "the table does not name {test}");

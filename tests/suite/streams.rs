@@ -722,6 +722,57 @@ fn at_the_end_what_takes_too_long_is_cut_visibly() {
     streams.proxy.check_streams(1);
 }
 
+#[test]
+fn at_the_end_a_death_is_told_to_all_in_flight() {
+    let mut streams = Streams::new(&json!({"concurrency": 2}), &["--drain-grace", "1h"]);
+    let mut stream = streams.send(EVENTS, &json!([["chunk", 1], ["wait", "/nowhere"]]));
+    stream.receive_head().expect("a head");
+    let mut whole = streams.send("*/*", &json!([["tell", "begun"], streams.wait("go"), ["exit", 3]]));
+    streams.hears("begun");
+    streams.proxy.signal(rustix::process::Signal::TERM);
+    eventually("nothing is accepted any more", || Caller::connect(streams.proxy.port()).is_err().then_some(()));
+    streams.make("go");
+    whole.receive().expect("an answer").check_error(502, &["exited with status 3"]);
+    let text = stream.receive_pieces(usize::MAX);
+    assert!(text.contains("event: error\ndata: {\"error\":\"the action exited with status 3"), "{text}");
+    assert_eq!(streams.proxy.wait().code(), Some(0));
+    streams.proxy.check_streams(2);
+}
+
+#[test]
+fn at_the_end_a_caller_that_leaves_is_cancelled_as_ever() {
+    let mut streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--drain-grace", "1h"]);
+    let leaver = streams.send(EVENTS, &json!([["tell", "begun"], ["wait_cancel"], ["tell", "cleaned up"], ["end"]]));
+    streams.hears("begun");
+    streams.proxy.signal(rustix::process::Signal::TERM);
+    eventually("nothing is accepted any more", || Caller::connect(streams.proxy.port()).is_err().then_some(()));
+    assert!(!streams.told().contains("cancel"), "{}", streams.told());
+    drop(leaver);
+    assert_eq!(streams.proxy.wait().code(), Some(0));
+    assert!(streams.told().contains("cleaned up"), "{}", streams.told());
+    streams.proxy.check_streams(1);
+}
+
+#[test]
+fn a_freeze_in_the_middle_of_streams_does_not_count() {
+    let limits = ["--run-timeout", "2s", "--caller-timeout", "1s", "--stop-grace", "1s"];
+    let streams = Streams::new(&json!({"concurrency": 2}), &limits);
+    let process = streams.process();
+    let steps = json!([["chunk", 1], streams.wait("go"), ["chunk", 2], ["end"]]);
+    let mut callers = [streams.send(EVENTS, &steps), streams.send(EVENTS, &steps)];
+    for caller in &mut callers {
+        caller.receive_head().expect("a head");
+        assert_eq!(caller.receive_pieces(1), "data: 1\n\n");
+    }
+    streams.proxy.freeze(Duration::from_secs(3));
+    streams.make("go");
+    for caller in &mut callers {
+        assert_eq!(caller.receive_pieces(usize::MAX), "data: 2\n\nevent: result\ndata: null\n\n");
+    }
+    assert_eq!(streams.process(), process);
+    streams.proxy.check_streams(2);
+}
+
 // Bad input.
 
 /// What several in flight make of frames that are nobody's: all of them are dropped, and told.
