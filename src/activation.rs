@@ -13,6 +13,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::Error;
+use crate::room::Held;
 
 /// An activation as a caller sent it: `{"value":…, other members}`.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub struct Activation {
     value: Range<usize>,
     /// `deadline`, in milliseconds since the epoch.
     pub deadline_epoch_ms: Option<u64>,
+    /// What the body takes of the room for all of them.
+    pub held: Held,
 }
 
 /// An answer: one JSON object or array on one line, without the newline.
@@ -54,7 +57,7 @@ impl Activation {
             return Err(Error::BadArguments);
         }
         join_lines(&mut body);
-        Ok(Self { body, value, deadline_epoch_ms })
+        Ok(Self { body, value, deadline_epoch_ms, held: Held::default() })
     }
 
     /// An activation of these arguments and nothing else.
@@ -67,6 +70,12 @@ impl Activation {
         body.extend_from_slice(arguments);
         body.extend_from_slice(b"}");
         Self::parse(body)
+    }
+
+    /// The same, with what its body takes of the room for all of them.
+    #[must_use]
+    pub fn holding(self, held: Held) -> Self {
+        Self { held, ..self }
     }
 
     /// The arguments alone as a message: one JSON object or array and LF. `{}` when none came.

@@ -175,6 +175,11 @@ pub struct ServerSettings {
     #[arg(long, env = "PIPELOOP_QUEUE", default_value = "256", value_name = "COUNT")]
     pub queue: usize,
 
+    /// Most that bodies and answers may take together; more is refused with 429. auto is half of the
+    /// memory that the container, or the machine, has.
+    #[arg(long, env = "PIPELOOP_MAX_MEMORY", default_value = "auto", value_name = "SIZE")]
+    pub max_memory: Memory,
+
     /// How long activations in flight may take to finish after SIGTERM.
     #[arg(long, env = "PIPELOOP_DRAIN_GRACE", default_value = "5s", value_name = "TIME")]
     pub drain_grace: Time,
@@ -384,6 +389,23 @@ impl FromStr for Size {
         };
         let bytes = number.checked_mul(scale).filter(|bytes| isize::try_from(*bytes).is_ok());
         Ok(Self(bytes.ok_or("that is more than this machine can address")?))
+    }
+}
+
+/// A number of bytes, or as many as there are reasons for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory(pub Option<u64>);
+
+impl FromStr for Memory {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self(None));
+        }
+        text.parse::<Size>()
+            .map(|size| Self(Some(size.0)))
+            .map_err(|error| error.replace("expected", "expected `auto` or"))
     }
 }
 

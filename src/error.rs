@@ -153,6 +153,8 @@ pub enum Error {
     Cut { after: Duration },
     /// Too many activations wait already.
     QueueFull { limit: usize },
+    /// Callers hold as much memory already as they may.
+    MemoryFull { held_bytes: u64, limit_bytes: u64 },
     /// The proxy is shutting down.
     ShuttingDown,
 
@@ -312,6 +314,7 @@ codes! {
     Error::BadFrame { .. } => "PL100",
     Error::Overrun { .. } => "PL101",
     Error::FrameTooLong { .. } => "PL102",
+    Error::MemoryFull { .. } => "PL105",
     Error::CannotListen { .. } => "PL090",
     Error::BadSetting { .. } => "PL091",
     Error::System { .. } => "PL092",
@@ -391,6 +394,7 @@ impl Error {
             Self::FrameTooLong { .. } => "write smaller frames, or raise `PIPELOOP_MAX_RESULT`".into(),
             Self::Cut { .. } => "raise `PIPELOOP_DRAIN_GRACE` and the grace of whoever stops the container, or make the action faster".into(),
             Self::QueueFull { .. } => "try again later, or raise `PIPELOOP_QUEUE`".into(),
+            Self::MemoryFull { .. } => "try again later, send less at once, read answers faster, or raise `PIPELOOP_MAX_MEMORY`".into(),
             Self::Expired => "send fewer activations at once, or give them a longer time limit on the platform".into(),
             Self::CrashLoop { .. } => "mend what it dies of; whatever works again ends the pauses at once".into(),
             Self::NotRestarted { .. } => "`PIPELOOP_RESTART` is `never`: start another container, or set it to `always`".into(),
@@ -597,6 +601,10 @@ impl fmt::Display for Error {
                 }
             },
             Self::QueueFull { limit } => write!(f, "as many activations wait already as may: {limit}"),
+            Self::MemoryFull { held_bytes, limit_bytes } => write!(
+                f,
+                "bodies and answers take {held_bytes} bytes already, at most {limit_bytes} are accepted at once"
+            ),
             Self::ShuttingDown => f.write_str("the proxy is shutting down"),
             Self::Expired => {
                 f.write_str("the activation's deadline passed while it waited for others, and it was never begun")

@@ -29,4 +29,5 @@ pub mod logs;
 pub mod patience;
 pub mod process;
 pub mod protocol;
+pub mod room;
 pub mod text;

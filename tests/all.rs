@@ -54,6 +54,8 @@ mod pairing;
 mod pid_one;
 #[path = "suite/promises.rs"]
 mod promises;
+#[path = "suite/room.rs"]
+mod room;
 #[path = "suite/signals.rs"]
 mod signals;
 #[path = "suite/stream_workers.rs"]

@@ -360,7 +360,7 @@ impl Crowd<'_> {
                 },
                 next = crew.desk.next(self.worker.post, means), if takes => match next {
                     Next::Message(Message::Run(job)) => {
-                        if let Some(job) = job.claim() {
+                        if let Some(job) = job.claim(&self.worker.shared.surroundings.room) {
                             waiting.push_back(Waiting::new(job));
                         }
                     }

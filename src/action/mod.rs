@@ -44,6 +44,7 @@ use crate::logs::{self, Logs, Sentinels, Sink};
 use crate::patience;
 use crate::process::{Launch, Reaper};
 use crate::protocol::Protocol;
+use crate::room::Room;
 
 use artifact::{Artifact, Code, Sources};
 use compile::compile;
@@ -91,6 +92,8 @@ pub struct Surroundings {
     pub workers: usize,
     /// How many activations may wait.
     pub queue: usize,
+    /// What bodies and answers may take together.
+    pub room: Room,
 }
 
 /// Where the reason of a failed init goes.
@@ -216,6 +219,12 @@ impl Action {
             ready.baked = Some(path.to_owned());
         }
         Ok(())
+    }
+
+    /// What bodies and answers may take together.
+    #[must_use]
+    pub fn room(&self) -> &Room {
+        &self.0.surroundings.room
     }
 
     /// Whether an init would be refused now, to be known before its body is read.

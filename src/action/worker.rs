@@ -22,6 +22,7 @@ use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, detect, ending};
 use crate::protocol::pipe_loop::NoAnswer;
 use crate::protocol::{Protocol, single_shot};
+use crate::room::Room;
 
 use super::crowd::Waiting;
 use super::desk::{Means, Next};
@@ -97,7 +98,7 @@ impl Message {
 
 impl Job {
     /// Takes it on. Nothing comes back if nobody needs it any more, who is told so then.
-    pub(super) fn claim(self) -> Option<Self> {
+    pub(super) fn claim(self, room: &Room) -> Option<Self> {
         let given_up = self.claimed.as_ref().is_some_and(|claimed| claimed.swap(true, Ordering::AcqRel));
         if given_up || self.reply.is_closed() {
             // Its caller left or was told before it began.
@@ -106,6 +107,11 @@ impl Job {
         if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             // The same, seen from here first. It takes nothing with it.
             self.reply.send(Err(Error::Expired));
+            return None;
+        }
+        if let Err(error) = room.begin(&self.activation.held) {
+            // Its answer would come on top of what nobody takes. It has not begun, and may come again.
+            self.reply.send(Err(error));
             return None;
         }
         Some(self)
@@ -275,7 +281,7 @@ impl Worker {
 
     /// One activation from its first log line to its sentinels.
     async fn run(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
-        let Some(job) = job.claim() else { return };
+        let Some(job) = job.claim(&self.shared.surroundings.room) else { return };
         if self.crew.speaks_frames.load(Ordering::Relaxed) {
             self.crowd(vec![Waiting::new(job)], phase, logs).await;
         } else {

@@ -16,6 +16,7 @@ use crate::config::{ActionSettings, Compatibility, container_environment};
 use crate::error::Error;
 use crate::logs::{Sentinels, Sink};
 use crate::protocol::answer::failure;
+use crate::room::Room;
 
 use super::output;
 
@@ -100,6 +101,7 @@ impl Run {
                 init_failures: InitFailures::Tell,
                 workers: 1,
                 queue: 1,
+                room: Room::new(Some(u64::MAX)),
             },
             reaper,
         );

@@ -17,6 +17,7 @@ use crate::front::http::{self, Limits, Stop};
 use crate::front::openwhisk::OpenWhisk;
 use crate::logs::{SENTINEL, Sentinels, Sink};
 use crate::process::signals::HeldBack;
+use crate::room::Room;
 
 use super::output;
 
@@ -76,6 +77,7 @@ impl Serve {
                 init_failures: if log_init_error { InitFailures::Log } else { InitFailures::Tell },
                 workers,
                 queue: self.server.queue,
+                room: Room::new(self.server.max_memory.0),
                 settings: self.settings,
             },
             reaper,

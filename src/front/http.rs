@@ -28,6 +28,7 @@ use tokio::time::Sleep;
 
 use crate::error::Error;
 use crate::patience::{self, PIECES};
+use crate::room::{Held, Room};
 
 /// What a front answers with.
 pub type Reply = Response<Payload>;
@@ -492,7 +493,7 @@ impl AsyncWrite for Io {
 
 /// The bound of a body, and what its error names.
 #[derive(Debug, Clone, Copy)]
-pub struct BodyBound {
+pub struct BodyBound<'a> {
     /// What the body belongs to: `init` or `run`.
     pub request: &'static str,
     /// The most bytes.
@@ -501,15 +502,18 @@ pub struct BodyBound {
     pub setting: &'static str,
     /// The longest silence between two pieces.
     pub patience: Duration,
+    /// What all bodies share.
+    pub room: &'a Room,
 }
 
-/// Collects a body into one buffer, with a byte of room behind it.
+/// Collects a body into one buffer, with a byte of room behind it, and what it takes of the room that all
+/// bodies share.
 ///
 /// # Errors
-/// [`Error::BodyTooLarge`], [`Error::BodyStalled`], and [`Error::BrokenBody`] when the connection
+/// [`Error::BodyTooLarge`], [`Error::MemoryFull`], [`Error::BodyStalled`], and [`Error::BrokenBody`] when the connection
 /// breaks or its framing is wrong. In any case the body has been read to its end, as far as that
 /// can be asked, so that the caller gets to read the answer.
-pub async fn read_body(mut body: Incoming, bound: &BodyBound) -> Result<Vec<u8>, Error> {
+pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec<u8>, Held), Error> {
     let too_large =
         || Error::BodyTooLarge { request: bound.request, limit_bytes: bound.limit_bytes, setting: bound.setting };
     let announced = body.size_hint().exact();
@@ -517,6 +521,11 @@ pub async fn read_body(mut body: Incoming, bound: &BodyBound) -> Result<Vec<u8>,
         discard(body, bound.patience).await;
         return Err(too_large());
     }
+    if let Err(error) = bound.room.admit(announced.unwrap_or(0)) {
+        discard(body, bound.patience).await;
+        return Err(error);
+    }
+    let mut held = bound.room.hold();
     // Announcing is cheap: what is set aside at once is bounded.
     let room = announced.unwrap_or(0).min(MOST_RESERVED_BYTES);
     let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or(0) + 1);
@@ -525,9 +534,14 @@ pub async fn read_body(mut body: Incoming, bound: &BodyBound) -> Result<Vec<u8>,
             discard(body, bound.patience).await;
             return Err(too_large());
         }
+        if let Err(error) = held.grow_to(bytes.len() + frame.len()) {
+            drop(bytes);
+            discard(body, bound.patience).await;
+            return Err(error);
+        }
         bytes.extend_from_slice(&frame);
     }
-    Ok(bytes)
+    Ok((bytes, held))
 }
 
 /// What is set aside for a body that was only announced.

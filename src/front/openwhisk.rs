@@ -91,18 +91,24 @@ impl OpenWhisk {
             limit_bytes: self.max_body,
             setting: "PIPELOOP_MAX_BODY",
             patience: self.patience,
+            room: self.action.room(),
         };
         if let Err(error) = self.action.check_run() {
             discard(body, self.patience).await;
             return Err(error);
         }
         let activation = match read_body(body, &bound).await {
-            Ok(body) => Activation::parse(body),
+            Ok((body, held)) => Activation::parse(body).map(|activation| activation.holding(held)),
+            // It was not looked at, and has no log either.
+            Err(error @ Error::MemoryFull { .. }) => return Err(error),
             Err(error) => Err(error),
         };
         match activation {
             Ok(activation) => match wanted {
-                Wanted::Whole => self.action.run(activation).await.map(|answer| json(StatusCode::OK, answer)),
+                Wanted::Whole => {
+                    let answer = self.action.run(activation).await?;
+                    Ok(json(StatusCode::OK, self.action.room().keep(answer)))
+                }
                 // Nothing is said before there is something to say: until then it may be an error.
                 Wanted::Pieces(format) => self.action.stream(activation).await.map(|pieces| format.reply(pieces)),
             },
@@ -119,12 +125,13 @@ impl OpenWhisk {
             limit_bytes: self.max_init_body,
             setting: "PIPELOOP_MAX_INIT_BODY",
             patience: self.patience,
+            room: self.action.room(),
         };
         if let Err(error) = self.action.check_init() {
             discard(body, self.patience).await;
             return Err(error);
         }
-        let body = read_body(body, &bound).await?;
+        let (body, _held) = read_body(body, &bound).await?;
         self.action.init(parse_init(&body)?).await
     }
 
@@ -303,7 +310,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::Overrun { .. }
         | Error::FrameTooLong { .. }
         | Error::NotRestarted { .. } => StatusCode::BAD_GATEWAY,
-        Error::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Error::QueueFull { .. } | Error::MemoryFull { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         // What the operator can mend.
         Error::Unwritable { .. } | Error::CannotListen { .. } | Error::BadSetting { .. } | Error::System { .. } => {

@@ -1,4 +1,4 @@
-//! How often the kernel killed a process of our control group for want of memory.
+//! How much memory there is for us, and how often the kernel killed a process of our control group for want of memory.
 //!
 //! Such a kill looks like any other SIGKILL; only the group's counter tells. A process and its
 //! children are in our own group unless they move, so the counter is read before a process is
@@ -23,6 +23,23 @@ pub fn oom_kills() -> Option<u64> {
     count(std::str::from_utf8(&text[..length]).ok()?)
 }
 
+/// How many bytes this process and its actions may use: the limit of our control group, or what the machine
+/// has. Nothing where neither tells.
+#[must_use]
+pub fn limit() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let files = candidates(&groups, Path::new("/sys/fs/cgroup"), "memory.max", "memory.limit_in_bytes");
+    // No limit is a word in the second version and a number beyond any memory in the first.
+    let of_groups = files.iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
+    of_groups.chain(total(&fs::read_to_string("/proc/meminfo").unwrap_or_default())).min()
+}
+
+/// What the machine has, of `/proc/meminfo`.
+fn total(meminfo: &str) -> Option<u64> {
+    let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"))?;
+    kib.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// The line `oom_kill 3`, which both versions have.
 fn count(events: &str) -> Option<u64> {
     events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
@@ -30,7 +47,8 @@ fn count(events: &str) -> Option<u64> {
 
 fn open() -> Option<File> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    candidates(&groups, Path::new("/sys/fs/cgroup")).into_iter().find_map(|path| {
+    let files = candidates(&groups, Path::new("/sys/fs/cgroup"), "memory.events", "memory.oom_control");
+    files.into_iter().find_map(|path| {
         let file = File::open(&path).ok()?;
         // Kernels before 4.13 have the file of the first version without the count.
         fs::read_to_string(&path).ok().as_deref().and_then(count)?;
@@ -38,16 +56,16 @@ fn open() -> Option<File> {
     })
 }
 
-/// Where the counter may be. A container may be shown its group's path from the host's root while
+/// Where a file of our group may be, by its names in both versions. A container may be shown its group's path from the host's root while
 /// its group is mounted as the root, so both are looked at.
-fn candidates(groups: &str, mount: &Path) -> Vec<PathBuf> {
+fn candidates(groups: &str, mount: &Path, second: &str, first: &str) -> Vec<PathBuf> {
     let mut candidates = Vec::new();
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
         let (mounts, file): (&[&str], _) = match controllers {
-            "" => (&["", "unified"], "memory.events"),
-            _ if controllers.split(',').any(|controller| controller == "memory") => (&["memory"], "memory.oom_control"),
+            "" => (&["", "unified"], second),
+            _ if controllers.split(',').any(|controller| controller == "memory") => (&["memory"], first),
             _ => continue,
         };
         let below = path.trim_start_matches('/');
@@ -70,9 +88,16 @@ mod tests {
     }
 
     #[test]
+    fn the_machine_tells_what_it_has() {
+        assert_eq!(total("MemTotal:       16384 kB\nMemFree: 1 kB\n"), Some(16 << 20));
+        assert_eq!(total("MemFree: 1 kB\n"), None);
+        assert!(limit().is_some_and(|limit| limit > 1 << 20));
+    }
+
+    #[test]
     fn the_group_is_found_in_each_layout() {
         let check = |groups: &str, expected: &[&str]| {
-            let found = candidates(groups, Path::new("/c"));
+            let found = candidates(groups, Path::new("/c"), "memory.events", "memory.oom_control");
             assert_eq!(found, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{groups:?}");
         };
         check(
