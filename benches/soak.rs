@@ -47,6 +47,9 @@ struct Options {
 
 /// Passes what the proxy prints to somebody who reads and forgets it.
 const FORGET: [&str; 3] = ["bash", "-c", "\"$0\" \"$@\" 2>&1 | cat > /dev/null; exit \"${PIPESTATUS[0]}\""];
+/// As many looks at the proxy are alike before it counts as settled: more than the second after which it gives
+/// memory back.
+const SETTLED_LOOKS: u32 = 750;
 /// What an allocator may keep for itself.
 const GROWTH_KIB: u64 = 8 * 1024;
 
@@ -140,9 +143,11 @@ fn settled(load: &Load) -> Holdings {
     let mut same = 0;
     eventually("what the proxy holds settles", || {
         let now = holdings(load.proxy.pid());
-        same = if (now.descriptors, now.children) == (last.descriptors, last.children) { same + 1 } else { 0 };
+        let is_same =
+            (now.descriptors, now.children, now.memory_kib) == (last.descriptors, last.children, last.memory_kib);
+        same = if is_same { same + 1 } else { 0 };
         last = now;
-        (same > 100).then_some(now)
+        (same > SETTLED_LOOKS).then_some(now)
     })
 }
 

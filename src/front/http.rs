@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -23,11 +23,12 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
 use crate::error::Error;
 use crate::patience::{self, PIECES};
+use crate::process::heap;
 use crate::room::{Held, Room};
 
 /// What a front answers with.
@@ -119,6 +120,8 @@ const MOST_HEADERS: usize = 100;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time enough for the runtime to ask the kernel what has arrived.
 const A_TURN: Duration = Duration::from_millis(2);
+/// How long freed memory is kept for whoever needs as much again.
+const UNTIDY_FOR: Duration = Duration::from_secs(1);
 /// How much of a refused body is read to its end, so that the caller gets to read the answer.
 const MOST_DISCARDED_BYTES: u64 = 1024 * 1024 * 1024;
 
@@ -166,12 +169,24 @@ pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limit
     let places = Arc::new(Semaphore::new(limits.connections as usize));
     let acquire = || async { places.clone().acquire_owned().await.expect("the semaphore is never closed") };
     let stopped = stop.clone();
+    let housekeeping = Arc::new(Notify::new());
+    let keeper = tokio::spawn(keep_tidy(housekeeping.clone()));
     let begin = |stream: TcpStream, place: OwnedSemaphorePermit| {
         // An answer is one write; waiting to fill a packet would only delay it.
         let _ = stream.set_nodelay(true);
         let connection = connection(stream, front.clone(), limits.caller_timeout, stopped.clone());
+        let housekeeping = housekeeping.clone();
         tokio::spawn(async move {
-            connection.await;
+            // Large buffers are freed within, or before the answer that is sent within.
+            let mut connection = pin!(connection);
+            std::future::poll_fn(|context| {
+                let polled = connection.as_mut().poll(context);
+                if heap::is_untidy() {
+                    housekeeping.notify_one();
+                }
+                polled
+            })
+            .await;
             drop(place);
         });
     };
@@ -208,6 +223,16 @@ pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limit
     for _ in 0..limits.connections {
         acquire().await.forget();
     }
+    keeper.abort();
+}
+
+/// Gives memory back, a moment after there is some: a caller that goes on finds its buffers again.
+async fn keep_tidy(wanted: Arc<Notify>) {
+    loop {
+        wanted.notified().await;
+        tokio::time::sleep(UNTIDY_FOR).await;
+        heap::tidy();
+    }
 }
 
 /// Serves one connection to its end.
@@ -240,7 +265,7 @@ async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Durati
     let mut connection =
         hyper::server::conn::http1::Builder::new().max_header_size(MOST_HEADER_BYTES).serve_connection(io, service);
     let mut watch = Watch::new(patience);
-    let mut closing = std::pin::pin!(async move {
+    let mut closing = pin!(async move {
         let _ = stop.wait_for(|stop| *stop == Stop::Connections).await;
         // A request that is with the kernel is in flight, too.
         tokio::time::sleep(A_TURN).await;

@@ -7,7 +7,9 @@
 //! the child's ends on our side, so that end-of-file tells the truth. [`reap`] alone waits for
 //! processes and keeps each exit status as a fact that may be asked for twice. [`ready`] looks at
 //! what a process waits for; [`stop`] ends the whole group, and [`survivors`] are what is left then.
+//! [`memory`] and [`heap`] are about memory: the kernel's kills for want of it, and our own share.
 
+pub mod heap;
 pub mod memory;
 pub mod pipe;
 pub mod ready;

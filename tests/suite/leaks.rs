@@ -49,3 +49,31 @@ fn nothing_is_kept_of_thousands_of_activations_and_of_restarts() {
     assert!(memory_kib < before.memory_kib + GROWTH_KIB, "{memory_kib} KiB, and before {before:?}");
     proxy.stop();
 }
+
+#[test]
+fn memory_of_large_messages_is_given_back_once_nobody_needs_it() {
+    /// What may stay: pieces that small blocks stand in.
+    const MOST_KEPT_KIB: u64 = 3 * 1024;
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let action = compile("butler.c", folder.path());
+    let mut proxy = Proxy::start(&[action], &[]);
+    assert_eq!(proxy.run(&json!({})).status, 200);
+    let before = holdings(proxy.pid());
+    // Sizes that an allocator cannot simply use again, on connections that stay, with small messages between.
+    let mut kept: Vec<_> = (0..2).map(|_| proxy.caller()).collect();
+    for mebibytes in [1, 3, 6, 8, 2, 5, 1] {
+        for caller in &mut kept {
+            let text = "x".repeat(mebibytes << 20);
+            let body = json!({ "value": {"echo": text} }).to_string();
+            let response = caller.call("POST", "/run", body.as_bytes());
+            assert_eq!((response.status, response.json()), (200, json!({ "echo": text })));
+            assert_eq!(caller.call("POST", "/run", br#"{"value":{}}"#).status, 200);
+        }
+    }
+    let Holdings { peak_kib, .. } = eventually("memory is given back", || {
+        Some(holdings(proxy.pid())).filter(|now| now.memory_kib < before.memory_kib + MOST_KEPT_KIB)
+    });
+    assert!(peak_kib > before.memory_kib + 8 * 1024, "it was needed: {peak_kib} KiB");
+    drop(kept);
+    proxy.stop();
+}
