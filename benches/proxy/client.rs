@@ -17,8 +17,17 @@ pub(crate) struct Request(Vec<u8>);
 
 impl Request {
     pub(crate) fn post(path: &str, body: &[u8]) -> Self {
+        Self::with_headers(path, "", body)
+    }
+
+    /// A request for server-sent events.
+    pub(crate) fn stream(path: &str, body: &[u8]) -> Self {
+        Self::with_headers(path, "Accept: text/event-stream\r\n", body)
+    }
+
+    fn with_headers(path: &str, headers: &str, body: &[u8]) -> Self {
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{headers}Content-Length: {}\r\n\r\n",
             body.len()
         );
         Self([head.as_bytes(), body].concat())
@@ -47,7 +56,18 @@ impl Connection {
     /// Sends a request and reads its answer. The time from the first byte sent to the last one read.
     pub(crate) fn exchange(&mut self, request: &Request) -> Outcome<Duration> {
         let begun = Instant::now();
-        self.stream.write_all(&request.0).map_err(|error| format!("cannot send the request: {error}"))?;
+        self.send(request)?;
+        self.receive()?;
+        Ok(begun.elapsed())
+    }
+
+    /// Sends a request whose answer is received later.
+    pub(crate) fn send(&mut self, request: &Request) -> Outcome {
+        Ok(self.stream.write_all(&request.0).map_err(|error| format!("cannot send the request: {error}"))?)
+    }
+
+    /// Reads the answer of the request that was sent.
+    pub(crate) fn receive(&mut self) -> Outcome {
         self.filled = 0;
         let head = loop {
             self.read_some()?;
@@ -63,11 +83,29 @@ impl Connection {
         while self.filled < self.body.end {
             self.read_some()?;
         }
-        let elapsed = begun.elapsed();
         if self.filled > self.body.end {
             return Err(format!("{} bytes came after the answer", self.filled - self.body.end).into());
         }
-        Ok(elapsed)
+        Ok(())
+    }
+
+    /// Reads an answer that comes in pieces, up to one that holds some bytes. All that has come of it.
+    pub(crate) fn receive_until(&mut self, last: &[u8]) -> Outcome<&[u8]> {
+        self.filled = 0;
+        loop {
+            self.read_some()?;
+            if self.bytes[..self.filled].windows(last.len()).any(|window| window == last) {
+                return Ok(&self.bytes[..self.filled]);
+            }
+        }
+    }
+
+    /// Reads the rest of such an answer, up to the last bytes of all.
+    pub(crate) fn receive_rest(&mut self, last: &[u8]) -> Outcome {
+        while !self.bytes[..self.filled].ends_with(last) {
+            self.read_some()?;
+        }
+        Ok(())
     }
 
     /// The last answer, without the newline that may end it. Anything but 200 is an error.

@@ -33,6 +33,9 @@ pub(crate) enum Dialect {
     /// One process an activation.
     #[value(name = "0")]
     Version0,
+    /// One process, frames on standard output. No other proxy speaks it.
+    #[value(skip)]
+    Version2,
 }
 
 /// A proxy and how it is started.
@@ -154,6 +157,7 @@ impl Drop for Running {
 pub(crate) struct Actions {
     echo: Vec<u8>,
     single_shot: Vec<u8>,
+    waiter: Vec<u8>,
     without_library: Vec<u8>,
 }
 
@@ -179,6 +183,7 @@ impl Actions {
         Ok(Self {
             echo: compile("echo", include_str!("../actions/echo.c"))?,
             single_shot: compile("single_shot", include_str!("../actions/single_shot.c"))?,
+            waiter: compile("waiter", include_str!("../actions/waiter.c"))?,
             without_library: without_library(folder.path())?,
         })
     }
@@ -214,8 +219,13 @@ impl Actions {
     pub(crate) fn echo(&self, dialect: Dialect) -> Request {
         match dialect {
             Dialect::Version0 => init(&self.single_shot, dialect),
-            Dialect::Version1 | Dialect::Actionloop => init(&self.echo, dialect),
+            Dialect::Version1 | Dialect::Version2 | Dialect::Actionloop => init(&self.echo, dialect),
         }
+    }
+
+    /// The init of the action that takes its time.
+    pub(crate) fn waiter(&self, dialect: Dialect) -> Request {
+        init(&self.waiter, dialect)
     }
 
     /// The init of an action that is small: what is measured then is not the decoding of a binary.
@@ -223,6 +233,7 @@ impl Actions {
         let script = match dialect {
             Dialect::Actionloop => include_str!("../actions/cold.sh"),
             Dialect::Version1 => include_str!("../actions/cold_version_1.sh"),
+            Dialect::Version2 => unreachable!("it starts like version 1"),
             Dialect::Version0 => include_str!("../actions/cold_single_shot.sh"),
         };
         init(script.as_bytes(), dialect)
@@ -234,6 +245,7 @@ fn init(code: &[u8], dialect: Dialect) -> Request {
     let environment = match dialect {
         Dialect::Actionloop => json!({}),
         Dialect::Version1 => json!({"ECHO_PROTOCOL": "1"}),
+        Dialect::Version2 => json!({"ECHO_PROTOCOL": "2"}),
         Dialect::Version0 => json!({"PIPELOOP_PROTOCOL": "0"}),
     };
     let value = json!({

@@ -3,7 +3,7 @@
 //! A machine's speed drifts, by its neighbours and its temperature. So the proxies are measured in turn
 //! within each round, in the opposite order in every other one, and compared round by round.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
@@ -24,6 +24,8 @@ pub(crate) enum Subject {
     Echo1,
     /// Echoes of 8 MiB.
     Echo8,
+    /// Version 2 beside version 1: 64 at once, and the first chunk of a stream.
+    Streams,
     /// Version 0, a process for each activation.
     Single,
     /// Inits of 1 MiB that are refused.
@@ -50,6 +52,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 const STARTS: usize = 7;
 /// How often each upload that cannot work is refused in a round; the slowest counts.
 const REFUSALS: usize = 10;
+/// Callers at once.
+const CROWD: usize = 64;
 const MEBIBYTE: usize = 1024 * 1024;
 const SMALL_ARGUMENTS: &str = r#"{"name":"Mike"}"#;
 
@@ -66,6 +70,9 @@ impl Plan {
                 .any(|subject| self.wants(*subject))
             {
                 self.warm(round, sheet)?;
+            }
+            if self.wants(Subject::Streams) {
+                self.streams(sheet)?;
             }
             if self.wants(Subject::Single) {
                 self.single(round, sheet)?;
@@ -136,7 +143,7 @@ impl Plan {
     /// Everything that is measured on proxies that keep their process.
     fn warm(&self, round: usize, sheet: &mut Sheet) -> Outcome {
         let mut runners = Vec::new();
-        for dialect in [Dialect::Actionloop, Dialect::Version1] {
+        for dialect in [Dialect::Actionloop, Dialect::Version1, Dialect::Version2] {
             for (side, contestant) in self.turns(dialect, round) {
                 let runner = Runner::start(&contestant, &self.actions).map_err(|error| named(&contestant, &*error))?;
                 runners.push((side, contestant, runner));
@@ -161,6 +168,7 @@ impl Plan {
         if self.wants(Subject::Warm) {
             let names = |dialect| match dialect {
                 Dialect::Version1 => ["v1 p50", "v1 p99", "v1 cpu"],
+                Dialect::Version2 => ["v2 p50", "v2 p99", "v2 cpu"],
                 _ => ["warm p50", "warm p99", "warm cpu"],
             };
             step(&mut |side, dialect, runner| {
@@ -192,8 +200,10 @@ impl Plan {
                 let times = runner.run(&payload, count.max(5))?;
                 let name = match (subject, dialect) {
                     (Subject::Echo1, Dialect::Version1) => "v1 echo 1",
+                    (Subject::Echo1, Dialect::Version2) => "v2 echo 1",
                     (Subject::Echo1, _) => "echo 1",
                     (_, Dialect::Version1) => "v1 echo 8",
+                    (_, Dialect::Version2) => "v2 echo 8",
                     _ => "echo 8",
                 };
                 sheet.add(name, side, quantile(&times, 0.50) / 1000.0);
@@ -247,6 +257,66 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// What version 2 is for: many at once in one process, and pieces at once.
+    fn streams(&self, sheet: &mut Sheet) -> Outcome {
+        for (dialect, key) in [(Dialect::Version1, "v1 rate"), (Dialect::Version2, "v2 rate")] {
+            let contestant = Contestant { dialect, ..self.ours.clone() };
+            let rate = self.crowd_rate(&contestant).map_err(|error| named(&contestant, &*error))?;
+            sheet.add(key, Side::Ours, rate);
+        }
+        let contestant = Contestant { dialect: Dialect::Version2, ..self.ours.clone() };
+        let delays = self.first_chunks(&contestant).map_err(|error| named(&contestant, &*error))?;
+        sheet.add("first chunk", Side::Ours, quantile(&delays, 0.50));
+        sheet.add("first chunk p99", Side::Ours, quantile(&delays, 0.99));
+        Ok(())
+    }
+
+    /// Activations a second when many callers send one each, all at once, and again when all are answered.
+    fn crowd_rate(&self, contestant: &Contestant) -> Outcome<f64> {
+        let mut runner = Runner::with(contestant, &self.actions.waiter(contestant.dialect))?;
+        let mut callers = (0..CROWD).map(|_| runner.proxy.connect()).collect::<Outcome<Vec<_>>>()?;
+        let request = Request::post("/run", br#"{"value":{}}"#);
+        // One of version 1 takes CROWD times as long.
+        let turns = if contestant.dialect == Dialect::Version2 { (self.count / CROWD).max(10) } else { 2 };
+        let mut crowd = |turns: usize| -> Outcome {
+            for _ in 0..turns {
+                callers.iter_mut().try_for_each(|caller| caller.send(&request))?;
+                for caller in &mut callers {
+                    caller.receive()?;
+                    caller.expect(br#"{"waited_ms":5}"#)?;
+                }
+            }
+            Ok(())
+        };
+        crowd(1)?;
+        let begun = Instant::now();
+        crowd(turns)?;
+        Ok((turns * CROWD) as f64 / begun.elapsed().as_secs_f64())
+    }
+
+    /// Milliseconds from just before the action writes a chunk until its caller has read it, in rising
+    /// order. The action goes on for 5 ms before it ends, so nothing but the chunk can have brought it.
+    fn first_chunks(&self, contestant: &Contestant) -> Outcome<Vec<f64>> {
+        let mut runner = Runner::with(contestant, &self.actions.waiter(contestant.dialect))?;
+        let request = Request::stream("/run", br#"{"value":{"stream":true}}"#);
+        let mut delays = Vec::new();
+        for _ in 0..(self.count / 10).max(20) {
+            runner.connection.send(&request)?;
+            let come = runner.connection.receive_until(b"\n\n")?;
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            let text = String::from_utf8_lossy(come).into_owned();
+            let written = text.split_once("data: \"").and_then(|(_, rest)| rest.split_once('"')?.0.parse::<u64>().ok());
+            let written = written.ok_or_else(|| format!("no chunk with a time: {text:?}"))?;
+            let now = u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec)?;
+            delays.push(now.checked_sub(written).ok_or("a chunk came before it was written")? as f64 / 1e6);
+            runner.connection.receive_rest(b"\r\n0\r\n\r\n")?;
+        }
+        delays.sort_by(f64::total_cmp);
+        Ok(delays)
+    }
+}
+
 /// Milliseconds from just before the start of a proxy to its answer of `/init`, and to that of the
 /// first `/run`.
 fn first_answers(contestant: &Contestant, acknowledgement: Acknowledgement) -> Outcome<(f64, f64)> {
@@ -274,9 +344,13 @@ struct Runner {
 
 impl Runner {
     fn start(contestant: &Contestant, actions: &Actions) -> Outcome<Self> {
+        Self::with(contestant, &actions.echo(contestant.dialect))
+    }
+
+    fn with(contestant: &Contestant, init: &Request) -> Outcome<Self> {
         let mut proxy = contestant.start(Acknowledgement::Ignored)?;
         let mut connection = proxy.connect()?;
-        connection.exchange(&actions.echo(contestant.dialect))?;
+        connection.exchange(init)?;
         connection.answer()?;
         Ok(Self { proxy, connection })
     }
@@ -307,14 +381,14 @@ impl Payload {
         let request = Request::post("/run", activation.as_bytes());
         let answer = match dialect {
             Dialect::Actionloop => activation.into_bytes(),
-            Dialect::Version0 | Dialect::Version1 => arguments.as_bytes().to_vec(),
+            Dialect::Version0 | Dialect::Version1 | Dialect::Version2 => arguments.as_bytes().to_vec(),
         };
         Self { request, answer, dialect }
     }
 
     fn check(&self, connection: &Connection) -> Outcome {
         match self.dialect {
-            Dialect::Actionloop | Dialect::Version1 => connection.expect(&self.answer),
+            Dialect::Actionloop | Dialect::Version1 | Dialect::Version2 => connection.expect(&self.answer),
             Dialect::Version0 => connection.expect_json(&self.answer),
         }
     }

@@ -22,12 +22,16 @@ struct Measure {
     decimals: usize,
     /// What the project wants to reach on one core.
     reach: Option<Reach>,
+    /// The line of ours that it is compared with, where that is not the other proxy's.
+    beside: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Reach {
-    /// This part of what the other proxy needs.
+    /// At most this part of what it is compared with.
     Ratio(f64),
+    /// At least so many times what it is compared with.
+    Times(f64),
     /// At most this, in its unit.
     Most(f64),
 }
@@ -39,10 +43,16 @@ const fn measure(
     decimals: usize,
     reach: Option<Reach>,
 ) -> Measure {
-    Measure { key, label, unit, decimals, reach }
+    Measure { key, label, unit, decimals, reach, beside: None }
 }
 
-/// All lines, in order. Less is better everywhere but in version 0's rate.
+impl Measure {
+    const fn beside(self, key: &'static str) -> Self {
+        Self { beside: Some(key), ..self }
+    }
+}
+
+/// All lines, in order. Less is better everywhere but in rates.
 const MEASURES: &[Measure] = &[
     measure("cold init", "cold start to /init", "ms", 2, Some(Reach::Ratio(0.5))),
     measure("cold run", "cold start to first /run", "ms", 2, Some(Reach::Ratio(0.5))),
@@ -56,10 +66,19 @@ const MEASURES: &[Measure] = &[
     measure("v1 p50", "  version 1, p50", "µs", 1, None),
     measure("v1 p99", "  version 1, p99", "µs", 1, None),
     measure("v1 cpu", "  version 1, proxy's CPU time", "µs", 1, None),
+    measure("v2 p50", "  version 2, p50, by version 1's", "µs", 1, Some(Reach::Ratio(1.1))).beside("v1 p50"),
+    measure("v2 p99", "  version 2, p99, by version 1's", "µs", 1, None).beside("v1 p99"),
+    measure("v2 cpu", "  version 2, CPU time, by version 1's", "µs", 1, None).beside("v1 cpu"),
     measure("echo 1", "echo of 1 MiB, p50", "ms", 3, Some(Reach::Ratio(0.5))),
     measure("v1 echo 1", "  version 1", "ms", 3, None),
+    measure("v2 echo 1", "  version 2", "ms", 3, None),
     measure("echo 8", "echo of 8 MiB, p50", "ms", 2, None),
     measure("v1 echo 8", "  version 1", "ms", 2, None),
+    measure("v2 echo 8", "  version 2", "ms", 2, None),
+    measure("v1 rate", "64 callers, 5 ms each, version 1", "1/s", 0, None),
+    measure("v2 rate", "  version 2, by version 1's", "1/s", 0, Some(Reach::Times(3.0))).beside("v1 rate"),
+    measure("first chunk", "first chunk of a stream, p50", "ms", 3, Some(Reach::Most(1.0))),
+    measure("first chunk p99", "  p99", "ms", 3, None),
     measure("single", "version 0 (more is better)", "1/s", 0, None),
     measure("no library", "refused 1 MiB: missing library", "ms", 2, Some(Reach::Most(50.0))),
     measure("no interpreter", "  missing interpreter", "ms", 2, Some(Reach::Most(50.0))),
@@ -94,9 +113,10 @@ impl Sheet {
         self.values.get(&(key, side)).map(|values| Summary::of(values.clone()))
     }
 
-    /// Ours by the other's, round by round.
-    fn ratio(&self, key: &'static str) -> Option<Summary> {
-        let (ours, other) = (self.values.get(&(key, Side::Ours))?, self.values.get(&(key, Side::Other))?);
+    /// Ours by what it is compared with, round by round.
+    fn ratio(&self, measure: &Measure) -> Option<Summary> {
+        let other = measure.beside.map_or((measure.key, Side::Other), |key| (key, Side::Ours));
+        let (ours, other) = (self.values.get(&(measure.key, Side::Ours))?, self.values.get(&other)?);
         Some(Summary::of(ours.iter().zip(other).map(|(ours, other)| ours / other).collect()))
     }
 }
@@ -144,20 +164,18 @@ impl Report {
             line(format_args!(""));
             line(format_args!(
                 "{:<38} {:>4} {ours:>10} {other:>10}  {:<22} {}",
-                sheet.title,
-                "",
-                if other.is_empty() { "" } else { "ratio [min–max]" },
-                if other.is_empty() { "" } else { "reach" },
+                sheet.title, "", "ratio [min–max]", "reach",
             ));
             for measure in MEASURES {
                 let Some(ours) = sheet.summary(measure.key, Side::Ours) else { continue };
                 let number = |summary: &Summary| format!("{:.*}", measure.decimals, summary.median);
                 let other = sheet.summary(measure.key, Side::Other).map_or(String::new(), |summary| number(&summary));
-                let ratio = sheet.ratio(measure.key).map_or(String::new(), |ratio| {
+                let ratio = sheet.ratio(measure).map_or(String::new(), |ratio| {
                     format!("{:.2} [{:.2}–{:.2}]", ratio.median, ratio.least, ratio.most)
                 });
                 let reach = match measure.reach.filter(|_| sheet.title == ONE_CORE) {
                     Some(Reach::Ratio(reach)) if !ratio.is_empty() => format!("reach {reach}"),
+                    Some(Reach::Times(reach)) if !ratio.is_empty() => format!("reach {reach} at least"),
                     Some(Reach::Most(reach)) => format!("reach {reach} {}", measure.unit),
                     _ => String::new(),
                 };
@@ -191,17 +209,18 @@ impl Report {
                         value
                     })
                 };
-                let (ratio, most) = match measure.reach.filter(|_| sheet.title == ONE_CORE) {
-                    Some(Reach::Ratio(ratio)) => (Some(ratio), None),
-                    Some(Reach::Most(most)) => (None, Some(most)),
-                    None => (None, None),
-                };
+                let reach = measure.reach.filter(|_| sheet.title == ONE_CORE);
+                let ratio = reach.and_then(|reach| if let Reach::Ratio(ratio) = reach { Some(ratio) } else { None });
+                let times = reach.and_then(|reach| if let Reach::Times(times) = reach { Some(times) } else { None });
+                let most = reach.and_then(|reach| if let Reach::Most(most) = reach { Some(most) } else { None });
                 let line = json!({
                     "unit": measure.unit,
                     "ours": side(Side::Ours),
                     "other": side(Side::Other),
-                    "ratio": sheet.ratio(measure.key).map(|ratio| ratio.json()),
+                    "ratio": sheet.ratio(measure).map(|ratio| ratio.json()),
+                    "beside": measure.beside.map(|key| key.replace(' ', "_")),
                     "reach": ratio,
+                    "reach_least": times,
                     "reach_most": most,
                 });
                 (measure.key.replace(' ', "_"), line)
