@@ -64,6 +64,11 @@ pub struct ActionSettings {
     #[arg(long, env = "PIPELOOP_STRAY", default_value = "restart", value_name = "WHAT")]
     pub stray: Stray,
 
+    /// Whether an executable is looked at before it is started: on, or off for one that is judged wrongly; the
+    /// kernel and its loader have the last word then.
+    #[arg(long, env = "PIPELOOP_INSPECT", default_value = "on", value_name = "WHEN")]
+    pub inspect: Inspect,
+
     /// Largest answer of the executable.
     #[arg(long, env = "PIPELOOP_MAX_RESULT", default_value = "64MiB", value_name = "SIZE")]
     pub max_result: Size,
@@ -113,6 +118,15 @@ pub enum Restart {
     Always,
     /// Whoever runs the proxy decides.
     Never,
+}
+
+/// Whether an executable is looked at before it is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Inspect {
+    /// What cannot work is refused.
+    On,
+    /// It is started.
+    Off,
 }
 
 /// What becomes of an action that wrote a line which answers nothing.

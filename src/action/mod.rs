@@ -38,7 +38,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::activation::{Activation, Answer};
-use crate::config::ActionSettings;
+use crate::config::{ActionSettings, Inspect};
 use crate::error::Error;
 use crate::logs::{self, Logs, Sentinels, Sink};
 use crate::patience;
@@ -476,7 +476,9 @@ impl Action {
             environment: all,
             directory: artifact.directory.clone(),
         };
-        inspect::check(&launch.program, &World::of(&launch))?;
+        if settings.inspect == Inspect::On {
+            inspect::check(&launch.program, &World::of(&launch))?;
+        }
         let protocol = protocol.unwrap_or(settings.protocol);
         let deaths = Mutex::new(Deaths::new(settings.restart));
         let crew = Arc::new(Crew {

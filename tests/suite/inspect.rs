@@ -205,6 +205,79 @@ fn a_binary_for_another_machine_or_system_is_refused() {
     refused(&bench.write("s390x", &big_endian), "PL072", 126, &["it is damaged or incomplete"]);
 }
 
+/// Against an image it is the image's machine that counts, whichever this one is.
+#[test]
+fn a_binary_for_another_machine_than_the_images_is_told() {
+    let bench = Bench::new();
+    fs::write(bench.path("main.go"), "package main\n\nfunc main() {}\n").expect("the folder is ours");
+    let go = |machine: &str| {
+        let env = [("GOOS", "linux"), ("GOARCH", machine), ("CGO_ENABLED", "0"), ("GOFLAGS", "-mod=mod")];
+        bench.tool("go", &["build", "-o", machine, "main.go"], &env);
+        bench.path(machine)
+    };
+    let (arm, amd, small) = (go("arm64"), go("amd64"), go("386"));
+    let read = |path: &Path| fs::read(path).expect("it was built");
+    bench.write("arm/bin/sh", read(&arm));
+    bench.write("amd/usr/bin/env", read(&amd));
+    bench.write("small/bin/busybox", read(&small));
+    // One without a shell: its loader tells. A link is followed inside the image.
+    bench.write("loader/usr/lib/ld-linux-aarch64.so.1", read(&arm));
+    std::os::unix::fs::symlink("/usr/lib", bench.path("loader/lib")).expect("the folder is ours");
+    fs::create_dir(bench.path("scratch")).expect("the folder is ours");
+    let check = |program: &Path, image: &str, expected: Option<&str>| {
+        let root = bench.path(image);
+        let inspection = inspect(program, &World::new(&root, program.parent().expect("a file"), &[]));
+        let found: Vec<_> = inspection.defects.iter().map(ToString::to_string).collect();
+        assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{} in {image}", program.display());
+    };
+    for image in ["arm", "loader"] {
+        check(&arm, image, None);
+        check(&amd, image, Some("it is built for x86_64, that image is for aarch64"));
+    }
+    check(&amd, "amd", None);
+    check(&small, "amd", None);
+    check(&arm, "amd", Some("it is built for aarch64, that image is for x86_64"));
+    check(&amd, "small", Some("it is built for x86_64, that image is for x86 (32 bits)"));
+    // One of nothing but static files tells nothing.
+    check(&amd, "scratch", None);
+    check(&arm, "scratch", Some("it is built for aarch64, this machine is x86_64"));
+    let root = bench.path("arm");
+    let args = ["check", amd.to_str().expect("text"), "--image-root", root.to_str().expect("text")];
+    let ended = pipeloop(&args, &[], "");
+    assert!(ended.check(126).stdout.contains("that image is for aarch64"), "{}", ended.stdout);
+}
+
+/// The loader may be told of what an inspection does not know, such as a library that it is to load first.
+#[test]
+fn an_inspection_that_is_wrong_can_be_turned_off() {
+    let bench = Bench::new();
+    let soname = ["-shared", "-fPIC", "-Wl,-soname,libone.so"];
+    let library = bench.compile("gcc", "libone.so", "int one(void) { return 1; }", &soname);
+    let answers = r#"
+#include <stdio.h>
+#include <stdlib.h>
+int one(void);
+int main(void) {
+    char *line = NULL;
+    size_t room = 0;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    puts("{\"openwhisk\":1}");
+    while (getline(&line, &room, stdin) > 0) printf("{\"one\":%d}\n", one());
+    return 0;
+}
+"#;
+    let program = bench.compile("gcc", "preloaded", answers, &["libone.so"]);
+    let (program, library) = (program.to_str().expect("text"), library.to_str().expect("text"));
+    let preload = ("LD_PRELOAD", library);
+    pipeloop(&["run", program], &[preload], "").check(127).says(&["error[PL075]: ", "`libone.so`"]);
+    pipeloop(&["run", program], &[preload, ("PIPELOOP_INSPECT", "off")], "").check(0);
+    let ended = pipeloop(&["check", "--inspect", "off", program], &[preload], "");
+    assert!(ended.check(0).stdout.contains("! can be executed"), "{}", ended.stdout);
+    // What really is missing is the loader's to tell then.
+    let ended = pipeloop(&["run", program, "--inspect", "off"], &[], "");
+    ended.check(127).says(&["error[PL051]: ", "error while loading shared libraries: libone.so"]);
+}
+
 /// The kernel may have been given something that runs it, as a container has it on a laptop of another
 /// kind: it is in no folder there, and works. The real thing, in namespaces of its own: their own
 /// handlers are there since Linux 6.7.

@@ -33,7 +33,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::activation::Answer;
-use crate::config::ActionSettings;
+use crate::config::{ActionSettings, Inspect};
 use crate::error::{BadAnswer, Error};
 use crate::logs::{self, Logs, Sentinels};
 use crate::process::spawn::ResultChannel;
@@ -264,6 +264,8 @@ impl<'a> Examination<'a> {
         };
         let inspection = inspect(&artifact.executable, &world);
         let fatal: Vec<_> = match self.plan.stays_down {
+            // It was asked not to decide by it. What it found is a warning.
+            None if self.plan.settings.inspect == Inspect::Off => Vec::new(),
             // The kernel will tell of what is for another machine.
             None => inspection.fatal().cloned().collect(),
             Some(_) => inspection.fatal_by_itself().cloned().collect(),

@@ -43,7 +43,7 @@ pub enum Defect {
 
     // ELF.
     /// It is built for another machine.
-    WrongMachine { built: String, here: &'static str },
+    WrongMachine { built: String, but: &'static str, here: String },
     /// It is built for another system.
     OtherSystem { system: &'static str },
     /// It is an ELF file and no program.
@@ -290,7 +290,7 @@ impl fmt::Display for Defect {
                 write!(f, "`{}` is mounted `noexec`: nothing in it can be started", folder.display())
             }
             Self::Unreadable { reason } => write!(f, "it cannot be read: {reason}"),
-            Self::WrongMachine { built, here } => write!(f, "it is built for {built}, this machine is {here}"),
+            Self::WrongMachine { built, but, here } => write!(f, "it is built for {built}, {but} {here}"),
             Self::OtherSystem { system } => write!(f, "it is built for {system}, this system is Linux"),
             Self::NoProgram { is } => write!(f, "it is {is}, not a program"),
             Self::EndsEarly => f.write_str(

@@ -52,7 +52,7 @@ pub(super) struct Elf {
 
 /// What a file is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Machine {
+pub struct Machine {
     /// 1 for 32 bits, 2 for 64.
     pub(super) class: u8,
     /// 1 for little-endian, 2 for big-endian.
@@ -188,8 +188,12 @@ pub(super) fn inspect(path: &Path, host: &Path, world: &World) -> Inspection {
         inspection.defects.push(Defect::OtherSystem { system });
         return inspection;
     }
-    if !elf.machine.runs_here() {
-        inspection.defects.push(Defect::WrongMachine { built: elf.machine.name(), here: std::env::consts::ARCH });
+    let wrong = match world.machine {
+        Some(image) => (!elf.machine.runs_on(image)).then(|| ("that image is for", image.name())),
+        None => (!elf.machine.runs_here()).then(|| ("this machine is", std::env::consts::ARCH.to_owned())),
+    };
+    if let Some((but, here)) = wrong {
+        inspection.defects.push(Defect::WrongMachine { built: elf.machine.name(), but, here });
         return inspection;
     }
     match &elf.interpreter {
@@ -211,18 +215,23 @@ impl Machine {
     /// Whether this machine's kernel executes it, as far as that is certain: a kernel for 64 bits may
     /// or may not execute programs for 32 of the same family.
     fn runs_here(self) -> bool {
-        let here = match std::env::consts::ARCH {
+        let number = match std::env::consts::ARCH {
             "x86_64" => EM_X86_64,
             "aarch64" => EM_AARCH64,
             "riscv64" => EM_RISCV,
             _ => return true,
         };
-        let related = match here {
+        self.runs_on(Self { class: 2, order: 1, number })
+    }
+
+    /// The same for a machine that runs programs like that one.
+    fn runs_on(self, other: Self) -> bool {
+        let related = match other.number {
             EM_X86_64 => EM_386,
             EM_AARCH64 => EM_ARM,
-            _ => here,
+            number => number,
         };
-        self.order == 1 && (self.number == here || self.number == related)
+        self.order == other.order && (self.number == other.number || self.number == related)
     }
 
     /// Its name as compilers and `uname` have it.

@@ -7,9 +7,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::process::Launch;
+
+use super::elf::{Elf, Machine};
 
 /// Where programs, interpreters and libraries are looked for.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub struct World {
     pub library_path: Option<OsString>,
     /// The level of x86-64 that the processor has, 1 to 4; not known of where an image will run.
     pub x86_level: Option<u8>,
+    /// What an image is for, as far as its own programs tell; nothing for this machine.
+    pub machine: Option<Machine>,
 }
 
 /// As many links are followed in one path as Linux follows.
@@ -38,13 +43,31 @@ impl World {
     pub fn new(root: &Path, directory: &Path, environment: &[(OsString, OsString)]) -> Self {
         let variable =
             |wanted: &str| environment.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
-        Self {
+        let mut world = Self {
             root: root.to_owned(),
             directory: directory.to_owned(),
             path: variable("PATH"),
             library_path: variable("LD_LIBRARY_PATH"),
             x86_level: (root.as_os_str() == "/").then(x86_level),
+            machine: None,
+        };
+        if !world.is_this_machine() {
+            world.machine = world.machine_of_image();
         }
+        world
+    }
+
+    /// What the programs are for that nearly every image has. An image of nothing but static files tells
+    /// nothing, and is taken to be for this machine.
+    fn machine_of_image(&self) -> Option<Machine> {
+        let programs = ["/bin/sh", "/bin/busybox", "/usr/bin/env", "/bin/ls"].map(PathBuf::from);
+        // A loader, of whichever C library.
+        let loaders = ["/lib64", "/lib", "/usr/lib"].into_iter().flat_map(|folder| {
+            let entries = self.host(Path::new(folder)).and_then(fs::read_dir).into_iter().flatten().flatten();
+            let names = entries.map(|entry| entry.file_name()).filter(|name| name.as_bytes().starts_with(b"ld-"));
+            names.map(move |name| Path::new(folder).join(name)).collect::<Vec<_>>()
+        });
+        programs.into_iter().chain(loaders).find_map(|path| Some(Elf::open(&self.host(&path).ok()?).ok()?.machine))
     }
 
     /// What a process that is started on this machine finds around it.
