@@ -209,18 +209,19 @@ fn answers_that_are_mixed_up_are_told() {
 
 #[test]
 fn a_program_that_loses_some_of_several_is_told() {
+    // How many it loses depends on how fast they come.
     let drops = ("def run(number, args):\n", "def run(number, args):\n    if threading.active_count() > 4: return\n");
     fails(
         &[drops],
         "concurrency",
         "PL104",
-        &[r#"promises `"concurrency":8`"#, "of 8 at once 4 had not ended", "promise less"],
+        &[r#"promises `"concurrency":8`"#, "of 8 at once ", " had not ended", "promise less"],
     );
     let refuses = (
         "def run(number, args):\n",
         "def run(number, args):\n    if threading.active_count() > 4: return send(number, error=\"busy\")\n",
     );
-    fails(&[refuses], "concurrency", "PL104", &["4 of 8 at once failed, and none of those that were alone", "busy"]);
+    fails(&[refuses], "concurrency", "PL104", &[" of 8 at once failed, and none of those that were alone", "busy"]);
 }
 
 #[test]
