@@ -554,6 +554,8 @@ impl Crowd<'_> {
         let lines = self.logs.lines_of(text, flight.label.as_deref());
         let most = self.worker.shared.surroundings.settings.log_backlog.bytes();
         if alone || !flight.logs() {
+            // What it printed before that came before it.
+            self.logs.drain();
             self.logs.stderr.feed_apart(&lines);
         } else {
             flight.audience.log.extend_from_slice(&lines);

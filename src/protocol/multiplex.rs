@@ -409,6 +409,8 @@ impl Multiplex {
                     }
                     Event::Log(_, text) => {
                         let lines = logs.lines_of(&text, None);
+                        // What it printed before that came before it.
+                        logs.drain();
                         logs.stderr.feed_apart(&lines);
                     }
                     Event::Ended(_, Ended::Result(answer)) => return Ok(answer),
