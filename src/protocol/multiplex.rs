@@ -368,10 +368,32 @@ impl Multiplex {
             }
             event = Event::Stray("before the activation was read".into());
         }
+        if let Event::Ended(_, ended) = &mut event
+            && self.may_be_an_earlier_ones(&line)
+            && let Some(second) = self.results.next_line()
+        {
+            // As in version 1: which of them is meant, nobody can say.
+            let text = |line: &Bytes| String::from_utf8_lossy(line).into_owned();
+            *ended = Ended::Bad(BadAnswer::TwoLines { first: text(&line), second: text(&second) });
+            self.keep_stray(&second);
+        }
         if let Event::Stray(_) = event {
             self.keep_stray(&line);
         }
         Some(Taken::Frame(event, line))
+    }
+
+    /// Whether a last frame and the line behind it, which is there in whole, both say nothing of whose they
+    /// are: then the first could be one too many from before this activation was read. The kernel shows that
+    /// only to whoever looks in time.
+    fn may_be_an_earlier_ones(&self, line: &Bytes) -> bool {
+        let nobodys = |line: &Bytes| frame::parse(line).map_or(true, |frame| frame.id.is_none());
+        if self.promises.concurrency > 1 {
+            return false;
+        }
+        let mut lines = self.results.pending().split_inclusive(|byte| *byte == b'\n');
+        let second = lines.find(|line| !line.trim_ascii().is_empty()).filter(|line| line.ends_with(b"\n"));
+        second.is_some_and(|second| nobodys(line) && nobodys(&Bytes::copy_from_slice(second)))
     }
 
     /// Sends one activation, and waits for its answer as one body: for whoever has one at a time.

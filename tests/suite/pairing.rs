@@ -139,8 +139,9 @@ impl Step {
             "kill" => refused_with("killed by signal 9") && refused_with("before it answered"),
             // The last line decides in version 0, and it is whole.
             "two" if single_shot => own(),
-            // The first result is the answer, and ends it. The second one is nobody's.
-            "two" if setting.protocol == "2" => own(),
+            // With numbers the first result is the answer, and the second one nobody's. Without, either could be one
+            // that was written too late for another activation.
+            "two" if setting.concurrency > 1 => own(),
             "half" | "number" | "two" => refused_with(BAD_ANSWER),
             // One that is over before the request arrives says nothing about it.
             // One that is nearer than the end of a pause is not waited for.

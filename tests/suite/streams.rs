@@ -859,10 +859,11 @@ fn without_ids_a_second_result_is_never_the_next_ones() {
         let streams = Streams::with(&json!({}), &["--stray", stray], &[("IDS", "no")]);
         let process = streams.process();
         streams.check(
-            &json!([["result", {"n": 1}], ["result", {"n": "stray"}], ["tell", "written"]]),
+            &json!([["result", {"n": 1}], streams.wait("go"), ["result", {"n": "stray"}], ["tell", "written"]]),
             200,
             &json!({"n": 1}),
         );
+        streams.make("go");
         // Before the next one is sent: behind that nobody could tell it from an answer.
         streams.hears("written");
         for n in 2..5 {
@@ -871,6 +872,29 @@ fn without_ids_a_second_result_is_never_the_next_ones() {
         assert_eq!(streams.process() == process, same);
         let logs = streams.proxy.check_streams(4);
         assert!(logs.stderr.contains("dropped a line that answers no activation"), "{}", logs.stderr);
+    }
+}
+
+#[test]
+fn without_ids_two_results_at_once_are_an_error() {
+    // In one write, so that both are there when the first is taken.
+    let code = "#!/bin/bash\necho '{\"openwhisk\":2}'\n\
+                while read -r line; do printf '{%s\"result\":{\"n\":1}}\\n{\"result\":{\"n\":2}}\\n' \"$ID\"; done\n";
+    for (id, error) in [("", true), ("\"id\":1,", false)] {
+        let proxy = Proxy::plain();
+        proxy.init_value(&json!({"main": "main", "code": code, "env": {"ID": id}})).check(200, &json!({"ok": true}));
+        for _ in 0..2 {
+            let response = proxy.run(&json!({}));
+            if error {
+                response.check_error(502, &[BAD_ANSWER]);
+            } else {
+                // Its number says whose it is. The process is replaced all the same.
+                response.check(200, &json!({"n": 1}));
+            }
+        }
+        let logs = proxy.check_streams(2).stderr;
+        assert_eq!(logs.contains("answer takes more than one line: `{\"result\":{\"n\":1}}` and `"), error, "{logs}");
+        assert!(logs.contains("started anew, since it wrote a line too many"), "{logs}");
     }
 }
 
