@@ -9,6 +9,14 @@ IFS= read -r events <events
 arguments=$# argument=${1-}
 line='' count=0
 
+# Adds the number or the arguments of the `run` frame $2 to $text. Its members stand in one order.
+member() {
+  case $1 in
+    id) number=${2#'{"run":'}; text=$text${number%%,*} ;;
+    value) given=${2#*'"value":'}; text=$text${given%',"context":'*} ;;
+  esac
+}
+
 # Puts $1 with its @…@ filled in into $text.
 fill() {
   text='' rest=$1
@@ -26,6 +34,8 @@ fill() {
       args) text=$text$arguments ;;
       pid) text=$text$$ ;;
       bytes) text=$text${#line} ;;
+      id | value) member "$name" "$line" ;;
+      id:* | value:*) eval "member \"\${name%%:*}\" \"\$kept_${name#*:}\"" ;;
       env:*) eval "text=\$text\${${name#env:}-unset}" ;;
       file:*) IFS= read -r inside <"${name#file:}"; text=$text$inside ;;
       fd:*) if ( : >&"${name#fd:}" ) 2>/dev/null; then text=${text}open; else text=${text}closed; fi ;;
@@ -47,6 +57,8 @@ step() {
     read) IFS= read -r line || { [ -z "$line" ] && finish; }; count=$((count + 1)) ;;
     slurp) line=$(cat); count=$((count + 1)) ;;
     expect) fill "$rest"; [ "$line" = "$text" ] || { echo "actor: expected $text, got $line" >&2; exit 70; } ;;
+    holds) case $line in *"$rest"*) ;; *) echo "actor: expected $rest in $line" >&2; exit 70 ;; esac ;;
+    keep) eval "kept_$rest=\$line" ;;
     write) fd=${rest%% *}; fill "${rest#* }"; printf '%s\n' "$text" >&"$fd" ;;
     part) fd=${rest%% *}; fill "${rest#* }"; printf '%s' "$text" >&"$fd" ;;
     raw) fd=${rest%% *}; printf '%b' "${rest#* }" >&"$fd" ;;
@@ -54,6 +66,13 @@ step() {
       fd=${rest%% *} rest=${rest#* }
       head -c "${rest%% *}" /dev/zero | tr '\0' "${rest#* }" >&"$fd"
       ;;
+    flood)
+      fd=${rest%% *} flooding=$$-$at
+      fill "${rest#* }"
+      while [ ! -e "$events/$flooding" ] && [ -d "$events" ]; do printf '%s\n' "$text" >&"$fd" || exit; done &
+      flood=$!
+      ;;
+    cease) : >"$events/$flooding"; wait "$flood" ;;
     close) eval "exec $rest>&-" ;;
     raise) fill "$rest"; echo $$ >"$events/$text" ;;
     wait) fill "$rest"; await "$text" ;;

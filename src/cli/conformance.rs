@@ -26,6 +26,9 @@ Examples:
   pipeloop conformance --proxy ./proxy --port 8080 P6 actionloop/echo
   pipeloop conformance --proxy http://localhost:8080 actionloop/echo
 
+The smallest case of each protocol comes first. A proxy that fails it does not speak that protocol: the other
+cases of it are listed as not run. A case that is named without it is played.
+
 A proxy that runs already (a URL) takes one action in its life: all cases that need none are played, and the
 first that needs one. It must see the same file system, and its log cannot be looked at.
 
@@ -44,7 +47,7 @@ pub(super) struct Conformance {
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
 
-    /// Only cases whose executable speaks this: 0, 1, actionloop or auto. May be given several times.
+    /// Only cases whose executable speaks this: 0, 1, 2, actionloop or auto. May be given several times.
     #[arg(long, value_name = "NAME")]
     protocol: Vec<String>,
 
@@ -110,18 +113,32 @@ impl Conformance {
         let mut initialised_by: Option<&str> = None;
         // What needs no action comes first where there is but one proxy for all.
         let (later, first): (Vec<&Case>, Vec<&Case>) = cases.iter().copied().partition(|case| case.initialises());
-        let order = match target {
+        let order: Vec<&Case> = match target {
             Target::Url { .. } => first.into_iter().chain(later).collect(),
-            Target::Command { .. } => cases.to_vec(),
+            Target::Command { .. } => {
+                let (basic, others): (Vec<&Case>, Vec<&Case>) = cases.iter().copied().partition(|case| case.basic);
+                basic.into_iter().chain(others).collect()
+            }
         };
+        // The smallest cases that failed: what speaks the same is not worth a try.
+        let mut unspoken: Vec<&Case> = Vec::new();
         for case in order {
             let begun = Instant::now();
+            let basic = unspoken.iter().find(|basic| !case.action.is_empty() && basic.protocol == case.protocol);
             let verdict = match (target, initialised_by) {
+                (Target::Command { .. }, _) if let Some(basic) = basic => Verdict::NotRun(format!(
+                    "the proxy does not speak {}, as {} shows",
+                    spoken(&basic.protocol),
+                    basic.name
+                )),
                 (Target::Url { .. }, Some(other)) if case.initialises() && case.needs_a_start().is_none() => {
                     Verdict::NotRun(format!("the proxy has the action of {other} by now: start it anew"))
                 }
                 _ => play(case, target, self.timeout.0),
             };
+            if case.basic && matches!(verdict, Verdict::Failed(_)) {
+                unspoken.push(case);
+            }
             if case.initialises() && !matches!(verdict, Verdict::NotRun(_)) {
                 initialised_by.get_or_insert(&case.name);
             }
@@ -146,6 +163,15 @@ impl Conformance {
             output::cases_summary(summary.passed, summary.failed, summary.not_run)?;
         }
         Ok(status)
+    }
+}
+
+/// A protocol in a sentence.
+fn spoken(protocol: &str) -> String {
+    if protocol.starts_with(|first: char| first.is_ascii_digit()) {
+        format!("version {protocol}")
+    } else {
+        format!("the {protocol} dialect")
     }
 }
 

@@ -28,8 +28,11 @@ pub struct Case {
     pub name: String,
     /// What must hold, in a sentence.
     pub title: String,
-    /// What the executable speaks: `0`, `1`, `actionloop`, or `auto` where the proxy has to find out.
+    /// What the executable speaks: `0`, `1`, `2`, `actionloop`, or `auto` where the proxy has to find out.
     pub protocol: String,
+    /// The smallest case of its protocol: a proxy that fails it does not speak that, and the others say nothing.
+    #[serde(default)]
+    pub basic: bool,
     /// Faults of the field that this is about, such as `P1`.
     #[serde(default)]
     pub field: Vec<String>,
@@ -62,6 +65,32 @@ pub struct Needs {
     /// A limit of time for each activation, in milliseconds.
     #[serde(default)]
     pub run_limit_ms: Option<u64>,
+    /// How long an executable may take to end what nobody waits for any more, in milliseconds.
+    #[serde(default)]
+    pub stop_limit_ms: Option<u64>,
+    /// The longest answer, in bytes.
+    #[serde(default)]
+    pub result_limit_bytes: Option<u64>,
+    /// The most that is held of a stream for a slow caller, in bytes.
+    #[serde(default)]
+    pub stream_buffer_bytes: Option<u64>,
+}
+
+impl Needs {
+    /// The limits that have to be set, by the variables in which our own proxy takes them.
+    #[must_use]
+    pub fn limits(&self) -> Vec<(&'static str, String)> {
+        let time = |limit: Option<u64>| limit.map(|limit| format!("{limit}ms"));
+        let size = |limit: Option<u64>| limit.map(|limit| limit.to_string());
+        let all = [
+            ("PIPELOOP_INIT_TIMEOUT", time(self.init_limit_ms)),
+            ("PIPELOOP_RUN_TIMEOUT", time(self.run_limit_ms)),
+            ("PIPELOOP_STOP_GRACE", time(self.stop_limit_ms)),
+            ("PIPELOOP_MAX_RESULT", size(self.result_limit_bytes)),
+            ("PIPELOOP_STREAM_BUFFER", size(self.stream_buffer_bytes)),
+        ];
+        all.into_iter().filter_map(|(name, limit)| Some((name, limit?))).collect()
+    }
 }
 
 /// A file of the uploaded archive beside the executable.
@@ -130,12 +159,54 @@ pub struct Run {
     /// The body is sent in so many chunks (`Transfer-Encoding: chunked`).
     #[serde(default)]
     pub chunks: Option<usize>,
+    /// The header `Accept`; none unless given.
+    #[serde(default)]
+    pub accept: Option<String>,
     /// The caller closes the connection when the executable has raised this event.
     #[serde(default)]
     pub leave_after: Option<String>,
     /// What comes back; `{"status":200}` unless said.
     #[serde(default)]
     pub expect: Expect,
+    /// The body piece by piece, and what the caller does in between; in place of what `expect` says of the body.
+    #[serde(default)]
+    pub stream: Vec<Piece>,
+}
+
+/// A piece of a stream as the caller gets it, or something that it does between two of them. Server-sent events
+/// and lines of JSON are the same here.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Piece {
+    /// A chunk: an event without a name, or a line with the member `chunk`.
+    Chunk(Value),
+    /// Any number of chunks.
+    AnyChunks(Any),
+    /// The last piece: `result`.
+    Result(Value),
+    /// The last piece: `error`, which is the action's own.
+    Error(Value),
+    /// The last piece: `error`, with a sentence that holds each of these.
+    Fails(Vec<String>),
+    /// Raises an event when all before is here.
+    Raise(String),
+    /// Reads nothing until this event was raised.
+    Await(String),
+    /// Closes the connection; the last one.
+    Leave(Any),
+}
+
+/// `true`, for a member that says all by being there.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "bool")]
+pub struct Any;
+
+impl TryFrom<bool> for Any {
+    type Error = &'static str;
+
+    fn try_from(value: bool) -> Result<Self, Self::Error> {
+        if value { Ok(Self) } else { Err("`true` is all it can be") }
+    }
 }
 
 /// Any request.
@@ -321,8 +392,8 @@ impl Case {
         let stops = |step: &Step| matches!(step, Step::Stop(_));
         if !self.proxy.env.is_empty() {
             Some("the proxy's environment has to be set")
-        } else if self.proxy.init_limit_ms.is_some() || self.proxy.run_limit_ms.is_some() {
-            Some("the proxy's limits of time have to be set")
+        } else if !self.proxy.limits().is_empty() {
+            Some("the proxy's limits have to be set")
         } else if self.steps.iter().any(stops) {
             Some("the proxy is ended by it")
         } else {

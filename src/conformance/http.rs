@@ -25,6 +25,11 @@ impl Answer {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
+
+    /// Whether its body comes in chunks.
+    pub(super) fn is_chunked(&self) -> bool {
+        self.header("transfer-encoding").is_some_and(|value| value.contains("chunked"))
+    }
 }
 
 impl Caller {
@@ -34,7 +39,25 @@ impl Caller {
 
     /// One request, in chunks if asked for.
     pub(super) fn send(&mut self, method: &str, path: &str, body: &[u8], chunks: Option<usize>) -> io::Result<()> {
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n", self.host);
+        self.send_with("", method, path, body, chunks)
+    }
+
+    /// A request for an activation, with this `Accept`.
+    pub(super) fn send_run(&mut self, accept: Option<&str>, body: &[u8], chunks: Option<usize>) -> io::Result<()> {
+        let accept = accept.map(|accept| format!("Accept: {accept}\r\n")).unwrap_or_default();
+        self.send_with(&accept, "POST", "/run", body, chunks)
+    }
+
+    fn send_with(
+        &mut self,
+        headers: &str,
+        method: &str,
+        path: &str,
+        body: &[u8],
+        chunks: Option<usize>,
+    ) -> io::Result<()> {
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n{headers}", self.host);
         let mut request = head.into_bytes();
         match chunks {
             None => {
@@ -71,7 +94,19 @@ impl Caller {
     }
 
     fn read_answer(&mut self) -> io::Result<Answer> {
-        let no = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let mut answer = self.receive_head()?;
+        if answer.is_chunked() {
+            while self.receive_chunk(&mut answer.body)? {}
+        } else {
+            let length = answer.header("content-length").and_then(|length| length.parse().ok());
+            let length = length.ok_or_else(|| no("an answer without Content-Length"))?;
+            self.read(length, &mut answer.body)?;
+        }
+        Ok(answer)
+    }
+
+    /// Reads an answer without its body.
+    pub(super) fn receive_head(&mut self) -> io::Result<Answer> {
         let line = self.line()?;
         let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| no("no status line"))?;
         let mut headers = Vec::new();
@@ -83,23 +118,16 @@ impl Caller {
             let (name, value) = line.split_once(':').ok_or_else(|| no("a header without colon"))?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut answer = Answer { status, headers, body: Vec::new() };
-        if answer.header("transfer-encoding").is_some_and(|value| value.contains("chunked")) {
-            loop {
-                let size = usize::from_str_radix(self.line()?.split(';').next().unwrap_or_default().trim(), 16);
-                let size = size.map_err(|_| no("a chunk without size"))?;
-                self.read(size, &mut answer.body)?;
-                self.line()?;
-                if size == 0 {
-                    break;
-                }
-            }
-        } else {
-            let length = answer.header("content-length").and_then(|length| length.parse().ok());
-            let length = length.ok_or_else(|| no("an answer without Content-Length"))?;
-            self.read(length, &mut answer.body)?;
-        }
-        Ok(answer)
+        Ok(Answer { status, headers, body: Vec::new() })
+    }
+
+    /// Reads the next chunk of a body that comes in chunks. Whether there was one.
+    pub(super) fn receive_chunk(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
+        let size = usize::from_str_radix(self.line()?.split(';').next().unwrap_or_default().trim(), 16);
+        let size = size.map_err(|_| no("a chunk without size"))?;
+        self.read(size, body)?;
+        self.line()?;
+        Ok(size > 0)
     }
 
     fn read(&mut self, length: usize, body: &mut Vec<u8>) -> io::Result<()> {
@@ -144,4 +172,8 @@ impl Caller {
         stream.get_ref().set_write_timeout(Some(left))?;
         Ok(stream)
     }
+}
+
+fn no(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }

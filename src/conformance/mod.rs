@@ -15,6 +15,7 @@
 pub mod case;
 mod http;
 mod proxy;
+mod stream;
 
 use std::fmt;
 use std::io::{self, Cursor, Write};
@@ -38,6 +39,9 @@ const SENTINEL: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
 
 /// How long what was logged may be on its way through pipes and other programs when its answer is here.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How far off the deadline is that `@soon@` stands for.
+const SOON: Duration = Duration::from_millis(500);
 
 /// How much of a text stands in a reason.
 const EXCERPT: usize = 160;
@@ -133,10 +137,7 @@ impl Stage<'_> {
                 self.ask(caller, method, path, body.as_bytes(), None)?;
                 self.expect(caller, expect, None)
             }
-            Step::Await(event) => {
-                let path = self.folder.events().join(event);
-                self.wait("the executable did not get there", || path.exists())
-            }
+            Step::Await(event) => self.await_event(event),
             Step::Gone(event) => {
                 let path = self.folder.events().join(event);
                 let gone = || {
@@ -146,9 +147,7 @@ impl Stage<'_> {
                 };
                 self.wait("the executable is still there", || gone() == Some(true))
             }
-            Step::Raise(event) => {
-                std::fs::write(self.folder.events().join(event), "").map_err(|error| error.to_string())
-            }
+            Step::Raise(event) => self.raise(event),
             Step::Together(callers) => {
                 together(callers, |number, steps| self.steps(steps, &format!("{place}, caller {number}, step")))
             }
@@ -174,6 +173,15 @@ impl Stage<'_> {
                 Some(Err(reason)) => Err(reason),
             },
         }
+    }
+
+    fn await_event(&self, event: &str) -> Played {
+        let path = self.folder.events().join(event);
+        self.wait("the executable did not get there", || path.exists())
+    }
+
+    fn raise(&self, event: &str) -> Played {
+        std::fs::write(self.folder.events().join(event), "").map_err(|error| error.to_string())
     }
 
     /// Waits for something that is to be seen, until the deadline.
@@ -232,17 +240,22 @@ impl Stage<'_> {
             (None, Some(value)) => json!({ "value": value }).to_string(),
             (None, None) => json!({ "value": {} }).to_string(),
         };
-        self.ask(caller, "POST", "/run", body.as_bytes(), run.chunks)?;
+        let body = body.replace("@soon@", &soon().to_string());
+        self.sent(caller.send_run(run.accept.as_deref(), body.as_bytes(), run.chunks))?;
         if let Some(event) = &run.leave_after {
-            let waited = self.step(&Step::Await(event.clone()), caller, "");
+            let waited = self.await_event(event);
             caller.leave();
             return waited;
         }
-        self.expect(caller, &run.expect, number)
+        if run.stream.is_empty() { self.expect(caller, &run.expect, number) } else { self.stream(caller, run) }
     }
 
     fn ask(&self, caller: &mut Caller, method: &str, path: &str, body: &[u8], chunks: Option<usize>) -> Played {
-        match caller.send(method, path, body, chunks) {
+        self.sent(caller.send(method, path, body, chunks))
+    }
+
+    fn sent(&self, sent: io::Result<()>) -> Played {
+        match sent {
             Ok(()) => Ok(()),
             // It may have answered and closed before it read all of this; the answer tells.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
@@ -398,13 +411,32 @@ fn check_log(log: &Log, streams: &[String; 2]) -> Played {
     Ok(())
 }
 
-/// Whether these are the lines, where `…` stands for any.
+/// Whether these are the lines, where `…` stands for any, and for any text within one.
 fn lines_match(expected: &[String], lines: &[&str]) -> bool {
     match expected {
         [] => lines.is_empty(),
         [any, rest @ ..] if any == "…" => (0..=lines.len()).any(|at| lines_match(rest, &lines[at..])),
-        [first, rest @ ..] => lines.first() == Some(&first.as_str()) && lines_match(rest, &lines[1..]),
+        [first, rest @ ..] => {
+            lines.first().is_some_and(|line| line_matches(first, line)) && lines_match(rest, &lines[1..])
+        }
     }
+}
+
+fn line_matches(expected: &str, line: &str) -> bool {
+    let Some((begin, rest)) = expected.split_once('…') else { return expected == line };
+    let Some(mut line) = line.strip_prefix(begin) else { return false };
+    let (between, end) = rest.rsplit_once('…').unwrap_or(("", rest));
+    for part in between.split('…') {
+        let Some((_, behind)) = line.split_once(part) else { return false };
+        line = behind;
+    }
+    line.ends_with(end)
+}
+
+/// A deadline that is reached while somebody waits for it, in milliseconds since 1970.
+fn soon() -> u128 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    (now + SOON).as_millis()
 }
 
 /// A text that fits into a reason.

@@ -163,12 +163,7 @@ impl Running {
         command.args(words[1..].iter().map(filled)).current_dir(folder.0.join("a/b/c/work"));
         crate::config::forget_proxy_settings(&mut command);
         command.envs(&needs.env);
-        let limits = [("PIPELOOP_INIT_TIMEOUT", needs.init_limit_ms), ("PIPELOOP_RUN_TIMEOUT", needs.run_limit_ms)];
-        for (name, limit) in limits {
-            if let Some(limit) = limit {
-                command.env(name, format!("{limit}ms"));
-            }
-        }
+        command.envs(needs.limits());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().map_err(|error| format!("cannot start `{}`: {error}", words[0]))?;
         let stdout = Captured::new(child.stdout.take().expect("stdout was piped at spawn"));

@@ -48,6 +48,11 @@ fn version_1() {
 }
 
 #[test]
+fn version_2() {
+    check_group("v2/");
+}
+
+#[test]
 fn the_actionloop_dialect() {
     check_group("actionloop/");
 }
@@ -75,6 +80,37 @@ fn every_fault_of_the_field_has_a_case() {
 }
 
 #[test]
+fn the_documentation_counts_the_cases() {
+    let page = text("docs/conformance.md");
+    let count = |group: &str| ALL.iter().filter(|(name, _)| name.starts_with(group)).count();
+    for (group, words) in [
+        ("v0/", "version 0"),
+        ("v1/", "version 1"),
+        ("v2/", "version 2"),
+        ("actionloop/", "the actionloop dialect"),
+        ("auto/", "`auto`"),
+        ("proxy/", "no executable"),
+    ] {
+        let row = format!("| {} | {words} |", count(group));
+        assert!(page.contains(&row), "{row} is missing in docs/conformance.md");
+    }
+    let all = format!("all {} cases", ALL.len());
+    assert!(page.contains(&all), "{all:?} is missing in docs/conformance.md");
+    let all = format!("{} cases", ALL.len());
+    assert!(text("CHANGELOG.md").contains(&all), "{all:?} is missing in CHANGELOG.md");
+}
+
+/// A runner tries it first: whoever fails it does not speak that.
+#[test]
+fn every_protocol_has_one_smallest_case() {
+    let cases = built_in();
+    for protocol in ["0", "1", "2", "actionloop"] {
+        let basic: Vec<_> = cases.iter().filter(|case| case.basic && case.protocol == protocol).collect();
+        assert!(matches!(basic[..], [case] if !case.action.is_empty()), "{protocol}: {basic:?}");
+    }
+}
+
+#[test]
 fn every_case_is_as_the_schema_says() {
     let schema: Value = serde_json::from_str(&text("conformance/schema.json")).expect("the schema is JSON");
     for (name, text) in ALL {
@@ -87,6 +123,8 @@ fn every_case_is_as_the_schema_says() {
         json!({"title": "", "protocol": "7", "steps": []}),
         json!({"title": "", "protocol": "1", "steps": [{"jump": "high"}]}),
         json!({"title": "", "protocol": "1", "steps": [{"run": {"expect": {"status": "fine"}}}]}),
+        json!({"title": "", "protocol": "2", "steps": [{"run": {"stream": [{"piece": 1}]}}]}),
+        json!({"title": "", "protocol": "2", "steps": [{"run": {"stream": [{"leave": false}]}}]}),
     ] {
         assert!(fits(&schema, &schema, &wrong).is_err(), "{wrong}");
         assert!(Case::parse("wrong", &wrong.to_string()).is_err() || wrong["protocol"] == "7", "{wrong}");
@@ -195,6 +233,110 @@ fn the_command_prints_a_table_and_tells_what_fails() {
     played(&["mine/none"]).check(2).says(&["means no case"]);
 }
 
+/// A caller that looks at streams sees what is wrong with one.
+#[test]
+fn pieces_that_are_not_as_expected_are_told() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let group = folder.path().join("mine");
+    fs::create_dir(&group).expect("the folder is ours");
+    let action = json!([
+        "write 1 {\"openwhisk\":2}",
+        "loop",
+        "read",
+        "write 1 {\"chunk\":1}",
+        "on two write 1 {\"chunk\":2}",
+        "on crash exit 7",
+        "write 1 {\"result\":{}}"
+    ]);
+    let write = |name: &str, value: Value, accept: &str, stream: Value| {
+        let run = json!({"run": {"value": value, "accept": accept, "stream": stream}});
+        let case = json!({"title": "", "protocol": "2", "action": action, "steps": [{"init": {}}, run]});
+        fs::write(group.join(format!("{name}.json")), case.to_string()).expect("the folder is ours");
+    };
+    let (events, lines) = ("text/event-stream", "application/x-ndjson");
+    for (name, accept) in [("events", events), ("lines", lines)] {
+        let to = |what: &str| format!("{name}_{what}");
+        write(&to("right"), json!({}), accept, json!([{"chunk": 1}, {"raise": "seen"}, {"result": {}}]));
+        write(&to("any"), json!({"two": 1}), accept, json!([{"any_chunks": true}, {"result": {}}]));
+        write(&to("other"), json!({}), accept, json!([{"chunk": 2}, {"result": {}}]));
+        write(&to("more"), json!({"two": 1}), accept, json!([{"chunk": 1}, {"result": {}}]));
+        write(&to("less"), json!({}), accept, json!([{"chunk": 1}, {"result": {}}, {"result": {}}]));
+        write(&to("open"), json!({"two": 1}), accept, json!([{"chunk": 1}]));
+        write(&to("words"), json!({"crash": 1}), accept, json!([{"chunk": 1}, {"fails": ["8"]}]));
+    }
+    write("body", json!({}), "*/*", json!([{"result": {}}]));
+    let cases = folder.path().to_str().expect("a plain name");
+    let output = pipeloop(&["conformance", "--cases", cases, "--proxy", &own_proxy()], &[], "");
+    output.check(1);
+    for line in ["✓ mine/events_right ", "✓ mine/events_any ", "✓ mine/lines_right ", "✓ mine/lines_any "] {
+        assert!(output.stdout.contains(line), "{line:?} in:\n{}", output.stdout);
+    }
+    for format in ["events", "lines"] {
+        for (name, reason) in [
+            ("other", "expected `{\"chunk\":2}`, got `{\"chunk\":1}`"),
+            ("more", "expected `{\"result\":{}}`, got `{\"chunk\":2}`"),
+            ("less", "expected another piece, got the end of the body"),
+            ("open", "expected the end of the body, got `"),
+            (
+                "words",
+                "expected an `error` whose sentence holds `8`, got `{\"error\":\"the action exited with status 7",
+            ),
+        ] {
+            let name = format!("✗ mine/{format}_{name} ");
+            let line = output.stdout.lines().find(|line| line.contains(&name));
+            assert!(line.is_some_and(|line| line.contains(reason)), "{name}{reason} in:\n{}", output.stdout);
+        }
+    }
+    assert!(output.stdout.contains("expected a stream, got 200 with a whole body"), "{}", output.stdout);
+}
+
+/// Whoever cannot do the smallest is not asked for the rest, and the table says so.
+#[test]
+fn a_protocol_that_is_not_spoken_is_told_once() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let group = folder.path().join("mine");
+    fs::create_dir(&group).expect("the folder is ours");
+    let case = |basic: bool, protocol: &str| {
+        let mut case = json!({
+            "title": "",
+            "protocol": protocol,
+            "action": ["write 1 {\"openwhisk\":3}", "loop", "read"],
+            "steps": [{"init": {}}],
+        });
+        if basic {
+            case["basic"] = json!(true);
+        }
+        case.to_string()
+    };
+    for (name, text) in [
+        ("a_more", case(false, "2")),
+        ("smallest", case(true, "2")),
+        ("other", case(false, "1")),
+        ("none", json!({"title": "", "protocol": "2", "steps": []}).to_string()),
+    ] {
+        fs::write(group.join(format!("{name}.json")), text).expect("the folder is ours");
+    }
+    let cases = folder.path().to_str().expect("a plain name");
+    let played = |more: &[&str]| {
+        let proxy = own_proxy();
+        pipeloop(&[&["conformance", "--cases", cases, "--proxy", &proxy], more].concat(), &[], "")
+    };
+    let output = played(&[]);
+    output.check(1);
+    for line in [
+        "✗ mine/smallest ",
+        "– mine/a_more    not run: the proxy does not speak version 2, as mine/smallest shows",
+        "✗ mine/other ",
+        "✓ mine/none ",
+        "1 passed, 2 failed, 1 not run",
+    ] {
+        assert!(output.stdout.contains(line), "{line:?} in:\n{}", output.stdout);
+    }
+    // By its name it is played.
+    let output = played(&["mine/a_more"]);
+    assert!(output.stdout.contains("✗ mine/a_more "), "{}", output.stdout);
+}
+
 #[test]
 fn a_proxy_that_runs_takes_one_case_with_an_action() {
     let proxy = crate::support::Proxy::plain();
@@ -212,5 +354,5 @@ fn a_proxy_that_runs_takes_one_case_with_an_action() {
     assert_eq!(status("v1/array"), ("passed", ""));
     assert_eq!(status("v1/echo").0, "not_run");
     assert!(status("v1/echo").1.contains("v1/array"), "{}", status("v1/echo").1);
-    assert!(status("v1/never_answers").1.contains("limits of time"), "{}", status("v1/never_answers").1);
+    assert!(status("v1/never_answers").1.contains("the proxy's limits"), "{}", status("v1/never_answers").1);
 }
