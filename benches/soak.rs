@@ -21,8 +21,8 @@ use clap::Parser;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use support::processes::{self, Holdings, holdings};
-use support::{Caller, Proxy, compile, eventually};
+use support::processes::{self, Holdings};
+use support::{Caller, Proxy, compile};
 
 /// Keeps pipeloop under load and faults, and prints what it holds.
 #[derive(Debug, Parser)]
@@ -123,7 +123,8 @@ fn watch(load: &Load, duration: Duration, count: u64) -> Vec<Holdings> {
             };
             thread::sleep(at.saturating_sub(begun.elapsed()));
             let _quiet = load.quiet.write().expect("nobody panics with it");
-            let sample = settled(load);
+            // Once it has noticed that everybody has left.
+            let sample = processes::settled(load.proxy.pid(), SETTLED_LOOKS);
             let minute = begun.elapsed().as_secs_f64() / 60.0;
             let counts = [&load.answers, &load.errors, &load.deaths, &load.left]
                 .map(|count| count.load(Ordering::Relaxed).to_string());
@@ -135,20 +136,6 @@ fn watch(load: &Load, duration: Duration, count: u64) -> Vec<Holdings> {
             sample
         })
         .collect()
-}
-
-/// What the proxy holds once it has noticed that everybody has left.
-fn settled(load: &Load) -> Holdings {
-    let mut last = holdings(load.proxy.pid());
-    let mut same = 0;
-    eventually("what the proxy holds settles", || {
-        let now = holdings(load.proxy.pid());
-        let is_same =
-            (now.descriptors, now.children, now.memory_kib) == (last.descriptors, last.children, last.memory_kib);
-        same = if is_same { same + 1 } else { 0 };
-        last = now;
-        (same > SETTLED_LOOKS).then_some(now)
-    })
 }
 
 fn judge(load: &Load, samples: &[Holdings], workers: usize) -> ExitCode {

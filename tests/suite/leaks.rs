@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use crate::support::processes::{Holdings, holdings};
+use crate::support::processes::{self, Holdings, holdings};
 use crate::support::{Proxy, compile, eventually};
 
 /// Callers of every kind, and a death for each round.
@@ -33,11 +33,7 @@ fn nothing_is_kept_of_thousands_of_activations_and_of_restarts() {
     let settled = || {
         assert_eq!(proxy.run(&json!({})).status, 200);
         // Callers that left are noticed in a moment.
-        let now = || holdings(proxy.pid());
-        eventually("descriptors are given back", || {
-            let (first, second) = (now(), now());
-            (first.descriptors == second.descriptors && first.children == 1).then_some(first)
-        })
+        eventually("its process is there", || Some(processes::settled(proxy.pid(), 50)).filter(|now| now.children == 1))
     };
     (0..5).for_each(|_| round(&proxy));
     let before = settled();

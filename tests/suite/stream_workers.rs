@@ -249,9 +249,7 @@ fn at_the_end_all_processes_finish_and_hear_of_it() {
         assert_eq!(streams.told().matches(text).count(), 2, "{}", streams.told());
     }
     streams.proxy.check_streams(2);
-    for group in groups {
-        eventually("nothing is left", || processes::group(group).is_empty().then_some(()));
-    }
+    processes::nothing_is_left_of(&groups);
 }
 
 #[test]
@@ -270,8 +268,6 @@ fn at_the_end_all_processes_are_cut_or_killed() {
         }
         assert_eq!(streams.proxy.wait().code(), Some(0));
         streams.proxy.check_streams(2);
-        for group in groups {
-            eventually("nothing is left", || processes::group(group).is_empty().then_some(()));
-        }
+        processes::nothing_is_left_of(&groups);
     }
 }

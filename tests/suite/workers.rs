@@ -289,9 +289,7 @@ fn at_the_end_all_workers_finish_and_all_processes_leave() {
     answers(callers);
     assert_eq!(proxy.wait().code(), Some(0));
     proxy.check_streams(2);
-    for group in groups {
-        eventually("nothing is left", || processes::group(group).is_empty().then_some(()));
-    }
+    processes::nothing_is_left_of(&groups);
 }
 
 #[test]
@@ -313,9 +311,7 @@ fn at_the_end_all_workers_are_cut_or_killed() {
         }
         assert_eq!(proxy.wait().code(), Some(0));
         proxy.check_streams(2);
-        for group in groups {
-            eventually("nothing is left", || processes::group(group).is_empty().then_some(()));
-        }
+        processes::nothing_is_left_of(&groups);
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use super::eventually;
+
 /// A process, as far as the tests look at one.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
@@ -42,6 +44,19 @@ pub(crate) fn holdings(pid: i32) -> Holdings {
     }
 }
 
+/// What a process holds once that stays the same for so many looks, 2 ms apart.
+pub(crate) fn settled(pid: i32, looks: u32) -> Holdings {
+    let held = |holdings: Holdings| (holdings.descriptors, holdings.children, holdings.memory_kib);
+    let mut last = holdings(pid);
+    let mut alike = 0;
+    eventually("what it holds settles", || {
+        let now = holdings(pid);
+        alike = if held(now) == held(last) { alike + 1 } else { 0 };
+        last = now;
+        (alike > looks).then_some(now)
+    })
+}
+
 /// The child of a process that runs a program.
 pub(crate) fn child_named(parent: i32, name: &str) -> Option<i32> {
     let is_named =
@@ -78,6 +93,13 @@ pub(crate) fn children(parent: i32) -> Vec<i32> {
 /// The members of a process group that live.
 pub(crate) fn group(group: i32) -> Vec<Seen> {
     living().into_iter().filter(|process| process.group == group).collect()
+}
+
+/// Waits until nothing of these process groups lives any more.
+pub(crate) fn nothing_is_left_of(groups: &[i32]) {
+    for leader in groups {
+        eventually("nothing is left", || group(*leader).is_empty().then_some(()));
+    }
 }
 
 /// Source: proc(5), `/proc/PID/stat`: pid (comm) state ppid pgrp. The name may hold anything.
