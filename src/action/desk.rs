@@ -88,11 +88,7 @@ impl Desk {
             return Err(message);
         }
         inner.waiting.push_back(message);
-        let waker = inner.call();
-        drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        call(inner);
         Ok(())
     }
 
@@ -124,10 +120,8 @@ impl Desk {
             let returns = means == Means::Places;
             let returned = std::mem::replace(&mut inner.posts[post].returns, returns);
             // Nobody was called for the rest while it was to come back.
-            let waker = if returned && !returns && !inner.waiting.is_empty() { inner.call() } else { None };
-            drop(inner);
-            if let Some(waker) = waker {
-                waker.wake();
+            if returned && !returns && !inner.waiting.is_empty() {
+                call(inner);
             }
             return Poll::Ready(Next::Message(message));
         } else if inner.closed {
@@ -146,11 +140,7 @@ impl Desk {
             return Err(job);
         }
         inner.waiting.push_front(Message::Run(job));
-        let waker = inner.call();
-        drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        call(inner);
         Ok(())
     }
 
@@ -178,10 +168,8 @@ impl Desk {
         inner.posts[post].state = State::Away;
         inner.posts[post].has_process = false;
         inner.posts[post].returns = false;
-        let waker = if inner.waiting.is_empty() { None } else { inner.call() };
-        drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
+        if !inner.waiting.is_empty() {
+            call(inner);
         }
     }
 
@@ -220,13 +208,15 @@ impl Desk {
     }
 }
 
-impl Inner {
-    /// Calls the free worker that is ready soonest.
-    fn call(&mut self) -> Option<Waker> {
-        let returns = self.posts.iter().any(|post| post.returns);
-        let free = |post: &&mut Post| matches!(post.state, State::Free(_)) && (post.has_process || !returns);
-        // The first of several minima is taken.
-        self.posts.iter_mut().filter(free).min_by_key(|post| !post.has_process)?.call()
+/// Calls the free worker that is ready soonest, once the desk is free again.
+fn call(mut inner: MutexGuard<'_, Inner>) {
+    let returns = inner.posts.iter().any(|post| post.returns);
+    let free = |post: &&mut Post| matches!(post.state, State::Free(_)) && (post.has_process || !returns);
+    // The first of several minima is taken.
+    let waker = inner.posts.iter_mut().filter(free).min_by_key(|post| !post.has_process).and_then(Post::call);
+    drop(inner);
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 
