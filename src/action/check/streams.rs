@@ -166,15 +166,10 @@ impl Examination<'_> {
     /// Sends as many as were promised, within reason.
     async fn takes_several_at_once(&mut self) {
         let name = Name::Concurrency;
-        let mut running = match self.take_streams().await {
-            Ok(Some(running)) => running,
-            Ok(None) => return self.settle(Check::new(name, Verdict::NotReached, "")),
-            Err(trouble) => return self.fail(name, &trouble),
-        };
+        let Some(mut running) = self.take_streams_for(name).await else { return };
         let promised = running.multiplex().promises().concurrency;
         let count = promised.min(AT_ONCE);
         let promise = Promise::Concurrency(promised);
-        self.ear.forget();
         let pid = running.guard.process().pid;
         let worked_before = survivors::time_at_work(pid);
         let mut dialogue = Dialogue::default();
@@ -304,12 +299,7 @@ impl Examination<'_> {
         let grace = self.plan.settings.stop_grace.0;
         let mut slowest = None;
         for head_start in [HEAD_START, Duration::ZERO] {
-            let mut running = match self.take_streams().await {
-                Ok(Some(running)) => running,
-                Ok(None) => return self.settle(Check::new(name, Verdict::NotReached, "")),
-                Err(trouble) => return self.fail(name, &trouble),
-            };
-            self.ear.forget();
+            let Some(mut running) = self.take_streams_for(name).await else { return };
             let mut dialogue = Dialogue::default();
             if let Err(trouble) = self.send(&mut running, &mut dialogue, &arguments) {
                 return self.fail(name, &trouble);
@@ -369,12 +359,7 @@ impl Examination<'_> {
     async fn heeds_pause(&mut self) {
         let name = Name::Pause;
         let arguments = self.arguments.plain();
-        let mut running = match self.take_streams().await {
-            Ok(Some(running)) => running,
-            Ok(None) => return self.settle(Check::new(name, Verdict::NotReached, "")),
-            Err(trouble) => return self.fail(name, &trouble),
-        };
-        self.ear.forget();
+        let Some(mut running) = self.take_streams_for(name).await else { return };
         let mut dialogue = Dialogue::default();
         if let Err(trouble) = self.send(&mut running, &mut dialogue, &arguments) {
             return self.fail(name, &trouble);
@@ -463,12 +448,7 @@ impl Examination<'_> {
         if self.is_settled(name) {
             return;
         }
-        let mut running = match self.take_streams().await {
-            Ok(Some(running)) => running,
-            Ok(None) => return self.settle(Check::new(name, Verdict::NotReached, "")),
-            Err(trouble) => return self.fail(name, &trouble),
-        };
-        self.ear.forget();
+        let Some(mut running) = self.take_streams_for(name).await else { return };
         let within = self.plan.settings.stop_grace.0 / 2;
         self.ear.during(running.multiplex().say_stop(within)).await;
         let Running { guard, conversation } = running;
@@ -548,6 +528,19 @@ impl Examination<'_> {
         self.ensure_running().await?;
         let speaks = |running: &mut Running| matches!(running.conversation, Conversation::Multiplex(_));
         Ok(self.running.take_if(speaks))
+    }
+
+    /// The same for a check, which is settled if there is none. What is heard from then on is its own.
+    async fn take_streams_for(&mut self, name: Name) -> Option<Running> {
+        match self.take_streams().await {
+            Ok(Some(running)) => {
+                self.ear.forget();
+                return Some(running);
+            }
+            Ok(None) => self.settle(Check::new(name, Verdict::NotReached, "")),
+            Err(trouble) => self.fail(name, &trouble),
+        }
+        None
     }
 
     fn begin(&mut self, running: &mut Running, dialogue: &mut Dialogue, activation: &Activation) {
