@@ -541,25 +541,20 @@ pub struct BodyBound<'a> {
 pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec<u8>, Held), Error> {
     let too_large =
         || Error::BodyTooLarge { request: bound.request, limit_bytes: bound.limit_bytes, setting: bound.setting };
-    let announced = body.size_hint().exact();
-    if announced.is_some_and(|length| length > bound.limit_bytes) {
-        discard(body, bound.patience).await;
-        return Err(too_large());
-    }
-    if let Err(error) = bound.room.admit(announced.unwrap_or(0)) {
+    let announced = body.size_hint().exact().unwrap_or(0);
+    let admitted = if announced > bound.limit_bytes { Err(too_large()) } else { bound.room.admit(announced) };
+    if let Err(error) = admitted {
         discard(body, bound.patience).await;
         return Err(error);
     }
     let mut held = bound.room.hold();
     // Announcing is cheap: what is set aside at once is bounded.
-    let room = announced.unwrap_or(0).min(MOST_RESERVED_BYTES);
+    let room = announced.min(MOST_RESERVED_BYTES);
     let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or(0) + 1);
     while let Some(frame) = next_frame(&mut body, bound.request, bound.patience).await? {
-        if (bytes.len() + frame.len()) as u64 > bound.limit_bytes {
-            discard(body, bound.patience).await;
-            return Err(too_large());
-        }
-        if let Err(error) = held.grow_to(bytes.len() + frame.len()) {
+        let length = bytes.len() + frame.len();
+        let grown = if length as u64 > bound.limit_bytes { Err(too_large()) } else { held.grow_to(length) };
+        if let Err(error) = grown {
             drop(bytes);
             discard(body, bound.patience).await;
             return Err(error);
