@@ -152,6 +152,12 @@ impl Logs {
         }
     }
 
+    /// Adds log frames that are [lines](Logs::lines_of) by now, behind what was printed before them.
+    pub fn feed_frames(&mut self, lines: &[u8]) {
+        self.drain();
+        self.stderr.feed_apart(lines);
+    }
+
     /// Takes what the action has written by now, without waiting for more.
     pub fn drain(&mut self) {
         self.stdout.drain();

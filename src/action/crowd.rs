@@ -554,14 +554,12 @@ impl Crowd<'_> {
         let lines = self.logs.lines_of(text, flight.label.as_deref());
         let most = self.worker.shared.surroundings.settings.log_backlog.bytes();
         if alone || !flight.logs() {
-            // What it printed before that came before it.
-            self.logs.drain();
-            self.logs.stderr.feed_apart(&lines);
+            self.logs.feed_frames(&lines);
         } else {
             flight.audience.log.extend_from_slice(&lines);
             if flight.audience.log.len() > most {
                 // More than can be held: it goes to the log before it is whole.
-                self.logs.stderr.feed_apart(&std::mem::take(&mut flight.audience.log));
+                self.logs.feed_frames(&std::mem::take(&mut flight.audience.log));
             }
         }
     }
@@ -580,9 +578,8 @@ impl Crowd<'_> {
     async fn conclude(&mut self, audience: Audience, label: Option<Arc<str>>, outcome: Outcome) {
         let Audience { caller, gathered, log } = audience;
         if !log.is_empty() {
-            // Right before the sentinel, behind what was printed.
-            self.logs.drain();
-            self.logs.stderr.feed_apart(&log);
+            // Right before the sentinel.
+            self.logs.feed_frames(&log);
         }
         let error = match &outcome {
             Outcome::Error(error) => Some(error),

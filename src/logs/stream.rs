@@ -169,7 +169,7 @@ impl Stream {
     }
 
     /// Adds whole lines in the log's own format, on lines of their own.
-    pub fn feed_apart(&mut self, lines: &[u8]) {
+    pub(super) fn feed_apart(&mut self, lines: &[u8]) {
         if !self.is_at_line_start() {
             self.pass(b"\n");
         }

@@ -22,6 +22,12 @@ pub fn check(line: Bytes) -> Result<Answer, BadAnswer> {
     }
 }
 
+/// Two lines that stand there for one activation: which of them is meant, nobody can say.
+pub(super) fn two_lines(first: &[u8], second: &[u8]) -> BadAnswer {
+    let text = |line| String::from_utf8_lossy(line).into_owned();
+    BadAnswer::TwoLines { first: text(first), second: text(second) }
+}
+
 /// The chunks of an answer for a caller who wants one body, in one piece of memory: chunks may be tiny
 /// and many.
 #[derive(Debug, Default)]

@@ -373,8 +373,7 @@ impl Multiplex {
             && let Some(second) = self.results.next_line()
         {
             // As in version 1: which of them is meant, nobody can say.
-            let text = |line: &Bytes| String::from_utf8_lossy(line).into_owned();
-            *ended = Ended::Bad(BadAnswer::TwoLines { first: text(&line), second: text(&second) });
+            *ended = Ended::Bad(answer::two_lines(&line, &second));
             self.keep_stray(&second);
         }
         if let Event::Stray(_) = event {
@@ -431,9 +430,7 @@ impl Multiplex {
                     }
                     Event::Log(_, text) => {
                         let lines = logs.lines_of(&text, None);
-                        // What it printed before that came before it.
-                        logs.drain();
-                        logs.stderr.feed_apart(&lines);
+                        logs.feed_frames(&lines);
                     }
                     Event::Ended(_, Ended::Result(answer)) => return Ok(answer),
                     Event::Ended(_, Ended::Error(error)) => return Ok(answer::failure(&error)),

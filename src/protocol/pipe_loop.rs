@@ -416,10 +416,7 @@ impl Exchange<'_> {
         let second = self.results.next_line();
         let answer = match second {
             None => answer::check(line),
-            Some(second) => Err(BadAnswer::TwoLines {
-                first: String::from_utf8_lossy(&line).into_owned(),
-                second: String::from_utf8_lossy(&second).into_owned(),
-            }),
+            Some(second) => Err(answer::two_lines(&line, &second)),
         };
         Some(answer.map_err(NoAnswer::Bad))
     }

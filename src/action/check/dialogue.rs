@@ -106,7 +106,7 @@ impl Dialogue {
                 let Taken::Frame(event, line) = taken else { return Rest::TooLong };
                 if let Event::Log(_, text) = &event {
                     let lines = logs.lines_of(text, None);
-                    logs.stderr.feed_apart(&lines);
+                    logs.feed_frames(&lines);
                 }
                 let several = multiplex.promises().concurrency > 1;
                 self.note(at, event, line, given, several);
