@@ -209,10 +209,12 @@ impl Report {
                         value
                     })
                 };
-                let reach = measure.reach.filter(|_| sheet.title == ONE_CORE);
-                let ratio = reach.and_then(|reach| if let Reach::Ratio(ratio) = reach { Some(ratio) } else { None });
-                let times = reach.and_then(|reach| if let Reach::Times(times) = reach { Some(times) } else { None });
-                let most = reach.and_then(|reach| if let Reach::Most(most) = reach { Some(most) } else { None });
+                let (ratio, times, most) = match measure.reach.filter(|_| sheet.title == ONE_CORE) {
+                    Some(Reach::Ratio(ratio)) => (Some(ratio), None, None),
+                    Some(Reach::Times(times)) => (None, Some(times), None),
+                    Some(Reach::Most(most)) => (None, None, Some(most)),
+                    None => (None, None, None),
+                };
                 let line = json!({
                     "unit": measure.unit,
                     "ours": side(Side::Ours),
