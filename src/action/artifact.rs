@@ -142,7 +142,7 @@ impl Artifact {
             }
             return Self::in_folder(path);
         }
-        let head = read_head(&path).map_err(unreadable)?;
+        let head = read_start(&path, HEAD_BYTES).map_err(unreadable)?;
         let kind = Kind::of(&head);
         require_usable(&kind, Some(&path), sources)?;
         if let Kind::Archive(_) | Kind::Source(..) = kind {
@@ -197,9 +197,7 @@ impl Artifact {
         let mut found = None;
         // Neither a folder nor a pipe, which would be waited for.
         if path.is_file() {
-            let mut text = Vec::new();
-            fs::File::open(&path)
-                .and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, LONGEST_ENVIRONMENT), &mut text))
+            let text = read_start(&path, LONGEST_ENVIRONMENT)
                 .map_err(|reason| Error::System { doing: "read `exec.env`", reason })?;
             found = Some(text.trim_ascii().to_owned());
         }
@@ -236,7 +234,7 @@ impl Drop for Made {
 }
 
 /// The most that is read of `exec.env`: a name, such as that of an image.
-const LONGEST_ENVIRONMENT: u64 = 4096;
+const LONGEST_ENVIRONMENT: usize = 4096;
 
 impl Code {
     /// How long it is as it was sent, in bytes.
@@ -292,7 +290,7 @@ fn require_usable(kind: &Kind, path: Option<&Path>, sources: Sources) -> Result<
 
 /// Whether a file is an ELF executable or a script, by its first bytes.
 pub(super) fn is_executable(path: &Path) -> io::Result<bool> {
-    Ok(matches!(Kind::of(&read_head(path)?), Kind::Elf | Kind::Script))
+    Ok(matches!(Kind::of(&read_start(path, HEAD_BYTES)?), Kind::Elf | Kind::Script))
 }
 
 /// A folder `action/N` that did not exist, where N counts on from the highest there is.
@@ -332,11 +330,11 @@ fn write_executable(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write().map_err(|reason| Error::Unwritable { path: path.to_owned(), reason })
 }
 
-/// The first bytes of a file, enough to tell what it is.
-fn read_head(path: &Path) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, HEAD_BYTES as u64), &mut head)?;
-    Ok(head)
+/// At most so many of the first bytes of a file.
+fn read_start(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, most as u64), &mut start)?;
+    Ok(start)
 }
 
 #[cfg(test)]

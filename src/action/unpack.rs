@@ -233,12 +233,12 @@ fn read_zip(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     };
     // The library reads the whole directory into memory first, many times as large there.
     if announced_entries(bytes).is_some_and(|count| count > tree.bounds.entries as u64) {
-        return Err(Error::ArchiveTooManyEntries { what: tree.origin.holder(), limit: tree.bounds.entries });
+        return Err(tree.too_many());
     }
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(unreadable)?;
     let directory = archive.metadata();
     if directory.len() > tree.bounds.entries {
-        return Err(Error::ArchiveTooManyEntries { what: tree.origin.holder(), limit: tree.bounds.entries });
+        return Err(tree.too_many());
     }
     for index in 0..directory.len() {
         tree.count()?;
@@ -519,11 +519,12 @@ impl<'a> Tree<'a> {
     /// Counts one entry.
     fn count(&mut self) -> Result<(), Error> {
         self.bounds.go_on()?;
-        self.entries_left = self
-            .entries_left
-            .checked_sub(1)
-            .ok_or(Error::ArchiveTooManyEntries { what: self.origin.holder(), limit: self.bounds.entries })?;
+        self.entries_left = self.entries_left.checked_sub(1).ok_or_else(|| self.too_many())?;
         Ok(())
+    }
+
+    fn too_many(&self) -> Error {
+        Error::ArchiveTooManyEntries { what: self.origin.holder(), limit: self.bounds.entries }
     }
 
     /// Makes a folder, or sets the mode of one that an earlier entry needed. The mode of the root is

@@ -55,7 +55,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     // Before anything else: as PID 1 we would not even be told of them.
-    let held_back = HeldBack::new();
+    let held_back = HeldBack::begin();
     crate::process::spawn::keep_inherited_descriptors();
     let command = Cli::parse().command;
     // What may wait for a person's input can be interrupted until it has handlers.

@@ -83,7 +83,7 @@ impl HeldBack {
     /// Holds them back in this thread, the only one there is.
     #[must_use]
     #[expect(unsafe_code, reason = "no safe interface to the signal mask is among our libraries")]
-    pub fn new() -> Self {
+    pub fn begin() -> Self {
         let mut ours = MaybeUninit::uninit();
         let mut before = MaybeUninit::uninit();
         // SAFETY: `sigemptyset` makes a set of the memory that `ours` has for one, to which `sigaddset` adds
@@ -98,12 +98,6 @@ impl HeldBack {
             (result == 0).then(|| before.assume_init())
         };
         Self { before }
-    }
-}
-
-impl Default for HeldBack {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

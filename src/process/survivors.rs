@@ -44,26 +44,28 @@ pub fn kill(survivors: &[Survivor]) {
 /// The programs that a process and its descendants execute, the process's own first.
 #[must_use]
 pub fn programs(pid: Pid) -> Vec<PathBuf> {
-    let mut programs = Vec::new();
-    let mut pids = vec![pid.as_raw_nonzero().get()];
-    while let Some(pid) = pids.pop() {
-        programs.extend(fs::read_link(format!("/proc/{pid}/exe")));
-        pids.extend(children_of(pid).iter().map(|child| child.pid.as_raw_nonzero().get()));
-    }
-    programs
+    with_descendants(pid).filter_map(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok()).collect()
 }
 
 /// How long a process, its living descendants and those that they have seen to their end were at work.
 #[must_use]
 pub fn time_at_work(pid: Pid) -> Duration {
-    let mut ticks = 0;
+    let stats =
+        with_descendants(pid).filter_map(|pid| Stat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?));
+    TICK * stats.map(|stat| stat.ticks).sum::<u32>()
+}
+
+/// A process and its living descendants, itself first; each is looked at before its children are looked for.
+fn with_descendants(pid: Pid) -> impl Iterator<Item = i32> {
     let mut pids = vec![pid.as_raw_nonzero().get()];
-    while let Some(pid) = pids.pop() {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        ticks += Stat::parse(&stat).map_or(0, |stat| stat.ticks);
-        pids.extend(children_of(pid).iter().map(|child| child.pid.as_raw_nonzero().get()));
-    }
-    TICK * ticks
+    let mut looked_at = None;
+    std::iter::from_fn(move || {
+        if let Some(pid) = looked_at.take() {
+            pids.extend(children_of(pid).iter().map(|child| child.pid.as_raw_nonzero().get()));
+        }
+        looked_at = pids.pop();
+        looked_at
+    })
 }
 
 fn children_of(parent: i32) -> Vec<Survivor> {
