@@ -877,9 +877,9 @@ fn without_ids_a_second_result_is_never_the_next_ones() {
 
 #[test]
 fn without_ids_two_results_at_once_are_an_error() {
-    // In one write, so that both are there when the first is taken.
+    // In one write, so that both are there when the first is taken: bash's own `printf` makes two of it.
     let code = "#!/bin/bash\necho '{\"openwhisk\":2}'\n\
-                while read -r line; do printf '{%s\"result\":{\"n\":1}}\\n{\"result\":{\"n\":2}}\\n' \"$ID\"; done\n";
+                while read -r line; do env printf '{%s\"result\":{\"n\":1}}\\n{\"result\":{\"n\":2}}\\n' \"$ID\"; done\n";
     for (id, error) in [("", true), ("\"id\":1,", false)] {
         let proxy = Proxy::plain();
         proxy.init_value(&json!({"main": "main", "code": code, "env": {"ID": id}})).check(200, &json!({"ok": true}));
