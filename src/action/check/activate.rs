@@ -26,6 +26,11 @@ impl Examination<'_> {
     /// One activation, answered as it should be, or the reason why not.
     pub(super) async fn activate(&mut self, name: Name, arguments: &Value) -> Result<Answered, Trouble> {
         self.ear.forget();
+        if self.one_each
+            && let Some(running) = self.running.take()
+        {
+            self.bury(running.guard.process()).await;
+        }
         let text = arguments.to_string();
         let activation = Activation::of_arguments(text.as_bytes()).map_err(Trouble::Error)?;
         let answered = if self.plan.settings.protocol == Protocol::SingleShot {
@@ -43,11 +48,6 @@ impl Examination<'_> {
     }
 
     pub(super) async fn activate_pipe_loop(&mut self, mut activation: Activation) -> Result<Answered, Trouble> {
-        if self.one_each
-            && let Some(running) = self.running.take()
-        {
-            self.bury(running.guard.process()).await;
-        }
         // As the server does: a process that ended before an activation could reach it takes nothing
         // with it.
         for fresh in [false, true] {

@@ -473,11 +473,6 @@ impl Examination<'_> {
 
     /// One activation, alone in flight.
     pub(super) async fn activate_streams(&mut self, name: Name, activation: Activation) -> Result<Answered, Trouble> {
-        if self.one_each
-            && let Some(running) = self.running.take()
-        {
-            self.bury(running.guard.process()).await;
-        }
         // As the server does: a process that ended before an activation could reach it takes nothing
         // with it.
         for fresh in [false, true] {
