@@ -27,6 +27,7 @@ use std::time::Duration;
 use crate::activation::Activation;
 use crate::config::LogFormat;
 use crate::patience;
+use crate::process::pipe;
 
 pub use sink::Sink;
 pub use stream::Stream;
@@ -127,8 +128,8 @@ impl Logs {
         // One for both streams. It begins when it is waited for.
         let mut patience = std::pin::pin!(patience::sleep(self.stall_limit));
         let mut over = false;
+        self.drain();
         for stream in [&mut self.stdout, &mut self.stderr] {
-            stream.drain();
             stream.finish(sentinels);
             if stream.flush() {
                 continue;
@@ -160,6 +161,12 @@ impl Logs {
 
     /// Takes what the action has written by now, without waiting for more.
     pub fn drain(&mut self) {
+        // Mostly it has written nothing, which one call tells of both.
+        if let (Some(stdout), Some(stderr)) = (self.stdout.source(), self.stderr.source())
+            && pipe::are_empty([stdout, stderr])
+        {
+            return;
+        }
         self.stdout.drain();
         self.stderr.drain();
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::FileType;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -19,6 +20,10 @@ use crate::process::pipe::watch_as_it_is;
 const ATOMIC: usize = 4096;
 /// What pwritev2(2) takes for "where the descriptor stands".
 const CURRENT_POSITION: u64 = u64::MAX;
+/// The device of `/dev/null`, which may lie in any folder: its major and minor number.
+///
+/// Source: the kernel's `Documentation/admin-guide/devices.txt`.
+const NULL: (u32, u32) = (1, 3);
 
 /// Where log bytes go: the proxy's stdout or stderr.
 #[derive(Debug, Clone)]
@@ -29,7 +34,9 @@ struct SinkInner {
     fd: OwnedFd,
     /// Registered with the runtime at the first wait only. `None` for files, which never block.
     registered: OnceLock<Option<AsyncFd<OwnedFd>>>,
-    /// Whether one write can be asked not to wait. Pipes and `/dev/null` can, terminals cannot.
+    /// A file, or `/dev/null`: a write waits for nobody.
+    never_waits: bool,
+    /// Whether one write can be asked not to wait. Pipes can, terminals cannot.
     takes_nowait: AtomicBool,
     /// Of several that share it, one writes at a time.
     turn: Arc<Semaphore>,
@@ -41,8 +48,14 @@ impl Sink {
     /// Writes to a descriptor without changing its flags.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
+        let never_waits = rustix::fs::fstat(&fd).is_ok_and(|status| {
+            let kind = FileType::from_raw_mode(status.st_mode);
+            let device = || (rustix::fs::major(status.st_rdev), rustix::fs::minor(status.st_rdev));
+            kind == FileType::RegularFile || (kind == FileType::CharacterDevice && device() == NULL)
+        });
         Self(Arc::new(SinkInner {
             fd,
+            never_waits,
             registered: OnceLock::new(),
             takes_nowait: AtomicBool::new(true),
             turn: Arc::new(Semaphore::new(1)),
@@ -108,11 +121,14 @@ impl Sink {
         written
     }
 
-    /// Writes by a call that is asked not to wait, which leaves the flags of the descriptor, and so
+    /// Writes by a call that does not wait, or is asked not to, which leaves the flags of the descriptor, and so
     /// everybody who shares it, alone. `None` where that cannot be asked, or brings nothing now.
     ///
     /// Source: pwritev2(2), `RWF_NOWAIT`; for pipes since Linux 6.4.
     fn write_without_waiting(&self, bytes: &[u8]) -> Option<rustix::io::Result<usize>> {
+        if self.0.never_waits {
+            return Some(rustix::io::write(&self.0.fd, bytes));
+        }
         if !self.0.takes_nowait.load(Ordering::Relaxed) {
             return None;
         }
@@ -121,7 +137,6 @@ impl Sink {
                 self.0.takes_nowait.store(false, Ordering::Relaxed);
                 None
             }
-            // A file says so when it would have to wait for its disk, which it may.
             Err(Errno::AGAIN) => None,
             result => Some(result),
         }

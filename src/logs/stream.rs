@@ -140,6 +140,11 @@ impl Stream {
         self.outbox.len() - self.sent > self.backlog_limit.max(CHUNK) + CHUNK
     }
 
+    /// The action's pipe.
+    pub(super) fn source(&self) -> Option<&OwnedFd> {
+        self.source.as_ref().map(AsyncFd::get_ref)
+    }
+
     /// How much stands in the action's pipe.
     #[cfg(test)]
     pub(super) fn unread(&self) -> u64 {
@@ -469,7 +474,7 @@ impl Stream {
             };
             let mut chunk = Vec::new();
             let count = {
-                let Ok(mut ready) = source.readable().await else {
+                let Ok(mut ready) = std::future::poll_fn(|context| source.poll_read_ready(context)).await else {
                     self.source = None;
                     continue;
                 };

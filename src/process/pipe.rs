@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::pipe::PipeFlags;
 use tokio::io::unix::AsyncFd;
@@ -33,4 +34,11 @@ pub fn watch_as_it_is(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open until it is dropped and is always the same descriptor; the
     // `AsyncFd` owns it.
     Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// Whether nothing stands in either of two pipes, which others can still write to. Asks the kernel once.
+#[must_use]
+pub fn are_empty(pipes: [&OwnedFd; 2]) -> bool {
+    let mut fds = pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN));
+    matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
 }
