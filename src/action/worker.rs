@@ -193,7 +193,6 @@ impl Worker {
                 biased;
                 next = crew.desk.next(self.post, self.means()) => next,
                 () = self.idle(&mut logs) => continue,
-                _ = phase.changed() => continue,
             };
             match next {
                 Next::Message(Message::Run(job)) => self.run(job, &mut phase, &mut logs).await,

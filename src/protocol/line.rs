@@ -189,7 +189,8 @@ impl LineReader {
         loop {
             // First, since it looks at the pipe's descriptor, which the wait borrows.
             self.buffer_room();
-            let mut ready = self.fd.readable().await?;
+            // Not `readable`: its place in the list of all who wait would be made anew each time.
+            let mut ready = std::future::poll_fn(|context| self.fd.poll_read_ready(context)).await?;
             look(&Pending { pipe: ready.get_inner(), taken: self.buffer.len() - self.start });
             match read_spare(ready.get_inner(), &mut self.buffer) {
                 Ok(0) => {
