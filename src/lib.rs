@@ -12,7 +12,7 @@
 //! - [`process`]: the child: spawn, wait, stop
 //!
 //! Beside the road: [`activation`] and [`error`] are what travels on it, [`logs`] is the action's
-//! output on its way to ours, [`config`] the settings, [`patience`] limits of time,
+//! output on its way to ours, [`config`] the settings, [`patience`] limits of time, [`courtesy`] when to give way,
 //! [`text`] words for messages, [`catalogue`] the
 //! documentation of errors. [`cli`] has one file a command. [`conformance`] is a caller from outside, for any proxy.
 
@@ -22,6 +22,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod conformance;
+pub mod courtesy;
 pub mod diagnosis;
 pub mod error;
 pub mod front;

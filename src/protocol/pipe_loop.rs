@@ -4,11 +4,10 @@
 //! HTTP and no pid: an early death arrives as end-of-file or as the process's exit, and whoever
 //! asked then tells why.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
 
 use crate::activation::{Activation, Answer};
+use crate::courtesy::Courtesy;
 use crate::error::BadAnswer;
 use crate::logs::Logs;
 use crate::process::Process;
@@ -287,44 +286,6 @@ impl Reading {
                 self.stray_bytes = stray_bytes;
             }
         }
-    }
-}
-
-/// Giving the processor to the action before waiting for it.
-///
-/// Where the action shares our processor, it answers meanwhile, and going to sleep and being woken,
-/// which costs as much again as the answer, is spared. Elsewhere it brings nothing, and where others
-/// work hard on the same processor it could cost a time slice. So it is done again as long as it pays,
-/// and else tried once in a while.
-#[derive(Debug)]
-pub(super) struct Courtesy {
-    paid: bool,
-    left_out: u32,
-}
-
-impl Courtesy {
-    /// One that is tried with the first activation.
-    pub(super) const UNTRIED: Self = Self { paid: true, left_out: 0 };
-    /// It must not take longer than this, answer or not.
-    const LONGEST: Duration = Duration::from_micros(200);
-    /// One activation in so many tries it when it did not pay.
-    const TRIED_EVERY: u32 = 256;
-
-    /// Gives way, if that is due. Whether it did: what it [brought](Self::brought) is to be told then.
-    pub(super) fn give_way(&mut self) -> bool {
-        self.left_out += 1;
-        if !self.paid && self.left_out < Self::TRIED_EVERY {
-            return false;
-        }
-        let began = Instant::now();
-        std::thread::yield_now();
-        *self = Self { paid: began.elapsed() < Self::LONGEST, left_out: 0 };
-        true
-    }
-
-    /// Whether something had come when it was over.
-    pub(super) fn brought(&mut self, something: bool) {
-        self.paid &= something;
     }
 }
 
