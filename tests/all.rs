@@ -52,6 +52,8 @@ mod origin;
 mod pairing;
 #[path = "suite/pid_one.rs"]
 mod pid_one;
+#[path = "suite/plain.rs"]
+mod plain;
 #[path = "suite/promises.rs"]
 mod promises;
 #[path = "suite/room.rs"]

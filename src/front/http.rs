@@ -19,7 +19,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +30,8 @@ use crate::error::Error;
 use crate::patience::{self, PIECES};
 use crate::process::heap;
 use crate::room::{Held, Room};
+
+use super::plain::{self, After};
 
 /// What a front answers with.
 pub type Reply = Response<Payload>;
@@ -99,6 +101,13 @@ pub trait Front: Send + Sync + 'static {
     /// Answers one request.
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Reply> + Send;
 
+    /// Whether a `POST` to this path with a body of this length is answered by [`Front::answer_plain`].
+    fn is_plain(&self, path: &str, length: usize) -> bool;
+
+    /// Answers a `POST` of which the body is all that matters: with JSON, or with an error that is
+    /// [refused](Front::refuse). There is a byte of room behind the body.
+    fn answer_plain(&self, body: Vec<u8>) -> impl Future<Output = Result<Bytes, Error>> + Send;
+
     /// Answers what is no request that could be looked at.
     fn refuse(&self, error: &Error) -> Reply;
 }
@@ -114,6 +123,8 @@ pub struct Limits {
 
 /// A header block that is larger is refused.
 const MOST_HEADER_BYTES: usize = 64 * 1024;
+/// How often a connection comes back from hyper. One that brings other requests again and again is left to it.
+const MOST_RETURNS: u32 = 8;
 /// As many headers fit into hyper's own table, which needs no allocation.
 const MOST_HEADERS: usize = 100;
 /// How long accepting pauses when the kernel says that there are no descriptors left.
@@ -236,9 +247,36 @@ async fn keep_tidy(wanted: Arc<Notify>) {
 }
 
 /// Serves one connection to its end.
-async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Duration, mut stop: watch::Receiver<Stop>) {
+async fn connection<F: Front>(mut stream: TcpStream, front: Arc<F>, patience: Duration, stop: watch::Receiver<Stop>) {
+    let mut others = 0;
+    let mut unread = Bytes::new();
+    loop {
+        if unread.is_empty() {
+            let After::Other(bytes) = plain::serve(&mut stream, &*front, patience, &stop).await else { return };
+            unread = bytes;
+        }
+        others += 1;
+        // Apart, since most connections come to need it once, for their init.
+        let other =
+            Box::pin(any_requests(stream, unread, front.clone(), patience, stop.clone(), others < MOST_RETURNS));
+        let Some(back) = other.await else { return };
+        (stream, unread) = back;
+    }
+}
+
+/// Serves requests of any kind, of the first of which so much has been read. Gives the stream back when every
+/// one that came whole has been answered, with what was read of another one, if it is to return; else the
+/// connection ends here.
+async fn any_requests<F: Front>(
+    stream: TcpStream,
+    unread: Bytes,
+    front: Arc<F>,
+    patience: Duration,
+    stop: watch::Receiver<Stop>,
+    returns: bool,
+) -> Option<(TcpStream, Bytes)> {
     let progress = Arc::new(Progress::default());
-    let io = TokioIo::new(Io { stream, progress: progress.clone(), withheld: false });
+    let io = TokioIo::new(Io { stream, unread, progress: progress.clone(), withheld: false });
     let stopping = stop.clone();
     let service = service_fn(|request: Request<Incoming>| {
         let front = front.clone();
@@ -246,18 +284,25 @@ async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Durati
         let stopping = stopping.clone();
         async move {
             progress.request_began();
+            let stays = request.version() == Version::HTTP_11
+                && request
+                    .headers()
+                    .get(CONNECTION)
+                    .is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
             let unmet = unmet_expectation(&request);
             let mut reply = match &unmet {
                 None => front.answer(request).await,
                 Some(error) => front.refuse(error),
             };
+            // A body that waits for its expectation to be met is not waited for.
+            let closes = unmet.is_some() || *stopping.borrow() >= Stop::Accepting;
+            if closes {
+                reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            progress.stays.store(stays && !closes, Ordering::Relaxed);
             match reply.body_mut() {
                 Payload::Whole(_) => progress.request_ended(),
                 Payload::Stream(body) => body.progress = Some(progress),
-            }
-            // A body that waits for its expectation to be met is not waited for.
-            if unmet.is_some() || *stopping.borrow() >= Stop::Accepting {
-                reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, std::convert::Infallible>(reply)
         }
@@ -265,14 +310,17 @@ async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Durati
     let mut connection =
         hyper::server::conn::http1::Builder::new().max_header_size(MOST_HEADER_BYTES).serve_connection(io, service);
     let mut watch = Watch::new(patience);
-    let mut closing = pin!(async move {
-        let _ = stop.wait_for(|stop| *stop == Stop::Connections).await;
-        // A request that is with the kernel is in flight, too.
-        tokio::time::sleep(A_TURN).await;
-    });
+    let mut closing = pin!(end_of(stop));
     let mut closes = false;
     let result = std::future::poll_fn(|context| {
         let mut polled = Pin::new(&mut connection).poll(context);
+        if polled.is_pending() && returns && progress.is_done() {
+            progress.lets_go.store(true, Ordering::Relaxed);
+            Pin::new(&mut connection).graceful_shutdown();
+            polled = Pin::new(&mut connection).poll(context);
+            progress.lets_go.store(false, Ordering::Relaxed);
+            return polled.map(|result| Some(result.map(|()| true)));
+        }
         // Only when hyper has read what there is: it closes a connection at once on which it knows of nothing.
         if polled.is_pending() && !closes && closing.as_mut().poll(context).is_ready() {
             closes = true;
@@ -280,14 +328,20 @@ async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Durati
             polled = Pin::new(&mut connection).poll(context);
         }
         match polled {
-            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Ready(result) => Poll::Ready(Some(result.map(|()| false))),
             // Looked at after hyper has done what it can: a request that came whole is never timed.
             Poll::Pending => watch.poll(&progress, context).map(|()| None),
         }
     })
     .await;
     match result {
-        Some(Ok(())) => {}
+        Some(Ok(false)) => {}
+        Some(Ok(true)) => {
+            let parts = connection.into_parts();
+            let Io { stream, unread, .. } = parts.io.into_inner();
+            let unread = if unread.is_empty() { parts.read_buf } else { [parts.read_buf, unread].concat().into() };
+            return Some((stream, unread));
+        }
         Some(Err(error)) => {
             tracing::debug!(%error, "connection ended");
             if let Some(error) = unreadable(&error) {
@@ -298,6 +352,14 @@ async fn connection<F: Front>(stream: TcpStream, front: Arc<F>, patience: Durati
         }
         None => tracing::debug!("the caller stalled; connection closed"),
     }
+    None
+}
+
+/// Waits until a connection that has nothing in flight is to end.
+pub(super) async fn end_of(mut stop: watch::Receiver<Stop>) {
+    let _ = stop.wait_for(|stop| *stop == Stop::Connections).await;
+    // A request that is with the kernel is in flight, too.
+    tokio::time::sleep(A_TURN).await;
 }
 
 /// What is wrong with a request that hyper could not read; nothing for a connection that broke.
@@ -322,16 +384,8 @@ fn unmet_expectation(request: &Request<Incoming>) -> Option<Error> {
 /// Answers on a connection of which hyper has let go, and ends it in a way that the answer arrives:
 /// closing it over unread bytes would make the kernel of the caller throw the answer away.
 async fn refuse(mut stream: TcpStream, reply: Reply, limit: Duration) {
-    let (head, body) = reply.into_parts();
-    let Ok(body) = body.collect().await;
-    let body = body.to_bytes();
-    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
-    for (name, value) in &head.headers {
-        bytes.extend_from_slice(name.as_str().as_bytes());
-        bytes.extend_from_slice(b": ");
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-    }
+    let mut bytes = Vec::new();
+    let body = head_and_body(reply, &mut bytes);
     bytes.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
     bytes.extend_from_slice(&body);
     let farewell = async {
@@ -357,6 +411,22 @@ async fn refuse(mut stream: TcpStream, reply: Reply, limit: Duration) {
     let _ = patience::timeout(limit, farewell).await;
 }
 
+/// Writes the status and the headers of an answer that is there in whole, and gives its body.
+pub(super) fn head_and_body(reply: Reply, bytes: &mut Vec<u8>) -> Bytes {
+    let (head, body) = reply.into_parts();
+    bytes.extend_from_slice(format!("HTTP/1.1 {}\r\n", head.status).as_bytes());
+    for (name, value) in &head.headers {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    match body {
+        Payload::Whole(body) => body.into_inner().unwrap_or_default(),
+        Payload::Stream(_) => unreachable!("an error comes whole"),
+    }
+}
+
 /// What the watch over a connection needs to know. All of it lives in one task; the atomics are
 /// for the compiler.
 #[derive(Debug, Default)]
@@ -367,6 +437,10 @@ struct Progress {
     in_head: AtomicBool,
     /// The caller does not take what it is sent.
     write_blocked: AtomicBool,
+    /// A request has been answered whose connection is kept.
+    stays: AtomicBool,
+    /// hyper lets go of the stream, which stays open.
+    lets_go: AtomicBool,
     /// Counts everything that was read or written.
     moves: AtomicU64,
 }
@@ -379,6 +453,11 @@ impl Progress {
 
     fn request_ended(&self) {
         self.in_request.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether everything that came has been answered, every answer been written, and the connection is kept.
+    fn is_done(&self) -> bool {
+        self.stays.load(Ordering::Relaxed) && !self.in_request.load(Ordering::Relaxed) && !self.waits_for_caller()
     }
 
     fn read(&self, count: usize) {
@@ -447,6 +526,8 @@ impl Watch {
 /// to what it cannot read: they have no body, and [`refuse`] has a better one.
 struct Io {
     stream: TcpStream,
+    /// What was read before.
+    unread: Bytes,
     progress: Arc<Progress>,
     /// Such an answer was withheld: the stream is still needed.
     withheld: bool,
@@ -468,6 +549,12 @@ impl AsyncRead for Io {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread.split_to(count));
+            self.progress.read(count);
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
         self.progress.read(buffer.filled().len() - before);
@@ -509,7 +596,7 @@ impl AsyncWrite for Io {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.withheld {
+        if self.withheld || self.progress.lets_go.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(context)

@@ -6,4 +6,5 @@
 
 pub mod http;
 pub mod openwhisk;
+mod plain;
 mod stream;

@@ -79,6 +79,25 @@ impl Front for OpenWhisk {
         }
     }
 
+    fn is_plain(&self, path: &str, length: usize) -> bool {
+        path == "/run" && length as u64 <= self.max_body
+    }
+
+    async fn answer_plain(&self, body: Vec<u8>) -> Result<Bytes, Error> {
+        let room = self.action.room();
+        self.action.check_run()?;
+        room.admit(body.len() as u64)?;
+        let mut held = room.hold();
+        held.grow_to(body.len())?;
+        match Activation::parse(body) {
+            Ok(activation) => Ok(room.keep(self.action.run(activation.holding(held)).await?)),
+            Err(error) => {
+                self.action.refuse().await;
+                Err(error)
+            }
+        }
+    }
+
     fn refuse(&self, error: &Error) -> Reply {
         refusal(error)
     }
