@@ -352,7 +352,7 @@ impl Runner {
         let mut connection = proxy.connect()?;
         connection.exchange(init)?;
         connection.answer()?;
-        Ok(Self { proxy, connection })
+        Ok(Self { proxy, connection: connection.guarded()? })
     }
 
     /// Runs activations one after the other: the microseconds that each took, in rising order.
