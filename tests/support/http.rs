@@ -134,7 +134,12 @@ impl Caller {
 
     /// Reads one answer.
     pub(crate) fn receive(&mut self) -> io::Result<Response> {
-        let mut response = self.receive_head()?;
+        let head = self.receive_head()?;
+        self.receive_body(head)
+    }
+
+    /// Reads the body behind the head of an answer.
+    pub(crate) fn receive_body(&mut self, mut response: Response) -> io::Result<Response> {
         let length = response
             .header("content-length")
             .and_then(|length| length.parse().ok())
