@@ -107,7 +107,7 @@ pub(super) async fn serve<F: Front>(
         out.extend_from_slice(b"content-length: ");
         out.extend_from_slice(itoa::Buffer::new().format(body.len()).as_bytes());
         out.extend_from_slice(b"\r\ndate: ");
-        out.extend_from_slice(date.now());
+        out.extend_from_slice(date.at(SystemTime::now()));
         out.extend_from_slice(b"\r\n\r\n");
         let sent = if body.len() <= COPY_BELOW {
             out.extend_from_slice(&body);
@@ -115,11 +115,7 @@ pub(super) async fn serve<F: Front>(
         } else {
             send(stream, &out, limit).await && send(stream, &body, limit).await
         };
-        if !sent {
-            return After::Ended;
-        }
-        if closes {
-            let _ = std::future::poll_fn(|context| Pin::new(&mut *stream).poll_shutdown(context)).await;
+        if !sent || closes {
             return After::Ended;
         }
         if unread.length > 0 {
@@ -176,8 +172,7 @@ struct Date {
 }
 
 impl Date {
-    fn now(&mut self) -> &[u8] {
-        let now = SystemTime::now();
+    fn at(&mut self, now: SystemTime) -> &[u8] {
         let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if second != self.second || self.text.is_empty() {
             *self = Self { second, text: httpdate::fmt_http_date(now) };
@@ -297,6 +292,17 @@ mod tests {
         {
             assert!(!is_plain(format!("{head}\r\nContent-Length: 2\r\n\r\n{{}}").as_bytes()), "{head}");
         }
+    }
+
+    #[test]
+    fn a_date_is_that_of_its_second() {
+        let mut date = Date::default();
+        let mut check =
+            |ms, expected: &str| assert_eq!(date.at(UNIX_EPOCH + Duration::from_millis(ms)), expected.as_bytes());
+        check(0, "Thu, 01 Jan 1970 00:00:00 GMT");
+        check(951_782_400_000, "Tue, 29 Feb 2000 00:00:00 GMT");
+        check(951_782_400_999, "Tue, 29 Feb 2000 00:00:00 GMT");
+        check(951_782_401_000, "Tue, 29 Feb 2000 00:00:01 GMT");
     }
 
     proptest! {

@@ -16,6 +16,16 @@ while read -r line; do
 done
 "#;
 
+/// Version 1: says that an activation has begun, waits for a file, and answers with what it got.
+const WAITS: &str = r#"#!/bin/sh
+echo '{"openwhisk":1}'
+while read -r line; do
+    echo begun >&2
+    until [ -e go ]; do sleep 0.01; done
+    printf '%s\n' "$line"
+done
+"#;
+
 /// A header that says nothing new, and makes a request one that is not plain.
 const ANY: &str = "Accept: application/json;q=0.9\r\n";
 
@@ -146,8 +156,7 @@ fn a_connection_takes_turns_between_plain_requests_and_others() {
 #[test]
 fn what_a_caller_sends_meanwhile_waits_for_its_turn() {
     let proxy = Proxy::with_protocol("1");
-    let waits = "#!/bin/sh\necho '{\"openwhisk\":1}'\nwhile read -r line; do echo begun >&2\nuntil [ -e go ]; do sleep 0.01; done\nprintf '%s\\n' \"$line\"; done\n";
-    proxy.init(waits).check(200, &json!({"ok": true}));
+    proxy.init(WAITS).check(200, &json!({"ok": true}));
     let mut caller = proxy.caller();
     caller.send(run("", r#"{"value":{"n":1}}"#).as_bytes()).expect("it is sent");
     proxy.wait_for("the activation to begin", |logs| logs.stderr.contains("begun"));
@@ -160,6 +169,27 @@ fn what_a_caller_sends_meanwhile_waits_for_its_turn() {
     }
     caller.send(b"}").expect("it is sent");
     assert_eq!(caller.receive().expect("an answer").json()["n"], 2);
+}
+
+#[test]
+fn the_last_answer_before_an_end_says_that_it_is_the_last() {
+    let answers = ["", ANY].map(|headers| {
+        let mut proxy = Proxy::with_protocol("1");
+        proxy.init(WAITS).check(200, &json!({"ok": true}));
+        let go = working_directory(&proxy).join("go");
+        let mut caller = proxy.caller();
+        caller.send(run(headers, r#"{"value":{"n":1}}"#).as_bytes()).expect("it is sent");
+        proxy.wait_for("the activation to begin", |logs| logs.stderr.contains("begun"));
+        proxy.signal(rustix::process::Signal::TERM);
+        eventually("no more to be accepted", || Caller::connect(proxy.port()).err());
+        std::fs::write(go, "").expect("it can be written");
+        let answer = comparable(caller.receive().expect("an answer"));
+        assert!(caller.is_closed_within(crate::support::PATIENCE));
+        assert!(proxy.wait().success());
+        answer
+    });
+    assert_eq!(answers[0], answers[1]);
+    assert!(answers[0].1.contains(&("connection".into(), "close".into())), "{answers:?}");
 }
 
 fn working_directory(proxy: &Proxy) -> std::path::PathBuf {
