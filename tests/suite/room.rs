@@ -110,3 +110,41 @@ fn what_comes_alone_is_served() {
     }
     assert_eq!(send(&proxy, r#"{"value":{"answer_mib":8}}"#).receive().expect("an answer").status, 200);
 }
+
+/// Bodies that come whole at once are taken by a shorter way than others: they count the same.
+#[test]
+fn small_bodies_count_too() {
+    for headers in ["", "Accept: application/json;q=0.9\r\n"] {
+        let (proxy, _folder) = serving("12000b");
+        let send = |body: &str| {
+            let mut caller = proxy.caller();
+            let head = format!("POST /run HTTP/1.1\r\nHost: test\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+            caller.send((head + body).as_bytes()).expect("it is sent");
+            caller
+        };
+        let body = |length: usize| {
+            let filler = "x".repeat(length - json!({"value": {"filler": ""}}).to_string().len());
+            json!({"value": {"filler": filler}}).to_string()
+        };
+        let mut busy = send(r#"{"value":{"await_signal":1}}"#);
+        proxy.wait_for("it is busy", |logs| logs.stderr.contains("begun\n"));
+        let mut waiting = [6000, 6000].map(|length| {
+            let mut caller = send(&body(length));
+            assert!(caller.is_silent_for(Duration::from_millis(300)), "there is room for {length} bytes");
+            caller
+        });
+        // It is full to the last byte, for what is not counted itself as well.
+        for length in [6000, 100] {
+            send(&body(length)).receive().expect("an answer").check_error(429, &["at most 12000 are accepted"]);
+        }
+        proxy.actions().into_iter().for_each(|action| {
+            let action = rustix::process::Pid::from_raw(action).expect("a pid is positive");
+            rustix::process::kill_process(action, rustix::process::Signal::USR1).expect("it lives");
+        });
+        for caller in [&mut busy].into_iter().chain(&mut waiting) {
+            assert_eq!(caller.receive().expect("an answer").status, 200);
+        }
+        // Nothing is held any more.
+        assert_eq!(send(&body(7000)).receive().expect("an answer").status, 200);
+    }
+}
