@@ -123,8 +123,11 @@ pub struct Limits {
 
 /// A header block that is larger is refused.
 const MOST_HEADER_BYTES: usize = 64 * 1024;
-/// How often a connection comes back from hyper. One that brings other requests again and again is left to it.
-const MOST_RETURNS: u32 = 8;
+/// How often a connection comes back from hyper without [`MANY`] plain requests in between: one that brings
+/// others again and again, large ones for instance, is left to it.
+const MOST_RETURNS: u32 = 2;
+/// So many plain requests in a row make others an exception.
+const MANY: u32 = 16;
 /// As many headers fit into hyper's own table, which needs no allocation.
 const MOST_HEADERS: usize = 100;
 /// How long accepting pauses when the kernel says that there are no descriptors left.
@@ -252,13 +255,17 @@ async fn connection<F: Front>(mut stream: TcpStream, front: Arc<F>, patience: Du
     let mut unread = Bytes::new();
     loop {
         if unread.is_empty() {
-            let After::Other(bytes) = plain::serve(&mut stream, &*front, patience, &stop).await else { return };
+            let ended = plain::serve(&mut stream, &*front, patience, &stop).await;
+            let After::Other(bytes, answered) = ended else { return };
             unread = bytes;
+            if answered >= MANY {
+                others = 0;
+            }
         }
         others += 1;
         // Apart, since most connections come to need it once, for their init.
         let other =
-            Box::pin(any_requests(stream, unread, front.clone(), patience, stop.clone(), others < MOST_RETURNS));
+            Box::pin(any_requests(stream, unread, front.clone(), patience, stop.clone(), others <= MOST_RETURNS));
         let Some(back) = other.await else { return };
         (stream, unread) = back;
     }

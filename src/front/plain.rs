@@ -34,8 +34,8 @@ const COPY_BELOW: usize = 16 * 1024;
 pub(super) enum After {
     /// With the connection.
     Ended,
-    /// With a request that is not plain, of which these bytes have been read.
-    Other(Bytes),
+    /// With a request that is not plain, of which these bytes have been read, behind so many that were.
+    Other(Bytes, u32),
 }
 
 /// Answers requests for as long as they are plain.
@@ -50,9 +50,9 @@ pub(super) async fn serve<F: Front>(
     let mut date = Date::default();
     let mut closing = pin!(end_of(stop.clone()));
     let mut courtesy = Courtesy::UNTRIED;
-    let mut is_first = true;
+    let mut answered_before = 0;
     loop {
-        let at_once = !std::mem::take(&mut is_first) && courtesy.give_way();
+        let at_once = answered_before > 0 && courtesy.give_way();
         let read = if at_once { unread.fill_now(stream) } else { Ok(None) };
         if at_once {
             courtesy.brought(matches!(read, Ok(Some(_))));
@@ -71,9 +71,11 @@ pub(super) async fn serve<F: Front>(
         if !matches!(read, Ok(1..)) {
             return After::Ended;
         }
-        let Some(request) = Request::of(unread.as_slice()) else { return After::Other(unread.into_bytes()) };
+        let Some(request) = Request::of(unread.as_slice()) else {
+            return After::Other(unread.into_bytes(), answered_before);
+        };
         if !front.is_plain(request.path, request.body.len()) {
-            return After::Other(unread.into_bytes());
+            return After::Other(unread.into_bytes(), answered_before);
         }
         let mut body = Vec::with_capacity(request.body.len() + 1);
         body.extend_from_slice(request.body);
@@ -118,8 +120,9 @@ pub(super) async fn serve<F: Front>(
         if !sent || closes {
             return After::Ended;
         }
+        answered_before = answered_before.saturating_add(1);
         if unread.length > 0 {
-            return After::Other(unread.into_bytes());
+            return After::Other(unread.into_bytes(), answered_before);
         }
     }
 }
