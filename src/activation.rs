@@ -13,7 +13,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::Error;
-use crate::memory_budget::Held;
+use crate::memory_budget::Reservation;
 
 /// An activation as a caller sent it: `{"value":…, other members}`.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ pub struct Activation {
     /// `deadline`, in milliseconds since the epoch.
     pub deadline_epoch_ms: Option<u64>,
     /// What the body takes of the room for all of them.
-    pub held: Held,
+    pub held: Reservation,
 }
 
 /// An answer: one JSON object or array on one line, without the newline.
@@ -57,7 +57,7 @@ impl Activation {
             return Err(Error::BadArguments);
         }
         join_lines(&mut body);
-        Ok(Self { body, value, deadline_epoch_ms, held: Held::default() })
+        Ok(Self { body, value, deadline_epoch_ms, held: Reservation::default() })
     }
 
     /// An activation of these arguments and nothing else.
@@ -74,7 +74,7 @@ impl Activation {
 
     /// The same, with what its body takes of the room for all of them.
     #[must_use]
-    pub fn holding(self, held: Held) -> Self {
+    pub fn holding(self, held: Reservation) -> Self {
         Self { held, ..self }
     }
 

@@ -308,7 +308,7 @@ pub enum Workers {
 }
 
 /// More would be a mistake: each of them is a process.
-const MOST_WORKERS: usize = 1024;
+const MAX_WORKERS: usize = 1024;
 
 impl Workers {
     /// What is set, or else what the container says about its activations.
@@ -321,7 +321,7 @@ impl Workers {
     #[must_use]
     pub fn count(self) -> usize {
         match self {
-            Self::Auto => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MOST_WORKERS),
+            Self::Auto => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_WORKERS),
             Self::Count(count) => count,
         }
     }
@@ -334,8 +334,8 @@ impl FromStr for Workers {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        let count = text.parse().ok().filter(|count| (1..=MOST_WORKERS).contains(count));
-        count.map(Self::Count).ok_or_else(|| format!("expected `auto` or a count from 1 to {MOST_WORKERS}"))
+        let count = text.parse().ok().filter(|count| (1..=MAX_WORKERS).contains(count));
+        count.map(Self::Count).ok_or_else(|| format!("expected `auto` or a count from 1 to {MAX_WORKERS}"))
     }
 }
 

@@ -202,7 +202,7 @@ impl Artifact {
         let mut found = None;
         // Neither a folder nor a pipe, which would be waited for.
         if path.is_file() {
-            let text = read_start(&path, LONGEST_ENVIRONMENT)
+            let text = read_start(&path, MAX_ENVIRONMENT)
                 .map_err(|reason| Error::System { doing: "read `exec.env`", reason })?;
             found = Some(text.trim_ascii().to_owned());
         }
@@ -239,7 +239,7 @@ impl Drop for Made {
 }
 
 /// The most that is read of `exec.env`: a name, such as that of an image.
-const LONGEST_ENVIRONMENT: usize = 4096;
+const MAX_ENVIRONMENT: usize = 4096;
 
 impl Code {
     /// How long it is as it was sent, in bytes.

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::check::{Check as Outcome, Examination, Fault, Name, News, Plan, Report, Verdict};
+use crate::check::{Check as Outcome, CheckRun, Fault, Name, Plan, Progress, Report, Verdict};
 use crate::config::{ActionSettings, Compatibility, Time, container_environment};
 use crate::error::Error;
 
@@ -106,14 +106,14 @@ impl Check {
         let mut printer = output::Checklist::new(json);
         let begun = std::time::Instant::now();
         let mut unwritten = None;
-        let mut examination = Examination::new(plan, reaper, |news| match news {
-            News::Settled(check) => {
+        let mut examination = CheckRun::new(plan, reaper, |progress| match progress {
+            Progress::Settled(check) => {
                 if let Err(reason) = printer.line(check) {
                     unwritten.get_or_insert(reason);
                 }
             }
-            News::Logged(bytes) if logs => output::log(bytes),
-            News::Logged(_) => {}
+            Progress::Logged(bytes) if logs => output::log(bytes),
+            Progress::Logged(_) => {}
         })?;
         let signal = tokio::select! {
             () = examination.run() => None,

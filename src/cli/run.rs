@@ -9,13 +9,13 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::action::response_stream::Piece;
-use crate::action::{Action, InitFailures, Surroundings};
+use crate::action::response_stream::StreamItem;
+use crate::action::{Action, ActionConfig, InitFailures};
 use crate::activation::{Activation, Answer};
 use crate::config::{ActionSettings, Compatibility, container_environment};
 use crate::error::Error;
 use crate::logs::{Sentinels, Sink};
-use crate::memory_budget::Room;
+use crate::memory_budget::MemoryBudget;
 use crate::protocol::answer::failure;
 
 use super::output;
@@ -89,7 +89,7 @@ impl Run {
         let compatibility = Compatibility::from_environment()?;
         let stderr = Sink::stderr().map_err(system("use stderr"))?;
         let action = Action::new(
-            Surroundings {
+            ActionConfig {
                 compiler: settings.compiler.clone().or_else(|| compatibility.compiler.clone()),
                 execution_env: compatibility.execution_env.clone(),
                 settings,
@@ -101,7 +101,7 @@ impl Run {
                 init_failures: InitFailures::Tell,
                 workers: 1,
                 queue: 1,
-                room: Room::new(Some(u64::MAX)),
+                room: MemoryBudget::new(Some(u64::MAX)),
             },
             reaper,
         );
@@ -180,14 +180,14 @@ async fn stream(action: &Action, activation: Activation) -> Result<Option<Answer
     let mut chunks = output::Chunks::default();
     loop {
         match piece {
-            Piece::Chunk(json) => chunks.print(&json).map_err(failed)?,
+            StreamItem::Chunk(json) => chunks.print(&json).map_err(failed)?,
             last => {
                 chunks.end().map_err(failed)?;
                 return match last {
-                    Piece::Result(answer) => Ok(Some(answer)),
-                    Piece::Failed(error) => Ok(Some(failure(&error))),
-                    Piece::Broken(error) => Err(error),
-                    Piece::End | Piece::Chunk(_) => Ok(None),
+                    StreamItem::Result(answer) => Ok(Some(answer)),
+                    StreamItem::Failed(error) => Ok(Some(failure(&error))),
+                    StreamItem::Broken(error) => Err(error),
+                    StreamItem::End | StreamItem::Chunk(_) => Ok(None),
                 };
             }
         }

@@ -10,12 +10,12 @@ use clap::Args;
 use rustix::event::{PollFd, PollFlags};
 use tokio::sync::watch;
 
-use crate::action::{Action, InitFailures, Surroundings};
+use crate::action::{Action, ActionConfig, InitFailures};
 use crate::config::{ActionSettings, Compatibility, ServerSettings, Workers, container_environment};
 use crate::error::Error;
 use crate::front::openwhisk::OpenWhisk;
 use crate::logs::{SENTINEL, Sentinels, Sink};
-use crate::memory_budget::Room;
+use crate::memory_budget::MemoryBudget;
 use crate::process::signals::HeldBack;
 use crate::server::{self, Limits, Stop};
 
@@ -66,7 +66,7 @@ impl Serve {
         let log_init_error = compatibility.log_init_error;
         let workers = Workers::of(self.server.workers, &compatibility).count();
         let action = Action::new(
-            Surroundings {
+            ActionConfig {
                 environment: container_environment(&compatibility),
                 wait_for_ack: compatibility.wait_for_ack.is_some(),
                 compiler: self.settings.compiler.clone().or(compatibility.compiler),
@@ -77,7 +77,7 @@ impl Serve {
                 init_failures: if log_init_error { InitFailures::Log } else { InitFailures::Tell },
                 workers,
                 queue: self.server.queue,
-                room: Room::new(self.server.max_memory.0),
+                room: MemoryBudget::new(self.server.max_memory.0),
                 settings: self.settings,
             },
             reaper,

@@ -144,7 +144,7 @@ pub enum Error {
     /// The activation's deadline passed while it waited for others.
     Expired,
     /// The action dies again and again, and is given a pause.
-    CrashLoop { deaths: u32, last: String, retry_in: Duration },
+    CrashLoop { crashes: u32, last: String, retry_in: Duration },
     /// The action, which speaks version 2, wrote for this activation what is no frame.
     BadFrame { problem: String, line: String },
     /// The caller of a stream read so slowly that it fell behind by a whole buffer.
@@ -611,10 +611,10 @@ impl fmt::Display for Error {
             Self::Expired => {
                 f.write_str("the activation's deadline passed while it waited for others, and it was never begun")
             }
-            Self::CrashLoop { deaths, last, retry_in } => {
+            Self::CrashLoop { crashes, last, retry_in } => {
                 write!(
                     f,
-                    "the action died {deaths} times in a row and is not started again for {}; the last time: {last}",
+                    "the action died {crashes} times in a row and is not started again for {}; the last time: {last}",
                     millis(*retry_in)
                 )
             }

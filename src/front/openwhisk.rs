@@ -129,7 +129,7 @@ impl OpenWhisk {
                     Ok(json(StatusCode::OK, self.action.room().keep(answer)))
                 }
                 // Nothing is said before there is something to say: until then it may be an error.
-                Wanted::Pieces(format) => self.action.stream(activation).await.map(|pieces| format.reply(pieces)),
+                Wanted::Stream(format) => self.action.stream(activation).await.map(|pieces| format.reply(pieces)),
             },
             Err(error) => {
                 self.action.refuse().await;

@@ -13,13 +13,13 @@ use crate::error::{Ending, Error, Stage};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::Pipes;
-use crate::process::wait_state::{Alarm, Look, look};
+use crate::process::wait_state::{Alarm, Probe, look};
 use crate::time;
 
 use super::Protocol;
 use super::conversation::Conversation;
 use super::line::{Fill, LineReader, LineWriter};
-use super::multiplex::{MOST_CONCURRENT, Multiplex, Promises};
+use super::multiplex::{MAX_CONCURRENT, Multiplex, Promises};
 use super::pipe_loop::{Channel, PipeLoop, Sends};
 
 /// What a handshake must look like, for messages.
@@ -30,12 +30,12 @@ const ACK: &str = r#"{"ok":true}"#;
 
 /// The first look at what a process waits for, and the longest pause between two looks.
 const FIRST_LOOK: Duration = Duration::from_micros(250);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// A process is taken to wait for its input when it is seen so twice in a row, the second time so
 /// much later. The runtime's timers are ten times as coarse, and a cold start would wait for them.
 const SECOND_LOOK: Duration = Duration::from_micros(100);
 /// The longest first line that is looked at; a longer one is no handshake.
-const LONGEST_HANDSHAKE: usize = 64 * 1024;
+const MAX_HANDSHAKE: usize = 64 * 1024;
 
 /// What decides, and for how long.
 #[derive(Debug, Clone)]
@@ -134,7 +134,7 @@ impl Start<'_> {
                 _ = self.stdout.fill() => Event::Bytes,
                 _ = self.results.fill() => Event::Bytes,
                 _ = self.process.exited() => Event::End,
-                () = alarm.rings() => Event::Look,
+                () = alarm.rings() => Event::Probe,
                 () = logs.pump() => unreachable!("a pump never ends"),
             };
             if let Event::End = event {
@@ -156,16 +156,16 @@ impl Start<'_> {
                     }
                 }
                 Event::End => return Err(self.ended(Stage::BeforeReady, logs)),
-                Event::Look => {
+                Event::Probe => {
                     watched += pause;
                     // In proportion to its age, so that none waits half as long again as it takes.
-                    pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+                    pause = (pause * 3 / 2).min(MAX_PAUSE);
                     let seen = self.look();
-                    self.waiting_for_input = seen == Look::WaitsForInput;
+                    self.waiting_for_input = seen == Probe::WaitsForInput;
                     let is_up = match seen {
-                        Look::WaitsForInput => true,
-                        Look::Busy => false,
-                        Look::Unknown => watched >= self.rules.start_grace,
+                        Probe::WaitsForInput => true,
+                        Probe::Busy => false,
+                        Probe::Unknown => watched >= self.rules.start_grace,
                     };
                     alarm.set(pause);
                     if is_up && self.may_decide_by_waiting() {
@@ -180,10 +180,10 @@ impl Start<'_> {
     }
 
     /// Looks at what the process waits for, twice where that decides.
-    fn look(&self) -> Look {
+    fn look(&self) -> Probe {
         let look = || look(self.process.pid, self.stdin.pipe());
         match look() {
-            Look::WaitsForInput if self.may_decide_by_waiting() => {
+            Probe::WaitsForInput if self.may_decide_by_waiting() => {
                 std::thread::sleep(SECOND_LOOK);
                 look()
             }
@@ -224,7 +224,7 @@ impl Start<'_> {
                 )),
             }
         }
-        if self.results.pending_len() > LONGEST_HANDSHAKE {
+        if self.results.pending_len() > MAX_HANDSHAKE {
             let bytes = self.results.take_rest();
             logs.say(&format!(
                 "pipeloop: dropped bytes on descriptor 3 that are no handshake: {}",
@@ -250,7 +250,7 @@ impl Start<'_> {
                 }
             }
         }
-        if self.stdout.pending_len() > LONGEST_HANDSHAKE {
+        if self.stdout.pending_len() > MAX_HANDSHAKE {
             let bytes = self.stdout.take_rest();
             if let Some(handshake) = demanded(protocol) {
                 return Err(wrong_first_line(handshake, &bytes, "stdout"));
@@ -343,7 +343,7 @@ impl Start<'_> {
 enum Event {
     Bytes,
     End,
-    Look,
+    Probe,
 }
 
 /// How a process ended, for a message: its exit as far as it is known now.
@@ -452,7 +452,7 @@ impl<'a> Hello<'a> {
                 .get()
                 .parse()
                 .ok()
-                .filter(|count| (1..=MOST_CONCURRENT).contains(count))
+                .filter(|count| (1..=MAX_CONCURRENT).contains(count))
                 .ok_or_else(|| self.bad("concurrency", "a whole number from 1 to 1024", raw.get()))?,
         };
         Ok(Promises {
@@ -555,7 +555,7 @@ mod tests {
         }
         // Members of a version that is not known here may be of any type.
         assert_eq!(verdict(r#"{"openwhisk":9,"context":"yes"}"#).unwrap().unwrap_err().code(), "PL054");
-        assert!(verdict(r#"{"hello":"world"}"#).is_none());
+        assert!(verdict(r#"{"hello":"target"}"#).is_none());
         assert!(verdict(r#"{"context":"yes"}"#).is_none());
         assert!(verdict(r#"{"openwhisk":null}"#).is_none());
         assert!(verdict(r#"{"openwhisk":1"#).is_none());
