@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
 use crate::protocol::Protocol;
 
 /// The settings of an action, wherever it runs.
@@ -229,7 +229,7 @@ impl Compatibility {
     /// Reads them. A variable counts as set when it is not empty, as for the proxies it is made for.
     ///
     /// # Errors
-    /// [`Error::BadSetting`] for a compiler that is not here.
+    /// [`ProxyError::BadSetting`] for a compiler that is not here.
     pub fn from_environment() -> Result<Self, Error> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let compiler = set("OW_COMPILER").map(|name| find_program(&name)).transpose();
@@ -238,7 +238,8 @@ impl Compatibility {
             wait_for_ack: set("OW_WAIT_FOR_ACK"),
             execution_env: set("OW_EXECUTION_ENV"),
             allow_concurrent: set("__OW_ALLOW_CONCURRENT").is_some_and(|value| value.eq_ignore_ascii_case("true")),
-            compiler: compiler.map_err(|reason| Error::BadSetting { setting: "OW_COMPILER", reason })?,
+            compiler: compiler
+                .map_err(|reason| Error::Proxy(ProxyError::BadSetting { setting: "OW_COMPILER", reason }))?,
         })
     }
 }

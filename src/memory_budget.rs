@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::error::Error;
+use crate::error::{Error, RequestError};
 use crate::process::memory;
 
 /// What callers hold together, and how much that may be.
@@ -48,7 +48,7 @@ impl MemoryBudget {
     /// Whether a body of this announced length would be refused now, to be known before it is read.
     ///
     /// # Errors
-    /// [`Error::MemoryFull`].
+    /// [`RequestError::MemoryFull`].
     pub fn admit(&self, announced_bytes: u64) -> Result<(), Error> {
         self.check(self.held(), announced_bytes)
     }
@@ -56,7 +56,7 @@ impl MemoryBudget {
     /// Whether an activation that holds this much already may be begun.
     ///
     /// # Errors
-    /// [`Error::MemoryFull`].
+    /// [`RequestError::MemoryFull`].
     pub fn begin(&self, own: &Reservation) -> Result<(), Error> {
         self.check(self.held().saturating_sub(own.bytes), own.bytes)
     }
@@ -88,7 +88,11 @@ impl MemoryBudget {
             return Ok(());
         }
         let limit = *self.0.limit.get_or_init(|| (memory::limit().unwrap_or(u64::MAX) / 2).max(MIN));
-        if total <= limit { Ok(()) } else { Err(Error::MemoryFull { held_bytes: others, limit_bytes: limit }) }
+        if total <= limit {
+            Ok(())
+        } else {
+            Err(Error::Request(RequestError::MemoryFull { held_bytes: others, limit_bytes: limit }))
+        }
     }
 }
 
@@ -96,7 +100,7 @@ impl Reservation {
     /// Holds so much more, if there is room for it. What is small at all is not counted.
     ///
     /// # Errors
-    /// [`Error::MemoryFull`]; then it holds as much as before.
+    /// [`RequestError::MemoryFull`]; then it holds as much as before.
     pub fn grow_to(&mut self, length: usize) -> Result<(), Error> {
         let Some(room) = &self.room else { return Ok(()) };
         if length < COUNTED_FROM {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Restart;
-use crate::error::Error;
+use crate::error::{Error, RunError};
 
 /// The pause before the second restart in a row; the first has none, and each later one waits
 /// twice as long as the one before it.
@@ -70,15 +70,15 @@ impl CrashBackoff {
     /// The same for an activation that has to be over at `ends`.
     ///
     /// # Errors
-    /// [`Error::CrashLoop`] when the pause is too long for it, [`Error::NotRestarted`].
+    /// [`RunError::CrashLoop`] when the pause is too long for it, [`RunError::NotRestarted`].
     pub(super) fn pause_for(&self, ends: Instant) -> Result<Option<Duration>, Error> {
         let last = || self.last.clone().unwrap_or_default();
         if !self.may_start() {
-            return Err(Error::NotRestarted { last: last() });
+            return Err(Error::Run(RunError::NotRestarted { last: last() }));
         }
         let Some(left) = self.pause_left() else { return Ok(None) };
         if left > MAX_WAIT || Instant::now() + left >= ends {
-            return Err(Error::CrashLoop { crashes: self.in_a_row, last: last(), retry_in: left });
+            return Err(Error::Run(RunError::CrashLoop { crashes: self.in_a_row, last: last(), retry_in: left }));
         }
         Ok(Some(left))
     }
@@ -113,12 +113,12 @@ mod tests {
         backoff.died("second".into());
         assert!(matches!(backoff.pause_for(far), Ok(Some(left)) if left <= Duration::from_millis(100)));
         // Its limit is nearer than the end of the pause.
-        assert!(matches!(backoff.pause_for(Instant::now()), Err(Error::CrashLoop { crashes: 2, .. })));
+        assert!(matches!(backoff.pause_for(Instant::now()), Err(Error::Run(RunError::CrashLoop { crashes: 2, .. }))));
         for _ in 0..4 {
             backoff.died("again".into());
         }
         match backoff.pause_for(far) {
-            Err(Error::CrashLoop { crashes: 6, last, retry_in }) => {
+            Err(Error::Run(RunError::CrashLoop { crashes: 6, last, retry_in })) => {
                 assert_eq!(last, "again");
                 assert!(retry_in > MAX_WAIT && retry_in <= Duration::from_millis(1_600), "{retry_in:?}");
             }
@@ -147,6 +147,8 @@ mod tests {
         assert!(matches!(backoff.pause_for(far), Ok(None)), "the first start is none again");
         backoff.stopped("too slow".into());
         backoff.answered();
-        assert!(matches!(backoff.pause_for(far), Err(Error::NotRestarted { last }) if last == "too slow"));
+        assert!(
+            matches!(backoff.pause_for(far), Err(Error::Run(RunError::NotRestarted { last })) if last == "too slow")
+        );
     }
 }

@@ -33,7 +33,7 @@ use tokio::task::JoinHandle;
 
 use crate::activation::{Activation, Answer};
 use crate::config::{ActionSettings, Inspect};
-use crate::error::Error;
+use crate::error::{Error, ProxyError, RequestError, RunError};
 use crate::logs::{self, Logs, Sentinels, Sink};
 use crate::memory_budget::MemoryBudget;
 use crate::process::{Launch, Reaper};
@@ -178,7 +178,7 @@ impl Action {
     /// Goes on when the caller leaves.
     ///
     /// # Errors
-    /// [`Error::AlreadyInitialised`], [`Error::InitUnderWay`], [`Error::ShuttingDown`], and every
+    /// [`RequestError::AlreadyInitialised`], [`RequestError::InitUnderWay`], [`ProxyError::ShuttingDown`], and every
     /// reason for which code cannot be placed or started. The action can be initialised again then.
     pub async fn init(&self, init: Init) -> Result<(), Error> {
         let action = self.clone();
@@ -205,7 +205,7 @@ impl Action {
     /// Initialises the action from a file, folder or archive.
     ///
     /// # Errors
-    /// As [`Action::init`], and [`Error::NoSuchAction`].
+    /// As [`Action::init`], and [`UploadError::NoSuchAction`].
     pub async fn open(&self, path: &Path) -> Result<(), Error> {
         self.admit_init()?;
         let main = self.0.config.settings.main.as_deref().unwrap_or(DEFAULT_MAIN);
@@ -225,7 +225,7 @@ impl Action {
     /// Whether an init would be refused now, to be known before its body is read.
     ///
     /// # Errors
-    /// [`Error::AlreadyInitialised`], [`Error::InitUnderWay`], [`Error::ShuttingDown`].
+    /// [`RequestError::AlreadyInitialised`], [`RequestError::InitUnderWay`], [`ProxyError::ShuttingDown`].
     pub fn check_init(&self) -> Result<(), Error> {
         self.state().check_init()
     }
@@ -246,8 +246,8 @@ impl Action {
     fn admit_baked_init(&self, brings_nothing: bool) -> Result<Option<(PathBuf, Ready)>, Error> {
         let mut state = self.state();
         state.check_init()?;
-        let State::Ready(ready) = &mut *state else { return Err(Error::NoCode) };
-        let path = ready.baked.take().ok_or(Error::NoCode)?;
+        let State::Ready(ready) = &mut *state else { return Err(Error::Request(RequestError::NoCode)) };
+        let path = ready.baked.take().ok_or(Error::Request(RequestError::NoCode))?;
         if brings_nothing {
             return Ok(None);
         }
@@ -260,13 +260,13 @@ impl Action {
     /// Runs one activation to its end. Leaving early loses the answer and nothing else.
     ///
     /// # Errors
-    /// [`Error::NotInitialised`], [`Error::QueueFull`], [`Error::ShuttingDown`], and every reason
+    /// [`RequestError::NotInitialised`], [`RunError::QueueFull`], [`ProxyError::ShuttingDown`], and every reason
     /// for which there is no answer.
     pub async fn run(&self, activation: Activation) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
         let claim = self.submit(activation, Reply::Whole(reply))?;
         // The sender is dropped without an answer only when the action is stopped meanwhile.
-        told(claim, answer).await?.unwrap_or(Err(Error::ShuttingDown))
+        told(claim, answer).await?.unwrap_or(Err(Error::Proxy(ProxyError::ShuttingDown)))
     }
 
     /// As [`Action::run`], with the answer in pieces: the first one, and what gives the others.
@@ -294,14 +294,14 @@ impl Action {
         let claim = deadline.filter(|_| waits).map(|deadline| (deadline, Arc::new(AtomicBool::new(false))));
         let claimed = claim.as_ref().map(|(_, claimed)| claimed.clone());
         let job = Job { activation, deadline, reply, place, claimed };
-        pool.queue.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
+        pool.queue.send(Message::Run(job)).map_err(|_| Error::Proxy(ProxyError::ShuttingDown))?;
         Ok(claim)
     }
 
     /// Whether an activation would be refused now, to be known before its body is read.
     ///
     /// # Errors
-    /// [`Error::NotInitialised`], [`Error::ShuttingDown`].
+    /// [`RequestError::NotInitialised`], [`ProxyError::ShuttingDown`].
     pub fn check_run(&self) -> Result<(), Error> {
         self.pool().map(|_| ())
     }
@@ -318,8 +318,8 @@ impl Action {
 
     fn pool(&self) -> Result<Arc<WorkerPool>, Error> {
         match &*self.state() {
-            State::Empty | State::Initialising => Err(Error::NotInitialised),
-            State::Stopping => Err(Error::ShuttingDown),
+            State::Empty | State::Initialising => Err(Error::Request(RequestError::NotInitialised)),
+            State::Stopping => Err(Error::Proxy(ProxyError::ShuttingDown)),
             State::Ready(ready) => Ok(ready.pool.clone()),
         }
     }
@@ -364,7 +364,7 @@ impl Action {
             // What it started is killed, and what it made removed, when it is left in the middle.
             Ok(artifact) => tokio::select! {
                 biased;
-                _ = phase.wait_for(|phase| *phase > Phase::Serving) => Err(Error::ShuttingDown),
+                _ = phase.wait_for(|phase| *phase > Phase::Serving) => Err(Error::Proxy(ProxyError::ShuttingDown)),
                 readied = self.ready_worker(artifact, main, environment, protocol, &mut logs) => readied,
             },
             Err(error) => Err(error),
@@ -374,13 +374,13 @@ impl Action {
                 let Some((worker, mut logs)) = self.employ(&pool, worker, logs) else { return Ok(()) };
                 worker.end(&mut logs).await;
                 pool.artifact.remove();
-                return Err(Error::ShuttingDown);
+                return Err(Error::Proxy(ProxyError::ShuttingDown));
             }
             Err(error) => error,
         };
         match self.0.config.init_failures {
             // It did not fail: whoever asked for it goes elsewhere.
-            _ if matches!(error, Error::ShuttingDown) => logs.end_without_sentinel().await,
+            _ if matches!(error, Error::Proxy(ProxyError::ShuttingDown)) => logs.end_without_sentinel().await,
             InitFailures::Tell => logs.end_without_sentinel().await,
             InitFailures::Log => {
                 worker::tell(&mut logs, &error);
@@ -504,9 +504,9 @@ impl State {
     fn check_init(&self) -> Result<(), Error> {
         match self {
             Self::Empty | Self::Ready(Ready { baked: Some(_), .. }) => Ok(()),
-            Self::Initialising => Err(Error::InitUnderWay),
+            Self::Initialising => Err(Error::Request(RequestError::InitUnderWay)),
             Self::Ready(ready) => Err(ready.refuse_init()),
-            Self::Stopping => Err(Error::ShuttingDown),
+            Self::Stopping => Err(Error::Proxy(ProxyError::ShuttingDown)),
         }
     }
 }
@@ -514,7 +514,7 @@ impl State {
 impl Ready {
     /// Refuses an init, also in the log: the platform's test suites look for it there.
     fn refuse_init(&self) -> Error {
-        let error = Error::AlreadyInitialised;
+        let error = Error::Request(RequestError::AlreadyInitialised);
         let _ = self.pool.queue.send(Message::Say(error.to_string()));
         error
     }
@@ -563,7 +563,7 @@ impl Place {
         let before = shared.open.fetch_add(1, Ordering::Relaxed);
         // So many are worked on, the others wait.
         if before >= queue.saturating_add(at_once) {
-            return Err(Error::QueueFull { limit: queue });
+            return Err(Error::Run(RunError::QueueFull { limit: queue }));
         }
         Ok((place, before > 0))
     }
@@ -584,7 +584,7 @@ async fn told<T>(claim: Option<Claim>, first: impl Future<Output = T>) -> Result
             first = &mut first => return Ok(first),
             () = tokio::time::sleep_until(deadline) => {
                 if !claimed.swap(true, Ordering::AcqRel) {
-                    return Err(Error::Expired);
+                    return Err(Error::Run(RunError::Expired));
                 }
             }
         }
@@ -595,7 +595,7 @@ async fn told<T>(claim: Option<Claim>, first: impl Future<Output = T>) -> Result
 /// Does something that takes long on a thread of its own. The runtime's threads are no help: where
 /// none can be started, for the container may have no more processes, it panics.
 async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    let failed = |reason| Error::System { doing: "start a thread that unpacks the action", reason };
+    let failed = |reason| Error::Proxy(ProxyError::System { doing: "start a thread that unpacks the action", reason });
     let (reply, done) = oneshot::channel();
     let work = move || {
         // Whoever waited may have left.
@@ -606,5 +606,8 @@ async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
 }
 
 fn panicked(error: &tokio::task::JoinError) -> Error {
-    Error::System { doing: "initialise the action", reason: std::io::Error::other(error.to_string()) }
+    Error::Proxy(ProxyError::System {
+        doing: "initialise the action",
+        reason: std::io::Error::other(error.to_string()),
+    })
 }

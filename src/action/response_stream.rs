@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use crate::activation::Answer;
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
 
 /// A piece of an answer.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl ResponseStream {
         let mut inner = lock(&self.0);
         let Some(piece) = inner.queue.pop_front() else {
             if inner.writer_left {
-                return Poll::Ready(StreamItem::Broken(Error::ShuttingDown));
+                return Poll::Ready(StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown)));
             }
             inner.reader = Some(context.waker().clone());
             return Poll::Pending;
@@ -184,7 +184,10 @@ mod tests {
         let context = Context::from_waker(Waker::noop());
         let (feed, mut caller) = pieces();
         drop(feed);
-        assert!(matches!(caller.poll_next(&context), Poll::Ready(StreamItem::Broken(Error::ShuttingDown))));
+        assert!(matches!(
+            caller.poll_next(&context),
+            Poll::Ready(StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown)))
+        ));
         let (feed, caller) = pieces();
         assert!(!feed.is_closed() && feed.poll_change(None, &context).is_pending());
         drop(caller);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::activation::Activation;
-use crate::error::{BadAnswer, Error};
+use crate::error::{BadAnswer, Error, RunError};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
 use crate::protocol::line::Fill;
@@ -70,7 +70,7 @@ impl CheckRun<'_> {
                 Ok(Err(NoAnswer::Strayed)) => unreachable!("strays are kept here, and not reported"),
                 Ok(Err(NoAnswer::TooLong)) => {
                     self.bury(guard.process()).await;
-                    return Err(Failure::Error(Error::AnswerTooLong { limit_bytes }));
+                    return Err(Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes })));
                 }
                 Ok(Err(NoAnswer::Gone { untouched: true, .. })) if !fresh && wait_for_end(guard.process()).await => {
                     self.bury(guard.process()).await;
@@ -102,7 +102,9 @@ impl CheckRun<'_> {
                 self.lingered |= ended.is_none();
                 Ok(Answered { answer, took })
             }
-            Ok(Err(single_shot::NoAnswer::TooLong)) => Err(Failure::Error(Error::AnswerTooLong { limit_bytes })),
+            Ok(Err(single_shot::NoAnswer::TooLong)) => {
+                Err(Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes })))
+            }
             Ok(Err(single_shot::NoAnswer::Bad(problem))) => {
                 Err(Failure::Error(unusable(process, problem, &mut self.logs).await))
             }
@@ -133,7 +135,7 @@ impl CheckRun<'_> {
             Some(line) if !broken_up && lines.iter().any(is_answer) => {
                 Failure::Finding(Finding::Stray { channel, line: line.clone() })
             }
-            _ => Failure::Error(Error::BadAnswer { problem, ending: None }),
+            _ => Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })),
         }
     }
 

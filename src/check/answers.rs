@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::error::{BadAnswer, Error};
+use crate::error::{BadAnswer, Error, RunError};
 use crate::protocol::Protocol;
 use crate::text::{excerpt, millis};
 
@@ -33,8 +33,10 @@ impl CheckRun<'_> {
             Failure::Finding(Finding::NotFlushed { .. }) => Name::Flushed,
             Failure::Finding(Finding::Stray { .. }) => Name::Channel,
             Failure::Finding(Finding::Frame { .. }) => Name::Ids,
-            Failure::Error(Error::BadFrame { .. }) => Name::Framing,
-            Failure::Error(Error::BadAnswer { problem, .. }) if *problem != BadAnswer::Nothing => Name::Framing,
+            Failure::Error(Error::Run(RunError::BadFrame { .. })) => Name::Framing,
+            Failure::Error(Error::Run(RunError::BadAnswer { problem, .. })) if *problem != BadAnswer::Nothing => {
+                Name::Framing
+            }
             _ => Name::Answers,
         };
         if blamed != Name::Protocol {
@@ -97,7 +99,10 @@ impl CheckRun<'_> {
                 };
                 self.settle(check.took(took));
             }
-            Err(Failure::Error(Error::BadAnswer { problem: problem @ BadAnswer::NotJson { .. }, .. })) => {
+            Err(Failure::Error(Error::Run(RunError::BadAnswer {
+                problem: problem @ BadAnswer::NotJson { .. },
+                ..
+            }))) => {
                 let check = self.failure(Name::Unicode, Finding::Unicode { reason: problem.to_string() });
                 self.settle(check);
             }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
 use crate::logs::Sink;
 use crate::process::pipe::{pipe, watch};
 
@@ -33,7 +33,7 @@ const TAIL_LINES: usize = 10;
 impl LogCapture {
     /// An log_capture, and the sinks that it listens to.
     pub(super) fn new() -> Result<(Self, Sink, Sink), Error> {
-        let system = |reason| Error::System { doing: "make a pipe for the action's log", reason };
+        let system = |reason| Error::Proxy(ProxyError::System { doing: "make a pipe for the action's log", reason });
         let (out, stdout) = pipe().map_err(system)?;
         let (err, stderr) = pipe().map_err(system)?;
         let stream = |pipe| Ok(Stream { pipe: watch(pipe).map_err(system)?, heard: Vec::new(), told: 0 });

@@ -34,7 +34,7 @@ use serde_json::Value;
 
 use crate::activation::Answer;
 use crate::config::{ActionSettings, Inspect};
-use crate::error::{BadAnswer, Error};
+use crate::error::{BadAnswer, Error, ProxyError, RunError, StartError, UploadError};
 use crate::logs::{self, Logs, Sentinels};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
@@ -169,7 +169,8 @@ impl<'a> CheckRun<'a> {
     /// # Errors
     /// What the operating system refuses.
     pub fn new(plan: Plan, reaper: Reaper, tell: impl FnMut(Progress<'_>) + 'a) -> Result<Self, Error> {
-        orphans::adopt_orphans().map_err(|reason| Error::System { doing: "adopt orphans", reason })?;
+        orphans::adopt_orphans()
+            .map_err(|reason| Error::Proxy(ProxyError::System { doing: "adopt orphans", reason }))?;
         let (log_capture, stdout, stderr) = LogCapture::new()?;
         let settings = &plan.settings;
         let bounds = logs::Bounds {
@@ -248,7 +249,7 @@ impl<'a> CheckRun<'a> {
             Ok(artifact) => artifact,
             Err(error) => {
                 let faults = match &error {
-                    Error::Unfit { defects, .. } => defects.iter().map(Fault::from).collect(),
+                    Error::Upload(UploadError::Unfit { defects, .. }) => defects.iter().map(Fault::from).collect(),
                     error => vec![Fault::from(error)],
                 };
                 self.settle(Check { faults, ..Check::new(Name::Recognised, Verdict::Failed, "") });
@@ -287,7 +288,8 @@ impl<'a> CheckRun<'a> {
             self.settle_rest(Verdict::NotApplicable, reason);
         }
         if !fatal.is_empty() {
-            self.report.refused = Some(Error::Unfit { path: Some(self.launch.program.clone()), defects: fatal });
+            self.report.refused =
+                Some(Error::Upload(UploadError::Unfit { path: Some(self.launch.program.clone()), defects: fatal }));
             return false;
         }
         self.plan.stays_down.is_none()
@@ -336,14 +338,17 @@ impl<'a> CheckRun<'a> {
             Ok(evidence) => evidence,
             Err(error) => {
                 let name = match error {
-                    Error::NoHandshake { .. } | Error::WrongFirstLine { .. } | Error::UnsupportedVersion { .. } => {
+                    Error::Start(StartError::NoHandshake { .. })
+                    | Error::Start(StartError::WrongFirstLine { .. })
+                    | Error::Start(StartError::UnsupportedVersion { .. }) => {
                         self.settle(Check::passed(Name::Starts, "runs"));
                         Name::Protocol
                     }
                     _ => Name::Starts,
                 };
                 self.settle(Check::failed(name, &error));
-                self.report.refused = Some(error).filter(|error| matches!(error, Error::Unfit { .. }));
+                self.report.refused =
+                    Some(error).filter(|error| matches!(error, Error::Upload(UploadError::Unfit { .. })));
                 return false;
             }
         };
@@ -398,7 +403,7 @@ impl<'a> CheckRun<'a> {
                 self.settle(Check::passed(Name::Framing, "an object or array on the last line"));
             }
             Err(trouble) => {
-                let bad = matches!(&trouble, Failure::Error(Error::BadAnswer { problem, .. }) if *problem != BadAnswer::Nothing);
+                let bad = matches!(&trouble, Failure::Error(Error::Run(RunError::BadAnswer { problem, .. })) if *problem != BadAnswer::Nothing);
                 return self.fail(if bad { Name::Framing } else { Name::Answers }, &trouble);
             }
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::activation::{Activation, Answer};
-use crate::error::Error;
+use crate::error::{Error, RunError};
 use crate::process::{ExitStatus, orphans};
 use crate::protocol::conversation::Conversation;
 use crate::protocol::multiplex::{Multiplex, Promises};
@@ -210,7 +210,9 @@ impl CheckRun<'_> {
         let mut failed = Vec::new();
         for (number, flight) in flights.iter().enumerate() {
             match flight.answer() {
-                Some(Err(problem)) => return Err(Failure::Error(Error::BadAnswer { problem, ending: None })),
+                Some(Err(problem)) => {
+                    return Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })));
+                }
                 Some(Ok(answer)) if is_failure(&answer) => failed.push(answer),
                 _ => {}
             }
@@ -492,7 +494,7 @@ impl CheckRun<'_> {
                     self.note_beside(dialogue);
                     return match answer {
                         Ok(answer) => Ok(Answered { answer, took }),
-                        Err(problem) => Err(Failure::Error(Error::BadAnswer { problem, ending: None })),
+                        Err(problem) => Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None }))),
                     };
                 }
                 (Rest::Gone, _) if !fresh && self.is_untouched(&mut running, flight).await => {
@@ -587,7 +589,9 @@ impl CheckRun<'_> {
     /// Why something has not ended, with the process buried; the process, if nothing shows why.
     async fn explain(&mut self, rest: Rest, dialogue: &Dialogue, mut running: Running) -> Result<Failure, Running> {
         let trouble = match rest {
-            Rest::TooLong => Failure::Error(Error::AnswerTooLong { limit_bytes: self.plan.settings.max_result.0 }),
+            Rest::TooLong => {
+                Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes: self.plan.settings.max_result.0 }))
+            }
             Rest::Gone => {
                 let partial = running.multiplex().partial().to_vec();
                 let channel = running.conversation.channel_name();
@@ -652,7 +656,7 @@ impl Running {
 fn what_was_lost(dialogue: &Dialogue, alone: bool) -> Option<Failure> {
     let bad_frame = |(problem, line): &(String, bytes::Bytes)| {
         let line = String::from_utf8_lossy(line).into_owned();
-        Failure::Error(Error::BadFrame { problem: problem.clone(), line })
+        Failure::Error(Error::Run(RunError::BadFrame { problem: problem.clone(), line }))
     };
     let misfit = |(fault, line): &(FrameFault, bytes::Bytes)| {
         Failure::Finding(Finding::Frame { fault: *fault, line: line.to_vec() })

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::check::{Check as Outcome, CheckRun, Fault, Name, Plan, Progress, Report, Verdict};
 use crate::config::{ActionSettings, Compatibility, Time, container_environment};
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
 
 use super::output;
 use super::run::{Parameters, read_json};
@@ -82,7 +82,7 @@ impl Check {
             && !root.is_dir()
         {
             let reason = format!("`{}` is no folder", root.display());
-            return Err(Error::BadSetting { setting: "--image-root", reason });
+            return Err(Error::Proxy(ProxyError::BadSetting { setting: "--image-root", reason }));
         }
         let (mut signals, reaper) = super::take_over()?;
         let compatibility = Compatibility::from_environment()?;
@@ -143,7 +143,7 @@ impl Check {
         };
         match unwritten.map_or(written, Err) {
             Ok(()) => Ok(status),
-            Err(reason) => Err(Error::System { doing: "write the report", reason }),
+            Err(reason) => Err(Error::Proxy(ProxyError::System { doing: "write the report", reason })),
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::action::{Action, ActionConfig, InitFailures};
 use crate::config::{ActionSettings, Compatibility, ServerSettings, Workers, container_environment};
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
 use crate::front::openwhisk::OpenWhisk;
 use crate::logs::{SENTINEL, Sentinels, Sink};
 use crate::memory_budget::MemoryBudget;
@@ -59,7 +59,7 @@ impl Serve {
     }
 
     async fn serve(self, held_back: Option<HeldBack>) -> Result<u8, Error> {
-        let system = |doing| move |reason| Error::System { doing, reason };
+        let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
         let (mut signals, reaper) = super::take_over()?;
         drop(held_back);
         let compatibility = Compatibility::from_environment()?;
@@ -96,9 +96,11 @@ impl Serve {
         let listener = server::listen(self.server.host, self.server.port)?;
         let address = listener.local_addr().map_err(system("learn the port"))?;
         if let Some(path) = &self.server.port_file {
-            std::fs::write(path, format!("{}\n", address.port())).map_err(|reason| Error::BadSetting {
-                setting: "--port-file",
-                reason: format!("cannot write `{}`: {reason}", path.display()),
+            std::fs::write(path, format!("{}\n", address.port())).map_err(|reason| {
+                Error::Proxy(ProxyError::BadSetting {
+                    setting: "--port-file",
+                    reason: format!("cannot write `{}`: {reason}", path.display()),
+                })
             })?;
         }
         if self.server.port == 0 || std::io::stderr().is_terminal() {

@@ -142,7 +142,7 @@ impl Source for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
+    use crate::error::{Error, ProxyError};
 
     #[test]
     fn accept_chooses() {
@@ -182,7 +182,7 @@ mod tests {
             ["event: error\ndata: {\"error\":{\"code\":7}}\n\n", "{\"error\":{\"code\":7}}\n"]
         );
         assert_eq!(
-            both(|| StreamItem::Broken(Error::ShuttingDown)),
+            both(|| StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown))),
             [
                 "event: error\ndata: {\"error\":\"the proxy is shutting down\"}\n\n",
                 "{\"error\":\"the proxy is shutting down\"}\n"

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::activation::Object;
-use crate::error::{Ending, Error, Stage};
+use crate::error::{Ending, Error, ProxyError, Stage, StartError};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::Pipes;
@@ -75,8 +75,8 @@ pub enum Evidence {
 /// Waits until a process is ready.
 ///
 /// # Errors
-/// [`Error::EndedAtStart`], [`Error::NotReady`], [`Error::NoHandshake`],
-/// [`Error::WrongFirstLine`], [`Error::UnsupportedVersion`]. The process is not stopped.
+/// [`StartError::EndedAtStart`], [`StartError::NotReady`], [`StartError::NoHandshake`],
+/// [`StartError::WrongFirstLine`], [`StartError::UnsupportedVersion`]. The process is not stopped.
 pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut Logs) -> Result<Ready, Error> {
     logs.stderr.attach(pipes.stderr, b"");
     let mut start = Start {
@@ -124,7 +124,7 @@ enum Verdict {
 impl Start<'_> {
     async fn verdict(&mut self, logs: &mut Logs) -> Result<Verdict, Error> {
         let mut pause = FIRST_LOOK;
-        let alarm = Alarm::new().map_err(|reason| Error::System { doing: "set a timer", reason })?;
+        let alarm = Alarm::new().map_err(|reason| Error::Proxy(ProxyError::System { doing: "set a timer", reason }))?;
         alarm.set(pause);
         // Counted, not taken from the clock, which goes on while all of us are frozen.
         let mut watched = Duration::ZERO;
@@ -306,7 +306,7 @@ impl Start<'_> {
             (Stage::BeforeReady, Some(line)) => Stage::AfterLine { line },
             (stage, _) => stage,
         };
-        Error::EndedAtStart { ending: ending(self.process, logs), stage }
+        Error::Start(StartError::EndedAtStart { ending: ending(self.process, logs), stage })
     }
 
     /// Both channels are closed: it is about to end, or has made itself a daemon.
@@ -319,9 +319,9 @@ impl Start<'_> {
     fn too_late(&self, logs: &Logs) -> Error {
         let limit = self.rules.init_timeout;
         match self.rules.protocol {
-            Protocol::PipeLoop if self.waiting_for_input => Error::NoHandshake { protocol: "1" },
-            Protocol::Streams if self.waiting_for_input => Error::NoHandshake { protocol: "2" },
-            protocol => Error::NotReady {
+            Protocol::PipeLoop if self.waiting_for_input => Error::Start(StartError::NoHandshake { protocol: "1" }),
+            Protocol::Streams if self.waiting_for_input => Error::Start(StartError::NoHandshake { protocol: "2" }),
+            protocol => Error::Start(StartError::NotReady {
                 limit,
                 awaited: match protocol {
                     Protocol::PipeLoop => r#"has not sent its handshake `{"openwhisk":1}` on stdout"#,
@@ -335,7 +335,7 @@ impl Start<'_> {
                     _ => "neither sent a handshake nor waits for input",
                 },
                 tail: logs.stderr.tail(),
-            },
+            }),
         }
     }
 }
@@ -369,7 +369,7 @@ fn demanded(protocol: Protocol) -> Option<&'static str> {
 }
 
 fn wrong_first_line(expected: &'static str, line: &[u8], channel: &'static str) -> Error {
-    Error::WrongFirstLine { expected, line: String::from_utf8_lossy(line).into_owned(), channel }
+    Error::Start(StartError::WrongFirstLine { expected, line: String::from_utf8_lossy(line).into_owned(), channel })
 }
 
 /// A handshake or acknowledgement. Members that are not known are ignored, so that it can grow; of
@@ -439,7 +439,7 @@ impl<'a> Hello<'a> {
             }
             ("2", _) => Ok(Verdict::Version2 { channel, promises: self.promises()? }),
             _ if version.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()) => {
-                Err(Error::UnsupportedVersion { version: crate::text::excerpt(version.as_bytes()) })
+                Err(Error::Start(StartError::UnsupportedVersion { version: crate::text::excerpt(version.as_bytes()) }))
             }
             _ => Err(self.bad("openwhisk", "a version, which is a whole number", version)),
         }
@@ -473,7 +473,7 @@ impl<'a> Hello<'a> {
 
     fn bad(&self, member: &'static str, expected: &'static str, found: &str) -> Error {
         let line = String::from_utf8_lossy(self.line).into_owned();
-        Error::BadHandshake { member, expected, found: crate::text::excerpt(found.as_bytes()), line }
+        Error::Start(StartError::BadHandshake { member, expected, found: crate::text::excerpt(found.as_bytes()), line })
     }
 }
 
@@ -555,7 +555,7 @@ mod tests {
         }
         // Members of a version that is not known here may be of any type.
         assert_eq!(verdict(r#"{"openwhisk":9,"context":"yes"}"#).unwrap().unwrap_err().code(), "PL054");
-        assert!(verdict(r#"{"hello":"target"}"#).is_none());
+        assert!(verdict(r#"{"hello":"world"}"#).is_none());
         assert!(verdict(r#"{"context":"yes"}"#).is_none());
         assert!(verdict(r#"{"openwhisk":null}"#).is_none());
         assert!(verdict(r#"{"openwhisk":1"#).is_none());

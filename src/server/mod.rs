@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
-use crate::error::Error;
+use crate::error::{Error, ProxyError, RequestError};
 use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::process::allocator;
 use crate::time::{self, PIECES};
@@ -144,7 +144,7 @@ const MAX_DISCARDED_BYTES: u64 = 1024 * 1024 * 1024;
 /// Listens on one address, or on all there are.
 ///
 /// # Errors
-/// [`Error::CannotListen`].
+/// [`ProxyError::CannotListen`].
 pub fn listen(host: Option<std::net::IpAddr>, port: u16) -> Result<TcpListener, Error> {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     let bind = |ip: IpAddr| -> io::Result<TcpListener> {
@@ -165,7 +165,7 @@ pub fn listen(host: Option<std::net::IpAddr>, port: u16) -> Result<TcpListener, 
     };
     bound.map_err(|reason| {
         let host = host.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
-        Error::CannotListen { address: format!("{host}:{port}"), reason }
+        Error::Proxy(ProxyError::CannotListen { address: format!("{host}:{port}"), reason })
     })
 }
 
@@ -374,20 +374,27 @@ pub(super) async fn end_of(mut stop: watch::Receiver<Stop>) {
 /// What is wrong with a request that hyper could not read; nothing for a connection that broke.
 fn unreadable(error: &hyper::Error) -> Option<Error> {
     if error.is_parse_version_h2() {
-        return Some(Error::Http2);
+        return Some(Error::Request(RequestError::Http2));
     }
     if error.is_parse_too_large() {
-        return Some(Error::HeadTooLarge { limit_bytes: MAX_HEADER_BYTES, limit_headers: MAX_HEADERS });
+        return Some(Error::Request(RequestError::HeadTooLarge {
+            limit_bytes: MAX_HEADER_BYTES,
+            limit_headers: MAX_HEADERS,
+        }));
     }
     let reason = || error.to_string().replace(" parsed", "");
-    error.is_parse().then(|| Error::NotHttp { reason: reason() })
+    error.is_parse().then(|| Error::Request(RequestError::NotHttp { reason: reason() }))
 }
 
 /// hyper meets `100-continue` by itself, and knows no other.
 fn unmet_expectation(request: &Request<Incoming>) -> Option<Error> {
     let expectation = request.headers().get(EXPECT)?.as_bytes();
     let known = expectation.eq_ignore_ascii_case(b"100-continue");
-    (!known).then(|| Error::UnmetExpectation { expectation: String::from_utf8_lossy(expectation).into_owned() })
+    (!known).then(|| {
+        Error::Request(RequestError::UnmetExpectation {
+            expectation: String::from_utf8_lossy(expectation).into_owned(),
+        })
+    })
 }
 
 /// Answers on a connection of which hyper has let go, and ends it in a way that the answer arrives:
@@ -631,12 +638,17 @@ pub struct BodyBound<'a> {
 /// bodies share.
 ///
 /// # Errors
-/// [`Error::BodyTooLarge`], [`Error::MemoryFull`], [`Error::BodyStalled`], and [`Error::BrokenBody`] when the connection
+/// [`RequestError::BodyTooLarge`], [`RequestError::MemoryFull`], [`RequestError::BodyStalled`], and [`RequestError::BrokenBody`] when the connection
 /// breaks or its framing is wrong. In any case the body has been read to its end, as far as that
 /// can be asked, so that the caller gets to read the answer.
 pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec<u8>, Reservation), Error> {
-    let too_large =
-        || Error::BodyTooLarge { request: bound.request, limit_bytes: bound.limit_bytes, setting: bound.setting };
+    let too_large = || {
+        Error::Request(RequestError::BodyTooLarge {
+            request: bound.request,
+            limit_bytes: bound.limit_bytes,
+            setting: bound.setting,
+        })
+    };
     let announced = body.size_hint().exact().unwrap_or(0);
     let admitted = if announced > bound.limit_bytes { Err(too_large()) } else { bound.room.admit(announced) };
     if let Err(error) = admitted {
@@ -676,11 +688,13 @@ pub async fn discard(mut body: Incoming, patience: Duration) {
 
 async fn next_frame(body: &mut Incoming, request: &'static str, limit: Duration) -> Result<Option<Bytes>, Error> {
     loop {
-        let frame = time::timeout(limit, body.frame()).await.ok_or(Error::BodyStalled { waited: limit })?;
+        let frame = time::timeout(limit, body.frame())
+            .await
+            .ok_or(Error::Request(RequestError::BodyStalled { waited: limit }))?;
         match frame {
             None => return Ok(None),
             Some(Err(error)) => {
-                return Err(Error::BrokenBody { request, reason: error.to_string() });
+                return Err(Error::Request(RequestError::BrokenBody { request, reason: error.to_string() }));
             }
             // Trailers are nothing to us.
             Some(Ok(frame)) => {

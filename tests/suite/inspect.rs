@@ -953,10 +953,10 @@ fn source_text_is_told_by_its_language() {
         refused(&bench.write("source", text), "PL032", 126, &[&name, cure]);
     }
     refused(
-        &bench.write("source", "Hello, target.\n"),
+        &bench.write("source", "Hello, world.\n"),
         "PL032",
         126,
-        &["it is text without a `#!` line", "`Hello, target.`"],
+        &["it is text without a `#!` line", "`Hello, world.`"],
     );
     upload_refused(sources[0].2.as_bytes(), &["it is Python source text", "#!/usr/bin/env python3"]);
 }

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
-use crate::error::{Error, TimeLimit};
+use crate::error::{Error, RunError, TimeLimit};
 use crate::logs::Logs;
 use crate::process::{Process, stop};
 use crate::protocol::answer::{self, Gathered};
@@ -196,8 +196,8 @@ impl Worker {
         let outcome = tokio::select! {
             biased;
             started = self.restart(ends, logs) => return started,
-            () = time_is_up(limit, ends, run_timeout) => Error::TimeOut { limit, after: begun.elapsed() },
-            _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Error::Cut { after: begun.elapsed() },
+            () = time_is_up(limit, ends, run_timeout) => Error::Run(RunError::TimeOut { limit, after: begun.elapsed() }),
+            _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Error::Run(RunError::Cut { after: begun.elapsed() }),
         };
         logs.detach();
         Err(outcome)
@@ -241,8 +241,8 @@ impl Worker {
                 concurrent.logs.detach();
                 let limit_bytes = concurrent.worker.shared.config.settings.max_result.0;
                 let error = || match in_flight {
-                    0 | 1 => Error::AnswerTooLong { limit_bytes },
-                    in_flight => Error::FrameTooLong { limit_bytes, in_flight },
+                    0 | 1 => Error::Run(RunError::AnswerTooLong { limit_bytes }),
+                    in_flight => Error::Run(RunError::FrameTooLong { limit_bytes, in_flight }),
                 };
                 concurrent.worker.pool.backoff().stopped(error().to_string());
                 concurrent.finish_all(|_| Some(error())).await;
@@ -250,10 +250,10 @@ impl Worker {
             End::Cut => {
                 stop::kill(&process).await;
                 concurrent.logs.detach();
-                concurrent.finish_all(|flight| Some(Error::Cut { after: flight.begun.elapsed() })).await;
+                concurrent.finish_all(|flight| Some(Error::Run(RunError::Cut { after: flight.begun.elapsed() }))).await;
                 for Waiting { job, begun, .. } in waiting.drain(..) {
                     concurrent.logs.begin();
-                    let error = Error::Cut { after: begun.elapsed() };
+                    let error = Error::Run(RunError::Cut { after: begun.elapsed() });
                     concurrent.worker.close_log(concurrent.logs, Some(&error)).await;
                     job.reply.send(Err(error));
                 }
@@ -492,7 +492,7 @@ impl Concurrent<'_> {
                     Ended::Result(answer) => Outcome::Answer(answer),
                     Ended::Error(error) => Outcome::Failed(error),
                     Ended::End => Outcome::End,
-                    Ended::Bad(problem) => Outcome::Error(Error::BadAnswer { problem, ending: None }),
+                    Ended::Bad(problem) => Outcome::Error(Error::Run(RunError::BadAnswer { problem, ending: None })),
                 };
                 self.worker.pool.backoff().answered();
                 let flight = self.flights.swap_remove(at);
@@ -503,7 +503,7 @@ impl Concurrent<'_> {
             }
             Event::Broken(id, problem) => {
                 let line = String::from_utf8_lossy(line).into_owned();
-                self.fail(id, Error::BadFrame { problem, line }).await;
+                self.fail(id, Error::Run(RunError::BadFrame { problem, line })).await;
             }
             Event::Stray(reason) => {
                 self.logs.say(&stray(line, &reason));
@@ -528,7 +528,7 @@ impl Concurrent<'_> {
             Some((Reply::Whole(_), _)) => {
                 let fits = flight.audience.gathered.add(&chunk, limit_bytes);
                 if !fits {
-                    self.fail(id, Error::AnswerTooLong { limit_bytes }).await;
+                    self.fail(id, Error::Run(RunError::AnswerTooLong { limit_bytes })).await;
                 }
             }
             Some((Reply::ResponseStream(feed), _)) => {
@@ -538,7 +538,7 @@ impl Concurrent<'_> {
                     flight.pace = if held_bytes >= buffer_bytes { Backpressure::HeldUp } else { Backpressure::Free };
                 } else if held_bytes > buffer_bytes && flight.is_held_up() {
                     let limit_bytes = buffer_bytes as u64;
-                    self.fail(id, Error::Overrun { limit_bytes }).await;
+                    self.fail(id, Error::Run(RunError::Overrun { limit_bytes })).await;
                 } else if held_bytes > buffer_bytes / 2 && flight.pace == Backpressure::Paused {
                     flight.pace = Backpressure::Rested;
                     self.rests_until = Some(Instant::now() + REST);
@@ -680,7 +680,7 @@ impl Concurrent<'_> {
             }
         }
         for (id, limit, begun) in over {
-            self.fail(id, Error::TimeOut { limit, after: begun.elapsed() }).await;
+            self.fail(id, Error::Run(RunError::TimeOut { limit, after: begun.elapsed() })).await;
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
-use crate::error::{BadAnswer, Ending, Error, TimeLimit};
+use crate::error::{BadAnswer, Ending, Error, RunError, TimeLimit};
 use crate::logs::{Logs, Sentinels};
 use crate::memory_budget::MemoryBudget;
 use crate::process::spawn::ResultChannel;
@@ -108,7 +108,7 @@ impl Job {
         }
         if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             // The same, seen from here first. It takes nothing with it.
-            self.reply.send(Err(Error::Expired));
+            self.reply.send(Err(Error::Run(RunError::Expired)));
             return None;
         }
         if let Err(error) = room.begin(&self.activation.held) {
@@ -332,11 +332,11 @@ impl Worker {
                 biased;
                 outcome = attempt => Some(outcome),
                 () = time_is_up(limit, ends, run_timeout) => None,
-                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Cut { after: begun.elapsed() })),
+                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Run(RunError::Cut { after: begun.elapsed() }))),
             }
         };
-        let outcome = outcome.unwrap_or_else(|| Err(Error::TimeOut { limit, after: begun.elapsed() }));
-        if let Err(error @ (Error::TimeOut { .. } | Error::Cut { .. })) = &outcome {
+        let outcome = outcome.unwrap_or_else(|| Err(Error::Run(RunError::TimeOut { limit, after: begun.elapsed() })));
+        if let Err(error @ (Error::Run(RunError::TimeOut { .. }) | Error::Run(RunError::Cut { .. }))) = &outcome {
             // The conversation was left in the middle: nobody could tell whose the next line is.
             if let Some(running) = self.running.take() {
                 stop::kill(&running.process).await;
@@ -371,13 +371,13 @@ impl Worker {
                 Err(NoAnswer::TooLong) => {
                     let running = self.running.take().expect("it answered");
                     self.bury(running, logs).await;
-                    let error = Error::AnswerTooLong { limit_bytes };
+                    let error = Error::Run(RunError::AnswerTooLong { limit_bytes });
                     self.pool.backoff().stopped(error.to_string());
                     return Err(error);
                 }
                 Err(NoAnswer::Bad(problem)) => {
                     self.pool.backoff().answered();
-                    return Err(Error::BadAnswer { problem, ending: None });
+                    return Err(Error::Run(RunError::BadAnswer { problem, ending: None }));
                 }
                 Err(NoAnswer::Strayed) => {
                     logs.say("pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)");
@@ -420,7 +420,7 @@ impl Worker {
         let answer = single_shot::interact(process, pipes, activation, limit_bytes, logs).await;
         let result = match answer {
             Ok(answer) => Ok(answer),
-            Err(single_shot::NoAnswer::TooLong) => Err(Error::AnswerTooLong { limit_bytes }),
+            Err(single_shot::NoAnswer::TooLong) => Err(Error::Run(RunError::AnswerTooLong { limit_bytes })),
             Err(single_shot::NoAnswer::Bad(problem)) => Err(unusable(process, problem, logs).await),
         };
         logs.detach();
@@ -550,19 +550,19 @@ pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static 
 /// Why a process gives no answer: how it ended, and in the middle of which line; or it lives on, and has
 /// closed its channel.
 pub(super) fn without_answer(ending: Option<Ending>, partial: &[u8], channel: &'static str) -> Error {
-    let Some(ending) = ending else { return Error::ChannelClosed { channel } };
+    let Some(ending) = ending else { return Error::Run(RunError::ChannelClosed { channel }) };
     if partial.is_empty() {
-        return Error::Died { ending };
+        return Error::Run(RunError::Died { ending });
     }
     let line = String::from_utf8_lossy(partial).into_owned();
-    Error::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) }
+    Error::Run(RunError::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) })
 }
 
 /// An answer of a process of its own that is unusable: how it ended is part of why.
 pub(crate) async fn unusable(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
     wait_for_end(process).await;
     logs.stderr.drain();
-    Error::BadAnswer { problem, ending: Some(ending(process, logs)) }
+    Error::Run(RunError::BadAnswer { problem, ending: Some(ending(process, logs)) })
 }
 
 /// Says an error and its hint in the log, for the action's author.

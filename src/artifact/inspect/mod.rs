@@ -23,7 +23,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::artifact::kind::HEAD_BYTES;
-use crate::error::Error;
+use crate::error::{Error, StartError, UploadError};
 
 pub use crate::artifact::kind::{Foreign, Kind, Language};
 pub use report::{Defect, Libc, MissingLibrary, Severity};
@@ -65,12 +65,16 @@ impl Inspection {
 /// Refuses an executable that the kernel or the loader would refuse.
 ///
 /// # Errors
-/// [`Error::Unfit`], with everything that was found at once.
+/// [`UploadError::Unfit`], with everything that was found at once.
 pub fn check(executable: &Path, target: &TargetSystem) -> Result<(), Error> {
     let inspection = inspect(executable, target);
     tracing::debug!(what = inspection.what, interpreter = ?inspection.interpreter, defects = ?inspection.defects, "inspected");
     let defects: Vec<_> = inspection.fatal().cloned().collect();
-    if defects.is_empty() { Ok(()) } else { Err(Error::Unfit { path: Some(executable.to_owned()), defects }) }
+    if defects.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Upload(UploadError::Unfit { path: Some(executable.to_owned()), defects }))
+    }
 }
 
 /// Turns the kernel's refusal to execute a file into a sentence about that file. It was looked at
@@ -80,7 +84,7 @@ pub fn check(executable: &Path, target: &TargetSystem) -> Result<(), Error> {
 pub fn cannot_start(executable: &Path, target: &TargetSystem, reason: &io::Error) -> Error {
     let defects: Vec<_> = inspect(executable, target).fatal_by_itself().cloned().collect();
     if !defects.is_empty() {
-        return Error::Unfit { path: Some(executable.to_owned()), defects };
+        return Error::Upload(UploadError::Unfit { path: Some(executable.to_owned()), defects });
     }
     let (reason, hint) = if reason.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) {
         (
@@ -90,7 +94,7 @@ pub fn cannot_start(executable: &Path, target: &TargetSystem, reason: &io::Error
     } else {
         (reason.to_string(), "`pipeloop run ACTION` shows the same on a laptop")
     };
-    Error::CannotStart { path: executable.to_owned(), reason, hint }
+    Error::Start(StartError::CannotStart { path: executable.to_owned(), reason, hint })
 }
 
 /// Looks at a file that is to be started in a target. `executable` is a path of this machine.
