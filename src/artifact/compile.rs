@@ -1,0 +1,118 @@
+//! Source code becomes an executable, by the compiler that the image brings.
+//!
+//! It is called as `COMPILER MAIN SRC BIN`: the name of the entry point, the folder that holds the
+//! code (a single file is `exec` there, an archive lies as it was unpacked), and an empty folder,
+//! which has to hold an executable `exec` afterwards. What it prints is for the author and goes to
+//! the log. Its environment is the action's, its working directory is ours, as compilers made for
+//! existing proxies expect.
+//!
+//! Source: apache/openwhisk-runtime-go, `docs/ENVVARS.md` and `openwhisk/compiler.go`.
+
+use std::ffi::OsString;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{BadCompile, Error};
+use crate::logs::Logs;
+use crate::process::spawn::ResultChannel;
+use crate::process::stop::{KillOnDrop, kill};
+use crate::process::{ExitStatus, Launch, Reaper, start};
+use crate::time;
+
+use super::{Artifact, is_executable};
+
+/// Compiles what an artifact brings as source code, if it does and there is a compiler.
+///
+/// # Errors
+/// As [`Compilation::run`].
+pub(crate) async fn compile(
+    artifact: &Artifact,
+    compiler: Option<&Path>,
+    main: &str,
+    environment: &[(OsString, OsString)],
+    limit: Duration,
+    reaper: &Reaper,
+    logs: &mut Logs,
+) -> Result<(), Error> {
+    let (Some(source), Some(compiler)) = (&artifact.source, compiler) else { return Ok(()) };
+    let target = &artifact.directory;
+    Compilation { compiler, main, source, target, environment, limit }.run(reaper, logs).await
+}
+
+/// One call of a compiler.
+#[derive(Debug)]
+struct Compilation<'a> {
+    /// The compiler, as an absolute path.
+    compiler: &'a Path,
+    /// The name of the entry point.
+    main: &'a str,
+    /// The folder that holds the code.
+    source: &'a Path,
+    /// The empty folder for what is made of it.
+    target: &'a Path,
+    /// The whole environment.
+    environment: &'a [(OsString, OsString)],
+    /// The longest it may take.
+    limit: Duration,
+}
+
+impl Compilation<'_> {
+    /// Runs the compiler to its end. Nothing that it started outlives this, also when this is left
+    /// in the middle.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] when the compiler cannot be started, fails, takes too long or leaves no
+    /// executable.
+    async fn run(&self, reaper: &Reaper, logs: &mut Logs) -> Result<(), Error> {
+        logs.stdout.forget_tail();
+        logs.stderr.forget_tail();
+        self.call(reaper, logs).await.and_then(|()| self.check()).map_err(|problem| {
+            // Where compilers complain, and where wrappers of compilers do.
+            let tail = Some(logs.stderr.tail()).filter(|tail| !tail.is_empty()).unwrap_or_else(|| logs.stdout.tail());
+            Error::Compile { compiler: self.compiler.to_owned(), problem, tail }
+        })
+    }
+
+    async fn call(&self, reaper: &Reaper, logs: &mut Logs) -> Result<(), BadCompile> {
+        let launch = Launch {
+            program: self.compiler.to_owned(),
+            arguments: vec![self.main.into(), self.source.into(), self.target.into()],
+            environment: self.environment.to_vec(),
+            directory: PathBuf::from("."),
+        };
+        let (process, pipes) = start(&launch, ResultChannel::Stdout, reaper).map_err(BadCompile::CannotStart)?;
+        let guard = KillOnDrop::new(process);
+        let process = guard.process();
+        drop(pipes.stdin);
+        logs.stdout.attach(pipes.stdout, b"");
+        logs.stderr.attach(pipes.stderr, b"");
+        let exit = tokio::select! {
+            exit = time::timeout(self.limit, process.exited()) => exit,
+            () = logs.pump() => unreachable!("a pump never ends"),
+        };
+        kill(process).await;
+        logs.detach();
+        match exit {
+            None => Err(BadCompile::TooSlow { limit: self.limit }),
+            Some(Some(exit)) if exit.status == ExitStatus::Exited(0) => Ok(()),
+            Some(exit) => Err(BadCompile::Failed { status: exit.map(|exit| exit.status) }),
+        }
+    }
+
+    /// Looks at what the compiler left. Its mode is set where it is missing: compilers rely on that.
+    fn check(&self) -> Result<(), BadCompile> {
+        let executable = self.target.join("exec");
+        let metadata = fs::metadata(&executable).ok().filter(fs::Metadata::is_file).ok_or(BadCompile::NoExec)?;
+        let mode = metadata.permissions().mode();
+        let usable = || -> io::Result<bool> {
+            if mode & 0o111 == 0 {
+                fs::set_permissions(&executable, Permissions::from_mode(mode & 0o777 | 0o755))?;
+            }
+            is_executable(&executable)
+        };
+        if usable().unwrap_or(false) { Ok(()) } else { Err(BadCompile::NotExecutable) }
+    }
+}

@@ -1,0 +1,444 @@
+//! What a file is, by its content and never by its name.
+
+use std::fmt;
+
+use crate::artifact::unpack::Format;
+use crate::text::excerpt;
+
+/// As many bytes of a file are enough to tell what it is.
+pub const HEAD_BYTES: usize = 4096;
+
+/// What a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// An ELF file, which need not be a program.
+    Elf,
+    /// A file that begins with `#!`.
+    Script,
+    /// An archive of a kind that is unpacked.
+    Archive(Format),
+    /// Text without `#!`: its language, when that can be told, and its first line.
+    Source(Option<Language>, String),
+    /// A script behind a byte-order mark, which hides its `#!` from the kernel.
+    Marked,
+    /// A known format that Linux does not execute.
+    Foreign(Foreign),
+    /// Base64 text, and what it decodes to, in words.
+    Encoded(String),
+    /// Nothing, or white space.
+    Empty,
+    /// Data that is none of these.
+    Unknown(String),
+}
+
+/// A known format that Linux does not execute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it, and `Display` does in words")]
+pub enum Foreign {
+    MachO,
+    Windows,
+    JavaClass,
+    Jar,
+    WebAssembly,
+    Tar,
+    SevenZip,
+    Xz,
+    Zstd,
+    Bzip2,
+    Rar,
+    Html,
+    LfsPointer,
+    Utf16,
+    Zeros,
+    Pdf,
+    PythonBytecode,
+}
+
+/// A language that source text is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum Language {
+    Python,
+    JavaScript,
+    TypeScript,
+    Php,
+    Go,
+    Rust,
+    Shell,
+    Ruby,
+    Perl,
+    Java,
+    C,
+    Cpp,
+    CSharp,
+    Swift,
+    Haskell,
+}
+
+impl Kind {
+    /// Tells what a file is by its first bytes, of which [`HEAD_BYTES`] are enough.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let head = &bytes[..bytes.len().min(HEAD_BYTES)];
+        if let Some(format) = Self::binary(bytes) {
+            return format;
+        }
+        if let Some(text) = text(head) {
+            return Self::of_text(text, bytes.len() < HEAD_BYTES);
+        }
+        let magic: Vec<String> = head.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Self::Unknown(format!("data that begins with the bytes {}", magic.join(" ")))
+    }
+
+    /// What is told by fixed bytes.
+    fn binary(bytes: &[u8]) -> Option<Self> {
+        let head = &bytes[..bytes.len().min(HEAD_BYTES)];
+        if bytes.starts_with(b"\x7fELF") {
+            return Some(Self::Elf);
+        }
+        if bytes.starts_with(b"#!") {
+            return Some(Self::Script);
+        }
+        if bytes.starts_with(b"\xef\xbb\xbf#!") {
+            return Some(Self::Marked);
+        }
+        if head.trim_ascii().is_empty() {
+            return Some(Self::Empty);
+        }
+        if head.iter().all(|byte| *byte == 0) {
+            return Some(Self::Foreign(Foreign::Zeros));
+        }
+        // Before the archives: a jar is a zip.
+        if let Some(foreign) = Foreign::of(head) {
+            return Some(Self::Foreign(foreign));
+        }
+        Format::of(bytes).map(Self::Archive)
+    }
+
+    fn of_text(text: &str, whole: bool) -> Self {
+        if let Some(foreign) = Foreign::of_text(text) {
+            return Self::Foreign(foreign);
+        }
+        if let Some(inside) = encoded(text, whole) {
+            return Self::Encoded(inside);
+        }
+        let first_line = text.trim_start_matches('\u{feff}').lines().find(|line| !line.trim().is_empty());
+        let first_line = excerpt(first_line.unwrap_or_default().trim().as_bytes());
+        Self::Source(Language::of(text), first_line)
+    }
+
+    /// In words, with its article.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Elf => "an ELF file".into(),
+            Self::Script => "a script".into(),
+            Self::Archive(format) => format!("a {} archive", format.name()),
+            Self::Source(Some(language), _) => format!("{language} source text"),
+            Self::Source(None, _) => "text".into(),
+            Self::Marked => "a script behind a byte-order mark".into(),
+            Self::Foreign(foreign) => foreign.to_string(),
+            Self::Encoded(inside) => format!("base64 of {inside}"),
+            Self::Empty => "nothing".into(),
+            Self::Unknown(seen) => seen.clone(),
+        }
+    }
+}
+
+/// The text of a head, which may be cut inside a character.
+fn text(head: &[u8]) -> Option<&str> {
+    if head.contains(&0) {
+        return None;
+    }
+    match std::str::from_utf8(head) {
+        Ok(text) => Some(text),
+        Err(error) if error.error_len().is_none() => std::str::from_utf8(&head[..error.valid_up_to()]).ok(),
+        Err(_) => None,
+    }
+}
+
+/// Shorter text than this is not taken for base64: a word such as `abcd` is, too.
+const SHORTEST_ENCODED: usize = 24;
+
+/// What base64 text decodes to, when that is something that an action could be.
+fn encoded(text: &str, whole: bool) -> Option<String> {
+    let mut letters: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    if letters.len() < SHORTEST_ENCODED {
+        return None;
+    }
+    if !whole {
+        letters.truncate(letters.len() / 4 * 4);
+    }
+    let decoded = base64_simd::STANDARD.decode_to_vec(&letters).ok()?;
+    let inside = Kind::of(&decoded);
+    // A long word decodes to something, too.
+    matches!(
+        inside,
+        Kind::Elf | Kind::Script | Kind::Archive(_) | Kind::Foreign(_) | Kind::Source(..) | Kind::Encoded(_)
+    )
+    .then(|| inside.in_words())
+}
+
+impl Foreign {
+    /// Source: the formats' own specifications; file(1), `magic`.
+    fn of(head: &[u8]) -> Option<Self> {
+        let begins = |magic: &[u8]| head.starts_with(magic);
+        Some(match head {
+            // A universal binary has few architectures where a Java class has its version, 45 and up.
+            [0xca, 0xfe, 0xba, 0xbe, 0, 0, 0, count, ..] if *count < 40 => Self::MachO,
+            [0xca, 0xfe, 0xba, 0xbe, ..] => Self::JavaClass,
+            [0xcf | 0xce, 0xfa, 0xed, 0xfe, ..] | [0xfe, 0xed, 0xfa, 0xcf | 0xce, ..] => Self::MachO,
+            // `MZ`, and the header that it points to, or at least the old one's size.
+            [b'M', b'Z', rest @ ..] if is_windows(rest, head) => Self::Windows,
+            [0, b'a', b's', b'm', ..] => Self::WebAssembly,
+            [b'7', b'z', 0xbc, 0xaf, 0x27, 0x1c, ..] => Self::SevenZip,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..] => Self::Bzip2,
+            [0xff, 0xfe, _, 0, ..] | [0xfe, 0xff, 0, _, ..] => Self::Utf16,
+            [_, _, b'\r', b'\n', 0, ..] if is_python_bytecode(head) => Self::PythonBytecode,
+            _ if begins(b"Rar!\x1a\x07") => Self::Rar,
+            _ if begins(b"%PDF-") => Self::Pdf,
+            _ if head.get(257..262) == Some(b"ustar") => Self::Tar,
+            _ => return None,
+        })
+    }
+
+    fn of_text(text: &str) -> Option<Self> {
+        let start = text.trim_start_matches('\u{feff}').trim_start();
+        if start.starts_with("version https://git-lfs.github.com/spec/") {
+            return Some(Self::LfsPointer);
+        }
+        let lower = start.get(..start.len().min(512)).unwrap_or(start).to_ascii_lowercase();
+        let is_page = ["<!doctype html", "<html", "<head", "<body"].iter().any(|tag| lower.starts_with(tag))
+            || (lower.starts_with("<?xml") && lower.contains("<html"));
+        is_page.then_some(Self::Html)
+    }
+
+    /// What to do with it.
+    pub(super) fn cure(self) -> &'static str {
+        match self {
+            Self::MachO => {
+                "build it for Linux: `GOOS=linux go build`, `cargo build --target x86_64-unknown-linux-musl`, or inside a container"
+            }
+            Self::Windows => "build it for Linux, for example in a container or with `GOOS=linux go build`",
+            Self::JavaClass | Self::Jar => {
+                "put it into an archive beside a script `exec` that starts it, such as `#!/bin/sh` and `exec java -cp . Main`, for an image with Java"
+            }
+            Self::WebAssembly => {
+                "put it into an archive beside a script `exec` that starts it with a runtime of the image, such as `exec wasmtime main.wasm`; or build it for Linux"
+            }
+            Self::Tar => "compress it: `gzip action.tar`; archives are taken as zip or tar.gz",
+            Self::SevenZip | Self::Xz | Self::Zstd | Self::Bzip2 | Self::Rar => {
+                "pack it as zip or tar.gz: `zip -r action.zip exec`, or `tar -czf action.tar.gz exec`"
+            }
+            Self::Html => {
+                "look at the page: most often it is what a server said in place of a download, such as a login or an error; then download the file itself"
+            }
+            Self::LfsPointer => "fetch the file itself before packing: `git lfs pull`",
+            Self::Utf16 => "save it as UTF-8 without a byte-order mark; PowerShell's `>` writes UTF-16",
+            Self::Zeros => {
+                "build or download it again and compare its size and checksum: the space was reserved and nothing was written into it"
+            }
+            Self::Pdf => "upload the program, not its documentation",
+            Self::PythonBytecode => "upload the source with `#!/usr/bin/env python3` as its first line",
+        }
+    }
+}
+
+fn is_windows(rest: &[u8], head: &[u8]) -> bool {
+    // At 0x3c stands where the new header is.
+    let at = head.get(0x3c..0x40).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    let new = at.and_then(|at| head.get(usize::try_from(at).ok()?..)?.get(..2));
+    // Text may begin with MZ.
+    matches!(new, Some(b"PE" | b"NE" | b"LE" | b"LX")) || rest.contains(&0)
+}
+
+fn is_python_bytecode(head: &[u8]) -> bool {
+    // The magic number of Python 3, 3000 and up, ended by CR LF, then flags.
+    u16::from_le_bytes([head[0], head[1]]) >= 3000
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MachO => "a Mach-O executable, for macOS",
+            Self::Windows => "a PE executable, for Windows",
+            Self::JavaClass => "a compiled Java class",
+            Self::Jar => "a Java archive (jar)",
+            Self::WebAssembly => "a WebAssembly module",
+            Self::Tar => "a tar archive that is not compressed",
+            Self::SevenZip => "a 7z archive",
+            Self::Xz => "an xz file",
+            Self::Zstd => "a zstd file",
+            Self::Bzip2 => "a bzip2 file",
+            Self::Rar => "a rar archive",
+            Self::Html => "an HTML page",
+            Self::LfsPointer => "a Git LFS pointer, not the file that it stands for",
+            Self::Utf16 => "text in UTF-16",
+            Self::Zeros => "zero bytes where a program should begin",
+            Self::Pdf => "a PDF document",
+            Self::PythonBytecode => "compiled Python (pyc)",
+        })
+    }
+}
+
+/// So many lines are looked at to guess a language.
+const LINES: usize = 200;
+const JAVASCRIPT_BEGINNINGS: &[&str] = &[
+    "function ",
+    "async function ",
+    "const ",
+    "let ",
+    "var ",
+    "export ",
+    "import {",
+    "import * ",
+    "'use strict'",
+    "\"use strict\"",
+    "console.log(",
+    "(function",
+];
+const SHELL_WORDS: &[&str] = &[
+    "echo", "set", "export", "if", "fi", "done", "while", "for", "exec", "cd", "read", "case", "esac", "source",
+    "printf", "cat", "jq",
+];
+
+fn any(lines: &[&str], test: impl Fn(&str) -> bool) -> bool {
+    lines.iter().any(|line| test(line))
+}
+
+impl Language {
+    /// Guesses the language of source text by lines that are written in no other.
+    #[must_use]
+    pub fn of(text: &str) -> Option<Self> {
+        let text = text.trim_start_matches('\u{feff}');
+        if text.trim_start().starts_with("<?php") || text.trim_start().starts_with("<?=") {
+            return Some(Self::Php);
+        }
+        let lines: Vec<_> = text.lines().map(str::trim_end).take(LINES).collect();
+        Self::compiled(&lines).or_else(|| Self::interpreted(&lines))
+    }
+
+    fn compiled(lines: &[&str]) -> Option<Self> {
+        let begins = |words: &[&str]| any(lines, |line| words.iter().any(|word| line.starts_with(word)));
+        let contains = |words: &[&str]| any(lines, |line| words.iter().any(|word| line.contains(word)));
+        let is_package = |line: &str| line.strip_prefix("package ").is_some_and(|name| !name.contains(';'));
+        Some(if any(lines, is_package) && begins(&["func ", "import ", "type ", "var ", "const "]) {
+            Self::Go
+        } else if begins(&["#include"]) {
+            let is_cpp = begins(&["using namespace", "template<", "template <", "class ", "namespace "])
+                || contains(&["std::", "#include <iostream>", "#include <string>", "#include <vector>"]);
+            if is_cpp { Self::Cpp } else { Self::C }
+        } else if begins(&["fn main", "pub fn ", "use std::", "extern crate ", "async fn ", "impl ", "#[derive("])
+            || (begins(&["use ", "mod ", "fn "]) && contains(&["let mut ", "-> Result<", "println!("]))
+        {
+            Self::Rust
+        } else if begins(&["using System"])
+            || (begins(&["namespace "]) && contains(&["static void Main", "public class "]))
+        {
+            Self::CSharp
+        } else if contains(&["public class ", "public static void main", "public static JsonObject main"])
+            || begins(&["import java.", "import javax.", "import com.google.gson"])
+        {
+            Self::Java
+        } else if begins(&["import Foundation"]) || (begins(&["func "]) && contains(&["-> [String", "let "])) {
+            Self::Swift
+        } else if begins(&["main :: IO", "import qualified ", "import Data.", "import System.IO", "module Main"]) {
+            Self::Haskell
+        } else {
+            return None;
+        })
+    }
+
+    fn interpreted(lines: &[&str]) -> Option<Self> {
+        let begins = |words: &[&str]| any(lines, |line| words.iter().any(|word| line.starts_with(word)));
+        let contains = |words: &[&str]| any(lines, |line| words.iter().any(|word| line.contains(word)));
+        let is_python = |line: &str| {
+            let opens = ["def ", "class ", "async def ", "if __name__"];
+            line.ends_with(':') && opens.iter().any(|word| line.trim_start().starts_with(word))
+                || line.starts_with("from ") && line.contains(" import ")
+                || line.starts_with("print(") && !line.ends_with(';')
+                || line.starts_with("import ") && !line.contains([';', '"', '\'', '{', '*'])
+        };
+        let is_shell = |line: &str| {
+            let word = line.trim_start().split([' ', ';', '\t']).next().unwrap_or_default();
+            SHELL_WORDS.contains(&word) || word.ends_with("()")
+        };
+        Some(
+            if begins(&["use strict;", "use warnings;", "my $", "my %", "my @", "package ", "our $"])
+                || (begins(&["sub "]) && contains(&["$_", "my $"]))
+            {
+                Self::Perl
+            } else if any(lines, is_python) {
+                Self::Python
+            } else if begins(&["require '", "require \"", "require_relative ", "puts ", "module "])
+                || (begins(&["def "]) && lines.contains(&"end"))
+            {
+                Self::Ruby
+            } else if begins(&["interface ", "type ", "export interface ", "export type "])
+                || contains(&["): Promise<", ": string", ": number", ": any"])
+            {
+                Self::TypeScript
+            } else if begins(JAVASCRIPT_BEGINNINGS) || contains(&["=> {", "require('", "require(\"", "exports."]) {
+                Self::JavaScript
+            } else if any(lines, is_shell) {
+                Self::Shell
+            } else {
+                return None;
+            },
+        )
+    }
+
+    /// The `#!` line that starts it, for a language that is interpreted.
+    #[must_use]
+    pub fn interpreter_line(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Python => "#!/usr/bin/env python3",
+            Self::JavaScript => "#!/usr/bin/env node",
+            Self::TypeScript => "#!/usr/bin/env -S deno run",
+            Self::Php => "#!/usr/bin/env php",
+            Self::Shell => "#!/bin/sh",
+            Self::Ruby => "#!/usr/bin/env ruby",
+            Self::Perl => "#!/usr/bin/env perl",
+            Self::Go | Self::Rust | Self::Java | Self::C | Self::Cpp | Self::CSharp | Self::Swift | Self::Haskell => {
+                return None;
+            }
+        })
+    }
+
+    /// How to make a program of it that needs nothing of the image, for a language that is compiled.
+    pub(super) fn compile_command(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Go => "`CGO_ENABLED=0 go build -o exec`",
+            Self::Rust => "`cargo build --release --target x86_64-unknown-linux-musl`",
+            Self::C => "`gcc -static -o exec main.c`",
+            Self::Cpp => "`g++ -static -o exec main.cpp`",
+            Self::Swift => "`swiftc -static-executable -o exec main.swift`",
+            Self::Haskell => "`ghc -o exec Main.hs`",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Python => "Python",
+            Self::JavaScript => "JavaScript",
+            Self::TypeScript => "TypeScript",
+            Self::Php => "PHP",
+            Self::Go => "Go",
+            Self::Rust => "Rust",
+            Self::Shell => "shell",
+            Self::Ruby => "Ruby",
+            Self::Perl => "Perl",
+            Self::Java => "Java",
+            Self::C => "C",
+            Self::Cpp => "C++",
+            Self::CSharp => "C#",
+            Self::Swift => "Swift",
+            Self::Haskell => "Haskell",
+        })
+    }
+}
