@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::error::{Error, ProxyError};
+use crate::logs::LogFormat;
 use crate::protocol::Protocol;
 
 /// The settings of an action, wherever it runs.
@@ -99,16 +100,6 @@ pub struct ActionSettings {
     /// a line.
     #[arg(long, env = "PIPELOOP_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
-}
-
-/// How the log of an action is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum LogFormat {
-    /// As it came, byte for byte.
-    #[default]
-    Text,
-    /// A JSON object for each line.
-    Json,
 }
 
 /// Whether an action that has ended is started again.

@@ -176,7 +176,7 @@ impl<'a> CheckRun<'a> {
         let bounds = logs::Bounds {
             backlog_bytes: settings.log_backlog.bytes(),
             stall_limit: settings.log_stall.0,
-            format: crate::config::LogFormat::Text,
+            format: logs::LogFormat::Text,
         };
         let launch = Launch {
             program: PathBuf::new(),

@@ -8,6 +8,7 @@
 //! into `error[PL0xx]: …`. `docs/errors.md` lists the codes.
 
 pub mod catalog;
+mod defect;
 mod exit_report;
 
 use std::fmt;
@@ -15,7 +16,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::artifact::inspect::Defect;
 use crate::process::ExitStatus;
 use crate::text::{excerpt, listing, millis};
 
@@ -40,6 +40,7 @@ macro_rules! codes {
     };
 }
 pub(crate) use codes;
+pub use defect::{Defect, Foreign, Language, Libc, MissingLibrary, Severity};
 
 /// Anything that keeps an action from being initialised or an activation from being answered, by stage.
 #[derive(Debug)]

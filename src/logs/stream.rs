@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::config::LogFormat;
+use super::LogFormat;
 use crate::time;
 
 use super::json::Lines;

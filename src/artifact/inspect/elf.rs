@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use super::Inspection;
 use super::libraries;
-use super::report::{Defect, Libc};
 use super::target::TargetSystem;
+use crate::error::{Defect, Libc};
 
 /// What an ELF file says about itself.
 #[derive(Debug, Clone, Default)]

@@ -28,8 +28,8 @@ use std::path::{Path, PathBuf};
 
 use super::elf::{Elf, Fault, Machine};
 use super::ld_cache::Cache;
-use super::report::{Defect, Libc, MissingLibrary};
 use super::target::{TargetSystem, x86_level};
+use crate::error::{Defect, Libc, MissingLibrary};
 
 /// A shared library that would be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,6 @@
 pub mod elf;
 mod ld_cache;
 pub mod libraries;
-mod report;
 pub mod shebang;
 pub mod target;
 
@@ -25,8 +24,8 @@ use std::path::{Path, PathBuf};
 use crate::artifact::kind::HEAD_BYTES;
 use crate::error::{Error, StartError, UploadError};
 
-pub use crate::artifact::kind::{Foreign, Kind, Language};
-pub use report::{Defect, Libc, MissingLibrary, Severity};
+pub use crate::artifact::kind::Kind;
+pub use crate::error::{Defect, Foreign, Language, Libc, MissingLibrary, Severity};
 pub use target::TargetSystem;
 
 /// What an inspection found.

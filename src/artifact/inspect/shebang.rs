@@ -6,9 +6,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::report::Defect;
 use super::target::TargetSystem;
 use super::{Chain, Inspection};
+use crate::error::Defect;
 
 /// As much of a file as the kernel looks at: `BINPRM_BUF_SIZE`.
 const KERNEL_BYTES: usize = 256;
