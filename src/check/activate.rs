@@ -168,7 +168,7 @@ impl CheckRun<'_> {
             };
             tokio::select! {
                 line = tokio::time::timeout(within, held_back) => line.ok().flatten(),
-                () = self.logs.pump() => unreachable!("a pump never ends"),
+                never = self.logs.pump() => match never {},
             }
         };
         let held_back = self.log_capture.during(held_back).await;

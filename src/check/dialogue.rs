@@ -131,7 +131,7 @@ impl Dialogue {
             tokio::select! {
                 step = multiplex.step(true) => gone = step == Step::Gone,
                 _ = process.exited() => gone = true,
-                () = logs.pump() => unreachable!("a pump never ends"),
+                never = logs.pump() => match never {},
                 () = tokio::time::sleep_until(until.into()) => return Rest::TimeUp,
             }
         }

@@ -21,6 +21,7 @@ mod json;
 mod sink;
 mod stream;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,11 +145,12 @@ impl Logs {
         }
     }
 
-    /// Moves the action's output for as long as it is polled. Never returns.
-    pub async fn pump(&mut self) {
+    /// Moves the action's output for as long as it is polled. It never ends, as its type says; dropping
+    /// the future loses nothing.
+    pub async fn pump(&mut self) -> Infallible {
         tokio::select! {
-            () = self.stdout.pump() => {}
-            () = self.stderr.pump() => {}
+            never = self.stdout.pump() => never,
+            never = self.stderr.pump() => never,
         }
     }
 

@@ -1,5 +1,6 @@
 //! One stream of an action's output: what goes out, what is kept, and where its sentinels stand.
 
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -458,7 +459,7 @@ impl Stream {
     }
 
     /// Moves output from the source to the sink, and reads only when the outbox is empty.
-    pub(super) async fn pump(&mut self) {
+    pub(super) async fn pump(&mut self) -> Infallible {
         loop {
             if !self.flush() {
                 let stalls = self.stalled || time::timeout(self.stall_limit, self.may_flush()).await.is_none();
@@ -468,9 +469,8 @@ impl Stream {
                 continue;
             }
             let Some(source) = &self.source else {
-                // Nothing will come; the other stream goes on.
-                std::future::pending::<()>().await;
-                unreachable!("pending never ends");
+                // Nothing more comes here; the other stream goes on.
+                return std::future::pending().await;
             };
             let mut chunk = Vec::new();
             let count = {

@@ -451,7 +451,7 @@ impl Multiplex {
             tokio::select! {
                 step = self.step(true) => gone = step == Step::Gone,
                 _ = process.exited() => gone = true,
-                () = logs.pump() => unreachable!("a pump never ends"),
+                never = logs.pump() => match never {},
             }
         }
     }
@@ -464,7 +464,7 @@ impl Multiplex {
                 step = self.step(true) => if step == Step::Gone {
                     return;
                 },
-                () = logs.pump() => unreachable!("a pump never ends"),
+                never = logs.pump() => match never {},
             }
             self.drop_strays(logs);
         }

@@ -178,7 +178,7 @@ impl PipeLoop {
         let answer = tokio::select! {
             biased;
             answer = exchange.answer(process) => answer,
-            () = logs.pump() => unreachable!("a pump never ends"),
+            never = logs.pump() => match never {},
         };
         for stray in std::mem::take(&mut exchange.strays) {
             self.say_stray(logs, &stray);
@@ -198,7 +198,7 @@ impl PipeLoop {
                         return;
                     }
                 }
-                () = logs.pump() => unreachable!("a pump never ends"),
+                never = logs.pump() => match never {},
             }
             self.drop_strays(logs);
         }

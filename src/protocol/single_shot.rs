@@ -95,7 +95,7 @@ pub async fn interact(
                 // It does not want to read; that is its right.
                 Err(_) => unwritten = &[],
             },
-            () = logs.pump() => unreachable!("a pump never ends"),
+            never = logs.pump() => match never {},
             _ = process.exited(), if !exited => exited = true,
             () = tokio::time::sleep(AFTERMATH), if exited => {
                 // Somebody else holds its output open. What it wrote itself is there.

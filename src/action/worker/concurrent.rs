@@ -387,7 +387,7 @@ impl Concurrent<'_> {
                     self.look_at_the_clock(true).await;
                 }
                 _ = phase.changed() => {}
-                () = self.logs.pump() => unreachable!("a pump never ends"),
+                never = self.logs.pump() => match never {},
             }
         }
     }

@@ -276,7 +276,7 @@ impl Worker {
                 running.conversation.idle(logs).await;
                 running.silent = true;
             }
-            _ => logs.pump().await,
+            _ => match logs.pump().await {},
         }
     }
 
@@ -501,7 +501,7 @@ impl Worker {
             tokio::select! {
                 () = multiplex.say_stop(grace / 2) => {}
                 _ = phase.wait_for(|phase| *phase == Phase::Killing) => {}
-                () = logs.pump() => unreachable!("a pump never ends"),
+                never = logs.pump() => match never {},
             }
         }
         // Its input ends; its result channel stays open, so that a last flush is no error.
@@ -511,7 +511,7 @@ impl Worker {
             () = async {
                 let _ = phase.wait_for(|phase| *phase == Phase::Killing).await;
             } => stop::kill(&process).await,
-            () = logs.pump() => unreachable!("a pump never ends"),
+            never = logs.pump() => match never {},
         }
         logs.detach();
     }
@@ -534,7 +534,7 @@ pub(crate) fn spawn(
 async fn pause(left: Duration, logs: &mut Logs) {
     tokio::select! {
         () = tokio::time::sleep(left) => {}
-        () = logs.pump() => unreachable!("a pump never ends"),
+        never = logs.pump() => match never {},
     }
 }
 
