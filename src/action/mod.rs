@@ -383,8 +383,9 @@ impl Action {
             _ if matches!(error, Error::Proxy(ProxyError::ShuttingDown)) => logs.end_without_sentinel().await,
             InitFailures::Tell => logs.end_without_sentinel().await,
             InitFailures::Log => {
-                worker::tell(&mut logs, &error);
-                logs.end().await;
+                let mut log = logs.open(None);
+                worker::tell(&mut log, &error);
+                log.end().await;
             }
         }
         let mut state = self.state();

@@ -17,6 +17,7 @@
 //! its activation and writes it in one go, with its sentinel, while it has the [`Sink`]'s turn. What
 //! is too much to gather is passed on in whole lines, so that lines of two activations never mix.
 
+mod activation_log;
 mod json;
 mod sink;
 mod stream;
@@ -29,6 +30,7 @@ use crate::activation::Activation;
 use crate::process::pipe;
 use crate::time;
 
+pub use activation_log::{ActivationLog, ConcurrentLog};
 pub use sink::Sink;
 pub use stream::Stream;
 
@@ -57,6 +59,8 @@ pub struct Logs {
     pub stderr: Stream,
     sentinels: Sentinels,
     stall_limit: Duration,
+    /// How many activations have an open log.
+    open: usize,
 }
 
 impl Logs {
@@ -65,7 +69,7 @@ impl Logs {
     pub fn new(stdout: Sink, stderr: Sink, sentinels: Sentinels, bounds: &Bounds) -> Self {
         let stream = |name, sink| Stream::new(name, sink, bounds);
         let (stdout, stderr) = (stream("stdout", stdout), stream("stderr", stderr));
-        Self { stdout, stderr, sentinels, stall_limit: bounds.stall_limit }
+        Self { stdout, stderr, sentinels, stall_limit: bounds.stall_limit, open: 0 }
     }
 
     /// From now on others write to the same sinks: an activation's log is written when it is whole.
@@ -76,7 +80,8 @@ impl Logs {
     }
 
     /// An activation begins: what was kept for it goes out first.
-    pub fn begin(&mut self) {
+    fn begin(&mut self) {
+        self.open += 1;
         self.stdout.begin();
         self.stderr.begin();
     }
@@ -113,32 +118,60 @@ impl Logs {
         lines
     }
 
-    /// An activation is over: everything that the action has written by now goes out, then the
-    /// sentinels. Returns when they are out, or when our reader has stalled for too long.
-    pub async fn end(&mut self) {
-        self.finish(self.sentinels).await;
+    /// Ends the log of one activation. Its sentinels are in the outboxes before this waits for the first
+    /// time, so that cancelling it loses none of them.
+    async fn end(&mut self) {
+        self.put_end();
+        self.flush_finished().await;
+        self.reopen();
     }
 
-    /// As [`Logs::end`], for what is no activation.
-    pub async fn end_without_sentinel(&mut self) {
-        self.finish(Sentinels::Omit).await;
+    /// As [`Logs::end`], as far as it can be done without waiting. [`Logs::pump`] writes the rest.
+    fn end_without_waiting(&mut self) {
+        self.put_end();
+        self.stdout.flush();
+        self.stderr.flush();
+        self.reopen();
     }
 
-    async fn finish(&mut self, sentinels: Sentinels) {
-        // One for both streams. It begins when it is waited for.
-        let mut patience = std::pin::pin!(time::sleep(self.stall_limit));
-        let mut over = false;
+    fn put_end(&mut self) {
         self.drain();
         for stream in [&mut self.stdout, &mut self.stderr] {
-            stream.finish(sentinels);
+            stream.finish(self.sentinels);
+        }
+        self.open -= 1;
+    }
+
+    /// While other activations have an open log, output goes out as it comes, to the next sentinel.
+    fn reopen(&mut self) {
+        if self.open > 0 {
+            self.stdout.begin();
+            self.stderr.begin();
+        }
+    }
+
+    /// Writes everything that the action has written by now, outside of any activation.
+    pub async fn end_without_sentinel(&mut self) {
+        self.drain();
+        for stream in [&mut self.stdout, &mut self.stderr] {
+            stream.finish(Sentinels::Omit);
+        }
+        self.flush_finished().await;
+    }
+
+    async fn flush_finished(&mut self) {
+        // One limit for both streams. It starts with the first wait.
+        let mut stall_limit = std::pin::pin!(time::sleep(self.stall_limit));
+        let mut stalled = false;
+        for stream in [&mut self.stdout, &mut self.stderr] {
             if stream.flush() {
                 continue;
             }
-            if !stream.is_stalled() && !over {
+            if !stream.is_stalled() && !stalled {
                 tokio::select! {
                     biased;
                     () = stream.flushed() => continue,
-                    () = &mut patience => over = true,
+                    () = &mut stall_limit => stalled = true,
                 }
             }
             stream.give_up();

@@ -31,10 +31,11 @@ fn check(steps: &[Step], backlog_bytes: usize) -> String {
         let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
         let mut logs = Logs::new(Sink::new(write), Sink::new(null.into()), Sentinels::Write, &bounds);
         logs.stdout.attach(watch(source).unwrap(), b"");
+        let mut open = None;
         for step in steps {
             match step {
-                Step::Begin => logs.begin(),
-                Step::End => logs.end().await,
+                Step::Begin => open = Some(logs.open_concurrent()),
+                Step::End => open.take().expect("an activation began").end(&mut logs).await,
                 Step::Print(bytes) => {
                     let mut rest = &bytes[..];
                     while !rest.is_empty() {
@@ -104,10 +105,9 @@ fn what_was_dropped_is_told_on_the_stream_that_it_is_missing_from() {
         let stall_limit = Duration::from_secs(10);
         let bounds = Bounds { backlog_bytes: 4, stall_limit, format: LogFormat::Json };
         let mut logs = Logs::new(Sink::new(write), Sink::new(null.into()), Sentinels::Write, &bounds);
-        logs.end().await;
+        logs.open(None).end().await;
         logs.stdout.feed(b"0123456789\n");
-        logs.begin();
-        logs.end().await;
+        logs.open(None).end().await;
     });
     let mut text = String::new();
     std::fs::File::from(read).read_to_string(&mut text).unwrap();
@@ -149,7 +149,7 @@ fn a_log_that_nobody_reads_delays_an_answer_for_a_bounded_time_only() {
             // The last one is left standing, since the sink is full.
             pump_until(&mut logs, 32 * 1024).await;
         }
-        tokio::time::timeout(Duration::from_secs(10), logs.end()).await.expect("it gives the log up");
+        tokio::time::timeout(Duration::from_secs(10), logs.open(None).end()).await.expect("it gives the log up");
     });
 }
 
@@ -162,17 +162,17 @@ fn a_reader_that_comes_back_is_told_and_gets_its_sentinels() {
         let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::from_millis(20), format: LogFormat::Text };
         let mut logs = Logs::new(Sink::new(write), Sink::new(null.into()), Sentinels::Write, &bounds);
         for _ in 0..3 {
-            logs.begin();
+            let mut log = logs.open(None);
             // More than the pipe holds.
-            logs.stdout.feed(&vec![b'x'; 100_000]);
-            logs.end().await;
+            log.stdout.feed(&vec![b'x'; 100_000]);
+            log.end().await;
         }
         let mut read = std::fs::File::from(read);
         let mut text = vec![0; 64 * 1024];
         read.read_exact(&mut text).unwrap();
-        logs.begin();
-        logs.stdout.feed(b"seen\n");
-        logs.end().await;
+        let mut log = logs.open(None);
+        log.stdout.feed(b"seen\n");
+        log.end().await;
         drop(logs);
         read.read_to_end(&mut text).unwrap();
         String::from_utf8(text).unwrap()
@@ -212,7 +212,7 @@ fn who_writes_keeps_the_turn_until_its_log_is_out() {
     runtime.block_on(async {
         large.stdout.feed_line("x".repeat(2 * capacity).as_bytes());
         small.stdout.feed_line(b"small");
-        let mut ends = [Box::pin(large.end()), Box::pin(small.end())];
+        let mut ends = [Box::pin(large.open(None).end()), Box::pin(small.open(None).end())];
         let mut over = [false; 2];
         while over.contains(&false) {
             for (end, over) in ends.iter_mut().zip(&mut over).filter(|(_, over)| !**over) {
@@ -262,16 +262,16 @@ fn share(activations: Vec<Vec<Vec<String>>>, backlog_bytes: usize) -> String {
                 logs.share();
                 tokio::spawn(async move {
                     for lines in activations {
-                        logs.begin();
+                        let mut log = logs.open(None);
                         for line in lines {
                             // In two pieces, between which others come to write.
                             let (head, tail) = line.split_at(line.len() / 2);
-                            logs.stdout.feed(head.as_bytes());
-                            let _ = tokio::time::timeout(Duration::ZERO, logs.pump()).await;
-                            logs.stdout.feed_line(tail.as_bytes());
-                            let _ = tokio::time::timeout(Duration::ZERO, logs.pump()).await;
+                            log.stdout.feed(head.as_bytes());
+                            let _ = tokio::time::timeout(Duration::ZERO, log.pump()).await;
+                            log.stdout.feed_line(tail.as_bytes());
+                            let _ = tokio::time::timeout(Duration::ZERO, log.pump()).await;
                         }
-                        logs.end().await;
+                        log.end().await;
                     }
                     logs.pass_on().await;
                 })
@@ -357,4 +357,46 @@ proptest! {
             prop_assert_eq!(log, expected);
         }
     }
+}
+
+#[test]
+fn a_log_that_is_dropped_still_writes_its_sentinels() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (read, write) = pipe().unwrap();
+    runtime.block_on(async {
+        let bounds = Bounds { backlog_bytes: 100, stall_limit: Duration::from_secs(10), format: LogFormat::Text };
+        let sink = Sink::new(write);
+        let mut logs = Logs::new(sink.clone(), sink, Sentinels::Write, &bounds);
+        let mut log = logs.open(None);
+        log.stdout.feed(b"half a line");
+        drop(log);
+        logs.stdout.feed(b"between\n");
+        // A cancelled end is an end.
+        drop(std::pin::pin!(logs.open(None).end()));
+    });
+    let mut text = String::new();
+    std::fs::File::from(read).read_to_string(&mut text).unwrap();
+    assert_eq!(text, format!("half a line\n{SENTINEL}\n{SENTINEL}\nbetween\n{SENTINEL}\n{SENTINEL}\n"));
+}
+
+#[test]
+fn each_of_several_open_logs_ends_once_and_a_withdrawn_one_never() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (read, write) = pipe().unwrap();
+    let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+    runtime.block_on(async {
+        let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::from_secs(10), format: LogFormat::Text };
+        let mut logs = Logs::new(Sink::new(null.into()), Sink::new(write), Sentinels::Write, &bounds);
+        let (mut first, second, third) = (logs.open_concurrent(), logs.open_concurrent(), logs.open_concurrent());
+        first.keep_lines(b"kept\n", 100, &mut logs);
+        logs.stderr.feed(b"one\n");
+        second.end(&mut logs).await;
+        // Another log is open, so this is not kept for later, which would drop it here.
+        logs.stderr.feed(b"two\n");
+        third.withdraw(&mut logs);
+        first.end(&mut logs).await;
+    });
+    let mut text = String::new();
+    std::fs::File::from(read).read_to_string(&mut text).unwrap();
+    assert_eq!(text, format!("one\n{SENTINEL}\ntwo\nkept\n{SENTINEL}\n"));
 }

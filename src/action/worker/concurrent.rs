@@ -34,7 +34,7 @@ use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
 use crate::error::{Error, RunError, TimeLimit};
-use crate::logs::Logs;
+use crate::logs::{ConcurrentLog, Logs};
 use crate::process::{Process, stop};
 use crate::protocol::answer::{self, Gathered};
 use crate::protocol::conversation::Conversation;
@@ -74,19 +74,19 @@ struct Flight {
     state: State,
     audience: Caller,
     pace: Backpressure,
+    /// Its log, until that has ended.
+    log: Option<ConcurrentLog>,
     label: Option<Arc<str>>,
     fresh: bool,
 }
 
-/// Who is told of an activation: its caller, and the reader of its log.
+/// Who is told of an activation.
 #[derive(Default)]
 struct Caller {
     /// Gone with whoever waited.
     caller: Option<(Reply, Place)>,
     /// Chunks for a caller who wants one body.
     gathered: Gathered,
-    /// What is kept of its log.
-    log: Vec<u8>,
 }
 
 /// How fast it may write.
@@ -151,12 +151,16 @@ impl Worker {
                 let Some(first) = waiting.front_mut() else { return };
                 first.fresh = true;
                 let (begun, deadline) = (first.begun, first.job.deadline);
-                logs.begin();
+                let log = logs.open_concurrent();
                 match self.restart_within(begun, deadline, phase, logs).await {
-                    Ok(running) => self.running = Some(running),
+                    Ok(running) => {
+                        log.withdraw(logs);
+                        self.running = Some(running);
+                    }
                     Err(error) => {
+                        self.log_failure(Some(&error), logs);
+                        log.end(logs).await;
                         let Some(Waiting { job, .. }) = waiting.pop_front() else { return };
-                        self.close_log(logs, Some(&error)).await;
                         drop(job.place);
                         job.reply.send(Err(error));
                         continue;
@@ -252,9 +256,10 @@ impl Worker {
                 concurrent.logs.detach();
                 concurrent.finish_all(|flight| Some(Error::Run(RunError::Cut { after: flight.begun.elapsed() }))).await;
                 for Waiting { job, begun, .. } in waiting.drain(..) {
-                    concurrent.logs.begin();
+                    let mut log = concurrent.logs.open(None);
                     let error = Error::Run(RunError::Cut { after: begun.elapsed() });
-                    concurrent.worker.close_log(concurrent.logs, Some(&error)).await;
+                    concurrent.worker.log_failure(Some(&error), &mut log);
+                    log.end().await;
                     job.reply.send(Err(error));
                 }
             }
@@ -368,9 +373,8 @@ impl Concurrent<'_> {
                         }
                     }
                     Next::Message(Message::Refuse(reply)) => {
-                        self.logs.begin();
-                        self.logs.end().await;
-                        self.log_goes_on();
+                        self.logs.open(None).end().await;
+                        self.attribute();
                         let _ = reply.send(());
                     }
                     Next::Message(Message::Say(sentence)) => self.logs.say(&sentence),
@@ -430,7 +434,7 @@ impl Concurrent<'_> {
                 self.logs.say(&stray(&partial, "and is not ended"));
             }
             if self.multiplex.has_strayed() && self.worker.shared.config.settings.replaces_strayed() {
-                self.logs.begin();
+                self.logs.open_concurrent().withdraw(self.logs);
                 self.logs.say("pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)");
                 self.condemned = Some("it wrote a line too many".into());
                 return Err(waiting);
@@ -440,7 +444,7 @@ impl Concurrent<'_> {
         let Job { activation, deadline, reply, place, claimed: _ } = job;
         let run_timeout = self.worker.shared.config.settings.run_timeout.0;
         let (limit, ends) = time_limit(begun, deadline, run_timeout);
-        self.logs.begin();
+        let log = self.logs.open_concurrent();
         let label = self.logs.label(&activation);
         let ticket = self.multiplex.begin(&activation);
         self.flights.push(Flight {
@@ -453,7 +457,8 @@ impl Concurrent<'_> {
             // The first piece is one that has begun already.
             pieces_left: PIECES + 1,
             state: State::Open,
-            audience: Caller { caller: Some((reply, place)), ..Caller::default() },
+            audience: Caller { caller: Some((reply, place)), gathered: Gathered::default() },
+            log: Some(log),
             pace: Backpressure::Free,
             label,
             fresh,
@@ -469,14 +474,6 @@ impl Concurrent<'_> {
             _ => None,
         };
         self.logs.attribute(label);
-    }
-
-    /// With others in flight, what is printed goes out as it comes, to the next sentinel.
-    fn log_goes_on(&mut self) {
-        if self.flights.iter().any(Flight::logs) {
-            self.logs.begin();
-        }
-        self.attribute();
     }
 
     async fn handle(&mut self, event: Event, line: &[u8]) {
@@ -556,21 +553,16 @@ impl Concurrent<'_> {
         let flight = &mut self.flights[at];
         let lines = self.logs.lines_of(text, flight.label.as_deref());
         let most = self.worker.shared.config.settings.log_backlog.bytes();
-        if alone || !flight.logs() {
-            self.logs.feed_frames(&lines);
-        } else {
-            flight.audience.log.extend_from_slice(&lines);
-            if flight.audience.log.len() > most {
-                // More than can be held: it goes to the log before it is whole.
-                self.logs.feed_frames(&std::mem::take(&mut flight.audience.log));
-            }
+        match &mut flight.log {
+            Some(log) if !alone => log.keep_lines(&lines, most, self.logs),
+            _ => self.logs.feed_frames(&lines),
         }
     }
 
     /// An activation has left the process.
     async fn finish(&mut self, flight: Flight, outcome: Outcome) {
-        if flight.logs() {
-            self.conclude(flight.audience, flight.label, outcome).await;
+        if let Some(log) = flight.log {
+            self.conclude(flight.audience, log, flight.label, outcome).await;
         } else {
             // Its caller was told, and its log has ended.
             self.attribute();
@@ -578,12 +570,9 @@ impl Concurrent<'_> {
     }
 
     /// Ends the log of an activation, and then tells its caller how it came out.
-    async fn conclude(&mut self, audience: Caller, label: Option<Arc<str>>, outcome: Outcome) {
-        let Caller { caller, gathered, log } = audience;
-        if !log.is_empty() {
-            // Right before the sentinel.
-            self.logs.feed_frames(&log);
-        }
+    async fn conclude(&mut self, audience: Caller, mut log: ConcurrentLog, label: Option<Arc<str>>, outcome: Outcome) {
+        let Caller { caller, gathered } = audience;
+        log.write_lines(self.logs);
         let error = match &outcome {
             Outcome::Error(error) => Some(error),
             _ => None,
@@ -591,8 +580,9 @@ impl Concurrent<'_> {
         if label.is_some() && error.is_some() {
             self.logs.attribute(label.as_ref());
         }
-        self.worker.close_log(self.logs, error).await;
-        self.log_goes_on();
+        self.worker.log_failure(error, self.logs);
+        log.end(self.logs).await;
+        self.attribute();
         if let Some((reply, place)) = caller {
             drop(place);
             outcome.send(reply, gathered);
@@ -604,15 +594,14 @@ impl Concurrent<'_> {
         let grace = self.grace();
         let Some(at) = self.position(id) else { return };
         let flight = &mut self.flights[at];
-        match flight.state {
-            State::Over { .. } => return,
-            State::Cancelled { .. } => {}
-            State::Open | State::Left => self.multiplex.cancel(id),
+        let Some(log) = flight.log.take() else { return };
+        if matches!(flight.state, State::Open | State::Left) {
+            self.multiplex.cancel(id);
         }
         flight.state = State::Over { until: Instant::now() + grace };
         let why = format!("{error}");
         let (audience, label) = (std::mem::take(&mut flight.audience), flight.label.clone());
-        self.conclude(audience, label, Outcome::Error(error)).await;
+        self.conclude(audience, log, label, Outcome::Error(error)).await;
         if grace.is_zero() {
             self.condemned = Some(why);
         }
@@ -706,7 +695,9 @@ impl Concurrent<'_> {
         for flight in flights {
             let untouched = ended && !flight.fresh && flight.state == State::Open;
             if untouched && partial.is_empty() && self.multiplex.is_untouched(flight.ticket) {
-                let Flight { activation, deadline, begun, audience, .. } = flight;
+                let Flight { activation, deadline, begun, audience, log, .. } = flight;
+                // Another process runs it, and its log is there.
+                log.expect("an open one has a log").withdraw(self.logs);
                 let (reply, place) = audience.caller.expect("an open one has a caller");
                 let job = Job { activation, deadline, reply, place, claimed: None };
                 let job = match self.worker.pool.queue.requeue_front(job) {
@@ -744,11 +735,6 @@ impl Concurrent<'_> {
 }
 
 impl Flight {
-    /// Whether its log has not ended.
-    fn logs(&self) -> bool {
-        !matches!(self.state, State::Over { .. })
-    }
-
     /// Whether the process is to finish it.
     fn is_awaited(&self) -> bool {
         matches!(self.state, State::Open | State::Left)

@@ -199,8 +199,7 @@ impl Worker {
             match next {
                 Next::Message(Message::Run(job)) => self.run(job, &mut phase, &mut logs).await,
                 Next::Message(Message::Refuse(reply)) => {
-                    logs.begin();
-                    logs.end().await;
+                    logs.open(None).end().await;
                     let _ = reply.send(());
                 }
                 Next::Message(Message::Say(sentence)) => logs.say(&sentence),
@@ -293,27 +292,25 @@ impl Worker {
     /// The same where one activation is in flight at a time.
     pub(super) async fn run_alone(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
         let Job { activation, deadline, reply, place, claimed: _ } = job;
-        logs.begin();
-        if let Some(label) = logs.label(&activation) {
-            logs.attribute(Some(&label));
-        }
-        let outcome = self.answer(activation, deadline, phase, logs).await;
-        self.close_log(logs, outcome.as_ref().err()).await;
+        let label = logs.label(&activation);
+        let mut log = logs.open(label.as_ref());
+        let outcome = self.answer(activation, deadline, phase, &mut log).await;
+        self.log_failure(outcome.as_ref().err(), &mut log);
+        log.end().await;
         drop(place);
         reply.send(outcome);
     }
 
-    /// Ends the log of an activation.
-    pub(super) async fn close_log(&self, logs: &mut Logs, error: Option<&Error>) {
-        // On a terminal whoever calls is the author, and prints the error as well.
+    /// Says in the log of an activation why it failed, if it did.
+    pub(super) fn log_failure(&self, error: Option<&Error>, logs: &mut Logs) {
+        // On a terminal the caller is the action's author, and prints the error itself.
         if let Some(error) = error
             && self.shared.config.sentinels == Sentinels::Write
         {
-            // What the action said about it comes first.
+            // What the action wrote about it comes first.
             logs.drain();
             tell(logs, error);
         }
-        logs.end().await;
     }
 
     async fn answer(
