@@ -105,8 +105,8 @@ impl Dialogue {
                 tokio::task::consume_budget().await;
                 let Taken::Frame(event, line) = taken else { return Rest::TooLong };
                 if let Event::Log(_, text) = &event {
-                    let lines = logs.lines_of(text, None);
-                    logs.feed_frames(&lines);
+                    let lines = logs.format_lines(text, None);
+                    logs.append_lines(&lines);
                 }
                 let several = multiplex.promises().concurrency > 1;
                 self.note(at, event, line, given, several);

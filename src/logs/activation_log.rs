@@ -40,7 +40,7 @@ impl Logs {
     pub fn open(&mut self, label: Option<&Arc<str>>) -> ActivationLog<'_> {
         self.begin();
         if label.is_some() {
-            self.attribute(label);
+            self.set_label(label);
         }
         ActivationLog { logs: self, ended: false }
     }
@@ -86,7 +86,7 @@ impl Drop for ActivationLog<'_> {
 }
 
 impl ConcurrentLog {
-    /// Keeps [lines](Logs::lines_of) of this activation for its end. More than `limit_bytes` go out at once.
+    /// Keeps [lines](Logs::format_lines) of this activation for its end. More than `limit_bytes` go out at once.
     pub fn keep_lines(&mut self, lines: &[u8], limit_bytes: usize, logs: &mut Logs) {
         self.lines.extend_from_slice(lines);
         if self.lines.len() > limit_bytes {
@@ -97,7 +97,7 @@ impl ConcurrentLog {
     /// Writes the kept lines, behind what was printed before.
     pub fn write_lines(&mut self, logs: &mut Logs) {
         if !self.lines.is_empty() {
-            logs.feed_frames(&std::mem::take(&mut self.lines));
+            logs.append_lines(&std::mem::take(&mut self.lines));
         }
     }
 

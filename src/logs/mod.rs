@@ -1,21 +1,24 @@
-//! The action's output on its way to ours, and the sentinels that end an activation's log.
+//! The action's output on its way to the proxy's own, and the sentinels that end an activation's log.
 //!
-//! stdout and stderr of the proxy are the action's log as the platform shows it to its author.
-//! What the action prints passes through here, lines of any length, as it comes. After each
-//! activation the sentinel stands exactly once on its own line on both streams, after all that the
-//! action logged for it. What it prints between two activations is kept for the next one's log.
+//! stdout and stderr of the proxy are the action's log, as the platform shows it to the action's author.
+//! Everything that the action prints passes through this module, in lines of any length. After each
+//! activation the sentinel stands exactly once, on a line of its own, on both streams, behind everything
+//! that the action logged for the activation. Output between two activations is kept for the log of
+//! the next one.
 //!
 //! # Theory of operation
-//! A [`Stream`] has a source (a pipe of the action, possibly none), an outbox of bytes on their way
-//! to a [`Sink`], and a backlog for what comes between activations. [`Logs::pump`] moves bytes for
-//! as long as it is polled; cancelling it loses nothing, since all its state is in the stream.
-//! It reads only while the outbox is empty: a reader of ours that stalls slows the action down
-//! and costs no memory. Our stdout may be a pipe that we share and must not make non-blocking:
-//! each write is asked not to wait, or is made only after `poll` said that it will not.
+//! A [`Stream`] has a source (a pipe of the action, or none), an outbox of bytes on their way to a
+//! [`Sink`], and a backlog for output between activations. [`Logs::pump`] moves bytes as long as it is
+//! polled. Cancelling it loses nothing, since all its state is in the stream. The pump reads only while
+//! the outbox is empty, so a log reader that stalls slows the action down and costs no memory. The
+//! proxy's stdout may be a pipe that other processes share, and the proxy must not make it non-blocking.
+//! So each write either asks the kernel not to block, or follows a `poll` that says it will not.
 //!
-//! Several processes of one action share our streams: [`Logs::share`]. Each then gathers the log of
-//! its activation and writes it in one go, with its sentinel, while it has the [`Sink`]'s turn. What
-//! is too much to gather is passed on in whole lines, so that lines of two activations never mix.
+//! [`Logs::open`] opens the log of an activation; ending it writes the sentinels (`activation_log.rs`).
+//!
+//! With [`Logs::share`], several processes of one action share the sinks. Each stream then gathers the
+//! log of its activation, and writes it with its sentinel while it holds the [`Sink`]'s write permit. A
+//! log that is too large to gather goes out in whole lines, so that lines of two activations never mix.
 
 mod activation_log;
 mod json;
@@ -38,7 +41,7 @@ pub use stream::Stream;
 ///
 /// Source: apache/openwhisk, `docs/actions-new.md`, "The action's log".
 pub const SENTINEL: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
-/// What a sentinel of the action's own becomes, so that it ends nothing.
+/// Replaces a sentinel that the action itself prints, so that it ends no log.
 pub const DEFUSED: &str = "XXX-THE-END-OF-A-WHISK-ACTIVATION-XXX";
 
 /// Whether activations end with a sentinel.
@@ -46,16 +49,16 @@ pub const DEFUSED: &str = "XXX-THE-END-OF-A-WHISK-ACTIVATION-XXX";
 pub enum Sentinels {
     /// As the platform expects.
     Write,
-    /// On a terminal there is nobody to read them.
+    /// On a terminal, where no log reader counts them.
     Omit,
 }
 
 /// Both streams of one action.
 #[derive(Debug)]
 pub struct Logs {
-    /// What the action prints, where stdout is not its result channel.
+    /// The action's stdout, unless that is its result channel.
     pub stdout: Stream,
-    /// What it logs.
+    /// The action's stderr.
     pub stderr: Stream,
     sentinels: Sentinels,
     stall_limit: Duration,
@@ -64,7 +67,7 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Logs of an action that has not printed anything yet.
+    /// The logs of an action that has printed nothing yet.
     #[must_use]
     pub fn new(stdout: Sink, stderr: Sink, sentinels: Sentinels, bounds: &Bounds) -> Self {
         let stream = |name, sink| Stream::new(name, sink, bounds);
@@ -72,42 +75,42 @@ impl Logs {
         Self { stdout, stderr, sentinels, stall_limit: bounds.stall_limit, open: 0 }
     }
 
-    /// From now on others write to the same sinks: an activation's log is written when it is whole.
+    /// Other processes write to the same sinks from now on. An activation's log is written when it is whole.
     pub fn share(&mut self) {
         for stream in [&mut self.stdout, &mut self.stderr] {
             stream.share();
         }
     }
 
-    /// An activation begins: what was kept for it goes out first.
+    /// Begins the log of an activation with the output that was kept for it.
     fn begin(&mut self) {
         self.open += 1;
         self.stdout.begin();
         self.stderr.begin();
     }
 
-    /// How the log wants to call an activation; nothing where it is not told.
+    /// The activation's name in the log; none in a format without names.
     #[must_use]
     pub fn label(&self, activation: &Activation) -> Option<Arc<str>> {
-        if !self.stderr.makes_objects() {
+        if !self.stderr.is_json() {
             return None;
         }
         activation.label().map(Into::into)
     }
 
-    /// What is printed from now on is this activation's, or nobody knows whose.
-    pub fn attribute(&mut self, label: Option<&Arc<str>>) {
+    /// Lines from now on belong to this activation, or to an unknown one.
+    pub fn set_label(&mut self, label: Option<&Arc<str>>) {
         for stream in [&mut self.stdout, &mut self.stderr] {
-            stream.attribute(label);
+            stream.set_label(label);
         }
     }
 
-    /// The text of a log frame as lines of the log on stderr.
+    /// Formats the text of a log frame as lines of the log on stderr.
     #[must_use]
-    pub fn lines_of(&self, text: &str, label: Option<&str>) -> Vec<u8> {
+    pub fn format_lines(&self, text: &str, label: Option<&str>) -> Vec<u8> {
         let text = text.strip_suffix('\n').unwrap_or(text);
         let mut lines = Vec::with_capacity(text.len() + 1);
-        if self.stderr.makes_objects() {
+        if self.stderr.is_json() {
             for line in text.split('\n') {
                 json::object("stderr", label, line.as_bytes(), &mut lines);
             }
@@ -174,7 +177,7 @@ impl Logs {
                     () = &mut stall_limit => stalled = true,
                 }
             }
-            stream.give_up();
+            stream.drop_unsent();
         }
     }
 
@@ -187,15 +190,15 @@ impl Logs {
         }
     }
 
-    /// Adds log frames that are [lines](Logs::lines_of) by now, behind what was printed before them.
-    pub fn feed_frames(&mut self, lines: &[u8]) {
+    /// Adds [formatted lines](Logs::format_lines) behind everything that the action has printed by now.
+    pub fn append_lines(&mut self, lines: &[u8]) {
         self.drain();
-        self.stderr.feed_apart(lines);
+        self.stderr.append_lines(lines);
     }
 
-    /// Takes what the action has written by now, without waiting for more.
+    /// Reads what the action has written by now, without waiting for more.
     pub fn drain(&mut self) {
-        // Mostly it has written nothing, which one call tells of both.
+        // The pipes are usually empty, and one system call checks both.
         if let (Some(stdout), Some(stderr)) = (self.stdout.source(), self.stderr.source())
             && pipe::are_empty([stdout, stderr])
         {
@@ -205,34 +208,35 @@ impl Logs {
         self.stderr.drain();
     }
 
-    /// A sentence for the action's author, on a line of its own on stderr.
+    /// Writes a sentence for the action's author, on a line of its own on stderr.
     pub fn say(&mut self, sentence: &str) {
         self.stderr.say(sentence);
     }
 
-    /// Waits, where more waits to be written than is to be held, until less does or our reader has stalled
-    /// for too long: for whoever adds to the log faster than [`Logs::pump`] moves it.
-    pub async fn relieve(&mut self) {
+    /// Waits until a full outbox has space again, or until the log reader has stalled for too long.
+    ///
+    /// A caller that adds lines of its own, faster than [`Logs::pump`] moves them, calls this in between.
+    pub async fn wait_for_space(&mut self) {
         for stream in [&mut self.stdout, &mut self.stderr] {
             if !stream.is_full() {
                 continue;
             }
             if stream.is_stalled() || time::timeout(self.stall_limit, stream.flushed()).await.is_none() {
-                stream.give_up();
+                stream.drop_unsent();
             }
         }
     }
 
-    /// Writes out what may go without a sentinel: the last output of an action that was stopped
-    /// goes nowhere when an activation's sentinel stands already.
-    pub async fn pass_on(&mut self) {
+    /// Writes the last output of an action that was stopped, as far as it may go without a sentinel. After
+    /// a sentinel there is no log that it could belong to.
+    pub async fn flush_rest(&mut self) {
         for stream in [&mut self.stdout, &mut self.stderr] {
-            stream.let_go();
+            stream.release_all();
             let _ = time::timeout(self.stall_limit, stream.flushed()).await;
         }
     }
 
-    /// Takes what is left in the pipes of a process that has ended, and lets go of them.
+    /// Reads what is left in the pipes of a process that has ended, and closes them.
     pub fn detach(&mut self) {
         for stream in [&mut self.stdout, &mut self.stderr] {
             stream.detach();
@@ -243,20 +247,20 @@ impl Logs {
 /// How the log of an action is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
-    /// As it came, byte for byte.
+    /// Byte for byte, as the action printed it.
     #[default]
     Text,
-    /// A JSON object for each line.
+    /// One JSON object for each line.
     Json,
 }
 
 /// The bounds of a log.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// The most bytes kept of what an action prints between two activations, on each stream, and
-    /// gathered of an activation's log where several share it.
+    /// The most bytes that each stream keeps of the output between two activations, and that it gathers of
+    /// one activation's log on a shared sink.
     pub backlog_bytes: usize,
-    /// How long the action and its answer wait for a reader of the log that does not read.
+    /// How long the action and its answer wait for a log reader that has stopped reading.
     pub stall_limit: Duration,
     /// How lines are written.
     pub format: LogFormat,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 use std::io::Read;
 
-/// What an action does, as the log sees it.
+/// A step of an action.
 #[derive(Debug, Clone)]
 enum Step {
     Begin,
@@ -14,11 +14,11 @@ enum Step {
     End,
 }
 
-/// Takes an action's stdout through some steps and returns what our stdout got.
+/// Plays steps of an action's stdout and returns the text on the proxy's stdout.
 fn check(steps: &[Step], backlog_bytes: usize) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (read, write) = pipe().unwrap();
-    // Read at the same time, as a log collector does.
+    // Reads at the same time, as a log collector does.
     let collector = std::thread::spawn(move || {
         let mut text = Vec::new();
         std::fs::File::from(read).read_to_end(&mut text).unwrap();
@@ -39,8 +39,8 @@ fn check(steps: &[Step], backlog_bytes: usize) -> String {
                 Step::Print(bytes) => {
                     let mut rest = &bytes[..];
                     while !rest.is_empty() {
-                        // What the pipe holds, which is little where a user has many of them (pipe(7),
-                        // `pipe-user-pages-soft`): nobody would be there to read the rest.
+                        // At most what an empty pipe holds, since the only reader runs on this thread. A
+                        // user's pipes may be small (pipe(7), `pipe-user-pages-soft`).
                         match rustix::io::write(&action, &rest[..rest.len().min(32 * 1024)]) {
                             Ok(written) => rest = &rest[written..],
                             Err(error) => assert_eq!(error, Errno::AGAIN),
@@ -50,13 +50,13 @@ fn check(steps: &[Step], backlog_bytes: usize) -> String {
                 }
             }
         }
-        logs.pass_on().await;
+        logs.flush_rest().await;
     });
     drop(runtime);
     String::from_utf8(collector.join().unwrap()).unwrap()
 }
 
-/// Lets the log be moved until no more than so much of it stands in the action's pipe.
+/// Pumps until at most this many bytes are left in the action's pipe.
 async fn pump_until(logs: &mut Logs, left_bytes: u64) {
     while logs.stdout.unread() > left_bytes {
         let _ = tokio::time::timeout(Duration::from_millis(1), logs.pump()).await;
@@ -86,7 +86,6 @@ fn output_before_the_first_activation_is_not_held_back() {
 
 #[test]
 fn a_backlog_is_bounded_and_says_what_it_dropped() {
-    // What is dropped from stdout is told on stderr's stream of the same kind; here it is one.
     let steps = [Step::Begin, Step::End, print("0123456789"), Step::Begin, Step::End];
     assert_eq!(
         check(&steps, 4),
@@ -97,7 +96,7 @@ fn a_backlog_is_bounded_and_says_what_it_dropped() {
 }
 
 #[test]
-fn what_was_dropped_is_told_on_the_stream_that_it_is_missing_from() {
+fn a_notice_of_dropped_bytes_is_on_the_stream_that_lost_them() {
     let (read, write) = pipe().unwrap();
     let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -106,13 +105,13 @@ fn what_was_dropped_is_told_on_the_stream_that_it_is_missing_from() {
         let bounds = Bounds { backlog_bytes: 4, stall_limit, format: LogFormat::Json };
         let mut logs = Logs::new(Sink::new(write), Sink::new(null.into()), Sentinels::Write, &bounds);
         logs.open(None).end().await;
-        logs.stdout.feed(b"0123456789\n");
+        logs.stdout.append(b"0123456789\n");
         logs.open(None).end().await;
     });
     let mut text = String::new();
     std::fs::File::from(read).read_to_string(&mut text).unwrap();
-    let told: Vec<_> = text.lines().filter(|line| line.contains("were dropped")).collect();
-    assert!(matches!(told[..], [line] if line.contains(r#""stream":"stdout""#)), "{text}");
+    let notices: Vec<_> = text.lines().filter(|line| line.contains("were dropped")).collect();
+    assert!(matches!(notices[..], [line] if line.contains(r#""stream":"stdout""#)), "{text}");
 }
 
 #[test]
@@ -122,7 +121,7 @@ fn a_sentinel_of_the_actions_own_is_defused_however_it_arrives() {
         let steps = [Step::Begin, print(head), print(tail), print("\n"), Step::End];
         assert_eq!(check(&steps, 100), format!("{DEFUSED}\n{SENTINEL}\n"), "cut at {cut}");
     }
-    // What only begins like one is let go at the end of the activation.
+    // The start of a sentinel is let through at the end of the activation.
     let steps = [Step::Begin, print("XXX_THE_END"), Step::End];
     assert_eq!(check(&steps, 100), format!("XXX_THE_END\n{SENTINEL}\n"));
 }
@@ -135,7 +134,7 @@ fn a_line_of_any_length_passes_whole() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_delays_an_answer_for_a_bounded_time_only() {
+fn a_stalled_log_reader_delays_an_answer_for_a_bounded_time_only() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (_unread, write) = pipe().unwrap();
@@ -146,15 +145,15 @@ fn a_log_that_nobody_reads_delays_an_answer_for_a_bounded_time_only() {
         logs.stdout.attach(watch(source).unwrap(), b"");
         for _ in 0..4 {
             rustix::io::write(&action, &vec![b'x'; 32 * 1024]).unwrap();
-            // The last one is left standing, since the sink is full.
+            // The last block stays in the pipe, since the sink is full.
             pump_until(&mut logs, 32 * 1024).await;
         }
-        tokio::time::timeout(Duration::from_secs(10), logs.open(None).end()).await.expect("it gives the log up");
+        tokio::time::timeout(Duration::from_secs(10), logs.open(None).end()).await.expect("it drops the log");
     });
 }
 
 #[test]
-fn a_reader_that_comes_back_is_told_and_gets_its_sentinels() {
+fn a_reader_that_comes_back_gets_a_notice_and_its_sentinels() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (read, write) = pipe().unwrap();
     let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
@@ -164,14 +163,14 @@ fn a_reader_that_comes_back_is_told_and_gets_its_sentinels() {
         for _ in 0..3 {
             let mut log = logs.open(None);
             // More than the pipe holds.
-            log.stdout.feed(&vec![b'x'; 100_000]);
+            log.stdout.append(&vec![b'x'; 100_000]);
             log.end().await;
         }
         let mut read = std::fs::File::from(read);
         let mut text = vec![0; 64 * 1024];
         read.read_exact(&mut text).unwrap();
         let mut log = logs.open(None);
-        log.stdout.feed(b"seen\n");
+        log.stdout.append(b"seen\n");
         log.end().await;
         drop(logs);
         read.read_to_end(&mut text).unwrap();
@@ -187,15 +186,15 @@ fn the_tail_is_the_last_lines_on_one() {
     let (_read, write) = pipe().unwrap();
     let bounds = Bounds { backlog_bytes: 0, stall_limit: Duration::ZERO, format: LogFormat::Text };
     let mut stream = Stream::new("stdout", Sink::new(write), &bounds);
-    stream.feed("first\n".repeat(2000).as_bytes());
-    stream.feed(b"Traceback\n\n  here  \nImportError: no module\n");
+    stream.append("first\n".repeat(2000).as_bytes());
+    stream.append(b"Traceback\n\n  here  \nImportError: no module\n");
     assert_eq!(stream.tail(), "first | first | Traceback |   here | ImportError: no module");
     stream.forget_tail();
     assert_eq!(stream.tail(), "");
 }
 
 #[test]
-fn who_writes_keeps_the_turn_until_its_log_is_out() {
+fn a_writer_keeps_the_permit_until_its_log_is_out() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (read, write) = pipe().unwrap();
     let capacity = rustix::pipe::fcntl_setpipe_size(&write, 4096).unwrap();
@@ -210,44 +209,44 @@ fn who_writes_keeps_the_turn_until_its_log_is_out() {
     let (mut large, mut small) = (logs(), logs());
     let mut text = Vec::new();
     runtime.block_on(async {
-        large.stdout.feed_line("x".repeat(2 * capacity).as_bytes());
-        small.stdout.feed_line(b"small");
+        large.stdout.append_line("x".repeat(2 * capacity).as_bytes());
+        small.stdout.append_line(b"small");
         let mut ends = [Box::pin(large.open(None).end()), Box::pin(small.open(None).end())];
         let mut over = [false; 2];
         while over.contains(&false) {
             for (end, over) in ends.iter_mut().zip(&mut over).filter(|(_, over)| !**over) {
                 *over = tokio::time::timeout(Duration::from_millis(1), end).await.is_ok();
-                // There is room, and the other one is asked first whether it has something to write.
-                let mut piece = vec![0; capacity];
+                // The sink has space now, and the other log is polled first.
+                let mut chunk = vec![0; capacity];
                 if rustix::io::ioctl_fionread(&read).unwrap() > 0 {
-                    let count = rustix::io::read(&read, &mut piece).unwrap();
-                    text.extend_from_slice(&piece[..count]);
+                    let count = rustix::io::read(&read, &mut chunk).unwrap();
+                    text.extend_from_slice(&chunk[..count]);
                 }
             }
         }
         let left = usize::try_from(rustix::io::ioctl_fionread(&read).unwrap()).unwrap();
-        let mut piece = vec![0; left];
+        let mut chunk = vec![0; left];
         if left > 0 {
-            let count = rustix::io::read(&read, &mut piece).unwrap();
-            text.extend_from_slice(&piece[..count]);
+            let count = rustix::io::read(&read, &mut chunk).unwrap();
+            text.extend_from_slice(&chunk[..count]);
         }
     });
     let expected = format!("{}\n{SENTINEL}\nsmall\n{SENTINEL}\n", "x".repeat(2 * capacity));
     assert!(text == expected.as_bytes(), "{}", String::from_utf8_lossy(&text).replace(&"x".repeat(1_000), "…"));
 }
 
-/// Several activations at once, each with its lines, over one sink that is read now and then.
+/// Several activations at once, each with its lines, over one sink with a small pipe.
 fn share(activations: Vec<Vec<Vec<String>>>, backlog_bytes: usize) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (read, write) = pipe().unwrap();
-    // So that writes stop in the middle of a line.
+    // A small pipe makes writes stop in the middle of a line.
     rustix::pipe::fcntl_setpipe_size(&write, 4096).unwrap();
     let collector = std::thread::spawn(move || {
-        let (mut file, mut text, mut piece) = (std::fs::File::from(read), Vec::new(), [0; 1000]);
+        let (mut file, mut text, mut chunk) = (std::fs::File::from(read), Vec::new(), [0; 1000]);
         loop {
-            match file.read(&mut piece).unwrap() {
+            match file.read(&mut chunk).unwrap() {
                 0 => return text,
-                count => text.extend_from_slice(&piece[..count]),
+                count => text.extend_from_slice(&chunk[..count]),
             }
         }
     });
@@ -264,16 +263,16 @@ fn share(activations: Vec<Vec<Vec<String>>>, backlog_bytes: usize) -> String {
                     for lines in activations {
                         let mut log = logs.open(None);
                         for line in lines {
-                            // In two pieces, between which others come to write.
+                            // In two parts, between which other logs may write.
                             let (head, tail) = line.split_at(line.len() / 2);
-                            log.stdout.feed(head.as_bytes());
+                            log.stdout.append(head.as_bytes());
                             let _ = tokio::time::timeout(Duration::ZERO, log.pump()).await;
-                            log.stdout.feed_line(tail.as_bytes());
+                            log.stdout.append_line(tail.as_bytes());
                             let _ = tokio::time::timeout(Duration::ZERO, log.pump()).await;
                         }
                         log.end().await;
                     }
-                    logs.pass_on().await;
+                    logs.flush_rest().await;
                 })
             })
             .collect();
@@ -286,7 +285,7 @@ fn share(activations: Vec<Vec<Vec<String>>>, backlog_bytes: usize) -> String {
 }
 
 proptest! {
-    /// However many share a sink, lines stay whole and in order, and what is gathered stays together.
+    /// Lines of a shared sink stay whole and in order, and a gathered log stays together.
     #[test]
     fn activations_that_share_a_sink_do_not_mix(
         lengths in prop::collection::vec(prop::collection::vec(prop::collection::vec(0_usize..3_000, 0..8), 0..4), 1..5),
@@ -310,8 +309,8 @@ proptest! {
         let logs = |text: &str| -> Vec<String> { text.lines().filter(|line| *line != SENTINEL).map(str::to_owned).collect() };
         let mut seen: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
         for line in logs(&text) {
-            let whose = line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");
-            seen.entry(whose).or_default().push(line);
+            let activation = line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");
+            seen.entry(activation).or_default().push(line);
         }
         let with_lines: Vec<_> = expected.iter().filter(|lines| !lines.is_empty()).collect();
         prop_assert_eq!(seen.values().collect::<Vec<_>>(), with_lines);
@@ -323,8 +322,8 @@ proptest! {
         }
     }
 
-    /// Whatever is printed in whatever pieces: each activation has one sentinel, nothing of its
-    /// output is lost, and nothing else looks like a sentinel.
+    /// Output in arbitrary parts: each activation has one sentinel, no output is lost, and nothing else
+    /// looks like a sentinel.
     #[test]
     fn logs_are_whole_and_sentinels_are_counted(
         activations in prop::collection::vec(
@@ -336,18 +335,18 @@ proptest! {
             ], 0..5), 1..5),
     ) {
         let mut steps = Vec::new();
-        for pieces in &activations {
+        for parts in &activations {
             steps.push(Step::Begin);
-            steps.extend(pieces.iter().map(print));
+            steps.extend(parts.iter().map(print));
             steps.push(Step::End);
         }
         let text = check(&steps, 0);
         prop_assert_eq!(text.matches(SENTINEL).count(), activations.len());
         let logs: Vec<&str> = text.split_inclusive(&format!("{SENTINEL}\n")).collect();
         prop_assert_eq!(logs.len(), activations.len());
-        for (log, pieces) in logs.iter().zip(&activations) {
+        for (log, parts) in logs.iter().zip(&activations) {
             let log = log.strip_suffix(&format!("{SENTINEL}\n")).unwrap();
-            let mut expected = pieces.concat();
+            let mut expected = parts.concat();
             while expected.contains(SENTINEL) {
                 expected = expected.replacen(SENTINEL, DEFUSED, 1);
             }
@@ -368,11 +367,12 @@ fn a_log_that_is_dropped_still_writes_its_sentinels() {
         let sink = Sink::new(write);
         let mut logs = Logs::new(sink.clone(), sink, Sentinels::Write, &bounds);
         let mut log = logs.open(None);
-        log.stdout.feed(b"half a line");
+        log.stdout.append(b"half a line");
         drop(log);
-        logs.stdout.feed(b"between\n");
-        // A cancelled end is an end.
-        drop(std::pin::pin!(logs.open(None).end()));
+        logs.stdout.append(b"between\n");
+        // A cancelled end still writes its sentinels.
+        let cancelled = logs.open(None).end();
+        drop(cancelled);
     });
     let mut text = String::new();
     std::fs::File::from(read).read_to_string(&mut text).unwrap();
@@ -389,10 +389,10 @@ fn each_of_several_open_logs_ends_once_and_a_withdrawn_one_never() {
         let mut logs = Logs::new(Sink::new(null.into()), Sink::new(write), Sentinels::Write, &bounds);
         let (mut first, second, third) = (logs.open_concurrent(), logs.open_concurrent(), logs.open_concurrent());
         first.keep_lines(b"kept\n", 100, &mut logs);
-        logs.stderr.feed(b"one\n");
+        logs.stderr.append(b"one\n");
         second.end(&mut logs).await;
-        // Another log is open, so this is not kept for later, which would drop it here.
-        logs.stderr.feed(b"two\n");
+        // Other logs are open, so this goes out at once. With a backlog of 0 bytes it would else be lost.
+        logs.stderr.append(b"two\n");
         third.withdraw(&mut logs);
         first.end(&mut logs).await;
     });

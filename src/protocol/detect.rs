@@ -148,7 +148,7 @@ impl Start<'_> {
                 }
             }
             // Whoever floods its log at the start waits for our reader.
-            logs.relieve().await;
+            logs.wait_for_space().await;
             match event {
                 Event::Bytes => {
                     if self.results.has_ended() && self.stdout.has_ended() {
@@ -235,7 +235,7 @@ impl Start<'_> {
             // Standard output is a log here, handshake or not.
             let rest = self.stdout.take_rest();
             self.note(&rest);
-            logs.stdout.feed(&rest);
+            logs.stdout.append(&rest);
             return Ok(None);
         }
         while let Some(line) = self.stdout.next_line() {
@@ -246,7 +246,7 @@ impl Start<'_> {
                         return Err(wrong_first_line(handshake, &line, "stdout"));
                     }
                     self.note(&line);
-                    logs.stdout.feed_line(&line);
+                    logs.stdout.append_line(&line);
                 }
             }
         }
@@ -255,7 +255,7 @@ impl Start<'_> {
             if let Some(handshake) = demanded(protocol) {
                 return Err(wrong_first_line(handshake, &bytes, "stdout"));
             }
-            logs.stdout.feed(&bytes);
+            logs.stdout.append(&bytes);
         }
         Ok(None)
     }
@@ -299,7 +299,7 @@ impl Start<'_> {
     fn ended(&mut self, stage: Stage, logs: &mut Logs) -> Error {
         // An unfinished line of stdout is a log line too.
         let rest = self.stdout.take_rest();
-        logs.stdout.feed(&rest);
+        logs.stdout.append(&rest);
         logs.detach();
         self.note(&rest);
         let stage = match (stage, self.other_line.take()) {

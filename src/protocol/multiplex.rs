@@ -418,7 +418,7 @@ impl Multiplex {
                 let Taken::Frame(event, line) = taken else { return Err(NoAnswer::TooLong) };
                 // However fast it writes, time is looked at.
                 tokio::task::consume_budget().await;
-                logs.relieve().await;
+                logs.wait_for_space().await;
                 let unusable = |reason| {
                     let line = String::from_utf8_lossy(&line).into_owned();
                     Err(NoAnswer::Bad(BadAnswer::NotJson { line, reason }))
@@ -430,8 +430,8 @@ impl Multiplex {
                         }
                     }
                     Event::Log(_, text) => {
-                        let lines = logs.lines_of(&text, None);
-                        logs.feed_frames(&lines);
+                        let lines = logs.format_lines(&text, None);
+                        logs.append_lines(&lines);
                     }
                     Event::Ended(_, Ended::Result(answer)) => return Ok(answer),
                     Event::Ended(_, Ended::Error(error)) => return Ok(answer::failure(&error)),

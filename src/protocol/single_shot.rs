@@ -149,10 +149,10 @@ impl Output {
     async fn log(&mut self, mut count: usize, logs: &mut Logs) {
         while count > 0 {
             let piece = count.min(PIECE);
-            logs.stdout.feed(&self.lines.pending()[..piece]);
+            logs.stdout.append(&self.lines.pending()[..piece]);
             self.lines.skip(piece);
             count -= piece;
-            logs.relieve().await;
+            logs.wait_for_space().await;
         }
     }
 

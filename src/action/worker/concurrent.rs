@@ -473,7 +473,7 @@ impl Concurrent<'_> {
             [only] => only.label.as_ref(),
             _ => None,
         };
-        self.logs.attribute(label);
+        self.logs.set_label(label);
     }
 
     async fn handle(&mut self, event: Event, line: &[u8]) {
@@ -481,7 +481,7 @@ impl Concurrent<'_> {
             Event::Chunk(id, chunk) => self.chunk(id, chunk).await,
             Event::Log(id, text) => {
                 self.log(id, &text);
-                self.logs.relieve().await;
+                self.logs.wait_for_space().await;
             }
             Event::Ended(id, ended) => {
                 let Some(at) = self.position(id) else { return };
@@ -504,7 +504,7 @@ impl Concurrent<'_> {
             }
             Event::Stray(reason) => {
                 self.logs.say(&stray(line, &reason));
-                self.logs.relieve().await;
+                self.logs.wait_for_space().await;
             }
         }
     }
@@ -551,11 +551,11 @@ impl Concurrent<'_> {
         let Some(at) = self.position(id) else { return };
         let alone = self.concurrency() == 1;
         let flight = &mut self.flights[at];
-        let lines = self.logs.lines_of(text, flight.label.as_deref());
+        let lines = self.logs.format_lines(text, flight.label.as_deref());
         let most = self.worker.shared.config.settings.log_backlog.bytes();
         match &mut flight.log {
             Some(log) if !alone => log.keep_lines(&lines, most, self.logs),
-            _ => self.logs.feed_frames(&lines),
+            _ => self.logs.append_lines(&lines),
         }
     }
 
@@ -578,7 +578,7 @@ impl Concurrent<'_> {
             _ => None,
         };
         if label.is_some() && error.is_some() {
-            self.logs.attribute(label.as_ref());
+            self.logs.set_label(label.as_ref());
         }
         self.worker.log_failure(error, self.logs);
         log.end(self.logs).await;

@@ -219,7 +219,7 @@ impl Worker {
         if let Some(running) = self.running.take() {
             self.stop(running, logs).await;
         }
-        logs.pass_on().await;
+        logs.flush_rest().await;
     }
 
     /// What it can do with an activation.
