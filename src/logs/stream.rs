@@ -439,7 +439,7 @@ impl Stream {
     /// The log reader reads again. It gets a notice and every missed sentinel.
     fn recover(&mut self) {
         let sentence = format!(
-            "pipeloop: {} bytes of the log were dropped here, since nobody read it (PIPELOOP_LOG_STALL)",
+            "pipeloop: {} bytes of the log were dropped here, since the log reader had stalled (PIPELOOP_LOG_STALL)",
             std::mem::take(&mut self.lost_bytes)
         );
         let mut missed = if let Some(lines) = &self.lines {
