@@ -17,11 +17,12 @@
 //! which it starts when activations wait that the others cannot take; init waits for the first.
 
 mod backoff;
+mod init;
+mod job;
 mod queue;
 pub mod response_stream;
 pub(crate) mod worker;
 
-use std::convert::identity;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -32,22 +33,21 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::activation::{Activation, Answer};
-use crate::config::{ActionSettings, Inspect};
-use crate::error::{Error, ProxyError, RequestError, RunError};
-use crate::logs::{self, Logs, Sentinels, Sink};
+use crate::artifact::Code;
+use crate::config::ActionSettings;
+use crate::error::{Error, ProxyError, RequestError};
+use crate::logs::{Sentinels, Sink};
 use crate::memory_budget::MemoryBudget;
-use crate::process::{Launch, Reaper};
+use crate::process::Reaper;
 use crate::protocol::Protocol;
 use crate::time;
 
-use crate::artifact::compile::compile;
-use crate::artifact::inspect::{self, TargetSystem};
-use crate::artifact::unpack;
-use crate::artifact::{Artifact, Code, Sources};
-use backoff::CrashBackoff;
-use queue::Queue;
+pub use init::DEFAULT_MAIN;
+use init::{Source, panicked};
+use job::{Claim, Job, Message, Reply, told};
+use queue::Place;
 use response_stream::{ResponseStream, StreamItem, pieces};
-use worker::{Job, Message, Phase, Reply, Worker};
+use worker::WorkerPool;
 
 /// What init brings.
 #[derive(Debug)]
@@ -136,27 +136,17 @@ struct Ready {
     baked: Option<PathBuf>,
 }
 
-/// What the workers of an action have in common.
-#[derive(Debug)]
-struct WorkerPool {
-    queue: Queue,
-    artifact: Artifact,
-    launch: Launch,
-    protocol: Protocol,
-    backoff: Mutex<CrashBackoff>,
-    /// Its processes speak version 2, as far as is known.
-    speaks_frames: AtomicBool,
-    /// How many activations one of its processes takes at once.
-    concurrency: AtomicUsize,
-}
-
-/// A deadline, and who came first of those who look after it.
-type Claim = (tokio::time::Instant, Arc<AtomicBool>);
-
-/// Where the code comes from.
-enum Source<'a> {
-    Upload(Code),
-    File(&'a Path),
+/// How far an orderly end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// It has not begun.
+    Serving,
+    /// What is in flight may finish.
+    Draining,
+    /// What is in flight is stopped.
+    Cutting,
+    /// Everything is killed.
+    Killing,
 }
 
 impl Action {
@@ -350,151 +340,6 @@ impl Action {
         self.0.phase.send_replace(Phase::Killing);
     }
 
-    async fn initialise(
-        &self,
-        source: Source<'_>,
-        main: &str,
-        environment: Vec<(OsString, OsString)>,
-        protocol: Option<Protocol>,
-    ) -> Result<(), Error> {
-        let _under_way = self.0.under_way.lock().await;
-        let mut logs = self.logs();
-        let mut phase = self.0.phase.subscribe();
-        let readied = match self.place(source).await {
-            // What it started is killed, and what it made removed, when it is left in the middle.
-            Ok(artifact) => tokio::select! {
-                biased;
-                _ = phase.wait_for(|phase| *phase > Phase::Serving) => Err(Error::Proxy(ProxyError::ShuttingDown)),
-                readied = self.ready_worker(artifact, main, environment, protocol, &mut logs) => readied,
-            },
-            Err(error) => Err(error),
-        };
-        let error = match readied {
-            Ok((pool, worker)) => {
-                let Some((worker, mut logs)) = self.employ(&pool, worker, logs) else { return Ok(()) };
-                worker.end(&mut logs).await;
-                pool.artifact.remove();
-                return Err(Error::Proxy(ProxyError::ShuttingDown));
-            }
-            Err(error) => error,
-        };
-        match self.0.config.init_failures {
-            // It did not fail: whoever asked for it goes elsewhere.
-            _ if matches!(error, Error::Proxy(ProxyError::ShuttingDown)) => logs.end_without_sentinel().await,
-            InitFailures::Tell => logs.end_without_sentinel().await,
-            InitFailures::Log => {
-                let mut log = logs.open(None);
-                worker::tell(&mut log, &error);
-                log.end().await;
-            }
-        }
-        let mut state = self.state();
-        if matches!(*state, State::Initialising) {
-            *state = State::Empty;
-        }
-        Err(error)
-    }
-
-    /// Logs that nothing has been written to.
-    fn logs(&self) -> Logs {
-        let ActionConfig { settings, stdout, stderr, sentinels, .. } = &self.0.config;
-        let bounds = logs::Bounds {
-            backlog_bytes: settings.log_backlog.bytes(),
-            stall_limit: settings.log_stall.0,
-            format: settings.log_format,
-        };
-        Logs::new(stdout.clone(), stderr.clone(), *sentinels, &bounds)
-    }
-
-    /// Sets the first worker to work, and the others beside it. Gives it back when a stop came
-    /// meanwhile, which has replaced the state and found nothing to stop.
-    fn employ(&self, pool: &Arc<WorkerPool>, first: Worker, mut logs: Logs) -> Option<(Worker, Logs)> {
-        let mut state = self.state();
-        if !matches!(*state, State::Initialising) {
-            return Some((first, logs));
-        }
-        let workers = self.0.config.workers;
-        if workers > 1 {
-            logs.share();
-        }
-        let mut tasks = vec![tokio::spawn(first.serve(logs))];
-        for post in 1..workers {
-            let mut logs = self.logs();
-            logs.share();
-            tasks.push(tokio::spawn(Worker::new(self.0.clone(), pool.clone(), post).serve(logs)));
-        }
-        *state = State::Ready(Ready { pool: pool.clone(), tasks, baked: None });
-        None
-    }
-
-    /// Places the code.
-    async fn place(&self, source: Source<'_>) -> Result<Artifact, Error> {
-        let ActionConfig { settings, compiler, .. } = &self.0.config;
-        let bounds = unpack::Bounds {
-            bytes: settings.max_unpacked.0,
-            entries: settings.max_entries,
-            halt: Some(self.0.halt.clone()),
-        };
-        let workdir = settings.workdir.clone();
-        let sources = Sources::with(compiler.as_deref());
-        match source {
-            Source::Upload(code) if code.len() <= PLACED_AT_ONCE => Artifact::place(code, &workdir, &bounds, sources),
-            // Elsewhere, so that the server goes on answering meanwhile.
-            Source::Upload(code) => {
-                on_a_thread(move || Artifact::place(code, &workdir, &bounds, sources)).await.and_then(identity)
-            }
-            Source::File(path) => Artifact::open(path, &workdir, &bounds, sources),
-        }
-    }
-
-    /// Compiles what has to be compiled, and starts what has to be started.
-    async fn ready_worker(
-        &self,
-        artifact: Artifact,
-        main: &str,
-        environment: Vec<(OsString, OsString)>,
-        protocol: Option<Protocol>,
-        logs: &mut Logs,
-    ) -> Result<(Arc<WorkerPool>, Worker), Error> {
-        let config = &self.0.config;
-        let settings = &config.settings;
-        let compiler = config.compiler.as_deref();
-        let mut all = config.environment.clone();
-        for (name, value) in environment {
-            all.retain(|(other, _)| *other != name);
-            all.push((name, value));
-        }
-        compile(&artifact, compiler, main, &all, settings.init_timeout.0, &self.0.reaper, logs).await?;
-        artifact.check_environment(config.execution_env.as_deref())?;
-        let launch = Launch {
-            program: artifact.executable.clone(),
-            arguments: Vec::new(),
-            environment: all,
-            directory: artifact.directory.clone(),
-        };
-        if settings.inspect == Inspect::On {
-            inspect::check(&launch.program, &TargetSystem::of(&launch))?;
-        }
-        let protocol = protocol.unwrap_or(settings.protocol);
-        let backoff = Mutex::new(CrashBackoff::new(settings.restart));
-        let pool = Arc::new(WorkerPool {
-            queue: Queue::new(config.workers),
-            artifact,
-            launch,
-            protocol,
-            backoff,
-            speaks_frames: AtomicBool::new(false),
-            concurrency: AtomicUsize::new(1),
-        });
-        match Worker::new(self.0.clone(), pool.clone(), 0).ready(logs).await {
-            Ok(worker) => Ok((pool, worker)),
-            Err(error) => {
-                pool.artifact.remove();
-                Err(error)
-            }
-        }
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().expect("no holder of the state panics")
     }
@@ -529,86 +374,4 @@ impl Ready {
         }
         self.pool.artifact.remove();
     }
-}
-
-impl WorkerPool {
-    fn backoff(&self) -> MutexGuard<'_, CrashBackoff> {
-        self.backoff.lock().expect("no holder of the record panics")
-    }
-
-    /// A process of it has shaken hands on version 2.
-    fn learn(&self, concurrency: usize) {
-        self.speaks_frames.store(true, Ordering::Relaxed);
-        self.concurrency.store(concurrency, Ordering::Relaxed);
-    }
-}
-
-/// The entry point that a compiler is told of when nobody names one.
-///
-/// Source: apache/openwhisk-runtime-go, `openwhisk/initHandler.go`.
-pub const DEFAULT_MAIN: &str = "main";
-
-/// Code up to this size is placed without a thread of its own: that would take longer.
-const PLACED_AT_ONCE: usize = 256 * 1024;
-
-/// A place among the activations that were accepted, given back when it is dropped.
-#[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    /// A place, and whether others are before it.
-    fn take(shared: &Shared, pool: &WorkerPool) -> Result<(Self, bool), Error> {
-        let ActionConfig { workers, queue, .. } = shared.config;
-        let at_once = workers.saturating_mul(pool.concurrency.load(Ordering::Relaxed));
-        let place = Self(shared.open.clone());
-        let before = shared.open.fetch_add(1, Ordering::Relaxed);
-        // So many are worked on, the others wait.
-        if before >= queue.saturating_add(at_once) {
-            return Err(Error::Run(RunError::QueueFull { limit: queue }));
-        }
-        Ok((place, before > 0))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What a worker tells first. While no worker has claimed the activation its deadline is watched here.
-async fn told<T>(claim: Option<Claim>, first: impl Future<Output = T>) -> Result<T, Error> {
-    let mut first = std::pin::pin!(first);
-    if let Some((deadline, claimed)) = claim {
-        tokio::select! {
-            biased;
-            first = &mut first => return Ok(first),
-            () = tokio::time::sleep_until(deadline) => {
-                if !claimed.swap(true, Ordering::AcqRel) {
-                    return Err(Error::Run(RunError::Expired));
-                }
-            }
-        }
-    }
-    Ok(first.await)
-}
-
-/// Does something that takes long on a thread of its own. The runtime's threads are no help: where
-/// none can be started, for the container may have no more processes, it panics.
-async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    let failed = |reason| Error::Proxy(ProxyError::System { doing: "start a thread that unpacks the action", reason });
-    let (reply, done) = oneshot::channel();
-    let work = move || {
-        // Whoever waited may have left.
-        let _ = reply.send(work());
-    };
-    std::thread::Builder::new().spawn(work).map_err(failed)?;
-    done.await.map_err(|_| failed(std::io::Error::other("it panicked")))
-}
-
-fn panicked(error: &tokio::task::JoinError) -> Error {
-    Error::Proxy(ProxyError::System {
-        doing: "initialise the action",
-        reason: std::io::Error::other(error.to_string()),
-    })
 }

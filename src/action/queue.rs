@@ -14,10 +14,15 @@
 //! without a process is called instead of it; when it takes its last one, others are called for the rest.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use super::worker::{Job, Message};
+use crate::error::{Error, RunError};
+
+use super::job::{Job, Message};
+use super::worker::WorkerPool;
+use super::{ActionConfig, Shared};
 
 /// One queue and the slots of those who work it off.
 #[derive(Debug)]
@@ -232,263 +237,30 @@ impl WorkerSlot {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
+/// A place among the activations that were accepted, given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place(pub(super) Arc<AtomicUsize>);
 
-    /// A worker that counts how often it is called.
-    struct Worker {
-        calls: Arc<Calls>,
-        slot: usize,
-        capacity: Capacity,
-    }
-
-    #[derive(Default)]
-    struct Calls(AtomicUsize);
-
-    impl Wake for Calls {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
+impl Place {
+    /// A place, and whether others are before it.
+    pub(super) fn take(shared: &Shared, pool: &WorkerPool) -> Result<(Self, bool), Error> {
+        let ActionConfig { workers, queue, .. } = shared.config;
+        let at_once = workers.saturating_mul(pool.concurrency.load(Ordering::Relaxed));
+        let place = Self(shared.open.clone());
+        let before = shared.open.fetch_add(1, Ordering::Relaxed);
+        // So many are worked on, the others wait.
+        if before >= queue.saturating_add(at_once) {
+            return Err(Error::Run(RunError::QueueFull { limit: queue }));
         }
-    }
-
-    impl Worker {
-        fn new(slot: usize, capacity: Capacity) -> Self {
-            Self { calls: Arc::default(), slot, capacity }
-        }
-
-        fn come(&self, queue: &Queue) -> Poll<Next> {
-            let waker = Waker::from(self.calls.clone());
-            queue.poll_next(self.slot, self.capacity, &Context::from_waker(&waker))
-        }
-
-        fn waits(&self, queue: &Queue) {
-            let next = self.come(queue);
-            assert!(next.is_pending(), "{}: {next:?}", self.slot);
-        }
-
-        /// Takes the message in front, which must be this one.
-        fn takes(&self, queue: &Queue, expected: &str) {
-            let next = self.come(queue);
-            match next {
-                Poll::Ready(Next::Message(Message::Say(said))) => assert_eq!(said, expected),
-                Poll::Ready(Next::Message(Message::Run(job))) => {
-                    assert_eq!(job.activation.arguments(), expected.as_bytes());
-                }
-                other => panic!("{}: {other:?}", self.slot),
-            }
-        }
-
-        fn starts(&self, queue: &Queue) {
-            let next = self.come(queue);
-            assert!(matches!(next, Poll::Ready(Next::Start)), "{}: {next:?}", self.slot);
-        }
-
-        fn calls(&self) -> usize {
-            self.calls.0.swap(0, Ordering::Relaxed)
-        }
-    }
-
-    fn say(queue: &Queue, text: &str) {
-        queue.send(Message::Say(text.to_owned())).expect("the queue is open");
-    }
-
-    /// Sends an activation; its caller waits for as long as what is returned lives.
-    fn run(queue: &Queue, arguments: &str) -> impl Sized {
-        let (job, waiting) = Job::for_tests(arguments);
-        queue.send(Message::Run(job)).expect("the queue is open");
-        waiting
-    }
-
-    #[test]
-    fn messages_are_taken_in_order_by_whoever_comes() {
-        let queue = Queue::new(2);
-        let (first, second) = (Worker::new(0, Capacity::Process), Worker::new(1, Capacity::Process));
-        for text in ["a", "b", "c"] {
-            say(&queue, text);
-        }
-        first.takes(&queue, "a");
-        second.takes(&queue, "b");
-        first.takes(&queue, "c");
-        first.waits(&queue);
-    }
-
-    #[test]
-    fn one_free_worker_is_called_for_each_message() {
-        let queue = Queue::new(3);
-        let workers = [0, 1, 2].map(|slot| Worker::new(slot, Capacity::Process));
-        for worker in &workers {
-            worker.waits(&queue);
-        }
-        say(&queue, "a");
-        assert_eq!(workers.each_ref().map(Worker::calls), [1, 0, 0]);
-        say(&queue, "b");
-        assert_eq!(workers.each_ref().map(Worker::calls), [0, 1, 0]);
-        // Who was not called leaves it to them, whatever else woke it.
-        workers[2].waits(&queue);
-        workers[1].takes(&queue, "a");
-        workers[0].takes(&queue, "b");
-    }
-
-    #[test]
-    fn a_worker_with_a_process_is_called_first() {
-        let queue = Queue::new(2);
-        let (without, with) = (Worker::new(0, Capacity::Start), Worker::new(1, Capacity::Process));
-        without.waits(&queue);
-        with.waits(&queue);
-        let _first = run(&queue, r#"{"n":1}"#);
-        assert_eq!((without.calls(), with.calls()), (0, 1));
-        let _second = run(&queue, r#"{"n":2}"#);
-        assert_eq!((without.calls(), with.calls()), (1, 0));
-        // It starts a process, and the activation stays where it is.
-        without.starts(&queue);
-        with.takes(&queue, r#"{"n":1}"#);
-        with.takes(&queue, r#"{"n":2}"#);
-        let started = Worker::new(0, Capacity::Process);
-        started.waits(&queue);
-    }
-
-    #[test]
-    fn without_any_process_an_activation_is_taken_before_one_is_started() {
-        let queue = Queue::new(2);
-        let (first, second) = (Worker::new(0, Capacity::Start), Worker::new(1, Capacity::Start));
-        first.waits(&queue);
-        second.waits(&queue);
-        let _job = run(&queue, r#"{"n":1}"#);
-        first.takes(&queue, r#"{"n":1}"#);
-    }
-
-    #[test]
-    fn who_may_not_start_leaves_activations_to_who_has_a_process() {
-        let queue = Queue::new(2);
-        let (dead, mut lives) = (Worker::new(0, Capacity::Nothing), Worker::new(1, Capacity::Process));
-        lives.waits(&queue);
-        let _first = run(&queue, r#"{"n":1}"#);
-        lives.takes(&queue, r#"{"n":1}"#);
-        let _second = run(&queue, r#"{"n":2}"#);
-        dead.waits(&queue);
-        // The last one is dead as well: somebody has to say so.
-        lives.capacity = Capacity::Nothing;
-        lives.takes(&queue, r#"{"n":2}"#);
-        // What needs no process is anybody's.
-        say(&queue, "a");
-        dead.takes(&queue, "a");
-    }
-
-    #[test]
-    fn a_worker_with_places_left_is_not_passed_over_for_one_without_a_process() {
-        let queue = Queue::new(2);
-        let (mut concurrent, without) = (Worker::new(0, Capacity::Places), Worker::new(1, Capacity::Start));
-        concurrent.waits(&queue);
-        without.waits(&queue);
-        let _jobs = [r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":4}"#].map(|arguments| run(&queue, arguments));
-        // It is on its way for the first, and comes back for the others.
-        assert_eq!((concurrent.calls(), without.calls()), (1, 0));
-        concurrent.takes(&queue, r#"{"n":1}"#);
-        concurrent.takes(&queue, r#"{"n":2}"#);
-        assert_eq!(without.calls(), 0);
-        // Its last place: the rest is for others.
-        concurrent.capacity = Capacity::Process;
-        concurrent.takes(&queue, r#"{"n":3}"#);
-        assert_eq!(without.calls(), 1);
-        without.starts(&queue);
-        // They were slower, for it has a place again.
-        queue.returns(0);
-        concurrent.takes(&queue, r#"{"n":4}"#);
-        without.waits(&queue);
-        queue.returns(0);
-        let _fifth = run(&queue, r#"{"n":5}"#);
-        assert_eq!(without.calls(), 0);
-        concurrent.takes(&queue, r#"{"n":5}"#);
-    }
-
-    #[test]
-    fn who_takes_one_of_two_calls_nobody_for_the_other() {
-        let queue = Queue::new(3);
-        let workers =
-            [Worker::new(0, Capacity::Process), Worker::new(1, Capacity::Start), Worker::new(2, Capacity::Start)];
-        for worker in &workers {
-            worker.waits(&queue);
-        }
-        let _jobs = [run(&queue, r#"{"n":1}"#), run(&queue, r#"{"n":2}"#)];
-        workers[0].takes(&queue, r#"{"n":1}"#);
-        assert_eq!(workers.each_ref().map(Worker::calls), [1, 1, 0]);
-    }
-
-    #[test]
-    fn a_worker_that_was_to_come_back_and_does_not_leaves_what_lies_there_to_others() {
-        let queue = Queue::new(2);
-        let (concurrent, without) = (Worker::new(0, Capacity::Places), Worker::new(1, Capacity::Start));
-        concurrent.waits(&queue);
-        without.waits(&queue);
-        let _first = run(&queue, r#"{"n":1}"#);
-        concurrent.takes(&queue, r#"{"n":1}"#);
-        let _second = run(&queue, r#"{"n":2}"#);
-        assert_eq!(without.calls(), 0);
-        queue.mark_unavailable(0);
-        assert_eq!(without.calls(), 1);
-        without.takes(&queue, r#"{"n":2}"#);
-    }
-
-    #[test]
-    fn what_is_handed_over_comes_first_and_only_to_who_has_a_process() {
-        let queue = Queue::new(2);
-        let (dead, lives) = (Worker::new(0, Capacity::Process), Worker::new(1, Capacity::Process));
-        let job = |arguments| Job::for_tests(arguments).0;
-        dead.waits(&queue);
-        queue.mark_unavailable(0);
-        assert!(queue.requeue_front(job("{}")).is_err(), "nobody has a process");
-        lives.waits(&queue);
-        let _last = run(&queue, r#"{"n":3}"#);
-        for arguments in [r#"{"n":2}"#, r#"{"n":1}"#] {
-            queue.requeue_front(job(arguments)).expect("somebody has a process");
-        }
-        assert_eq!(lives.calls(), 1);
-        for expected in [r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#] {
-            lives.takes(&queue, expected);
-        }
-        queue.close();
-        assert!(queue.requeue_front(job("{}")).is_err(), "nothing is taken any more");
-    }
-
-    #[test]
-    fn a_closed_desk_is_worked_off_and_a_cleared_one_is_not() {
-        for clear in [false, true] {
-            let queue = Queue::new(2);
-            let (first, second) = (Worker::new(0, Capacity::Process), Worker::new(1, Capacity::Process));
-            first.waits(&queue);
-            second.waits(&queue);
-            let _job = run(&queue, r#"{"n":1}"#);
-            assert_eq!((first.calls(), second.calls()), (1, 0));
-            if clear {
-                queue.clear();
-            } else {
-                queue.close();
-            }
-            assert_eq!(second.calls(), 1, "it is called to hear that nothing comes");
-            assert!(queue.send(Message::Say("late".into())).is_err());
-            if !clear {
-                first.takes(&queue, r#"{"n":1}"#);
-            }
-            assert!(matches!(first.come(&queue), Poll::Ready(Next::Close)));
-            assert!(matches!(second.come(&queue), Poll::Ready(Next::Close)));
-        }
-    }
-
-    #[test]
-    fn what_nobody_waits_for_is_thrown_away_when_asked() {
-        let queue = Queue::new(1);
-        let left = run(&queue, r#"{"n":1}"#);
-        let _waits = run(&queue, r#"{"n":2}"#);
-        say(&queue, "a");
-        drop(left);
-        queue.drop_abandoned();
-        let worker = Worker::new(0, Capacity::Process);
-        worker.takes(&queue, r#"{"n":2}"#);
-        worker.takes(&queue, "a");
-        assert!(queue.is_empty());
+        Ok((place, before > 0))
     }
 }
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -42,10 +42,11 @@ use crate::protocol::detect::ending;
 use crate::protocol::multiplex::{Ended, Event, Multiplex, Step, Taken, Ticket, stray};
 use crate::time::PIECES;
 
-use super::super::Place;
-use super::super::queue::{Capacity, Next};
+use super::super::Phase;
+use super::super::job::{Job, Message, Reply};
+use super::super::queue::{Capacity, Next, Place};
 use super::super::response_stream::StreamItem;
-use super::{Job, Message, Phase, Reply, Running, Worker, time_is_up, time_limit, wait_for_end, without_answer};
+use super::{Running, Worker, time_is_up, time_limit, wait_for_end, without_answer};
 
 /// An activation that was taken from the queue and is not in flight yet.
 pub(super) struct Waiting {

@@ -5,150 +5,52 @@
 //! that cannot be started costs none, as long as another one lives.
 
 mod concurrent;
+mod one_at_a_time;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::activation::{Activation, Answer};
+use crate::artifact::Artifact;
+use crate::artifact::inspect::{self, TargetSystem};
 use crate::error::{BadAnswer, Ending, Error, RunError, TimeLimit};
 use crate::logs::{Logs, Sentinels};
-use crate::memory_budget::MemoryBudget;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
 use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
+use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, detect, ending};
-use crate::protocol::pipe_loop::NoAnswer;
-use crate::protocol::{Protocol, single_shot};
 use crate::time;
 
-use super::queue::{Capacity, Next};
-use super::response_stream::{StreamItem, StreamSender};
-use super::{Place, Shared, WorkerPool};
-use crate::artifact::inspect::{self, TargetSystem};
+use super::backoff::CrashBackoff;
+use super::job::{Job, Message};
+use super::queue::{Capacity, Next, Queue};
+use super::{Phase, Shared};
 use concurrent::Waiting;
-
-/// What is sent to a worker.
-#[derive(Debug)]
-pub(super) enum Message {
-    /// An activation.
-    Run(Job),
-    /// An activation that cannot be begun.
-    Refuse(oneshot::Sender<()>),
-    /// A sentence for the log.
-    Say(String),
-}
-
-/// An activation and who waits for its answer.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) activation: Activation,
-    pub(super) deadline: Option<Instant>,
-    pub(super) reply: Reply,
-    pub(super) place: Place,
-    /// For one that waits with a deadline: set by whoever comes first, the worker that begins it or
-    /// its caller at that deadline.
-    pub(super) claimed: Option<Arc<AtomicBool>>,
-}
-
-/// Where an answer goes.
-#[derive(Debug)]
-pub(super) enum Reply {
-    /// To somebody who wants it whole.
-    Whole(oneshot::Sender<Result<Answer, Error>>),
-    /// To somebody who takes it in pieces.
-    ResponseStream(StreamSender),
-}
-
-impl Reply {
-    /// Whether nobody waits for it any more.
-    pub(super) fn is_closed(&self) -> bool {
-        match self {
-            Self::Whole(reply) => reply.is_closed(),
-            Self::ResponseStream(feed) => feed.is_closed(),
-        }
-    }
-
-    /// Answers with a result, or with the reason why there is none.
-    pub(super) fn send(self, outcome: Result<Answer, Error>) {
-        match self {
-            // Whoever waited may have left.
-            Self::Whole(reply) => drop(reply.send(outcome)),
-            Self::ResponseStream(feed) => {
-                feed.push(outcome.map_or_else(StreamItem::Broken, StreamItem::Result));
-            }
-        }
-    }
-}
-
-impl Message {
-    /// Whether somebody still waits for what it brings.
-    pub(super) fn is_awaited(&self) -> bool {
-        match self {
-            Self::Run(job) => {
-                let told = job.claimed.as_ref().is_some_and(|claimed| claimed.load(Ordering::Acquire));
-                !told && !job.reply.is_closed()
-            }
-            Self::Refuse(_) | Self::Say(_) => true,
-        }
-    }
-}
-
-impl Job {
-    /// Takes it on. Nothing comes back if nobody needs it any more, who is told so then.
-    pub(super) fn claim(self, room: &MemoryBudget) -> Option<Self> {
-        let given_up = self.claimed.as_ref().is_some_and(|claimed| claimed.swap(true, Ordering::AcqRel));
-        if given_up || self.reply.is_closed() {
-            // Its caller left or was told before it began.
-            return None;
-        }
-        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            // The same, seen from here first. It takes nothing with it.
-            self.reply.send(Err(Error::Run(RunError::Expired)));
-            return None;
-        }
-        if let Err(error) = room.begin(&self.activation.held) {
-            // Its answer would come on top of what nobody takes. It has not begun, and may come again.
-            self.reply.send(Err(error));
-            return None;
-        }
-        Some(self)
-    }
-}
-
-#[cfg(test)]
-impl Job {
-    /// An activation, and the other end of its reply.
-    pub(super) fn for_tests(arguments: &str) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
-        let (reply, waiting) = oneshot::channel();
-        let reply = Reply::Whole(reply);
-        let activation = Activation::of_arguments(arguments.as_bytes()).expect("arguments");
-        (Self { activation, deadline: None, reply, place: Place(Arc::new(1.into())), claimed: None }, waiting)
-    }
-}
-
-/// How far an orderly end has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Phase {
-    /// It has not begun.
-    Serving,
-    /// What is in flight may finish.
-    Draining,
-    /// What is in flight is stopped.
-    Cutting,
-    /// Everything is killed.
-    Killing,
-}
 
 /// How long a process whose result channel has ended may take to end itself.
 const LAST_BREATH: Duration = Duration::from_millis(500);
 /// The platform cuts a container off at the deadline; the answer that explains it must be there
 /// before. At most this much earlier, and never more than a tenth of the time there is.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
+
+/// What the workers of an action have in common.
+#[derive(Debug)]
+pub(super) struct WorkerPool {
+    pub(super) queue: Queue,
+    pub(super) artifact: Artifact,
+    pub(super) launch: Launch,
+    pub(super) protocol: Protocol,
+    pub(super) backoff: Mutex<CrashBackoff>,
+    /// Its processes speak version 2, as far as is known.
+    pub(super) speaks_frames: AtomicBool,
+    /// How many activations one of its processes takes at once.
+    pub(super) concurrency: AtomicUsize,
+}
 
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
@@ -164,6 +66,18 @@ pub(super) struct Running {
     pub(super) conversation: Conversation,
     /// Its result channel has ended: it is dead, or as good as.
     pub(super) silent: bool,
+}
+
+impl WorkerPool {
+    fn backoff(&self) -> MutexGuard<'_, CrashBackoff> {
+        self.backoff.lock().expect("no holder of the record panics")
+    }
+
+    /// A process of it has shaken hands on version 2.
+    fn learn(&self, concurrency: usize) {
+        self.speaks_frames.store(true, Ordering::Relaxed);
+        self.concurrency.store(concurrency, Ordering::Relaxed);
+    }
 }
 
 impl Worker {
@@ -289,18 +203,6 @@ impl Worker {
         }
     }
 
-    /// The same where one activation is in flight at a time.
-    pub(super) async fn run_alone(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
-        let Job { activation, deadline, reply, place, claimed: _ } = job;
-        let label = logs.label(&activation);
-        let mut log = logs.open(label.as_ref());
-        let outcome = self.answer(activation, deadline, phase, &mut log).await;
-        self.log_failure(outcome.as_ref().err(), &mut log);
-        log.end().await;
-        drop(place);
-        reply.send(outcome);
-    }
-
     /// Says in the log of an activation why it failed, if it did.
     pub(super) fn log_failure(&self, error: Option<&Error>, logs: &mut Logs) {
         // On a terminal the caller is the action's author, and prints the error itself.
@@ -313,91 +215,6 @@ impl Worker {
         }
     }
 
-    async fn answer(
-        &mut self,
-        mut activation: Activation,
-        deadline: Option<Instant>,
-        phase: &mut watch::Receiver<Phase>,
-        logs: &mut Logs,
-    ) -> Result<Answer, Error> {
-        let begun = Instant::now();
-        let run_timeout = self.shared.config.settings.run_timeout.0;
-        let (limit, ends) = time_limit(begun, deadline, run_timeout);
-        let outcome = {
-            let attempt = self.attempt(&mut activation, ends, logs);
-            tokio::select! {
-                biased;
-                outcome = attempt => Some(outcome),
-                () = time_is_up(limit, ends, run_timeout) => None,
-                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Run(RunError::Cut { after: begun.elapsed() }))),
-            }
-        };
-        let outcome = outcome.unwrap_or_else(|| Err(Error::Run(RunError::TimeOut { limit, after: begun.elapsed() })));
-        if let Err(error @ (Error::Run(RunError::TimeOut { .. }) | Error::Run(RunError::Cut { .. }))) = &outcome {
-            // The conversation was left in the middle: nobody could tell whose the next line is.
-            if let Some(running) = self.running.take() {
-                stop::kill(&running.process).await;
-                self.pool.backoff().stopped(error.to_string());
-            }
-            logs.detach();
-        }
-        outcome
-    }
-
-    /// One activation. Its limit of time is looked after by whoever asks; here it only decides
-    /// whether a pause can be waited for.
-    async fn attempt(&mut self, activation: &mut Activation, ends: Instant, logs: &mut Logs) -> Result<Answer, Error> {
-        if self.pool.protocol == Protocol::SingleShot {
-            return self.attempt_single_shot(activation, logs).await;
-        }
-        let mut fresh = false;
-        loop {
-            self.forget_the_dead(logs).await;
-            if self.running.is_none() {
-                fresh = true;
-                self.running = Some(self.restart(ends, logs).await?);
-            }
-            let limit_bytes = self.shared.config.settings.max_result.0;
-            let running = self.running.as_mut().expect("it was started above");
-            let answer = running.conversation.interact(activation, limit_bytes, &running.process, logs).await;
-            match answer {
-                Ok(answer) => {
-                    self.pool.backoff().answered();
-                    return Ok(answer);
-                }
-                Err(NoAnswer::TooLong) => {
-                    let running = self.running.take().expect("it answered");
-                    self.bury(running, logs).await;
-                    let error = Error::Run(RunError::AnswerTooLong { limit_bytes });
-                    self.pool.backoff().stopped(error.to_string());
-                    return Err(error);
-                }
-                Err(NoAnswer::Bad(problem)) => {
-                    self.pool.backoff().answered();
-                    return Err(Error::Run(RunError::BadAnswer { problem, ending: None }));
-                }
-                Err(NoAnswer::Strayed) => {
-                    logs.say("pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)");
-                    let running = self.running.take().expect("it has strayed");
-                    self.bury(running, logs).await;
-                }
-                Err(NoAnswer::Gone { partial, untouched }) => {
-                    let running = self.running.take().expect("it was spoken with");
-                    let channel = running.conversation.channel_name();
-                    // A process that died before this activation could reach it takes nothing with
-                    // it. One that was started for it and did so is told.
-                    if untouched && !fresh && wait_for_end(&running.process).await {
-                        self.bury_the_dead(running, logs).await;
-                        continue;
-                    }
-                    let error = gone(&running.process, partial, channel, logs).await;
-                    self.pool.backoff().died(error.detail().unwrap_or_else(|| error.to_string()));
-                    return Err(error);
-                }
-            }
-        }
-    }
-
     /// Starts a process in place of one that has ended, as soon as that may be.
     pub(super) async fn restart(&self, ends: Instant, logs: &mut Logs) -> Result<Running, Error> {
         loop {
@@ -406,22 +223,6 @@ impl Worker {
             pause(left, logs).await;
         }
         self.start(logs).await.inspect_err(|error| self.pool.backoff().died(error.to_string()))
-    }
-
-    async fn attempt_single_shot(&mut self, activation: &mut Activation, logs: &mut Logs) -> Result<Answer, Error> {
-        let launch = single_shot::launch(&self.pool.launch, activation);
-        // However this ends, nothing of the process is left behind.
-        let (guard, pipes) = spawn(&launch, ResultChannel::Stdout, &self.shared.reaper, logs)?;
-        let process = guard.process();
-        let limit_bytes = self.shared.config.settings.max_result.0;
-        let answer = single_shot::interact(process, pipes, activation, limit_bytes, logs).await;
-        let result = match answer {
-            Ok(answer) => Ok(answer),
-            Err(single_shot::NoAnswer::TooLong) => Err(Error::Run(RunError::AnswerTooLong { limit_bytes })),
-            Err(single_shot::NoAnswer::Bad(problem)) => Err(unusable(process, problem, logs).await),
-        };
-        logs.detach();
-        result
     }
 
     /// Starts the process and waits until it is ready.
