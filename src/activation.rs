@@ -24,8 +24,8 @@ pub struct Activation {
     value: Range<usize>,
     /// `deadline`, in milliseconds since the epoch.
     pub deadline_epoch_ms: Option<u64>,
-    /// What the body takes of the room for all of them.
-    pub held: Reservation,
+    /// The memory that the body takes of the budget.
+    pub reservation: Reservation,
 }
 
 /// An answer: one JSON object or array on one line, without the newline.
@@ -57,7 +57,7 @@ impl Activation {
             return Err(Error::Request(RequestError::BadArguments));
         }
         join_lines(&mut body);
-        Ok(Self { body, value, deadline_epoch_ms, held: Reservation::default() })
+        Ok(Self { body, value, deadline_epoch_ms, reservation: Reservation::default() })
     }
 
     /// An activation of these arguments and nothing else.
@@ -72,10 +72,10 @@ impl Activation {
         Self::parse(body)
     }
 
-    /// The same, with what its body takes of the room for all of them.
+    /// The same, with the memory that its body takes of the budget.
     #[must_use]
-    pub fn holding(self, held: Reservation) -> Self {
-        Self { held, ..self }
+    pub fn with_reservation(self, reservation: Reservation) -> Self {
+        Self { reservation, ..self }
     }
 
     /// The arguments alone as a message: one JSON object or array and LF. `{}` when none came.

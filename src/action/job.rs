@@ -84,7 +84,7 @@ impl Message {
 
 impl Job {
     /// Takes it on. Nothing comes back if nobody needs it any more, who is told so then.
-    pub(super) fn claim(self, room: &MemoryBudget) -> Option<Self> {
+    pub(super) fn claim(self, budget: &MemoryBudget) -> Option<Self> {
         let given_up = self.claimed.as_ref().is_some_and(|claimed| claimed.swap(true, Ordering::AcqRel));
         if given_up || self.reply.is_closed() {
             // Its caller left or was told before it began.
@@ -95,7 +95,7 @@ impl Job {
             self.reply.send(Err(Error::Run(RunError::Expired)));
             return None;
         }
-        if let Err(error) = room.begin(&self.activation.held) {
+        if let Err(error) = budget.check_begin(&self.activation.reservation) {
             // Its answer would come on top of what nobody takes. It has not begun, and may come again.
             self.reply.send(Err(error));
             return None;

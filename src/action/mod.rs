@@ -87,8 +87,8 @@ pub struct ActionConfig {
     pub workers: usize,
     /// How many activations may wait.
     pub queue: usize,
-    /// What bodies and answers may take together.
-    pub room: MemoryBudget,
+    /// The memory that request bodies and answers may take together.
+    pub memory_budget: MemoryBudget,
 }
 
 /// Where the reason of a failed init goes.
@@ -206,10 +206,10 @@ impl Action {
         Ok(())
     }
 
-    /// What bodies and answers may take together.
+    /// The memory that request bodies and answers may take together.
     #[must_use]
-    pub fn room(&self) -> &MemoryBudget {
-        &self.0.config.room
+    pub fn memory_budget(&self) -> &MemoryBudget {
+        &self.0.config.memory_budget
     }
 
     /// Whether an init would be refused now, to be known before its body is read.

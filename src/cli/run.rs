@@ -101,7 +101,7 @@ impl Run {
                 init_failures: InitFailures::Tell,
                 workers: 1,
                 queue: 1,
-                room: MemoryBudget::new(Some(u64::MAX)),
+                memory_budget: MemoryBudget::new(Some(u64::MAX)),
             },
             reaper,
         );

@@ -77,7 +77,7 @@ impl Serve {
                 init_failures: if log_init_error { InitFailures::Log } else { InitFailures::Tell },
                 workers,
                 queue: self.server.queue,
-                room: MemoryBudget::new(self.server.max_memory.0),
+                memory_budget: MemoryBudget::new(self.server.max_memory.0),
                 settings: self.settings,
             },
             reaper,

@@ -84,13 +84,13 @@ impl Front for OpenWhisk {
     }
 
     async fn answer_plain(&self, body: Vec<u8>) -> Result<Bytes, Error> {
-        let room = self.action.room();
+        let room = self.action.memory_budget();
         self.action.check_run()?;
-        room.admit(body.len() as u64)?;
-        let mut held = room.hold();
-        held.grow_to(body.len())?;
+        room.check_announced(body.len() as u64)?;
+        let mut held = room.reserve();
+        held.try_grow_to(body.len())?;
         match Activation::parse(body) {
-            Ok(activation) => Ok(room.keep(self.action.run(activation.holding(held)).await?)),
+            Ok(activation) => Ok(room.count_answer(self.action.run(activation.with_reservation(held)).await?)),
             Err(error) => {
                 self.action.refuse().await;
                 Err(error)
@@ -110,14 +110,14 @@ impl OpenWhisk {
             limit_bytes: self.max_body,
             setting: "PIPELOOP_MAX_BODY",
             patience: self.patience,
-            room: self.action.room(),
+            room: self.action.memory_budget(),
         };
         if let Err(error) = self.action.check_run() {
             discard(body, self.patience).await;
             return Err(error);
         }
         let activation = match read_body(body, &bound).await {
-            Ok((body, held)) => Activation::parse(body).map(|activation| activation.holding(held)),
+            Ok((body, held)) => Activation::parse(body).map(|activation| activation.with_reservation(held)),
             // It was not looked at, and has no log either.
             Err(error @ Error::Request(RequestError::MemoryFull { .. })) => return Err(error),
             Err(error) => Err(error),
@@ -126,7 +126,7 @@ impl OpenWhisk {
             Ok(activation) => match wanted {
                 Wanted::Whole => {
                     let answer = self.action.run(activation).await?;
-                    Ok(json(StatusCode::OK, self.action.room().keep(answer)))
+                    Ok(json(StatusCode::OK, self.action.memory_budget().count_answer(answer)))
                 }
                 // Nothing is said before there is something to say: until then it may be an error.
                 Wanted::Stream(format) => self.action.stream(activation).await.map(|pieces| format.reply(pieces)),
@@ -144,7 +144,7 @@ impl OpenWhisk {
             limit_bytes: self.max_init_body,
             setting: "PIPELOOP_MAX_INIT_BODY",
             patience: self.patience,
-            room: self.action.room(),
+            room: self.action.memory_budget(),
         };
         if let Err(error) = self.action.check_init() {
             discard(body, self.patience).await;

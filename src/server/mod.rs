@@ -650,18 +650,18 @@ pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec
         })
     };
     let announced = body.size_hint().exact().unwrap_or(0);
-    let admitted = if announced > bound.limit_bytes { Err(too_large()) } else { bound.room.admit(announced) };
+    let admitted = if announced > bound.limit_bytes { Err(too_large()) } else { bound.room.check_announced(announced) };
     if let Err(error) = admitted {
         discard(body, bound.patience).await;
         return Err(error);
     }
-    let mut held = bound.room.hold();
+    let mut held = bound.room.reserve();
     // Announcing is cheap: what is set aside at once is bounded.
     let room = announced.min(MAX_RESERVED_BYTES);
     let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or(0) + 1);
     while let Some(frame) = next_frame(&mut body, bound.request, bound.patience).await? {
         let length = bytes.len() + frame.len();
-        let grown = if length as u64 > bound.limit_bytes { Err(too_large()) } else { held.grow_to(length) };
+        let grown = if length as u64 > bound.limit_bytes { Err(too_large()) } else { held.try_grow_to(length) };
         if let Err(error) = grown {
             drop(bytes);
             discard(body, bound.patience).await;

@@ -369,7 +369,7 @@ impl Concurrent<'_> {
                 },
                 next = pool.queue.next(self.worker.post, means), if takes => match next {
                     Next::Message(Message::Run(job)) => {
-                        if let Some(job) = job.claim(&self.worker.shared.config.room) {
+                        if let Some(job) = job.claim(&self.worker.shared.config.memory_budget) {
                             waiting.push_back(Waiting::new(job));
                         }
                     }

@@ -195,7 +195,7 @@ impl Worker {
 
     /// One activation from its first log line to its sentinels.
     async fn run(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
-        let Some(job) = job.claim(&self.shared.config.room) else { return };
+        let Some(job) = job.claim(&self.shared.config.memory_budget) else { return };
         if self.pool.speaks_frames.load(Ordering::Relaxed) {
             self.run_concurrently(vec![Waiting::new(job)], phase, logs).await;
         } else {
