@@ -23,7 +23,7 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct CrashBackoff {
     policy: Restart,
     /// How often a process ended by itself since the last answer.
-    in_a_row: u32,
+    crashes: u32,
     /// How the last one ended, whoever ended it.
     last: Option<String>,
     not_before: Option<Instant>,
@@ -32,27 +32,27 @@ pub(super) struct CrashBackoff {
 impl CrashBackoff {
     /// No process has ended yet.
     pub(super) fn new(policy: Restart) -> Self {
-        Self { policy, in_a_row: 0, last: None, not_before: None }
+        Self { policy, crashes: 0, last: None, not_before: None }
     }
 
     /// A process answered an activation: whatever was wrong is over.
-    pub(super) fn answered(&mut self) {
-        if self.in_a_row > 0 {
-            self.in_a_row = 0;
+    pub(super) fn record_answer(&mut self) {
+        if self.crashes > 0 {
+            self.crashes = 0;
             self.not_before = None;
         }
     }
 
     /// A process ended by itself, or did not even start.
-    pub(super) fn died(&mut self, how: String) {
+    pub(super) fn record_crash(&mut self, how: String) {
         tracing::info!(how, "the action died");
-        self.in_a_row += 1;
-        self.not_before = Some(Instant::now() + pause(self.in_a_row));
+        self.crashes += 1;
+        self.not_before = Some(Instant::now() + pause(self.crashes));
         self.last = Some(how);
     }
 
     /// A process was ended by us, over what it did or did not do. That is no crash loop.
-    pub(super) fn stopped(&mut self, how: String) {
+    pub(super) fn record_stop(&mut self, how: String) {
         tracing::info!(how, "the action was stopped");
         self.last = Some(how);
     }
@@ -78,7 +78,7 @@ impl CrashBackoff {
         }
         let Some(left) = self.pause_left() else { return Ok(None) };
         if left > MAX_WAIT || Instant::now() + left >= ends {
-            return Err(Error::Run(RunError::CrashLoop { crashes: self.in_a_row, last: last(), retry_in: left }));
+            return Err(Error::Run(RunError::CrashLoop { crashes: self.crashes, last: last(), retry_in: left }));
         }
         Ok(Some(left))
     }
@@ -108,14 +108,14 @@ mod tests {
     fn short_pauses_are_waited_for_and_long_ones_are_told() {
         let mut backoff = CrashBackoff::new(Restart::Always);
         let far = Instant::now() + Duration::from_secs(3_600);
-        backoff.died("first".into());
+        backoff.record_crash("first".into());
         assert!(matches!(backoff.pause_for(far), Ok(None)));
-        backoff.died("second".into());
+        backoff.record_crash("second".into());
         assert!(matches!(backoff.pause_for(far), Ok(Some(left)) if left <= Duration::from_millis(100)));
         // Its limit is nearer than the end of the pause.
         assert!(matches!(backoff.pause_for(Instant::now()), Err(Error::Run(RunError::CrashLoop { crashes: 2, .. }))));
         for _ in 0..4 {
-            backoff.died("again".into());
+            backoff.record_crash("again".into());
         }
         match backoff.pause_for(far) {
             Err(Error::Run(RunError::CrashLoop { crashes: 6, last, retry_in })) => {
@@ -124,9 +124,9 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        backoff.answered();
+        backoff.record_answer();
         assert!(matches!(backoff.pause_for(far), Ok(None)));
-        backoff.died("anew".into());
+        backoff.record_crash("anew".into());
         assert!(matches!(backoff.pause_for(far), Ok(None)), "the count begins anew");
     }
 
@@ -134,7 +134,7 @@ mod tests {
     fn what_we_stop_is_no_crash_loop() {
         let mut backoff = CrashBackoff::new(Restart::Always);
         for _ in 0..20 {
-            backoff.stopped("too slow".into());
+            backoff.record_stop("too slow".into());
         }
         assert_eq!(backoff.pause_left(), None);
         assert!(backoff.may_start());
@@ -145,8 +145,8 @@ mod tests {
         let mut backoff = CrashBackoff::new(Restart::Never);
         let far = Instant::now() + Duration::from_secs(3_600);
         assert!(matches!(backoff.pause_for(far), Ok(None)), "the first start is none again");
-        backoff.stopped("too slow".into());
-        backoff.answered();
+        backoff.record_stop("too slow".into());
+        backoff.record_answer();
         assert!(
             matches!(backoff.pause_for(far), Err(Error::Run(RunError::NotRestarted { last })) if last == "too slow")
         );

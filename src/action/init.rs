@@ -45,7 +45,7 @@ impl Action {
         environment: Vec<(OsString, OsString)>,
         protocol: Option<Protocol>,
     ) -> Result<(), Error> {
-        let _under_way = self.0.under_way.lock().await;
+        let _under_way = self.0.init_lock.lock().await;
         let mut logs = self.logs();
         let mut phase = self.0.phase.subscribe();
         let readied = match self.place(source).await {
@@ -59,7 +59,7 @@ impl Action {
         };
         let error = match readied {
             Ok((pool, worker)) => {
-                let Some((worker, mut logs)) = self.employ(&pool, worker, logs) else { return Ok(()) };
+                let Some((worker, mut logs)) = self.start_workers(&pool, worker, logs) else { return Ok(()) };
                 worker.end(&mut logs).await;
                 pool.artifact.remove();
                 return Err(Error::Proxy(ProxyError::ShuttingDown));
@@ -69,10 +69,10 @@ impl Action {
         match self.0.config.init_failures {
             // It did not fail: whoever asked for it goes elsewhere.
             _ if matches!(error, Error::Proxy(ProxyError::ShuttingDown)) => logs.end_without_sentinel().await,
-            InitFailures::Tell => logs.end_without_sentinel().await,
+            InitFailures::Return => logs.end_without_sentinel().await,
             InitFailures::Log => {
                 let mut log = logs.open(None);
-                worker::tell(&mut log, &error);
+                worker::log_error(&mut log, &error);
                 log.end().await;
             }
         }
@@ -96,7 +96,7 @@ impl Action {
 
     /// Sets the first worker to work, and the others beside it. Gives it back when a stop came
     /// meanwhile, which has replaced the state and found nothing to stop.
-    fn employ(&self, pool: &Arc<WorkerPool>, first: Worker, mut logs: Logs) -> Option<(Worker, Logs)> {
+    fn start_workers(&self, pool: &Arc<WorkerPool>, first: Worker, mut logs: Logs) -> Option<(Worker, Logs)> {
         let mut state = self.state();
         if !matches!(*state, State::Initialising) {
             return Some((first, logs));
@@ -106,10 +106,10 @@ impl Action {
             logs.share();
         }
         let mut tasks = vec![tokio::spawn(first.serve(logs))];
-        for post in 1..workers {
+        for slot in 1..workers {
             let mut logs = self.logs();
             logs.share();
-            tasks.push(tokio::spawn(Worker::new(self.0.clone(), pool.clone(), post).serve(logs)));
+            tasks.push(tokio::spawn(Worker::new(self.0.clone(), pool.clone(), slot).serve(logs)));
         }
         *state = State::Ready(Ready { pool: pool.clone(), tasks, baked: None });
         None

@@ -10,7 +10,7 @@ use crate::activation::{Activation, Answer};
 use crate::error::{Error, RunError};
 use crate::memory_budget::MemoryBudget;
 
-use super::queue::Place;
+use super::queue::QueuePermit;
 use super::response_stream::{StreamItem, StreamSender};
 
 /// A deadline, and who came first of those who look after it.
@@ -33,7 +33,7 @@ pub(super) struct Job {
     pub(super) activation: Activation,
     pub(super) deadline: Option<Instant>,
     pub(super) reply: Reply,
-    pub(super) place: Place,
+    pub(super) permit: QueuePermit,
     /// For one that waits with a deadline: set by whoever comes first, the worker that begins it or
     /// its caller at that deadline.
     pub(super) claimed: Option<Arc<AtomicBool>>,
@@ -45,7 +45,7 @@ pub(super) enum Reply {
     /// To somebody who wants it whole.
     Whole(oneshot::Sender<Result<Answer, Error>>),
     /// To somebody who takes it in pieces.
-    ResponseStream(StreamSender),
+    Stream(StreamSender),
 }
 
 impl Reply {
@@ -53,7 +53,7 @@ impl Reply {
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Self::Whole(reply) => reply.is_closed(),
-            Self::ResponseStream(feed) => feed.is_closed(),
+            Self::Stream(sender) => sender.is_closed(),
         }
     }
 
@@ -62,8 +62,8 @@ impl Reply {
         match self {
             // Whoever waited may have left.
             Self::Whole(reply) => drop(reply.send(outcome)),
-            Self::ResponseStream(feed) => {
-                feed.push(outcome.map_or_else(StreamItem::Broken, StreamItem::Result));
+            Self::Stream(sender) => {
+                sender.push(outcome.map_or_else(StreamItem::Broken, StreamItem::Result));
             }
         }
     }
@@ -105,7 +105,7 @@ impl Job {
 }
 
 /// What a worker tells first. While no worker has claimed the activation its deadline is watched here.
-pub(super) async fn told<T>(claim: Option<Claim>, first: impl Future<Output = T>) -> Result<T, Error> {
+pub(super) async fn first_reply<T>(claim: Option<Claim>, first: impl Future<Output = T>) -> Result<T, Error> {
     let mut first = std::pin::pin!(first);
     if let Some((deadline, claimed)) = claim {
         tokio::select! {
@@ -128,6 +128,6 @@ impl Job {
         let (reply, waiting) = oneshot::channel();
         let reply = Reply::Whole(reply);
         let activation = Activation::of_arguments(arguments.as_bytes()).expect("arguments");
-        (Self { activation, deadline: None, reply, place: Place(Arc::new(1.into())), claimed: None }, waiting)
+        (Self { activation, deadline: None, reply, permit: QueuePermit(Arc::new(1.into())), claimed: None }, waiting)
     }
 }

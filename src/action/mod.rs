@@ -44,9 +44,9 @@ use crate::time;
 
 pub use init::DEFAULT_MAIN;
 use init::{Source, panicked};
-use job::{Claim, Job, Message, Reply, told};
-use queue::Place;
-use response_stream::{ResponseStream, StreamItem, pieces};
+use job::{Claim, Job, Message, Reply, first_reply};
+use queue::QueuePermit;
+use response_stream::{ResponseStream, StreamItem, response_stream};
 use worker::WorkerPool;
 
 /// What init brings.
@@ -95,7 +95,7 @@ pub struct ActionConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitFailures {
     /// To the caller alone.
-    Tell,
+    Return,
     /// To the log as well, ended by sentinels.
     Log,
 }
@@ -111,7 +111,7 @@ struct Shared {
     state: Mutex<State>,
     phase: watch::Sender<Phase>,
     /// Reservation by the init that is under way.
-    under_way: tokio::sync::Mutex<()>,
+    init_lock: tokio::sync::Mutex<()>,
     /// Whoever unpacks an upload is to leave it.
     halt: Arc<AtomicBool>,
     /// Activations that were accepted and not answered yet.
@@ -144,7 +144,7 @@ enum Phase {
     /// What is in flight may finish.
     Draining,
     /// What is in flight is stopped.
-    Cutting,
+    Stopping,
     /// Everything is killed.
     Killing,
 }
@@ -158,7 +158,7 @@ impl Action {
             reaper,
             state: Mutex::new(State::Empty),
             phase: watch::channel(Phase::Serving).0,
-            under_way: tokio::sync::Mutex::default(),
+            init_lock: tokio::sync::Mutex::default(),
             halt: Arc::default(),
             open: Arc::default(),
         }))
@@ -174,10 +174,10 @@ impl Action {
         let action = self.clone();
         let Init { code, main, environment, protocol } = init;
         let task = if let Some(code) = code {
-            self.admit_init()?;
+            self.start_init()?;
             tokio::spawn(async move { action.initialise(Source::Upload(code), &main, environment, protocol).await })
         } else {
-            let Some((path, mut running)) = self.admit_baked_init(environment.is_empty() && protocol.is_none())? else {
+            let Some((path, mut running)) = self.start_baked_init(environment.is_empty() && protocol.is_none())? else {
                 return Ok(());
             };
             tokio::spawn(async move {
@@ -197,7 +197,7 @@ impl Action {
     /// # Errors
     /// As [`Action::init`], and [`UploadError::NoSuchAction`].
     pub async fn open(&self, path: &Path) -> Result<(), Error> {
-        self.admit_init()?;
+        self.start_init()?;
         let main = self.0.config.settings.main.as_deref().unwrap_or(DEFAULT_MAIN);
         self.initialise(Source::File(path), main, Vec::new(), None).await?;
         if let State::Ready(ready) = &mut *self.state() {
@@ -220,7 +220,7 @@ impl Action {
         self.state().check_init()
     }
 
-    fn admit_init(&self) -> Result<(), Error> {
+    fn start_init(&self) -> Result<(), Error> {
         let mut state = self.state();
         state.check_init()?;
         if let State::Ready(ready) = &*state {
@@ -233,7 +233,7 @@ impl Action {
 
     /// Admits an init without code, once, for an action of the command line. Gives the action back
     /// when it has to be started anew, which it has not for an init that brings nothing.
-    fn admit_baked_init(&self, brings_nothing: bool) -> Result<Option<(PathBuf, Ready)>, Error> {
+    fn start_baked_init(&self, brings_nothing: bool) -> Result<Option<(PathBuf, Ready)>, Error> {
         let mut state = self.state();
         state.check_init()?;
         let State::Ready(ready) = &mut *state else { return Err(Error::Request(RequestError::NoCode)) };
@@ -256,7 +256,7 @@ impl Action {
         let (reply, answer) = oneshot::channel();
         let claim = self.submit(activation, Reply::Whole(reply))?;
         // The sender is dropped without an answer only when the action is stopped meanwhile.
-        told(claim, answer).await?.unwrap_or(Err(Error::Proxy(ProxyError::ShuttingDown)))
+        first_reply(claim, answer).await?.unwrap_or(Err(Error::Proxy(ProxyError::ShuttingDown)))
     }
 
     /// As [`Action::run`], with the answer in pieces: the first one, and what gives the others.
@@ -265,9 +265,9 @@ impl Action {
     /// # Errors
     /// As [`Action::run`]. What goes wrong behind the first piece is a piece.
     pub async fn stream(&self, activation: Activation) -> Result<(StreamItem, ResponseStream), Error> {
-        let (feed, mut pieces) = pieces();
-        let claim = self.submit(activation, Reply::ResponseStream(feed))?;
-        let first = told(claim, pieces.next()).await?;
+        let (sender, mut pieces) = response_stream();
+        let claim = self.submit(activation, Reply::Stream(sender))?;
+        let first = first_reply(claim, pieces.next()).await?;
         if let StreamItem::Broken(error) = first { Err(error) } else { Ok((first, pieces)) }
     }
 
@@ -275,15 +275,15 @@ impl Action {
     /// caller until a worker claims it.
     fn submit(&self, activation: Activation, reply: Reply) -> Result<Option<Claim>, Error> {
         let pool = self.pool()?;
-        let (place, waits) = Place::take(&self.0, &pool).or_else(|_| {
-            // Some of those who have a place may not need it any more.
+        let (permit, waits) = QueuePermit::take(&self.0, &pool).or_else(|_| {
+            // Some of those who have a permit may not need it any more.
             pool.queue.drop_abandoned();
-            Place::take(&self.0, &pool)
+            QueuePermit::take(&self.0, &pool)
         })?;
         let deadline = activation.time_to_deadline().map(|left| tokio::time::Instant::now() + left);
         let claim = deadline.filter(|_| waits).map(|deadline| (deadline, Arc::new(AtomicBool::new(false))));
         let claimed = claim.as_ref().map(|(_, claimed)| claimed.clone());
-        let job = Job { activation, deadline, reply, place, claimed };
+        let job = Job { activation, deadline, reply, permit, claimed };
         pool.queue.send(Message::Run(job)).map_err(|_| Error::Proxy(ProxyError::ShuttingDown))?;
         Ok(claim)
     }
@@ -321,13 +321,13 @@ impl Action {
         let state = std::mem::replace(&mut *self.state(), State::Stopping);
         self.0.halt.store(true, Ordering::Relaxed);
         self.0.phase.send_replace(Phase::Draining);
-        drop(self.0.under_way.lock().await);
+        drop(self.0.init_lock.lock().await);
         if let State::Ready(mut ready) = state {
             ready.pool.queue.clear();
             if time::timeout(drain, ready.ended()).await.is_none() {
                 self.0.phase.send_if_modified(|phase| {
-                    let later = *phase < Phase::Cutting;
-                    *phase = (*phase).max(Phase::Cutting);
+                    let later = *phase < Phase::Stopping;
+                    *phase = (*phase).max(Phase::Stopping);
                     later
                 });
                 ready.ended().await;

@@ -40,18 +40,18 @@ struct Inner {
 struct WorkerSlot {
     has_process: bool,
     /// When it came last, that had places for more than one.
-    has_places: bool,
+    takes_several: bool,
     /// It is away, and comes back at once, unless it [steps back](Queue::mark_unavailable).
-    returns: bool,
+    will_return: bool,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
     /// It is at work, or on its way to the queue.
-    Away,
+    Busy,
     /// It waits to be called.
-    Free(Waker),
+    Idle(Waker),
 }
 
 /// What a worker is to do.
@@ -69,9 +69,9 @@ pub(super) enum Next {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Capacity {
     /// It has a process, or needs none.
-    Process,
+    One,
     /// The same, with places for more than one.
-    Places,
+    Several,
     /// It has none, and would have to start one.
     Start,
     /// It has none and is not to start one.
@@ -81,7 +81,7 @@ pub(super) enum Capacity {
 impl Queue {
     /// An empty queue with so many slots.
     pub(super) fn new(slots: usize) -> Self {
-        let slot = |_| WorkerSlot { has_process: false, has_places: false, returns: false, state: State::Away };
+        let slot = |_| WorkerSlot { has_process: false, takes_several: false, will_return: false, state: State::Busy };
         Self(Mutex::new(Inner { waiting: VecDeque::new(), slots: (0..slots).map(slot).collect(), closed: false }))
     }
 
@@ -93,7 +93,7 @@ impl Queue {
             return Err(message);
         }
         inner.waiting.push_back(message);
-        call(inner);
+        wake_one(inner);
         Ok(())
     }
 
@@ -104,11 +104,11 @@ impl Queue {
 
     fn poll_next(&self, slot: usize, capacity: Capacity, context: &Context<'_>) -> Poll<Next> {
         let mut inner = self.inner();
-        let has_process = matches!(capacity, Capacity::Process | Capacity::Places);
+        let has_process = matches!(capacity, Capacity::One | Capacity::Several);
         inner.slots[slot].has_process = has_process;
-        inner.slots[slot].has_places = capacity == Capacity::Places;
+        inner.slots[slot].takes_several = capacity == Capacity::Several;
         let closed = inner.closed;
-        if let State::Free(waker) = &mut inner.slots[slot].state
+        if let State::Idle(waker) = &mut inner.slots[slot].state
             && !closed
         {
             // Not called: it came for another reason, and what lies there is for somebody else.
@@ -121,19 +121,19 @@ impl Queue {
                 return Poll::Ready(Next::Start);
             }
         } else if let Some(message) = inner.waiting.pop_front() {
-            inner.slots[slot].state = State::Away;
-            let returns = capacity == Capacity::Places;
-            let returned = std::mem::replace(&mut inner.slots[slot].returns, returns);
+            inner.slots[slot].state = State::Busy;
+            let returns = capacity == Capacity::Several;
+            let returned = std::mem::replace(&mut inner.slots[slot].will_return, returns);
             // Nobody was called for the rest while it was to come back.
             if returned && !returns && !inner.waiting.is_empty() {
-                call(inner);
+                wake_one(inner);
             }
             return Poll::Ready(Next::Message(message));
         } else if inner.closed {
             return Poll::Ready(Next::Close);
         }
-        inner.slots[slot].state = State::Free(context.waker().clone());
-        inner.slots[slot].returns = false;
+        inner.slots[slot].state = State::Idle(context.waker().clone());
+        inner.slots[slot].will_return = false;
         Poll::Pending
     }
 
@@ -145,7 +145,7 @@ impl Queue {
             return Err(job);
         }
         inner.waiting.push_front(Message::Run(job));
-        call(inner);
+        wake_one(inner);
         Ok(())
     }
 
@@ -160,21 +160,21 @@ impl Queue {
         inner.closed && inner.waiting.is_empty()
     }
 
-    /// A worker that is away has a place again, and comes back for whatever there is.
-    pub(super) fn returns(&self, slot: usize) {
+    /// A worker that is away has a permit again, and comes back for whatever there is.
+    pub(super) fn expect_return(&self, slot: usize) {
         let slot = &mut self.inner().slots[slot];
-        slot.returns = slot.has_process && matches!(slot.state, State::Away);
+        slot.will_return = slot.has_process && matches!(slot.state, State::Busy);
     }
 
     /// A worker takes nothing for now, although it waited to be called or was: others are called for
     /// what lies there.
     pub(super) fn mark_unavailable(&self, slot: usize) {
         let mut inner = self.inner();
-        inner.slots[slot].state = State::Away;
+        inner.slots[slot].state = State::Busy;
         inner.slots[slot].has_process = false;
-        inner.slots[slot].returns = false;
+        inner.slots[slot].will_return = false;
         if !inner.waiting.is_empty() {
-            call(inner);
+            wake_one(inner);
         }
     }
 
@@ -184,7 +184,7 @@ impl Queue {
         let (kept, gone) = std::mem::take(&mut inner.waiting).into_iter().partition(Message::is_awaited);
         inner.waiting = kept;
         drop(inner);
-        // What is thrown away gives its place back.
+        // What is thrown away gives its permit back.
         drop::<VecDeque<_>>(gone);
     }
 
@@ -202,7 +202,7 @@ impl Queue {
         let mut inner = self.inner();
         inner.closed = true;
         let gone = thrown_away(&mut inner.waiting);
-        let wakers: Vec<_> = inner.slots.iter_mut().filter_map(WorkerSlot::call).collect();
+        let wakers: Vec<_> = inner.slots.iter_mut().filter_map(WorkerSlot::take_waker).collect();
         drop(inner);
         drop(gone);
         wakers.into_iter().for_each(Waker::wake);
@@ -214,11 +214,12 @@ impl Queue {
 }
 
 /// Calls the free worker that is ready soonest, once the queue is free again.
-fn call(mut inner: MutexGuard<'_, Inner>) {
-    let returns = inner.slots.iter().any(|slot| slot.returns);
-    let free = |slot: &&mut WorkerSlot| matches!(slot.state, State::Free(_)) && (slot.has_process || !returns);
+fn wake_one(mut inner: MutexGuard<'_, Inner>) {
+    let returns = inner.slots.iter().any(|slot| slot.will_return);
+    let free = |slot: &&mut WorkerSlot| matches!(slot.state, State::Idle(_)) && (slot.has_process || !returns);
     // The first of several minima is taken.
-    let waker = inner.slots.iter_mut().filter(free).min_by_key(|slot| !slot.has_process).and_then(WorkerSlot::call);
+    let waker =
+        inner.slots.iter_mut().filter(free).min_by_key(|slot| !slot.has_process).and_then(WorkerSlot::take_waker);
     drop(inner);
     if let Some(waker) = waker {
         waker.wake();
@@ -226,37 +227,37 @@ fn call(mut inner: MutexGuard<'_, Inner>) {
 }
 
 impl WorkerSlot {
-    fn call(&mut self) -> Option<Waker> {
-        match std::mem::replace(&mut self.state, State::Away) {
-            State::Free(waker) => {
-                self.returns = self.has_places;
+    fn take_waker(&mut self) -> Option<Waker> {
+        match std::mem::replace(&mut self.state, State::Busy) {
+            State::Idle(waker) => {
+                self.will_return = self.takes_several;
                 Some(waker)
             }
-            State::Away => None,
+            State::Busy => None,
         }
     }
 }
 
-/// A place among the activations that were accepted, given back when it is dropped.
+/// A permit among the activations that were accepted, given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(pub(super) Arc<AtomicUsize>);
+pub(super) struct QueuePermit(pub(super) Arc<AtomicUsize>);
 
-impl Place {
-    /// A place, and whether others are before it.
+impl QueuePermit {
+    /// A permit, and whether others are before it.
     pub(super) fn take(shared: &Shared, pool: &WorkerPool) -> Result<(Self, bool), Error> {
         let ActionConfig { workers, queue, .. } = shared.config;
         let at_once = workers.saturating_mul(pool.concurrency.load(Ordering::Relaxed));
-        let place = Self(shared.open.clone());
+        let permit = Self(shared.open.clone());
         let before = shared.open.fetch_add(1, Ordering::Relaxed);
         // So many are worked on, the others wait.
         if before >= queue.saturating_add(at_once) {
             return Err(Error::Run(RunError::QueueFull { limit: queue }));
         }
-        Ok((place, before > 0))
+        Ok((permit, before > 0))
     }
 }
 
-impl Drop for Place {
+impl Drop for QueuePermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -17,13 +17,13 @@ use crate::error::{Error, ProxyError};
 pub enum StreamItem {
     /// A part of it, any JSON.
     Chunk(Bytes),
-    /// The last piece: a result.
+    /// The last item: a result.
     Result(Answer),
-    /// The last piece: the action says that it failed, by any JSON.
+    /// The last item: the action says that it failed, by any JSON.
     Failed(Bytes),
-    /// The last piece: there is nothing besides the chunks.
+    /// The last item: there is nothing besides the chunks.
     End,
-    /// The last piece: there is no answer, or no more of it.
+    /// The last item: there is no answer, or no more of it.
     Broken(Error),
 }
 
@@ -46,7 +46,7 @@ pub(super) struct StreamSender(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     queue: VecDeque<StreamItem>,
-    held_bytes: usize,
+    buffered_bytes: usize,
     reader: Option<Waker>,
     writer: Option<Waker>,
     reader_left: bool,
@@ -54,14 +54,14 @@ struct Inner {
 }
 
 /// What a piece costs beside its bytes, so that empty ones are not free.
-const PIECE_BYTES: usize = 64;
+const ITEM_BYTES: usize = 64;
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     inner.lock().expect("no holder of the pieces panics")
 }
 
 /// Both ends.
-pub(super) fn pieces() -> (StreamSender, ResponseStream) {
+pub(super) fn response_stream() -> (StreamSender, ResponseStream) {
     let inner = Arc::new(Mutex::new(Inner::default()));
     (StreamSender(inner.clone()), ResponseStream(inner))
 }
@@ -75,22 +75,22 @@ impl ResponseStream {
     /// As [`ResponseStream::next`].
     pub fn poll_next(&mut self, context: &Context<'_>) -> Poll<StreamItem> {
         let mut inner = lock(&self.0);
-        let Some(piece) = inner.queue.pop_front() else {
+        let Some(item) = inner.queue.pop_front() else {
             if inner.writer_left {
                 return Poll::Ready(StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown)));
             }
             inner.reader = Some(context.waker().clone());
             return Poll::Pending;
         };
-        if let StreamItem::Chunk(chunk) = &piece {
-            inner.held_bytes -= chunk.len() + PIECE_BYTES;
+        if let StreamItem::Chunk(chunk) = &item {
+            inner.buffered_bytes -= chunk.len() + ITEM_BYTES;
         }
         let writer = inner.writer.take();
         drop(inner);
         if let Some(writer) = writer {
             writer.wake();
         }
-        Poll::Ready(piece)
+        Poll::Ready(item)
     }
 }
 
@@ -108,24 +108,24 @@ impl Drop for ResponseStream {
 
 impl StreamSender {
     /// Adds a piece, and says how many bytes are held now.
-    pub(super) fn push(&self, piece: StreamItem) -> usize {
+    pub(super) fn push(&self, item: StreamItem) -> usize {
         let mut inner = lock(&self.0);
-        if let StreamItem::Chunk(chunk) = &piece {
-            inner.held_bytes += chunk.len() + PIECE_BYTES;
+        if let StreamItem::Chunk(chunk) = &item {
+            inner.buffered_bytes += chunk.len() + ITEM_BYTES;
         }
-        inner.queue.push_back(piece);
-        let held_bytes = inner.held_bytes;
+        inner.queue.push_back(item);
+        let buffered_bytes = inner.buffered_bytes;
         let reader = inner.reader.take();
         drop(inner);
         if let Some(reader) = reader {
             reader.wake();
         }
-        held_bytes
+        buffered_bytes
     }
 
     /// How many bytes are held.
-    pub(super) fn held_bytes(&self) -> usize {
-        lock(&self.0).held_bytes
+    pub(super) fn buffered_bytes(&self) -> usize {
+        lock(&self.0).buffered_bytes
     }
 
     /// Whether nobody waits any more.
@@ -135,9 +135,9 @@ impl StreamSender {
 
     /// Ready when nobody waits any more, or, for one who asks for that, when no more than so many bytes
     /// are held.
-    pub(super) fn poll_change(&self, held_bytes: Option<usize>, context: &Context<'_>) -> Poll<()> {
+    pub(super) fn poll_change(&self, buffered_bytes: Option<usize>, context: &Context<'_>) -> Poll<()> {
         let mut inner = lock(&self.0);
-        if inner.reader_left || held_bytes.is_some_and(|bytes| inner.held_bytes <= bytes) {
+        if inner.reader_left || buffered_bytes.is_some_and(|bytes| inner.buffered_bytes <= bytes) {
             return Poll::Ready(());
         }
         if !inner.writer.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
@@ -165,32 +165,32 @@ mod tests {
 
     #[test]
     fn pieces_are_counted_while_they_are_held() {
-        let (feed, mut pieces) = pieces();
+        let (sender, mut stream) = response_stream();
         let context = Context::from_waker(Waker::noop());
-        assert!(pieces.poll_next(&context).is_pending());
-        assert_eq!(feed.push(StreamItem::Chunk("12345".into())), 5 + PIECE_BYTES);
-        assert_eq!(feed.push(StreamItem::Chunk("".into())), 5 + 2 * PIECE_BYTES);
-        assert_eq!(feed.push(StreamItem::End), 5 + 2 * PIECE_BYTES);
-        assert!(feed.poll_change(Some(PIECE_BYTES), &context).is_pending());
-        assert!(matches!(pieces.poll_next(&context), Poll::Ready(StreamItem::Chunk(chunk)) if chunk == "12345"));
-        assert!(feed.poll_change(Some(PIECE_BYTES), &context).is_ready());
-        assert!(matches!(pieces.poll_next(&context), Poll::Ready(StreamItem::Chunk(_))));
-        assert_eq!(feed.held_bytes(), 0);
-        assert!(matches!(pieces.poll_next(&context), Poll::Ready(StreamItem::End)));
+        assert!(stream.poll_next(&context).is_pending());
+        assert_eq!(sender.push(StreamItem::Chunk("12345".into())), 5 + ITEM_BYTES);
+        assert_eq!(sender.push(StreamItem::Chunk("".into())), 5 + 2 * ITEM_BYTES);
+        assert_eq!(sender.push(StreamItem::End), 5 + 2 * ITEM_BYTES);
+        assert!(sender.poll_change(Some(ITEM_BYTES), &context).is_pending());
+        assert!(matches!(stream.poll_next(&context), Poll::Ready(StreamItem::Chunk(chunk)) if chunk == "12345"));
+        assert!(sender.poll_change(Some(ITEM_BYTES), &context).is_ready());
+        assert!(matches!(stream.poll_next(&context), Poll::Ready(StreamItem::Chunk(_))));
+        assert_eq!(sender.buffered_bytes(), 0);
+        assert!(matches!(stream.poll_next(&context), Poll::Ready(StreamItem::End)));
     }
 
     #[test]
     fn each_end_learns_that_the_other_has_left() {
         let context = Context::from_waker(Waker::noop());
-        let (feed, mut caller) = pieces();
-        drop(feed);
+        let (sender, mut caller) = response_stream();
+        drop(sender);
         assert!(matches!(
             caller.poll_next(&context),
             Poll::Ready(StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown)))
         ));
-        let (feed, caller) = pieces();
-        assert!(!feed.is_closed() && feed.poll_change(None, &context).is_pending());
+        let (sender, caller) = response_stream();
+        assert!(!sender.is_closed() && sender.poll_change(None, &context).is_pending());
         drop(caller);
-        assert!(feed.is_closed() && feed.poll_change(None, &context).is_ready());
+        assert!(sender.is_closed() && sender.poll_change(None, &context).is_ready());
     }
 }

@@ -15,7 +15,7 @@ use crate::protocol::{Protocol, answer, detect, single_shot};
 use super::finding::{self, Finding};
 use super::report::Name;
 use super::{Answered, CheckRun, Failure, Running};
-use crate::action::worker::{gone, spawn, unusable, wait_for_end};
+use crate::action::worker::{kill_and_explain, spawn, unusable_answer, wait_for_exit};
 
 /// When something comes that was held back until then.
 const AT_THE_END: &str = "when the input had ended";
@@ -72,12 +72,12 @@ impl CheckRun<'_> {
                     self.bury(guard.process()).await;
                     return Err(Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes })));
                 }
-                Ok(Err(NoAnswer::Gone { untouched: true, .. })) if !fresh && wait_for_end(guard.process()).await => {
+                Ok(Err(NoAnswer::Gone { untouched: true, .. })) if !fresh && wait_for_exit(guard.process()).await => {
                     self.bury(guard.process()).await;
                 }
                 Ok(Err(NoAnswer::Gone { partial, .. })) => {
                     let channel = conversation.channel_name();
-                    let why = gone(guard.process(), partial, channel, &mut self.logs);
+                    let why = kill_and_explain(guard.process(), partial, channel, &mut self.logs);
                     return Err(Failure::Error(self.log_capture.during(why).await));
                 }
                 Err(_) => return Err(self.look_behind(took, Running { guard, conversation }).await),
@@ -106,7 +106,7 @@ impl CheckRun<'_> {
                 Err(Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes })))
             }
             Ok(Err(single_shot::NoAnswer::Bad(problem))) => {
-                Err(Failure::Error(unusable(process, problem, &mut self.logs).await))
+                Err(Failure::Error(unusable_answer(process, problem, &mut self.logs).await))
             }
             Err(_) => Err(Failure::Silence { after: took, meanwhile: "its process had not ended by then" }),
         };

@@ -24,7 +24,7 @@ use super::dialogue::{Dialogue, Flight, Rest, Talk};
 use super::finding::{self, Finding, FrameFault, Promise};
 use super::report::{Check, Name, Verdict};
 use super::{Answered, CheckRun, Failure, Running};
-use crate::action::worker::{gone, wait_for_end};
+use crate::action::worker::{kill_and_explain, wait_for_exit};
 
 /// How activations went that were alone in flight.
 #[derive(Debug, Default)]
@@ -517,7 +517,7 @@ impl CheckRun<'_> {
     }
 
     async fn is_untouched(&self, running: &mut Running, flight: &Flight) -> bool {
-        running.multiplex().is_untouched(flight.ticket) && wait_for_end(running.guard.process()).await
+        running.multiplex().is_untouched(flight.ticket) && wait_for_exit(running.guard.process()).await
     }
 
     /// The running process if it speaks version 2, started if it has to be.
@@ -595,7 +595,7 @@ impl CheckRun<'_> {
             Rest::Gone => {
                 let partial = running.multiplex().partial().to_vec();
                 let channel = running.conversation.channel_name();
-                let why = gone(running.guard.process(), partial, channel, &mut self.logs);
+                let why = kill_and_explain(running.guard.process(), partial, channel, &mut self.logs);
                 Failure::Error(self.log_capture.during(why).await)
             }
             Rest::Enough | Rest::TimeUp => {

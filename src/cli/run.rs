@@ -98,7 +98,7 @@ impl Run {
                 stdout: stderr.clone(),
                 stderr,
                 sentinels: Sentinels::Omit,
-                init_failures: InitFailures::Tell,
+                init_failures: InitFailures::Return,
                 workers: 1,
                 queue: 1,
                 memory_budget: MemoryBudget::new(Some(u64::MAX)),

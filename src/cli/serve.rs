@@ -74,7 +74,7 @@ impl Serve {
                 stdout: Sink::stdout().map_err(system("use stdout"))?,
                 stderr: Sink::stderr().map_err(system("use stderr"))?,
                 sentinels: Sentinels::Write,
-                init_failures: if log_init_error { InitFailures::Log } else { InitFailures::Tell },
+                init_failures: if log_init_error { InitFailures::Log } else { InitFailures::Return },
                 workers,
                 queue: self.server.queue,
                 memory_budget: MemoryBudget::new(self.server.max_memory.0),

@@ -72,7 +72,7 @@ fn run(queue: &Queue, arguments: &str) -> impl Sized {
 #[test]
 fn messages_are_taken_in_order_by_whoever_comes() {
     let queue = Queue::new(2);
-    let (first, second) = (Worker::new(0, Capacity::Process), Worker::new(1, Capacity::Process));
+    let (first, second) = (Worker::new(0, Capacity::One), Worker::new(1, Capacity::One));
     for text in ["a", "b", "c"] {
         say(&queue, text);
     }
@@ -85,7 +85,7 @@ fn messages_are_taken_in_order_by_whoever_comes() {
 #[test]
 fn one_free_worker_is_called_for_each_message() {
     let queue = Queue::new(3);
-    let workers = [0, 1, 2].map(|slot| Worker::new(slot, Capacity::Process));
+    let workers = [0, 1, 2].map(|slot| Worker::new(slot, Capacity::One));
     for worker in &workers {
         worker.waits(&queue);
     }
@@ -102,7 +102,7 @@ fn one_free_worker_is_called_for_each_message() {
 #[test]
 fn a_worker_with_a_process_is_called_first() {
     let queue = Queue::new(2);
-    let (without, with) = (Worker::new(0, Capacity::Start), Worker::new(1, Capacity::Process));
+    let (without, with) = (Worker::new(0, Capacity::Start), Worker::new(1, Capacity::One));
     without.waits(&queue);
     with.waits(&queue);
     let _first = run(&queue, r#"{"n":1}"#);
@@ -113,7 +113,7 @@ fn a_worker_with_a_process_is_called_first() {
     without.starts(&queue);
     with.takes(&queue, r#"{"n":1}"#);
     with.takes(&queue, r#"{"n":2}"#);
-    let started = Worker::new(0, Capacity::Process);
+    let started = Worker::new(0, Capacity::One);
     started.waits(&queue);
 }
 
@@ -130,7 +130,7 @@ fn without_any_process_an_activation_is_taken_before_one_is_started() {
 #[test]
 fn who_may_not_start_leaves_activations_to_who_has_a_process() {
     let queue = Queue::new(2);
-    let (dead, mut lives) = (Worker::new(0, Capacity::Nothing), Worker::new(1, Capacity::Process));
+    let (dead, mut lives) = (Worker::new(0, Capacity::Nothing), Worker::new(1, Capacity::One));
     lives.waits(&queue);
     let _first = run(&queue, r#"{"n":1}"#);
     lives.takes(&queue, r#"{"n":1}"#);
@@ -147,7 +147,7 @@ fn who_may_not_start_leaves_activations_to_who_has_a_process() {
 #[test]
 fn a_worker_with_places_left_is_not_passed_over_for_one_without_a_process() {
     let queue = Queue::new(2);
-    let (mut concurrent, without) = (Worker::new(0, Capacity::Places), Worker::new(1, Capacity::Start));
+    let (mut concurrent, without) = (Worker::new(0, Capacity::Several), Worker::new(1, Capacity::Start));
     concurrent.waits(&queue);
     without.waits(&queue);
     let _jobs = [r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":4}"#].map(|arguments| run(&queue, arguments));
@@ -156,16 +156,16 @@ fn a_worker_with_places_left_is_not_passed_over_for_one_without_a_process() {
     concurrent.takes(&queue, r#"{"n":1}"#);
     concurrent.takes(&queue, r#"{"n":2}"#);
     assert_eq!(without.calls(), 0);
-    // Its last place: the rest is for others.
-    concurrent.capacity = Capacity::Process;
+    // Its last permit: the rest is for others.
+    concurrent.capacity = Capacity::One;
     concurrent.takes(&queue, r#"{"n":3}"#);
     assert_eq!(without.calls(), 1);
     without.starts(&queue);
-    // They were slower, for it has a place again.
-    queue.returns(0);
+    // They were slower, for it has a permit again.
+    queue.expect_return(0);
     concurrent.takes(&queue, r#"{"n":4}"#);
     without.waits(&queue);
-    queue.returns(0);
+    queue.expect_return(0);
     let _fifth = run(&queue, r#"{"n":5}"#);
     assert_eq!(without.calls(), 0);
     concurrent.takes(&queue, r#"{"n":5}"#);
@@ -174,7 +174,7 @@ fn a_worker_with_places_left_is_not_passed_over_for_one_without_a_process() {
 #[test]
 fn who_takes_one_of_two_calls_nobody_for_the_other() {
     let queue = Queue::new(3);
-    let workers = [Worker::new(0, Capacity::Process), Worker::new(1, Capacity::Start), Worker::new(2, Capacity::Start)];
+    let workers = [Worker::new(0, Capacity::One), Worker::new(1, Capacity::Start), Worker::new(2, Capacity::Start)];
     for worker in &workers {
         worker.waits(&queue);
     }
@@ -186,7 +186,7 @@ fn who_takes_one_of_two_calls_nobody_for_the_other() {
 #[test]
 fn a_worker_that_was_to_come_back_and_does_not_leaves_what_lies_there_to_others() {
     let queue = Queue::new(2);
-    let (concurrent, without) = (Worker::new(0, Capacity::Places), Worker::new(1, Capacity::Start));
+    let (concurrent, without) = (Worker::new(0, Capacity::Several), Worker::new(1, Capacity::Start));
     concurrent.waits(&queue);
     without.waits(&queue);
     let _first = run(&queue, r#"{"n":1}"#);
@@ -201,7 +201,7 @@ fn a_worker_that_was_to_come_back_and_does_not_leaves_what_lies_there_to_others(
 #[test]
 fn what_is_handed_over_comes_first_and_only_to_who_has_a_process() {
     let queue = Queue::new(2);
-    let (dead, lives) = (Worker::new(0, Capacity::Process), Worker::new(1, Capacity::Process));
+    let (dead, lives) = (Worker::new(0, Capacity::One), Worker::new(1, Capacity::One));
     let job = |arguments| Job::for_tests(arguments).0;
     dead.waits(&queue);
     queue.mark_unavailable(0);
@@ -223,7 +223,7 @@ fn what_is_handed_over_comes_first_and_only_to_who_has_a_process() {
 fn a_closed_desk_is_worked_off_and_a_cleared_one_is_not() {
     for clear in [false, true] {
         let queue = Queue::new(2);
-        let (first, second) = (Worker::new(0, Capacity::Process), Worker::new(1, Capacity::Process));
+        let (first, second) = (Worker::new(0, Capacity::One), Worker::new(1, Capacity::One));
         first.waits(&queue);
         second.waits(&queue);
         let _job = run(&queue, r#"{"n":1}"#);
@@ -251,7 +251,7 @@ fn what_nobody_waits_for_is_thrown_away_when_asked() {
     say(&queue, "a");
     drop(left);
     queue.drop_abandoned();
-    let worker = Worker::new(0, Capacity::Process);
+    let worker = Worker::new(0, Capacity::One);
     worker.takes(&queue, r#"{"n":2}"#);
     worker.takes(&queue, "a");
     assert!(queue.is_empty());

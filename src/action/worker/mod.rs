@@ -30,10 +30,10 @@ use super::backoff::CrashBackoff;
 use super::job::{Job, Message};
 use super::queue::{Capacity, Next, Queue};
 use super::{Phase, Shared};
-use concurrent::Waiting;
+use concurrent::Pending;
 
 /// How long a process whose result channel has ended may take to end itself.
-const LAST_BREATH: Duration = Duration::from_millis(500);
+const EXIT_GRACE: Duration = Duration::from_millis(500);
 /// The platform cuts a container off at the deadline; the answer that explains it must be there
 /// before. At most this much earlier, and never more than a tenth of the time there is.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
@@ -55,8 +55,8 @@ pub(super) struct WorkerPool {
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Arc<WorkerPool>,
-    /// Its place at the queue.
-    pub(super) post: usize,
+    /// Its permit at the queue.
+    pub(super) slot: usize,
     pub(super) running: Option<Running>,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Running {
     pub(super) process: Process,
     pub(super) conversation: Conversation,
     /// Its result channel has ended: it is dead, or as good as.
-    pub(super) silent: bool,
+    pub(super) channel_ended: bool,
 }
 
 impl WorkerPool {
@@ -74,15 +74,15 @@ impl WorkerPool {
     }
 
     /// A process of it has shaken hands on version 2.
-    fn learn(&self, concurrency: usize) {
+    fn record_handshake(&self, concurrency: usize) {
         self.speaks_frames.store(true, Ordering::Relaxed);
         self.concurrency.store(concurrency, Ordering::Relaxed);
     }
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, pool: Arc<WorkerPool>, post: usize) -> Self {
-        Self { shared, pool, post, running: None }
+    pub(super) fn new(shared: Arc<Shared>, pool: Arc<WorkerPool>, slot: usize) -> Self {
+        Self { shared, pool, slot, running: None }
     }
 
     /// Starts the process and waits until it is ready. Version 0 has nothing to start.
@@ -107,7 +107,7 @@ impl Worker {
             }
             let next = tokio::select! {
                 biased;
-                next = pool.queue.next(self.post, self.means()) => next,
+                next = pool.queue.next(self.slot, self.capacity()) => next,
                 () = self.idle(&mut logs) => continue,
             };
             match next {
@@ -137,9 +137,11 @@ impl Worker {
     }
 
     /// What it can do with an activation.
-    pub(super) fn means(&self) -> Capacity {
-        if self.pool.protocol == Protocol::SingleShot || self.running.as_ref().is_some_and(|running| !running.silent) {
-            Capacity::Process
+    pub(super) fn capacity(&self) -> Capacity {
+        if self.pool.protocol == Protocol::SingleShot
+            || self.running.as_ref().is_some_and(|running| !running.channel_ended)
+        {
+            Capacity::One
         } else if self.pool.backoff().may_start() {
             Capacity::Start
         } else {
@@ -150,7 +152,7 @@ impl Worker {
     fn has_multiplex(&self) -> bool {
         let speaks_frames = |running: &Running| {
             matches!(running.conversation, Conversation::Multiplex(_))
-                && !running.silent
+                && !running.channel_ended
                 && running.process.exit().is_none()
         };
         self.running.as_ref().is_some_and(speaks_frames)
@@ -162,7 +164,7 @@ impl Worker {
 
     /// Starts a process for activations that wait, none of which is lost if that fails.
     async fn prepare(&mut self, logs: &mut Logs) {
-        self.forget_the_dead(logs).await;
+        self.reap_exited(logs).await;
         if !self.pool.backoff().may_start() {
             return;
         }
@@ -176,8 +178,8 @@ impl Worker {
         match self.start(logs).await {
             Ok(running) => self.running = Some(running),
             Err(error) => {
-                tell(logs, &error);
-                self.pool.backoff().died(error.to_string());
+                log_error(logs, &error);
+                self.pool.backoff().record_crash(error.to_string());
             }
         }
     }
@@ -185,9 +187,9 @@ impl Worker {
     /// Between activations: the log is read, stray answers are dropped, a death is noticed.
     async fn idle(&mut self, logs: &mut Logs) {
         match &mut self.running {
-            Some(running) if !running.silent => {
+            Some(running) if !running.channel_ended => {
                 running.conversation.idle(logs).await;
-                running.silent = true;
+                running.channel_ended = true;
             }
             _ => match logs.pump().await {},
         }
@@ -197,9 +199,9 @@ impl Worker {
     async fn run(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
         let Some(job) = job.claim(&self.shared.config.memory_budget) else { return };
         if self.pool.speaks_frames.load(Ordering::Relaxed) {
-            self.run_concurrently(vec![Waiting::new(job)], phase, logs).await;
+            self.run_concurrently(vec![Pending::new(job)], phase, logs).await;
         } else {
-            self.run_alone(job, phase, logs).await;
+            self.run_one(job, phase, logs).await;
         }
     }
 
@@ -211,7 +213,7 @@ impl Worker {
         {
             // What the action wrote about it comes first.
             logs.drain();
-            tell(logs, error);
+            log_error(logs, error);
         }
     }
 
@@ -222,7 +224,7 @@ impl Worker {
             let Some(left) = left else { break };
             pause(left, logs).await;
         }
-        self.start(logs).await.inspect_err(|error| self.pool.backoff().died(error.to_string()))
+        self.start(logs).await.inspect_err(|error| self.pool.backoff().record_crash(error.to_string()))
     }
 
     /// Starts the process and waits until it is ready.
@@ -244,7 +246,7 @@ impl Worker {
                     Conversation::PipeLoop(_) => {}
                     Conversation::Multiplex(multiplex) => {
                         multiplex.bound(config.settings.max_result.0);
-                        self.pool.learn(multiplex.promises().concurrency);
+                        self.pool.record_handshake(multiplex.promises().concurrency);
                     }
                 }
                 let process = guard.release();
@@ -254,7 +256,7 @@ impl Worker {
                     ?evidence,
                     "ready"
                 );
-                Ok(Running { process, conversation, silent: false })
+                Ok(Running { process, conversation, channel_ended: false })
             }
             Err(error) => {
                 stop::kill(guard.process()).await;
@@ -265,23 +267,23 @@ impl Worker {
     }
 
     /// Lets go of a process that is known to have ended.
-    pub(super) async fn forget_the_dead(&mut self, logs: &mut Logs) {
-        let dead = |running: &mut Running| running.silent || running.process.exit().is_some();
+    pub(super) async fn reap_exited(&mut self, logs: &mut Logs) {
+        let dead = |running: &mut Running| running.channel_ended || running.process.exit().is_some();
         if let Some(running) = self.running.take_if(dead) {
-            self.bury_the_dead(running, logs).await;
+            self.handle_exit(running, logs).await;
         }
     }
 
     /// A process that ended while no activation was with it.
-    async fn bury_the_dead(&self, running: Running, logs: &mut Logs) {
+    async fn handle_exit(&self, running: Running, logs: &mut Logs) {
         let channel = running.conversation.channel_name();
-        let process = self.bury(running, logs).await;
-        let how = without_answer(process.exit().map(|_| ending(&process, logs)), b"", channel);
-        self.pool.backoff().died(how.to_string());
+        let process = self.kill_and_reap(running, logs).await;
+        let how = no_answer_error(process.exit().map(|_| ending(&process, logs)), b"", channel);
+        self.pool.backoff().record_crash(how.to_string());
     }
 
     /// Kills what is left of a process and its group, and takes its last words.
-    async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
+    async fn kill_and_reap(&self, running: Running, logs: &mut Logs) -> Process {
         let Running { process, conversation, .. } = running;
         stop::kill(&process).await;
         drop(conversation);
@@ -338,16 +340,21 @@ async fn pause(left: Duration, logs: &mut Logs) {
 
 /// A process left in the middle of an activation: waits for its end, kills what is left of it and
 /// says why.
-pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static str, logs: &mut Logs) -> Error {
-    let ended = wait_for_end(process).await;
+pub(crate) async fn kill_and_explain(
+    process: &Process,
+    partial: Vec<u8>,
+    channel: &'static str,
+    logs: &mut Logs,
+) -> Error {
+    let ended = wait_for_exit(process).await;
     stop::kill(process).await;
     logs.detach();
-    without_answer(ended.then(|| ending(process, logs)), &partial, channel)
+    no_answer_error(ended.then(|| ending(process, logs)), &partial, channel)
 }
 
 /// Why a process gives no answer: how it ended, and in the middle of which line; or it lives on, and has
 /// closed its channel.
-pub(super) fn without_answer(ending: Option<Ending>, partial: &[u8], channel: &'static str) -> Error {
+pub(super) fn no_answer_error(ending: Option<Ending>, partial: &[u8], channel: &'static str) -> Error {
     let Some(ending) = ending else { return Error::Run(RunError::ChannelClosed { channel }) };
     if partial.is_empty() {
         return Error::Run(RunError::Died { ending });
@@ -356,15 +363,15 @@ pub(super) fn without_answer(ending: Option<Ending>, partial: &[u8], channel: &'
     Error::Run(RunError::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) })
 }
 
-/// An answer of a process of its own that is unusable: how it ended is part of why.
-pub(crate) async fn unusable(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
-    wait_for_end(process).await;
+/// An answer of a process of its own that is unusable_answer: how it ended is part of why.
+pub(crate) async fn unusable_answer(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
+    wait_for_exit(process).await;
     logs.stderr.drain();
     Error::Run(RunError::BadAnswer { problem, ending: Some(ending(process, logs)) })
 }
 
 /// Says an error and its hint in the log, for the action's author.
-pub(super) fn tell(logs: &mut Logs, error: &Error) {
+pub(super) fn log_error(logs: &mut Logs, error: &Error) {
     let detail = error.detail().unwrap_or_else(|| error.to_string());
     logs.say(&format!("error[{}]: {detail}", error.code()));
     if let Some(hint) = error.hint() {
@@ -394,7 +401,7 @@ pub(super) async fn time_is_up(limit: TimeLimit, ends: Instant, run_timeout: Dur
 }
 
 /// Gives a process that seems to be gone the time to be so. Whether it is.
-pub(crate) async fn wait_for_end(process: &Process) -> bool {
-    let _ = time::timeout(LAST_BREATH, process.exited()).await;
+pub(crate) async fn wait_for_exit(process: &Process) -> bool {
+    let _ = time::timeout(EXIT_GRACE, process.exited()).await;
     process.exit().is_some()
 }

@@ -13,22 +13,22 @@ use crate::protocol::{Protocol, single_shot};
 
 use super::super::Phase;
 use super::super::job::Job;
-use super::{Worker, gone, spawn, time_is_up, time_limit, unusable, wait_for_end};
+use super::{Worker, kill_and_explain, spawn, time_is_up, time_limit, unusable_answer, wait_for_exit};
 
 impl Worker {
     /// The same where one activation is in flight at a time.
-    pub(super) async fn run_alone(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
-        let Job { activation, deadline, reply, place, claimed: _ } = job;
+    pub(super) async fn run_one(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
+        let Job { activation, deadline, reply, permit, claimed: _ } = job;
         let label = logs.label(&activation);
         let mut log = logs.open(label.as_ref());
-        let outcome = self.answer(activation, deadline, phase, &mut log).await;
+        let outcome = self.run_within_limit(activation, deadline, phase, &mut log).await;
         self.log_failure(outcome.as_ref().err(), &mut log);
         log.end().await;
-        drop(place);
+        drop(permit);
         reply.send(outcome);
     }
 
-    async fn answer(
+    async fn run_within_limit(
         &mut self,
         mut activation: Activation,
         deadline: Option<Instant>,
@@ -44,7 +44,7 @@ impl Worker {
                 biased;
                 outcome = attempt => Some(outcome),
                 () = time_is_up(limit, ends, run_timeout) => None,
-                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Run(RunError::Cut { after: begun.elapsed() }))),
+                _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => Some(Err(Error::Run(RunError::Cut { after: begun.elapsed() }))),
             }
         };
         let outcome = outcome.unwrap_or_else(|| Err(Error::Run(RunError::TimeOut { limit, after: begun.elapsed() })));
@@ -52,7 +52,7 @@ impl Worker {
             // The conversation was left in the middle: nobody could tell whose the next line is.
             if let Some(running) = self.running.take() {
                 stop::kill(&running.process).await;
-                self.pool.backoff().stopped(error.to_string());
+                self.pool.backoff().record_stop(error.to_string());
             }
             logs.detach();
         }
@@ -67,7 +67,7 @@ impl Worker {
         }
         let mut fresh = false;
         loop {
-            self.forget_the_dead(logs).await;
+            self.reap_exited(logs).await;
             if self.running.is_none() {
                 fresh = true;
                 self.running = Some(self.restart(ends, logs).await?);
@@ -77,36 +77,36 @@ impl Worker {
             let answer = running.conversation.interact(activation, limit_bytes, &running.process, logs).await;
             match answer {
                 Ok(answer) => {
-                    self.pool.backoff().answered();
+                    self.pool.backoff().record_answer();
                     return Ok(answer);
                 }
                 Err(NoAnswer::TooLong) => {
                     let running = self.running.take().expect("it answered");
-                    self.bury(running, logs).await;
+                    self.kill_and_reap(running, logs).await;
                     let error = Error::Run(RunError::AnswerTooLong { limit_bytes });
-                    self.pool.backoff().stopped(error.to_string());
+                    self.pool.backoff().record_stop(error.to_string());
                     return Err(error);
                 }
                 Err(NoAnswer::Bad(problem)) => {
-                    self.pool.backoff().answered();
+                    self.pool.backoff().record_answer();
                     return Err(Error::Run(RunError::BadAnswer { problem, ending: None }));
                 }
                 Err(NoAnswer::Strayed) => {
                     logs.say("pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)");
                     let running = self.running.take().expect("it has strayed");
-                    self.bury(running, logs).await;
+                    self.kill_and_reap(running, logs).await;
                 }
                 Err(NoAnswer::Gone { partial, untouched }) => {
                     let running = self.running.take().expect("it was spoken with");
                     let channel = running.conversation.channel_name();
                     // A process that died before this activation could reach it takes nothing with
                     // it. One that was started for it and did so is told.
-                    if untouched && !fresh && wait_for_end(&running.process).await {
-                        self.bury_the_dead(running, logs).await;
+                    if untouched && !fresh && wait_for_exit(&running.process).await {
+                        self.handle_exit(running, logs).await;
                         continue;
                     }
-                    let error = gone(&running.process, partial, channel, logs).await;
-                    self.pool.backoff().died(error.detail().unwrap_or_else(|| error.to_string()));
+                    let error = kill_and_explain(&running.process, partial, channel, logs).await;
+                    self.pool.backoff().record_crash(error.detail().unwrap_or_else(|| error.to_string()));
                     return Err(error);
                 }
             }
@@ -123,7 +123,7 @@ impl Worker {
         let result = match answer {
             Ok(answer) => Ok(answer),
             Err(single_shot::NoAnswer::TooLong) => Err(Error::Run(RunError::AnswerTooLong { limit_bytes })),
-            Err(single_shot::NoAnswer::Bad(problem)) => Err(unusable(process, problem, logs).await),
+            Err(single_shot::NoAnswer::Bad(problem)) => Err(unusable_answer(process, problem, logs).await),
         };
         logs.detach();
         result
