@@ -3,7 +3,7 @@
 use std::convert::identity;
 use std::ffi::OsString;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
@@ -166,13 +166,12 @@ impl Action {
         let protocol = protocol.unwrap_or(settings.protocol);
         let backoff = Mutex::new(CrashBackoff::new(settings.restart));
         let pool = Arc::new(WorkerPool {
-            queue: Queue::new(config.workers),
+            queue: Queue::new(config.workers, config.queue),
             artifact,
             launch,
             protocol,
             backoff,
             speaks_frames: AtomicBool::new(false),
-            concurrency: AtomicUsize::new(1),
         });
         match Worker::new(self.0.clone(), pool.clone(), 0).ready(logs).await {
             Ok(worker) => Ok((pool, worker)),

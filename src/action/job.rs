@@ -1,4 +1,7 @@
-//! What is sent to a worker: activations with their replies.
+//! A job: an activation on its way to a worker, with its reply and everything that it occupies.
+//!
+//! A job holds a permit of the queue and a reservation of memory. Both are given back by dropping the job,
+//! so a path that loses a job frees them too. Knows no worker and no process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,48 +11,103 @@ use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
 use crate::error::{Error, RunError};
-use crate::memory_budget::MemoryBudget;
+use crate::memory_budget::{MemoryBudget, Reservation};
 
 use super::queue::QueuePermit;
 use super::response_stream::{StreamItem, StreamSender};
 
-/// A deadline, and who came first of those who look after it.
-pub(super) type Claim = (Instant, Arc<AtomicBool>);
-
 /// What is sent to a worker.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// An activation.
+    /// An activation to run.
     Run(Job),
-    /// An activation that cannot be begun.
+    /// An activation that is refused. Only its log, which is empty, is written.
     Refuse(oneshot::Sender<()>),
     /// A sentence for the log.
     Say(String),
 }
 
-/// An activation and who waits for its answer.
+/// An activation, its reply, and what it occupies until it is answered.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) activation: Activation,
     pub(super) deadline: Option<Instant>,
     pub(super) reply: Reply,
     pub(super) permit: QueuePermit,
-    /// For one that waits with a deadline: set by whoever comes first, the worker that begins it or
-    /// its caller at that deadline.
-    pub(super) claimed: Option<Arc<AtomicBool>>,
+    /// The memory of the activation's body.
+    pub(super) reservation: Reservation,
+    /// For a job that waits with a deadline.
+    pub(super) claim: Option<Claim>,
 }
 
 /// Where an answer goes.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// To somebody who wants it whole.
+    /// To a caller that wants it whole.
     Whole(oneshot::Sender<Result<Answer, Error>>),
-    /// To somebody who takes it in pieces.
+    /// To a caller that takes it item by item.
     Stream(StreamSender),
 }
 
+/// Decides once between the worker that begins a job and its caller, at whose deadline it expires.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Claim(Arc<AtomicBool>);
+
+/// The deadline of a job that waits in the queue. Its caller watches it.
+#[derive(Debug)]
+pub(super) struct QueueDeadline {
+    at: Instant,
+    claim: Claim,
+}
+
+impl Message {
+    /// Whether anyone still needs it.
+    pub(super) fn is_awaited(&self) -> bool {
+        match self {
+            Self::Run(job) => {
+                let expired = job.claim.as_ref().is_some_and(Claim::is_taken);
+                !expired && !job.reply.is_closed()
+            }
+            Self::Refuse(_) | Self::Say(_) => true,
+        }
+    }
+}
+
+impl Job {
+    /// A job for the queue. If it has to wait there and has a deadline, its caller gets that to watch.
+    pub(super) fn new(mut activation: Activation, reply: Reply, permit: QueuePermit) -> (Self, Option<QueueDeadline>) {
+        let deadline = activation.time_to_deadline().map(|left| Instant::now() + left);
+        let queue_deadline =
+            deadline.filter(|_| permit.waits()).map(|at| QueueDeadline { at, claim: Claim::default() });
+        let claim = queue_deadline.as_ref().map(|deadline| deadline.claim.clone());
+        let reservation = std::mem::take(&mut activation.reservation);
+        (Self { activation, deadline, reply, permit, reservation, claim }, queue_deadline)
+    }
+
+    /// Claims the job for a worker. Returns nothing if it must not begin: its caller has left, or has an
+    /// error for an answer by now.
+    pub(super) fn claim(self, budget: &MemoryBudget) -> Option<Self> {
+        let expired = self.claim.as_ref().is_some_and(|claim| !claim.take());
+        if expired || self.reply.is_closed() {
+            return None;
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            // The deadline passed, and this worker sees it before the caller does.
+            self.reply.send(Err(Error::Run(RunError::Expired)));
+            return None;
+        }
+        if let Err(error) = budget.check_begin(&self.reservation) {
+            // Answers that their callers do not take fill the memory; this one would need even more. The
+            // activation has not begun, so the caller may send it again.
+            self.reply.send(Err(error));
+            return None;
+        }
+        Some(self)
+    }
+}
+
 impl Reply {
-    /// Whether nobody waits for it any more.
+    /// Whether its caller has left.
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Self::Whole(reply) => reply.is_closed(),
@@ -60,7 +118,7 @@ impl Reply {
     /// Answers with a result, or with the reason why there is none.
     pub(super) fn send(self, outcome: Result<Answer, Error>) {
         match self {
-            // Whoever waited may have left.
+            // The caller may have left.
             Self::Whole(reply) => drop(reply.send(outcome)),
             Self::Stream(sender) => {
                 sender.push(outcome.map_or_else(StreamItem::Broken, StreamItem::Result));
@@ -69,65 +127,76 @@ impl Reply {
     }
 }
 
-impl Message {
-    /// Whether somebody still waits for what it brings.
-    pub(super) fn is_awaited(&self) -> bool {
-        match self {
-            Self::Run(job) => {
-                let told = job.claimed.as_ref().is_some_and(|claimed| claimed.load(Ordering::Acquire));
-                !told && !job.reply.is_closed()
-            }
-            Self::Refuse(_) | Self::Say(_) => true,
-        }
+impl Claim {
+    /// Takes the claim. Returns whether it was free.
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+
+    fn is_taken(&self) -> bool {
+        self.0.load(Ordering::Acquire)
     }
 }
 
-impl Job {
-    /// Takes it on. Nothing comes back if nobody needs it any more, who is told so then.
-    pub(super) fn claim(self, budget: &MemoryBudget) -> Option<Self> {
-        let given_up = self.claimed.as_ref().is_some_and(|claimed| claimed.swap(true, Ordering::AcqRel));
-        if given_up || self.reply.is_closed() {
-            // Its caller left or was told before it began.
-            return None;
-        }
-        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            // The same, seen from here first. It takes nothing with it.
-            self.reply.send(Err(Error::Run(RunError::Expired)));
-            return None;
-        }
-        if let Err(error) = budget.check_begin(&self.activation.reservation) {
-            // Its answer would come on top of what nobody takes. It has not begun, and may come again.
-            self.reply.send(Err(error));
-            return None;
-        }
-        Some(self)
-    }
-}
-
-/// What a worker tells first. While no worker has claimed the activation its deadline is watched here.
-pub(super) async fn first_reply<T>(claim: Option<Claim>, first: impl Future<Output = T>) -> Result<T, Error> {
-    let mut first = std::pin::pin!(first);
-    if let Some((deadline, claimed)) = claim {
+/// Waits for the first part of a reply, or for the deadline as long as no worker has claimed the job.
+///
+/// # Errors
+/// [`RunError::Expired`].
+pub(super) async fn first_reply<T>(
+    deadline: Option<QueueDeadline>,
+    reply: impl Future<Output = T>,
+) -> Result<T, Error> {
+    let mut reply = std::pin::pin!(reply);
+    if let Some(QueueDeadline { at, claim }) = deadline {
         tokio::select! {
             biased;
-            first = &mut first => return Ok(first),
-            () = tokio::time::sleep_until(deadline) => {
-                if !claimed.swap(true, Ordering::AcqRel) {
+            reply = &mut reply => return Ok(reply),
+            () = tokio::time::sleep_until(at) => {
+                if claim.take() {
                     return Err(Error::Run(RunError::Expired));
                 }
             }
         }
     }
-    Ok(first.await)
+    Ok(reply.await)
 }
 
 #[cfg(test)]
 impl Job {
-    /// An activation, and the other end of its reply.
-    pub(super) fn for_tests(arguments: &str) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
-        let (reply, waiting) = oneshot::channel();
-        let reply = Reply::Whole(reply);
+    /// A job with these arguments, and the other end of its reply.
+    pub(super) fn for_tests(arguments: &str, permit: QueuePermit) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
+        let (reply, answer) = oneshot::channel();
         let activation = Activation::of_arguments(arguments.as_bytes()).expect("arguments");
-        (Self { activation, deadline: None, reply, permit: QueuePermit(Arc::new(1.into())), claimed: None }, waiting)
+        (Self::new(activation, Reply::Whole(reply), permit).0, answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::Queue;
+    use super::*;
+
+    fn activation(reserved_bytes: usize, budget: &MemoryBudget) -> Activation {
+        let mut reservation = budget.reserve();
+        reservation.try_grow_to(reserved_bytes).expect("the budget is large enough");
+        Activation::of_arguments(b"{}").expect("arguments").with_reservation(reservation)
+    }
+
+    #[test]
+    fn dropping_a_job_gives_its_permit_and_its_memory_back() {
+        let (queue, budget) = (Queue::new(1, 0), MemoryBudget::new(Some(10_000)));
+        let (reply, _answer) = oneshot::channel();
+        let permit = queue.accept().expect("the first one is accepted");
+        let (job, _) = Job::new(activation(10_000, &budget), Reply::Whole(reply), permit);
+        assert!(queue.accept().is_err() && budget.check_announced(1).is_err());
+        drop(job);
+        assert!(queue.accept().is_ok() && budget.check_announced(1).is_ok());
+    }
+
+    #[test]
+    fn a_job_is_claimed_by_a_worker_or_expires_but_never_both() {
+        let claim = Claim::default();
+        assert!(!claim.is_taken());
+        assert!(claim.take() && claim.is_taken() && !claim.take());
     }
 }

@@ -25,7 +25,7 @@ pub(crate) mod worker;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -44,8 +44,7 @@ use crate::time;
 
 pub use init::DEFAULT_MAIN;
 use init::{Source, panicked};
-use job::{Claim, Job, Message, Reply, first_reply};
-use queue::QueuePermit;
+use job::{Job, Message, QueueDeadline, Reply, first_reply};
 use response_stream::{ResponseStream, StreamItem, response_stream};
 use worker::WorkerPool;
 
@@ -114,8 +113,6 @@ struct Shared {
     init_lock: tokio::sync::Mutex<()>,
     /// Whoever unpacks an upload is to leave it.
     halt: Arc<AtomicBool>,
-    /// Activations that were accepted and not answered yet.
-    open: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -160,7 +157,6 @@ impl Action {
             phase: watch::channel(Phase::Serving).0,
             init_lock: tokio::sync::Mutex::default(),
             halt: Arc::default(),
-            open: Arc::default(),
         }))
     }
 
@@ -254,9 +250,9 @@ impl Action {
     /// for which there is no answer.
     pub async fn run(&self, activation: Activation) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
-        let claim = self.submit(activation, Reply::Whole(reply))?;
+        let deadline = self.submit(activation, Reply::Whole(reply))?;
         // The sender is dropped without an answer only when the action is stopped meanwhile.
-        first_reply(claim, answer).await?.unwrap_or(Err(Error::Proxy(ProxyError::ShuttingDown)))
+        first_reply(deadline, answer).await?.unwrap_or(Err(Error::Proxy(ProxyError::ShuttingDown)))
     }
 
     /// As [`Action::run`], with the answer in pieces: the first one, and what gives the others.
@@ -266,26 +262,19 @@ impl Action {
     /// As [`Action::run`]. What goes wrong behind the first piece is a piece.
     pub async fn stream(&self, activation: Activation) -> Result<(StreamItem, ResponseStream), Error> {
         let (sender, mut pieces) = response_stream();
-        let claim = self.submit(activation, Reply::Stream(sender))?;
-        let first = first_reply(claim, pieces.next()).await?;
+        let deadline = self.submit(activation, Reply::Stream(sender))?;
+        let first = first_reply(deadline, pieces.next()).await?;
         if let StreamItem::Broken(error) = first { Err(error) } else { Ok((first, pieces)) }
     }
 
-    /// Puts an activation on the queue. Where it waits for others, its deadline is looked after by the
-    /// caller until a worker claims it.
-    fn submit(&self, activation: Activation, reply: Reply) -> Result<Option<Claim>, Error> {
+    /// Puts an activation on the queue. If it has to wait there, the caller watches its deadline until a
+    /// worker claims it.
+    fn submit(&self, activation: Activation, reply: Reply) -> Result<Option<QueueDeadline>, Error> {
         let pool = self.pool()?;
-        let (permit, waits) = QueuePermit::take(&self.0, &pool).or_else(|_| {
-            // Some of those who have a permit may not need it any more.
-            pool.queue.drop_abandoned();
-            QueuePermit::take(&self.0, &pool)
-        })?;
-        let deadline = activation.time_to_deadline().map(|left| tokio::time::Instant::now() + left);
-        let claim = deadline.filter(|_| waits).map(|deadline| (deadline, Arc::new(AtomicBool::new(false))));
-        let claimed = claim.as_ref().map(|(_, claimed)| claimed.clone());
-        let job = Job { activation, deadline, reply, permit, claimed };
+        let permit = pool.queue.accept()?;
+        let (job, deadline) = Job::new(activation, reply, permit);
         pool.queue.send(Message::Run(job)).map_err(|_| Error::Proxy(ProxyError::ShuttingDown))?;
-        Ok(claim)
+        Ok(deadline)
     }
 
     /// Whether an activation would be refused now, to be known before its body is read.

@@ -1,17 +1,20 @@
 //! The queue of an action: one queue in front of its workers.
 //!
-//! Whatever is sent to an action lies here, in order, until a worker takes it. Knows who is free and
-//! who has a process; knows nothing of processes, and never waits.
+//! Everything that is sent to an action waits here, in order, until a worker takes it. Knows which workers
+//! are idle and which have a process; knows nothing of processes themselves, and never waits. It also
+//! counts the activations that were accepted and refuses more than its limit.
 //!
 //! # Theory of operation
-//! A message calls one free worker, the first in line that has a process, else the first that has
-//! none: so no more processes are started than there are activations at the same time. Whoever comes
-//! to the queue takes the message in front, called or not. A worker without a process, while
-//! another has one, is told to start its own first and leaves the message where it is: it goes to
-//! whoever is ready first, and a process that does not start takes no activation with it.
+//! A message wakes one idle worker: the first in the list that has a process, else the first that has
+//! none. So no more processes are started than there are activations at the same time. A worker that
+//! comes to the queue takes the message in front, whether or not it was woken. A worker without a process
+//! leaves an activation in the queue while another worker has one, and starts its own process first. The
+//! activation goes to the first worker that is ready, and a process that does not start takes no
+//! activation with it.
 //!
-//! A worker whose process has places left comes back for more, also while it is busy for a moment. So nobody
-//! without a process is called instead of it; when it takes its last one, others are called for the rest.
+//! A worker whose process takes more than one activation comes back for more at once. Until then no worker
+//! without a process is woken in its place. When it takes the last activation that it can, others are
+//! woken for the rest.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,12 +24,19 @@ use std::task::{Context, Poll, Waker};
 use crate::error::{Error, RunError};
 
 use super::job::{Job, Message};
-use super::worker::WorkerPool;
-use super::{ActionConfig, Shared};
 
-/// One queue and the slots of those who work it off.
+/// One queue and the slots of its workers.
 #[derive(Debug)]
-pub(super) struct Queue(Mutex<Inner>);
+pub(super) struct Queue {
+    inner: Mutex<Inner>,
+    /// How many activations hold a permit.
+    accepted: Arc<AtomicUsize>,
+    workers: usize,
+    /// How many activations one process takes at once.
+    concurrency: AtomicUsize,
+    /// How many activations may wait.
+    limit: usize,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -35,58 +45,94 @@ struct Inner {
     closed: bool,
 }
 
+/// What an accepted activation holds until it is answered. Dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct QueuePermit {
+    accepted: Arc<AtomicUsize>,
+    waits: bool,
+}
+
 /// What the queue knows about a worker.
 #[derive(Debug)]
 struct WorkerSlot {
     has_process: bool,
-    /// When it came last, that had places for more than one.
+    /// When it last came, its process took more than one activation.
     takes_several: bool,
-    /// It is away, and comes back at once, unless it [steps back](Queue::mark_unavailable).
+    /// It is busy and comes back at once, unless it [becomes unavailable](Queue::mark_unavailable).
     will_return: bool,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
-    /// It is at work, or on its way to the queue.
+    /// It works, or is on its way to the queue.
     Busy,
-    /// It waits to be called.
+    /// It waits to be woken.
     Idle(Waker),
 }
 
-/// What a worker is to do.
+/// What a worker does next.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// This, to its end.
+    /// Handles this message, to its end.
     Message(Message),
-    /// Start a process, and come back.
+    /// Starts a process, and comes back.
     Start,
-    /// Nothing any more.
+    /// Stops, since no message will come.
     Close,
 }
 
 /// What a worker can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Capacity {
-    /// It has a process, or needs none.
+    /// It has a process, or needs none, and takes one activation.
     One,
-    /// The same, with places for more than one.
+    /// The same, and it takes more than one.
     Several,
-    /// It has none, and would have to start one.
+    /// It has no process and may start one.
     Start,
-    /// It has none and is not to start one.
+    /// It has no process and may not start one.
     Nothing,
 }
 
 impl Queue {
-    /// An empty queue with so many slots.
-    pub(super) fn new(slots: usize) -> Self {
+    /// An empty queue for so many workers, in which so many activations may wait.
+    pub(super) fn new(workers: usize, limit: usize) -> Self {
         let slot = |_| WorkerSlot { has_process: false, takes_several: false, will_return: false, state: State::Busy };
-        Self(Mutex::new(Inner { waiting: VecDeque::new(), slots: (0..slots).map(slot).collect(), closed: false }))
+        let inner = Inner { waiting: VecDeque::new(), slots: (0..workers).map(slot).collect(), closed: false };
+        Self { inner: Mutex::new(inner), accepted: Arc::default(), workers, concurrency: AtomicUsize::new(1), limit }
     }
 
-    /// Puts a message behind all others and calls a worker for it. Gives it back when the queue is
-    /// closed.
+    /// Sets how many activations one process takes at once.
+    pub(super) fn set_concurrency(&self, concurrency: usize) {
+        self.concurrency.store(concurrency, Ordering::Relaxed);
+    }
+
+    /// Accepts an activation. If the queue is full, jobs whose callers have left are dropped first.
+    ///
+    /// # Errors
+    /// [`RunError::QueueFull`].
+    pub(super) fn accept(&self) -> Result<QueuePermit, Error> {
+        self.try_accept().or_else(|_| {
+            self.drop_abandoned();
+            self.try_accept()
+        })
+    }
+
+    fn try_accept(&self) -> Result<QueuePermit, Error> {
+        let running = self.workers.saturating_mul(self.concurrency.load(Ordering::Relaxed));
+        let before = self.accepted.fetch_add(1, Ordering::Relaxed);
+        let permit = QueuePermit { accepted: self.accepted.clone(), waits: before > 0 };
+        if before >= self.limit.saturating_add(running) {
+            return Err(Error::Run(RunError::QueueFull { limit: self.limit }));
+        }
+        Ok(permit)
+    }
+
+    /// Puts a message behind all others and wakes a worker for it.
+    ///
+    /// # Errors
+    /// Returns the message when the queue is closed.
     pub(super) fn send(&self, message: Message) -> Result<(), Message> {
         let mut inner = self.inner();
         if inner.closed {
@@ -111,7 +157,7 @@ impl Queue {
         if let State::Idle(waker) = &mut inner.slots[slot].state
             && !closed
         {
-            // Not called: it came for another reason, and what lies there is for somebody else.
+            // It was not woken by the queue. The message in front is for a worker that was.
             waker.clone_from(context.waker());
             return Poll::Pending;
         }
@@ -124,7 +170,7 @@ impl Queue {
             inner.slots[slot].state = State::Busy;
             let returns = capacity == Capacity::Several;
             let returned = std::mem::replace(&mut inner.slots[slot].will_return, returns);
-            // Nobody was called for the rest while it was to come back.
+            // While it was expected back, no worker was woken for the rest.
             if returned && !returns && !inner.waiting.is_empty() {
                 wake_one(inner);
             }
@@ -137,8 +183,11 @@ impl Queue {
         Poll::Pending
     }
 
-    /// Puts an activation in front of all others, for who has a process. Gives it back when nobody has
-    /// one, or nothing is taken any more: then it is for the one that had it to start another.
+    /// Puts a job in front of all others, for a worker that has a process.
+    ///
+    /// # Errors
+    /// Returns the job when no worker has a process, or the queue is closed. Its worker then has to start
+    /// another process.
     pub(super) fn requeue_front(&self, job: Job) -> Result<(), Job> {
         let mut inner = self.inner();
         if inner.closed || !inner.slots.iter().any(|slot| slot.has_process) {
@@ -149,25 +198,24 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether nothing waits.
+    /// Whether no message waits.
     pub(super) fn is_empty(&self) -> bool {
         self.inner().waiting.is_empty()
     }
 
-    /// Whether nothing waits and nothing will come.
+    /// Whether no message waits and none will come.
     pub(super) fn is_closed_and_empty(&self) -> bool {
         let inner = self.inner();
         inner.closed && inner.waiting.is_empty()
     }
 
-    /// A worker that is away has a permit again, and comes back for whatever there is.
+    /// A busy worker can take an activation again, and will come back for the next message.
     pub(super) fn expect_return(&self, slot: usize) {
         let slot = &mut self.inner().slots[slot];
         slot.will_return = slot.has_process && matches!(slot.state, State::Busy);
     }
 
-    /// A worker takes nothing for now, although it waited to be called or was: others are called for
-    /// what lies there.
+    /// A worker takes no message for now, even if it was woken for one. Others are woken in its place.
     pub(super) fn mark_unavailable(&self, slot: usize) {
         let mut inner = self.inner();
         inner.slots[slot].state = State::Busy;
@@ -178,48 +226,48 @@ impl Queue {
         }
     }
 
-    /// Throws away what nobody waits for any more.
+    /// Drops jobs whose callers have left.
     pub(super) fn drop_abandoned(&self) {
         let mut inner = self.inner();
-        let (kept, gone) = std::mem::take(&mut inner.waiting).into_iter().partition(Message::is_awaited);
+        let (kept, abandoned) = std::mem::take(&mut inner.waiting).into_iter().partition(Message::is_awaited);
         inner.waiting = kept;
         drop(inner);
-        // What is thrown away gives its permit back.
-        drop::<VecDeque<_>>(gone);
+        // Dropping them gives their permits back.
+        drop::<VecDeque<_>>(abandoned);
     }
 
-    /// Takes nothing any more. What lies there is still worked off.
+    /// Takes no more messages. Those that wait are still handled.
     pub(super) fn close(&self) {
         self.shut(|_| VecDeque::new());
     }
 
-    /// Takes nothing any more, and throws away what lies there: whoever waits for it learns that.
+    /// Takes no more messages, and drops those that wait. Their callers learn it by their replies.
     pub(super) fn clear(&self) {
         self.shut(std::mem::take);
     }
 
-    fn shut(&self, thrown_away: impl FnOnce(&mut VecDeque<Message>) -> VecDeque<Message>) {
+    fn shut(&self, take_dropped: impl FnOnce(&mut VecDeque<Message>) -> VecDeque<Message>) {
         let mut inner = self.inner();
         inner.closed = true;
-        let gone = thrown_away(&mut inner.waiting);
+        let dropped = take_dropped(&mut inner.waiting);
         let wakers: Vec<_> = inner.slots.iter_mut().filter_map(WorkerSlot::take_waker).collect();
         drop(inner);
-        drop(gone);
+        drop(dropped);
         wakers.into_iter().for_each(Waker::wake);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().expect("no holder of the queue panics")
+        self.inner.lock().expect("no holder of the queue panics")
     }
 }
 
-/// Calls the free worker that is ready soonest, once the queue is free again.
+/// Wakes the idle worker that is ready soonest, after releasing the lock.
 fn wake_one(mut inner: MutexGuard<'_, Inner>) {
     let returns = inner.slots.iter().any(|slot| slot.will_return);
-    let free = |slot: &&mut WorkerSlot| matches!(slot.state, State::Idle(_)) && (slot.has_process || !returns);
-    // The first of several minima is taken.
+    let idle = |slot: &&mut WorkerSlot| matches!(slot.state, State::Idle(_)) && (slot.has_process || !returns);
+    // Of several minima, `min_by_key` takes the first.
     let waker =
-        inner.slots.iter_mut().filter(free).min_by_key(|slot| !slot.has_process).and_then(WorkerSlot::take_waker);
+        inner.slots.iter_mut().filter(idle).min_by_key(|slot| !slot.has_process).and_then(WorkerSlot::take_waker);
     drop(inner);
     if let Some(waker) = waker {
         waker.wake();
@@ -238,28 +286,16 @@ impl WorkerSlot {
     }
 }
 
-/// A permit among the activations that were accepted, given back when it is dropped.
-#[derive(Debug)]
-pub(super) struct QueuePermit(pub(super) Arc<AtomicUsize>);
-
 impl QueuePermit {
-    /// A permit, and whether others are before it.
-    pub(super) fn take(shared: &Shared, pool: &WorkerPool) -> Result<(Self, bool), Error> {
-        let ActionConfig { workers, queue, .. } = shared.config;
-        let at_once = workers.saturating_mul(pool.concurrency.load(Ordering::Relaxed));
-        let permit = Self(shared.open.clone());
-        let before = shared.open.fetch_add(1, Ordering::Relaxed);
-        // So many are worked on, the others wait.
-        if before >= queue.saturating_add(at_once) {
-            return Err(Error::Run(RunError::QueueFull { limit: queue }));
-        }
-        Ok((permit, before > 0))
+    /// Whether other activations were accepted before it and are not answered yet.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
     }
 }
 
 impl Drop for QueuePermit {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.accepted.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

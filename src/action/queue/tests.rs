@@ -64,14 +64,14 @@ fn say(queue: &Queue, text: &str) {
 
 /// Sends an activation; its caller waits for as long as what is returned lives.
 fn run(queue: &Queue, arguments: &str) -> impl Sized {
-    let (job, waiting) = Job::for_tests(arguments);
+    let (job, waiting) = Job::for_tests(arguments, queue.accept().expect("the queue has space"));
     queue.send(Message::Run(job)).expect("the queue is open");
     waiting
 }
 
 #[test]
 fn messages_are_taken_in_order_by_whoever_comes() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, 100);
     let (first, second) = (Worker::new(0, Capacity::One), Worker::new(1, Capacity::One));
     for text in ["a", "b", "c"] {
         say(&queue, text);
@@ -84,7 +84,7 @@ fn messages_are_taken_in_order_by_whoever_comes() {
 
 #[test]
 fn one_free_worker_is_called_for_each_message() {
-    let queue = Queue::new(3);
+    let queue = Queue::new(3, 100);
     let workers = [0, 1, 2].map(|slot| Worker::new(slot, Capacity::One));
     for worker in &workers {
         worker.waits(&queue);
@@ -101,7 +101,7 @@ fn one_free_worker_is_called_for_each_message() {
 
 #[test]
 fn a_worker_with_a_process_is_called_first() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, 100);
     let (without, with) = (Worker::new(0, Capacity::Start), Worker::new(1, Capacity::One));
     without.waits(&queue);
     with.waits(&queue);
@@ -119,7 +119,7 @@ fn a_worker_with_a_process_is_called_first() {
 
 #[test]
 fn without_any_process_an_activation_is_taken_before_one_is_started() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, 100);
     let (first, second) = (Worker::new(0, Capacity::Start), Worker::new(1, Capacity::Start));
     first.waits(&queue);
     second.waits(&queue);
@@ -129,7 +129,7 @@ fn without_any_process_an_activation_is_taken_before_one_is_started() {
 
 #[test]
 fn who_may_not_start_leaves_activations_to_who_has_a_process() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, 100);
     let (dead, mut lives) = (Worker::new(0, Capacity::Nothing), Worker::new(1, Capacity::One));
     lives.waits(&queue);
     let _first = run(&queue, r#"{"n":1}"#);
@@ -146,7 +146,7 @@ fn who_may_not_start_leaves_activations_to_who_has_a_process() {
 
 #[test]
 fn a_worker_with_places_left_is_not_passed_over_for_one_without_a_process() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, 100);
     let (mut concurrent, without) = (Worker::new(0, Capacity::Several), Worker::new(1, Capacity::Start));
     concurrent.waits(&queue);
     without.waits(&queue);
@@ -173,7 +173,7 @@ fn a_worker_with_places_left_is_not_passed_over_for_one_without_a_process() {
 
 #[test]
 fn who_takes_one_of_two_calls_nobody_for_the_other() {
-    let queue = Queue::new(3);
+    let queue = Queue::new(3, 100);
     let workers = [Worker::new(0, Capacity::One), Worker::new(1, Capacity::Start), Worker::new(2, Capacity::Start)];
     for worker in &workers {
         worker.waits(&queue);
@@ -185,7 +185,7 @@ fn who_takes_one_of_two_calls_nobody_for_the_other() {
 
 #[test]
 fn a_worker_that_was_to_come_back_and_does_not_leaves_what_lies_there_to_others() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, 100);
     let (concurrent, without) = (Worker::new(0, Capacity::Several), Worker::new(1, Capacity::Start));
     concurrent.waits(&queue);
     without.waits(&queue);
@@ -200,9 +200,9 @@ fn a_worker_that_was_to_come_back_and_does_not_leaves_what_lies_there_to_others(
 
 #[test]
 fn what_is_handed_over_comes_first_and_only_to_who_has_a_process() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, 100);
     let (dead, lives) = (Worker::new(0, Capacity::One), Worker::new(1, Capacity::One));
-    let job = |arguments| Job::for_tests(arguments).0;
+    let job = |arguments| Job::for_tests(arguments, queue.accept().expect("the queue has space")).0;
     dead.waits(&queue);
     queue.mark_unavailable(0);
     assert!(queue.requeue_front(job("{}")).is_err(), "nobody has a process");
@@ -222,7 +222,7 @@ fn what_is_handed_over_comes_first_and_only_to_who_has_a_process() {
 #[test]
 fn a_closed_desk_is_worked_off_and_a_cleared_one_is_not() {
     for clear in [false, true] {
-        let queue = Queue::new(2);
+        let queue = Queue::new(2, 100);
         let (first, second) = (Worker::new(0, Capacity::One), Worker::new(1, Capacity::One));
         first.waits(&queue);
         second.waits(&queue);
@@ -245,7 +245,7 @@ fn a_closed_desk_is_worked_off_and_a_cleared_one_is_not() {
 
 #[test]
 fn what_nobody_waits_for_is_thrown_away_when_asked() {
-    let queue = Queue::new(1);
+    let queue = Queue::new(1, 100);
     let left = run(&queue, r#"{"n":1}"#);
     let _waits = run(&queue, r#"{"n":2}"#);
     say(&queue, "a");
@@ -254,5 +254,28 @@ fn what_nobody_waits_for_is_thrown_away_when_asked() {
     let worker = Worker::new(0, Capacity::One);
     worker.takes(&queue, r#"{"n":2}"#);
     worker.takes(&queue, "a");
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn permits_bound_the_jobs_of_all_workers_and_the_queue() {
+    let queue = Queue::new(2, 1);
+    let permits: Vec<_> = (0..3).map(|_| queue.accept().expect("two run and one waits")).collect();
+    assert_eq!(permits.iter().map(QueuePermit::waits).collect::<Vec<_>>(), [false, true, true]);
+    assert!(matches!(queue.accept(), Err(Error::Run(RunError::QueueFull { limit: 1 }))));
+    queue.set_concurrency(2);
+    let more: Vec<_> = (0..2).map(|_| queue.accept().expect("four run and one waits")).collect();
+    queue.accept().expect_err("the queue is full");
+    drop((permits, more));
+    assert!(!queue.accept().expect("all permits were given back").waits());
+}
+
+#[test]
+fn a_full_queue_drops_abandoned_jobs_first() {
+    let queue = Queue::new(1, 0);
+    let answer = run(&queue, r#"{"n":1}"#);
+    queue.accept().expect_err("one job waits");
+    drop(answer);
+    queue.accept().expect("its caller has left");
     assert!(queue.is_empty());
 }

@@ -35,6 +35,7 @@ use tokio::time::Instant;
 use crate::activation::{Activation, Answer};
 use crate::error::{Error, RunError, TimeLimit};
 use crate::logs::{ConcurrentLog, Logs};
+use crate::memory_budget::Reservation;
 use crate::process::{Process, stop};
 use crate::protocol::answer::{self, Gathered};
 use crate::protocol::conversation::Conversation;
@@ -66,6 +67,8 @@ impl Pending {
 struct InFlight {
     ticket: Ticket,
     activation: Activation,
+    /// The memory of the activation's body.
+    reservation: Reservation,
     deadline: Option<Instant>,
     limit: TimeLimit,
     begun: Instant,
@@ -443,7 +446,7 @@ impl Concurrent<'_> {
             }
         }
         let Pending { job, begun, fresh } = waiting;
-        let Job { activation, deadline, reply, permit, claimed: _ } = job;
+        let Job { activation, deadline, reply, permit, reservation, claim: _ } = job;
         let run_timeout = self.worker.shared.config.settings.run_timeout.0;
         let (limit, ends) = time_limit(begun, deadline, run_timeout);
         let log = self.logs.open_concurrent();
@@ -452,6 +455,7 @@ impl Concurrent<'_> {
         self.in_flight.push(InFlight {
             ticket,
             activation,
+            reservation,
             deadline,
             limit,
             begun,
@@ -705,11 +709,11 @@ impl Concurrent<'_> {
         for flight in in_flight {
             let untouched = ended && !flight.fresh && flight.state == State::Open;
             if untouched && partial.is_empty() && self.multiplex.is_untouched(flight.ticket) {
-                let InFlight { activation, deadline, begun, caller_state, log, .. } = flight;
+                let InFlight { activation, reservation, deadline, begun, caller_state, log, .. } = flight;
                 // Another process runs it, and its log is there.
                 log.expect("an open one has a log").withdraw(self.logs);
                 let (reply, permit) = caller_state.caller.expect("an open one has a caller");
-                let job = Job { activation, deadline, reply, permit, claimed: None };
+                let job = Job { activation, deadline, reply, permit, reservation, claim: None };
                 let job = match self.worker.pool.queue.requeue_front(job) {
                     Ok(()) => continue,
                     Err(job) => job,

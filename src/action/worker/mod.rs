@@ -7,7 +7,7 @@
 mod concurrent;
 mod one_at_a_time;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -48,8 +48,6 @@ pub(super) struct WorkerPool {
     pub(super) backoff: Mutex<CrashBackoff>,
     /// Its processes speak version 2, as far as is known.
     pub(super) speaks_frames: AtomicBool,
-    /// How many activations one of its processes takes at once.
-    pub(super) concurrency: AtomicUsize,
 }
 
 pub(super) struct Worker {
@@ -76,7 +74,7 @@ impl WorkerPool {
     /// A process of it has shaken hands on version 2.
     fn record_handshake(&self, concurrency: usize) {
         self.speaks_frames.store(true, Ordering::Relaxed);
-        self.concurrency.store(concurrency, Ordering::Relaxed);
+        self.queue.set_concurrency(concurrency);
     }
 }
 

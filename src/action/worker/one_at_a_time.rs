@@ -18,10 +18,11 @@ use super::{Worker, kill_and_explain, spawn, time_is_up, time_limit, unusable_an
 impl Worker {
     /// The same where one activation is in flight at a time.
     pub(super) async fn run_one(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
-        let Job { activation, deadline, reply, permit, claimed: _ } = job;
+        let Job { activation, deadline, reply, permit, reservation, claim: _ } = job;
         let label = logs.label(&activation);
         let mut log = logs.open(label.as_ref());
         let outcome = self.run_within_limit(activation, deadline, phase, &mut log).await;
+        drop(reservation);
         self.log_failure(outcome.as_ref().err(), &mut log);
         log.end().await;
         drop(permit);
