@@ -459,7 +459,7 @@ impl<'a> CheckRun<'a> {
 
     /// Kills what is left of a process and takes its last words.
     async fn bury(&mut self, process: &Process) {
-        self.log_capture.during(stop::kill(process)).await;
+        self.log_capture.during(stop::kill_and_reap(process)).await;
         self.logs.detach();
         self.hear().await;
     }

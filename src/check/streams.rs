@@ -171,7 +171,7 @@ impl CheckRun<'_> {
         let count = promised.min(AT_ONCE);
         let promise = Promise::Concurrency(promised);
         let pid = running.guard.process().pid;
-        let worked_before = orphans::time_at_work(pid);
+        let worked_before = orphans::cpu_time(pid);
         let mut dialogue = Dialogue::default();
         let begun = Instant::now();
         for number in 0..count {
@@ -182,7 +182,7 @@ impl CheckRun<'_> {
         }
         let rest = self.listen(&mut running, &mut dialogue, self.patience(), Dialogue::is_over).await;
         let took = begun.elapsed();
-        let worked = orphans::time_at_work(pid).saturating_sub(worked_before);
+        let worked = orphans::cpu_time(pid).saturating_sub(worked_before);
         self.hear().await;
         if rest != Rest::Enough {
             let seen = format!("of {count} at once {} had not ended after {}", dialogue.open(), millis(took));

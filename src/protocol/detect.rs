@@ -13,7 +13,7 @@ use crate::error::{Ending, Error, ProxyError, Stage, StartError};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::Pipes;
-use crate::process::wait_state::{Alarm, Probe, look};
+use crate::process::wait_state::{ProbeTimer, WaitState, probe};
 use crate::time;
 
 use super::Protocol;
@@ -124,8 +124,9 @@ enum Verdict {
 impl Start<'_> {
     async fn verdict(&mut self, logs: &mut Logs) -> Result<Verdict, Error> {
         let mut pause = FIRST_LOOK;
-        let alarm = Alarm::new().map_err(|reason| Error::Proxy(ProxyError::System { doing: "set a timer", reason }))?;
-        alarm.set(pause);
+        let timer =
+            ProbeTimer::new().map_err(|reason| Error::Proxy(ProxyError::System { doing: "set a timer", reason }))?;
+        timer.set(pause);
         // Counted, not taken from the clock, which goes on while all of us are frozen.
         let mut watched = Duration::ZERO;
         loop {
@@ -134,7 +135,7 @@ impl Start<'_> {
                 _ = self.stdout.fill() => Event::Bytes,
                 _ = self.results.fill() => Event::Bytes,
                 _ = self.process.exited() => Event::End,
-                () = alarm.rings() => Event::Probe,
+                () = timer.expired() => Event::Probe,
                 () = logs.pump() => unreachable!("a pump never ends"),
             };
             if let Event::End = event {
@@ -160,14 +161,14 @@ impl Start<'_> {
                     watched += pause;
                     // In proportion to its age, so that none waits half as long again as it takes.
                     pause = (pause * 3 / 2).min(MAX_PAUSE);
-                    let seen = self.look();
-                    self.waiting_for_input = seen == Probe::WaitsForInput;
+                    let seen = self.probe();
+                    self.waiting_for_input = seen == WaitState::WaitsOnStdin;
                     let is_up = match seen {
-                        Probe::WaitsForInput => true,
-                        Probe::Busy => false,
-                        Probe::Unknown => watched >= self.rules.start_grace,
+                        WaitState::WaitsOnStdin => true,
+                        WaitState::Busy => false,
+                        WaitState::Unknown => watched >= self.rules.start_grace,
                     };
-                    alarm.set(pause);
+                    timer.set(pause);
                     if is_up && self.may_decide_by_waiting() {
                         // It may have spoken right before it waited.
                         self.read_all();
@@ -180,12 +181,12 @@ impl Start<'_> {
     }
 
     /// Looks at what the process waits for, twice where that decides.
-    fn look(&self) -> Probe {
-        let look = || look(self.process.pid, self.stdin.pipe());
-        match look() {
-            Probe::WaitsForInput if self.may_decide_by_waiting() => {
+    fn probe(&self) -> WaitState {
+        let probe = || probe(self.process.pid, self.stdin.pipe());
+        match probe() {
+            WaitState::WaitsOnStdin if self.may_decide_by_waiting() => {
                 std::thread::sleep(SECOND_LOOK);
-                look()
+                probe()
             }
             other => other,
         }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
 use crate::process::Process;
-use crate::process::wait_state::{Probe, look};
+use crate::process::wait_state::{WaitState, probe};
 
 /// What is read at once at first. A small answer fits, and an idle proxy stays small.
 const FIRST_READ: usize = 8 * 1024;
@@ -337,10 +337,10 @@ impl LineWriter {
         if self.unread()? > 0 {
             return Some(false);
         }
-        match look(process.pid, self.pipe()) {
-            Probe::WaitsForInput => Some(true),
-            Probe::Busy => Some(false),
-            Probe::Unknown => None,
+        match probe(process.pid, self.pipe()) {
+            WaitState::WaitsOnStdin => Some(true),
+            WaitState::Busy => Some(false),
+            WaitState::Unknown => None,
         }
     }
 

@@ -241,7 +241,7 @@ impl Multiplex {
         self.write_now();
         if self.promises.concurrency == 1 && self.outbox.is_empty() && self.courtesy.yield_if_due() {
             let something = self.read_rest();
-            self.courtesy.brought(something);
+            self.courtesy.record(something);
         }
         ticket
     }

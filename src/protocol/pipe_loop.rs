@@ -347,7 +347,7 @@ impl Exchange<'_> {
             Ok(Fill::WouldBlock) => None,
             Ok(Fill::End) | Err(_) => Some(self.last_words()),
         };
-        self.courtesy.brought(answer.is_some());
+        self.courtesy.record(answer.is_some());
         answer
     }
 

@@ -197,7 +197,7 @@ pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limit
             let mut connection = pin!(connection);
             std::future::poll_fn(|context| {
                 let polled = connection.as_mut().poll(context);
-                if allocator::is_untidy() {
+                if allocator::has_freed_large_blocks() {
                     housekeeping.notify_one();
                 }
                 polled
@@ -247,7 +247,7 @@ async fn keep_tidy(wanted: Arc<Notify>) {
     loop {
         wanted.notified().await;
         tokio::time::sleep(UNTIDY_FOR).await;
-        allocator::tidy();
+        allocator::trim();
     }
 }
 

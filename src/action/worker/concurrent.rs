@@ -231,13 +231,13 @@ impl Worker {
             }
             End::Gone => concurrent.mourn(&process, waiting).await,
             End::Condemned(reason) => {
-                stop::kill(&process).await;
+                stop::kill_and_reap(&process).await;
                 concurrent.logs.detach();
                 concurrent.worker.pool.backoff().stopped(reason);
                 concurrent.finish_all(|_| None).await;
             }
             End::TooLong => {
-                stop::kill(&process).await;
+                stop::kill_and_reap(&process).await;
                 concurrent.logs.detach();
                 let limit_bytes = concurrent.worker.shared.config.settings.max_result.0;
                 let error = || match in_flight {
@@ -248,7 +248,7 @@ impl Worker {
                 concurrent.finish_all(|_| Some(error())).await;
             }
             End::Cut => {
-                stop::kill(&process).await;
+                stop::kill_and_reap(&process).await;
                 concurrent.logs.detach();
                 concurrent.finish_all(|flight| Some(Error::Run(RunError::Cut { after: flight.begun.elapsed() }))).await;
                 for Waiting { job, begun, .. } in waiting.drain(..) {
@@ -688,7 +688,7 @@ impl Concurrent<'_> {
     async fn mourn(&mut self, process: &Process, waiting: &mut VecDeque<Waiting>) {
         let ended = wait_for_end(process).await;
         // First, or one that lives on, and writes as fast as it is read, is read for ever.
-        stop::kill(process).await;
+        stop::kill_and_reap(process).await;
         'last_words: for _ in 0..LAST_READS {
             while let Some(taken) = self.multiplex.take() {
                 let Taken::Frame(event, line) = taken else { break 'last_words };

@@ -339,7 +339,7 @@ impl Worker {
         if let Err(error @ (Error::Run(RunError::TimeOut { .. }) | Error::Run(RunError::Cut { .. }))) = &outcome {
             // The conversation was left in the middle: nobody could tell whose the next line is.
             if let Some(running) = self.running.take() {
-                stop::kill(&running.process).await;
+                stop::kill_and_reap(&running.process).await;
                 self.pool.backoff().stopped(error.to_string());
             }
             logs.detach();
@@ -459,7 +459,7 @@ impl Worker {
                 Ok(Running { process, conversation, silent: false })
             }
             Err(error) => {
-                stop::kill(guard.process()).await;
+                stop::kill_and_reap(guard.process()).await;
                 logs.detach();
                 Err(error)
             }
@@ -485,7 +485,7 @@ impl Worker {
     /// Kills what is left of a process and its group, and takes its last words.
     async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
         let Running { process, conversation, .. } = running;
-        stop::kill(&process).await;
+        stop::kill_and_reap(&process).await;
         drop(conversation);
         logs.detach();
         process
@@ -510,7 +510,7 @@ impl Worker {
             () = stop::stop(&process, grace) => {}
             () = async {
                 let _ = phase.wait_for(|phase| *phase == Phase::Killing).await;
-            } => stop::kill(&process).await,
+            } => stop::kill_and_reap(&process).await,
             () = logs.pump() => unreachable!("a pump never ends"),
         }
         logs.detach();
@@ -542,7 +542,7 @@ async fn pause(left: Duration, logs: &mut Logs) {
 /// says why.
 pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static str, logs: &mut Logs) -> Error {
     let ended = wait_for_end(process).await;
-    stop::kill(process).await;
+    stop::kill_and_reap(process).await;
     logs.detach();
     without_answer(ended.then(|| ending(process, logs)), &partial, channel)
 }
