@@ -14,7 +14,7 @@ use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::Pipes;
 use crate::process::wait_state::{ProbeTimer, WaitState, probe};
-use crate::time;
+use crate::time::{self, Countdown};
 
 use super::Protocol;
 use super::conversation::Conversation;
@@ -127,8 +127,7 @@ impl Start<'_> {
         let timer =
             ProbeTimer::new().map_err(|reason| Error::Proxy(ProxyError::System { doing: "set a timer", reason }))?;
         timer.set(pause);
-        // Counted, not taken from the clock, which goes on while all of us are frozen.
-        let mut watched = Duration::ZERO;
+        let mut grace = Countdown::new(self.rules.start_grace);
         loop {
             let event = tokio::select! {
                 biased;
@@ -158,7 +157,7 @@ impl Start<'_> {
                 }
                 Event::End => return Err(self.ended(Stage::BeforeReady, logs)),
                 Event::Probe => {
-                    watched += pause;
+                    grace.count(pause);
                     // In proportion to its age, so that none waits half as long again as it takes.
                     pause = (pause * 3 / 2).min(MAX_PAUSE);
                     let seen = self.probe();
@@ -166,7 +165,7 @@ impl Start<'_> {
                     let is_up = match seen {
                         WaitState::WaitsOnStdin => true,
                         WaitState::Busy => false,
-                        WaitState::Unknown => watched >= self.rules.start_grace,
+                        WaitState::Unknown => grace.is_over(),
                     };
                     timer.set(pause);
                     if is_up && self.may_decide_by_waiting() {

@@ -40,7 +40,7 @@ use crate::protocol::answer::{self, Gathered};
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::ending;
 use crate::protocol::multiplex::{Ended, Event, Multiplex, Step, Taken, Ticket, stray};
-use crate::time::PIECES;
+use crate::time::Countdown;
 
 use super::super::Place;
 use super::super::queue::{Capacity, Next};
@@ -70,7 +70,7 @@ struct Flight {
     begun: Instant,
     /// When its deadline is over; its run timeout is counted.
     ends: Option<Instant>,
-    pieces_left: u32,
+    countdown: Countdown,
     state: State,
     audience: Caller,
     pace: Backpressure,
@@ -293,7 +293,7 @@ impl Concurrent<'_> {
         phase: &mut watch::Receiver<Phase>,
     ) -> End {
         let pool = self.worker.pool.clone();
-        let piece = self.worker.shared.config.settings.run_timeout.0 / PIECES;
+        let part = Countdown::new(self.worker.shared.config.settings.run_timeout.0).part();
         let mut exited = std::pin::pin!(process.exited());
         let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         let mut tick = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
@@ -322,7 +322,7 @@ impl Concurrent<'_> {
             {
                 begun = true;
                 if self.flights.is_empty() {
-                    tick.as_mut().reset(Instant::now() + piece);
+                    tick.as_mut().reset(Instant::now() + part);
                 }
                 if let Err(next) = self.begin(next).await {
                     waiting.push_front(next);
@@ -383,7 +383,7 @@ impl Concurrent<'_> {
                 }
                 () = &mut alarm, if until.is_some() => self.look_at_the_clock(false).await,
                 () = &mut tick, if !self.flights.is_empty() => {
-                    tick.as_mut().reset(Instant::now() + piece);
+                    tick.as_mut().reset(Instant::now() + part);
                     self.look_at_the_clock(true).await;
                 }
                 _ = phase.changed() => {}
@@ -450,8 +450,7 @@ impl Concurrent<'_> {
             limit,
             begun,
             ends: (limit == TimeLimit::Deadline).then_some(ends),
-            // The first piece is one that has begun already.
-            pieces_left: PIECES + 1,
+            countdown: Countdown::from_mid_part(run_timeout),
             state: State::Open,
             audience: Caller { caller: Some((reply, place)), ..Caller::default() },
             pace: Backpressure::Free,
@@ -663,11 +662,11 @@ impl Concurrent<'_> {
         let mut over = Vec::new();
         for flight in &mut self.flights {
             if counts {
-                flight.pieces_left = flight.pieces_left.saturating_sub(1);
+                flight.countdown.count(flight.countdown.part());
             }
             match flight.state {
                 State::Open | State::Left => {
-                    let by_count = flight.limit == TimeLimit::RunTimeout && flight.pieces_left == 0;
+                    let by_count = flight.limit == TimeLimit::RunTimeout && flight.countdown.is_over();
                     if by_count || flight.ends.is_some_and(|ends| ends <= now) {
                         over.push((flight.ticket.id, flight.limit, flight.begun));
                     }
