@@ -10,7 +10,7 @@ use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
 use crate::protocol::line::Fill;
 use crate::protocol::pipe_loop::{Channel, NoAnswer};
-use crate::protocol::{Protocol, answer, detect, single_shot};
+use crate::protocol::{Protocol, answer, handshake, single_shot};
 
 use super::finding::{self, Finding};
 use super::report::Name;
@@ -191,7 +191,7 @@ impl CheckRun<'_> {
             if let Some(line) = on_stdout {
                 return Failure::NoHandshake { line };
             }
-            if let Some(line) = self.log_capture.stdout.lines().find(|line| detect::is_handshake(line)) {
+            if let Some(line) = self.log_capture.stdout.lines().find(|line| handshake::is_handshake(line)) {
                 return Failure::Finding(Finding::NotFlushed {
                     what: "handshake",
                     when: AT_THE_END.into(),

@@ -14,6 +14,8 @@ pub mod answer;
 pub mod conversation;
 pub mod detect;
 pub mod frame;
+pub mod handshake;
+pub mod ledger;
 pub mod line;
 pub mod multiplex;
 pub mod pipe_loop;

@@ -38,30 +38,16 @@ use crate::process::adaptive_yield::AdaptiveYield;
 use crate::text::excerpt;
 
 use super::answer::{self, Gathered};
-use super::frame::{self, Id, Kind};
+use super::frame;
+use super::ledger::Ledger;
 use super::line::{Fill, LineReader, LineWriter};
 use super::pipe_loop::{Channel, Kept, NoAnswer, Reading};
 
-/// What a handshake of version 2 promises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Promises {
-    /// How many activations it takes at once.
-    pub concurrency: usize,
-    /// It wants to hear of activations that nobody waits for any more.
-    pub cancel: bool,
-    /// It stops writing for an activation while it is asked to.
-    pub pause: bool,
-    /// It wants to hear of the end before its input ends.
-    pub stop: bool,
-}
+pub use super::handshake::Promises;
+pub use super::ledger::{Ended, Event};
 
-/// More at once would be a mistake.
-pub const MAX_CONCURRENT: usize = 1024;
 /// What a frame may take beside its payload.
 const FRAME_BYTES: u64 = 1024;
-/// A chunk up to this size is copied out of the buffer that it came in: kept for a slow caller, it
-/// would keep all of that.
-const COPY_BELOW: usize = 256 * 1024;
 /// With so many bytes unwritten, a process is not asked to pause.
 const MAX_UNWRITTEN: u64 = 64 * 1024;
 
@@ -96,34 +82,6 @@ pub struct Ticket {
     pub id: u64,
     /// Where its frame begins, in bytes since the conversation's beginning.
     from: u64,
-}
-
-/// What a frame means.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A part of the answer of this activation.
-    Chunk(u64, Bytes),
-    /// A line for its log.
-    Log(u64, String),
-    /// It has ended, in this way.
-    Ended(u64, Ended),
-    /// A frame of this activation that is none. It has not ended.
-    Broken(u64, String),
-    /// It belongs to none, for this reason.
-    Stray(String),
-}
-
-/// How an activation ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// With a result.
-    Result(Answer),
-    /// With an error of its own, which is any JSON.
-    Error(Bytes),
-    /// With its chunks.
-    End,
-    /// With a result that is none.
-    Bad(BadAnswer),
 }
 
 /// What [`Multiplex::take`] found.
@@ -523,73 +481,6 @@ pub fn stray(line: &[u8], reason: &str) -> String {
     format!("pipeloop: dropped a line that answers no activation, {reason}: {}", excerpt(line))
 }
 
-/// Which activations are in flight, and so what a frame means.
-#[derive(Debug)]
-struct Ledger {
-    concurrency: usize,
-    next: u64,
-    open: Vec<u64>,
-}
-
-impl Ledger {
-    fn new(concurrency: usize) -> Self {
-        Self { concurrency, next: 1, open: Vec::new() }
-    }
-
-    fn begin(&mut self) -> u64 {
-        debug_assert!(self.open.len() < self.concurrency, "more in flight than declared");
-        let id = self.next;
-        self.next += 1;
-        self.open.push(id);
-        id
-    }
-
-    /// Takes an end back that came too early to be one.
-    fn restore(&mut self, id: u64) {
-        self.open.push(id);
-    }
-
-    fn judge(&mut self, line: &Bytes, limit_bytes: u64) -> Event {
-        let only = (self.concurrency == 1).then(|| self.open.first().copied()).flatten();
-        let frame = match frame::parse(line) {
-            Ok(frame) => frame,
-            Err(problem) => {
-                return match only {
-                    Some(id) => Event::Broken(id, format!("that is {problem}")),
-                    None => Event::Stray(format!("since it is {problem}")),
-                };
-            }
-        };
-        let id = match (frame.id, only) {
-            (Some(Id::Number(id)), _) if self.open.contains(&id) => id,
-            (Some(Id::Number(id)), _) if id > 0 && id < self.next => {
-                return Event::Stray(format!("for {id} has ended"));
-            }
-            (Some(_), _) => return Event::Stray("for its `id` was never given".into()),
-            (None, Some(id)) => id,
-            (None, None) if self.concurrency == 1 => return Event::Stray("for none is in flight".into()),
-            (None, None) => return Event::Stray("for it has no `id`".into()),
-        };
-        let ended = match frame.kind {
-            Err(problem) => return Event::Broken(id, problem),
-            Ok(Kind::Chunk(json)) if json.len() < COPY_BELOW => return Event::Chunk(id, Bytes::copy_from_slice(&json)),
-            Ok(Kind::Chunk(json)) => return Event::Chunk(id, json),
-            Ok(Kind::Log(text)) => return Event::Log(id, text),
-            Ok(Kind::Result(json)) if json.len() as u64 > limit_bytes => {
-                return Event::Broken(id, format!("whose `result` has more than {limit_bytes} bytes"));
-            }
-            Ok(Kind::Result(json)) => match answer::check(json) {
-                Ok(answer) => Ended::Result(answer),
-                Err(problem) => Ended::Bad(problem),
-            },
-            Ok(Kind::Error(json)) => Ended::Error(json),
-            Ok(Kind::End) => Ended::End,
-        };
-        self.open.retain(|open| *open != id);
-        Event::Ended(id, ended)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -597,104 +488,6 @@ mod tests {
     use proptest::prelude::*;
 
     /// What happens in a conversation.
-    #[derive(Debug, Clone)]
-    enum Move {
-        /// An activation comes, if there is a place.
-        Begin,
-        /// The process writes a frame of this kind for the activation of this number, or without one.
-        Write(Option<u64>, u8),
-        /// The process writes what is no frame.
-        Noise(&'static str),
-    }
-
-    fn moves() -> impl Strategy<Value = Vec<Move>> {
-        let number = prop_oneof![1 => Just(None), 9 => (0_u64..12).prop_map(Some)];
-        let noise = prop::sample::select(&[
-            "ready",
-            "[]",
-            "{",
-            "5",
-            "{\"id\":\"1\",\"end\":true}",
-            "{\"id\":1.0,\"end\":true}",
-        ]);
-        let one = prop_oneof![
-            3 => Just(Move::Begin),
-            6 => (number, 0_u8..7).prop_map(|(number, kind)| Move::Write(number, kind)),
-            1 => noise.prop_map(Move::Noise),
-        ];
-        prop::collection::vec(one, 0..60)
-    }
-
-    const FRAMES: [(&str, bool); 7] = [
-        ("\"chunk\":1", false),
-        ("\"log\":\"text\"", false),
-        ("\"chnk\":1", false),
-        ("\"result\":{}", true),
-        ("\"result\":5", true),
-        ("\"error\":null", true),
-        ("\"end\":true", true),
-    ];
-
-    proptest! {
-        /// Whatever a process writes, a frame is its own activation's or nobody's, and each activation
-        /// ends once.
-        #[test]
-        fn a_frame_is_its_own_activations_or_nobodys(concurrency in 1_usize..5, moves in moves()) {
-            let mut ledger = Ledger::new(concurrency);
-            // The oracle: what became of each number that was given.
-            let mut open: Vec<bool> = Vec::new();
-            for step in moves {
-                let in_flight = |open: &[bool]| -> Vec<u64> {
-                    (1..).zip(open).filter(|(_, open)| **open).map(|(id, _)| id).collect()
-                };
-                let flights = in_flight(&open);
-                match step {
-                    Move::Begin if flights.len() < concurrency => {
-                        open.push(true);
-                        prop_assert_eq!(ledger.begin(), open.len() as u64);
-                    }
-                    Move::Begin => {}
-                    Move::Write(number, kind) => {
-                        let (member, ends) = FRAMES[usize::from(kind)];
-                        let line = match number {
-                            Some(number) => format!("{{\"id\":{number},{member}}}"),
-                            None => format!("{{{member}}}"),
-                        };
-                        let whose = match number {
-                            Some(number) => Some(number).filter(|number| flights.contains(number)),
-                            None if concurrency == 1 => flights.first().copied(),
-                            None => None,
-                        };
-                        let seen = match ledger.judge(&line.into(), 1000) {
-                            Event::Chunk(id, _) => (Some(id), kind == 0),
-                            Event::Log(id, _) => (Some(id), kind == 1),
-                            Event::Broken(id, _) => (Some(id), kind == 2),
-                            Event::Ended(id, ended) => (Some(id), match ended {
-                                Ended::Result(_) => kind == 3,
-                                Ended::Bad(_) => kind == 4,
-                                Ended::Error(_) => kind == 5,
-                                Ended::End => kind == 6,
-                            }),
-                            Event::Stray(_) => (None, true),
-                        };
-                        prop_assert_eq!(seen, (whose, true));
-                        if let Some(id) = whose && ends {
-                            open[usize::try_from(id).unwrap() - 1] = false;
-                        }
-                    }
-                    Move::Noise(line) => {
-                        let event = ledger.judge(&Bytes::from_static(line.as_bytes()), 1000);
-                        let fails = concurrency == 1 && !flights.is_empty() && !line.starts_with("{\"");
-                        prop_assert_eq!(matches!(event, Event::Broken(..)), fails, "{:?}", event);
-                        prop_assert!(fails || matches!(event, Event::Stray(_)));
-                    }
-                }
-                ledger.open.sort_unstable();
-                prop_assert_eq!(&ledger.open, &in_flight(&open));
-            }
-        }
-    }
-
     /// One activation as its process answers it: frames before its last one, and that.
     #[derive(Debug, Clone)]
     struct Script {
@@ -876,15 +669,5 @@ mod tests {
             let step = tokio::time::timeout(Duration::from_secs(10), multiplex.step(true)).await;
             assert_eq!(step.expect("it is not waited for"), Step::Gone);
         });
-    }
-
-    #[test]
-    fn a_result_over_the_bound_is_no_end() {
-        let mut ledger = Ledger::new(2);
-        let id = ledger.begin();
-        let event = ledger.judge(&Bytes::from_static(b"{\"id\":1,\"result\":[1,2,3]}"), 6);
-        assert_eq!(event, Event::Broken(id, "whose `result` has more than 6 bytes".into()));
-        let event = ledger.judge(&Bytes::from_static(b"{\"id\":1,\"result\":[1,2]}"), 6);
-        assert_eq!(event, Event::Ended(id, Ended::Result("[1,2]".into())));
     }
 }
