@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString, c_char};
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -35,13 +36,33 @@ pub struct Launch {
     pub directory: PathBuf,
 }
 
-/// Whether the child gets a descriptor 3 for results.
+/// Where a process writes its results. Displayed as messages name it.
+///
+/// A process that is started with [`ResultChannel::Descriptor3`] gets a pipe there, and may still choose
+/// stdout by its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResultChannel {
-    /// Descriptors 0, 1 and 2 only.
+    /// Standard output.
     Stdout,
-    /// A pipe on descriptor 3 as well.
+    /// Descriptor 3.
     Descriptor3,
+}
+
+impl ResultChannel {
+    /// Its name in messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Descriptor3 => "descriptor 3",
+        }
+    }
+}
+
+impl fmt::Display for ResultChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A started process. Dropping it does not stop it: see [`super::stop`].

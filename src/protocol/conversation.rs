@@ -6,10 +6,12 @@
 use crate::activation::{Activation, Answer};
 use crate::logs::Logs;
 use crate::process::Process;
+use crate::process::spawn::ResultChannel;
 
+use super::Protocol;
 use super::line::LineReader;
 use super::multiplex::Multiplex;
-use super::pipe_loop::{Channel, NoAnswer, PipeLoop};
+use super::pipe_loop::{NoAnswer, PipeLoop};
 
 /// The conversation with a process that is ready.
 #[derive(Debug)]
@@ -75,22 +77,16 @@ impl Conversation {
 
     /// Where results come from.
     #[must_use]
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> ResultChannel {
         either!(self, conversation => conversation.channel())
     }
 
-    /// The name of the result channel, for messages.
+    /// The protocol that the process speaks.
     #[must_use]
-    pub fn channel_name(&self) -> &'static str {
-        self.channel().name()
-    }
-
-    /// The protocol as it is called in `PIPELOOP_PROTOCOL`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub fn protocol(&self) -> Protocol {
         match self {
-            Self::PipeLoop(pipe_loop) => pipe_loop.name(),
-            Self::Multiplex(_) => "2",
+            Self::PipeLoop(pipe_loop) => pipe_loop.protocol(),
+            Self::Multiplex(_) => Protocol::Streams,
         }
     }
 

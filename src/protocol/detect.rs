@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::{Ending, Error, ProxyError, Stage, StartError};
 use crate::logs::Logs;
 use crate::process::Process;
-use crate::process::spawn::Pipes;
+use crate::process::spawn::{Pipes, ResultChannel};
 use crate::process::wait_state::{ProbeTimer, WaitState, probe};
 use crate::time::{self, Countdown};
 
@@ -18,7 +18,7 @@ use super::conversation::Conversation;
 use super::handshake::{ACK, Hello, Verdict, demanded, wrong_first_line};
 use super::line::{Fill, LineReader, LineWriter};
 use super::multiplex::Multiplex;
-use super::pipe_loop::{Channel, PipeLoop, Sends};
+use super::pipe_loop::{PipeLoop, Sends};
 
 /// The first look at what a process waits for, and the longest pause between two looks.
 const FIRST_LOOK: Duration = Duration::from_micros(250);
@@ -55,7 +55,7 @@ pub struct Ready {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
     /// Its handshake.
-    Handshake(Channel),
+    Handshake(ResultChannel),
     /// The dialect's acknowledgement on descriptor 3.
     Acknowledgement,
     /// It was seen to wait for its input.
@@ -188,13 +188,13 @@ impl Start<'_> {
         while let Some(line) = self.results.next_line() {
             match Hello::parse(&line) {
                 Some(hello) if protocol != Protocol::ActionLoop && hello.version.is_some() => {
-                    return hello.verdict(Channel::Descriptor3, protocol).map(Some);
+                    return hello.verdict(ResultChannel::Descriptor3, protocol).map(Some);
                 }
                 Some(hello) if demanded(protocol).is_none() && hello.acknowledges() => {
                     return Ok(Some(Verdict::ActionLoop(Evidence::Acknowledgement)));
                 }
                 _ if protocol == Protocol::ActionLoop && self.rules.wait_for_ack => {
-                    return Err(wrong_first_line(ACK, &line, "descriptor 3"));
+                    return Err(wrong_first_line(ACK, &line, ResultChannel::Descriptor3));
                 }
                 _ => logs.say(&format!(
                     "pipeloop: dropped a line on descriptor 3 that is no handshake: {}",
@@ -218,10 +218,12 @@ impl Start<'_> {
         }
         while let Some(line) = self.stdout.next_line() {
             match Hello::parse(&line) {
-                Some(hello) if hello.version.is_some() => return hello.verdict(Channel::Stdout, protocol).map(Some),
+                Some(hello) if hello.version.is_some() => {
+                    return hello.verdict(ResultChannel::Stdout, protocol).map(Some);
+                }
                 _ => {
                     if let Some(handshake) = demanded(protocol) {
-                        return Err(wrong_first_line(handshake, &line, "stdout"));
+                        return Err(wrong_first_line(handshake, &line, ResultChannel::Stdout));
                     }
                     self.note(&line);
                     logs.stdout.feed_line(&line);
@@ -231,7 +233,7 @@ impl Start<'_> {
         if self.stdout.pending_len() > MAX_HANDSHAKE {
             let bytes = self.stdout.take_rest();
             if let Some(handshake) = demanded(protocol) {
-                return Err(wrong_first_line(handshake, &bytes, "stdout"));
+                return Err(wrong_first_line(handshake, &bytes, ResultChannel::Stdout));
             }
             logs.stdout.feed(&bytes);
         }
@@ -251,12 +253,12 @@ impl Start<'_> {
             Verdict::Version1 { channel, .. } | Verdict::Version2 { channel, .. } => {
                 (Evidence::Handshake(channel), channel)
             }
-            Verdict::ActionLoop(evidence) => (evidence, Channel::Descriptor3),
+            Verdict::ActionLoop(evidence) => (evidence, ResultChannel::Descriptor3),
         };
         let results = match channel {
             // Nobody reads descriptor 3 any more: a write to it is an error over there.
-            Channel::Stdout => self.stdout,
-            Channel::Descriptor3 => {
+            ResultChannel::Stdout => self.stdout,
+            ResultChannel::Descriptor3 => {
                 let (stdout, read) = self.stdout.into_parts();
                 logs.stdout.attach(stdout, &read);
                 self.results
@@ -297,8 +299,9 @@ impl Start<'_> {
     fn too_late(&self, logs: &Logs) -> Error {
         let limit = self.rules.init_timeout;
         match self.rules.protocol {
-            Protocol::PipeLoop if self.waiting_for_input => Error::Start(StartError::NoHandshake { protocol: "1" }),
-            Protocol::Streams if self.waiting_for_input => Error::Start(StartError::NoHandshake { protocol: "2" }),
+            protocol @ (Protocol::PipeLoop | Protocol::Streams) if self.waiting_for_input => {
+                Error::Start(StartError::NoHandshake { protocol: protocol.name() })
+            }
             protocol => Error::Start(StartError::NotReady {
                 limit,
                 awaited: match protocol {

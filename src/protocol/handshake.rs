@@ -7,10 +7,11 @@ use serde_json::value::RawValue;
 
 use crate::activation::Object;
 use crate::error::{Error, StartError};
+use crate::process::spawn::ResultChannel;
 
 use super::Protocol;
 use super::detect::Evidence;
-use super::pipe_loop::{Channel, Sends};
+use super::pipe_loop::Sends;
 
 /// What a handshake must look like, for messages.
 pub(super) const HANDSHAKE: &str = r#"{"openwhisk":1}"#;
@@ -43,8 +44,8 @@ pub fn is_handshake(line: &[u8]) -> bool {
 /// What the evidence says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Version1 { channel: Channel, sends: Sends },
-    Version2 { channel: Channel, promises: Promises },
+    Version1 { channel: ResultChannel, sends: Sends },
+    Version2 { channel: ResultChannel, promises: Promises },
     ActionLoop(Evidence),
 }
 
@@ -57,8 +58,9 @@ pub(super) fn demanded(protocol: Protocol) -> Option<&'static str> {
     }
 }
 
-pub(super) fn wrong_first_line(expected: &'static str, line: &[u8], channel: &'static str) -> Error {
-    Error::Start(StartError::WrongFirstLine { expected, line: String::from_utf8_lossy(line).into_owned(), channel })
+pub(super) fn wrong_first_line(expected: &'static str, line: &[u8], channel: ResultChannel) -> Error {
+    let line = String::from_utf8_lossy(line).into_owned();
+    Error::Start(StartError::WrongFirstLine { expected, line, channel: channel.name() })
 }
 
 /// A handshake or acknowledgement. Members that are not known are ignored, so that it can grow; of
@@ -116,11 +118,11 @@ impl<'a> Hello<'a> {
     }
 
     /// What it says, if `protocol`, which was asked for, lets it say that.
-    pub(super) fn verdict(&self, channel: Channel, protocol: Protocol) -> Result<Verdict, Error> {
+    pub(super) fn verdict(&self, channel: ResultChannel, protocol: Protocol) -> Result<Verdict, Error> {
         let version = self.version.map_or("", RawValue::get);
         match (version, demanded(protocol)) {
             ("1", Some(handshake @ HANDSHAKE_2)) | ("2", Some(handshake @ HANDSHAKE)) => {
-                Err(wrong_first_line(handshake, self.line, channel.name()))
+                Err(wrong_first_line(handshake, self.line, channel))
             }
             ("1", _) => {
                 let sends = if self.flag("context", self.context)? { Sends::Activation } else { Sends::Arguments };
@@ -173,7 +175,7 @@ mod tests {
     #[test]
     fn version_2_promises_what_can_be_kept() {
         let promises =
-            |line: &str| match Hello::parse(line.as_bytes()).unwrap().verdict(Channel::Stdout, Protocol::Auto) {
+            |line: &str| match Hello::parse(line.as_bytes()).unwrap().verdict(ResultChannel::Stdout, Protocol::Auto) {
                 Ok(Verdict::Version2 { promises, .. }) => Ok(promises),
                 Ok(other) => panic!("{other:?}"),
                 Err(error) => Err((error.code(), error.to_string())),
@@ -209,7 +211,7 @@ mod tests {
             let line = format!(r#"{{"openwhisk":{version}}}"#);
             Hello::parse(line.as_bytes())
                 .unwrap()
-                .verdict(Channel::Stdout, protocol)
+                .verdict(ResultChannel::Stdout, protocol)
                 .map_err(|error| error.code())
                 .err()
         };
@@ -221,10 +223,11 @@ mod tests {
 
     #[test]
     fn handshakes_may_grow() {
-        let verdict =
-            |line: &str| Hello::parse(line.as_bytes()).map(|hello| hello.verdict(Channel::Stdout, Protocol::Auto));
-        let arguments = Verdict::Version1 { channel: Channel::Stdout, sends: Sends::Arguments };
-        let activation = Verdict::Version1 { channel: Channel::Stdout, sends: Sends::Activation };
+        let verdict = |line: &str| {
+            Hello::parse(line.as_bytes()).map(|hello| hello.verdict(ResultChannel::Stdout, Protocol::Auto))
+        };
+        let arguments = Verdict::Version1 { channel: ResultChannel::Stdout, sends: Sends::Arguments };
+        let activation = Verdict::Version1 { channel: ResultChannel::Stdout, sends: Sends::Activation };
         assert_eq!(verdict(r#"{"openwhisk":1}"#).unwrap().unwrap(), arguments);
         assert_eq!(verdict(r#"{ "openwhisk" : 1 , "name":"x"}"#).unwrap().unwrap(), arguments);
         assert_eq!(verdict(r#"{"openwhisk":1,"context":true}"#).unwrap().unwrap(), activation);

@@ -41,33 +41,33 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Every protocol, by name.
-    pub const NAMES: [&'static str; 5] = ["0", "1", "2", "actionloop", "auto"];
+    /// Every protocol.
+    pub const ALL: [Self; 5] = [Self::SingleShot, Self::PipeLoop, Self::Streams, Self::ActionLoop, Self::Auto];
+
+    /// Its name in `PIPELOOP_PROTOCOL`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SingleShot => "0",
+            Self::PipeLoop => "1",
+            Self::Streams => "2",
+            Self::ActionLoop => "actionloop",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 impl FromStr for Protocol {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Ok(match name {
-            "0" => Self::SingleShot,
-            "1" => Self::PipeLoop,
-            "2" => Self::Streams,
-            "actionloop" => Self::ActionLoop,
-            "auto" => Self::Auto,
-            _ => return Err(format!("expected one of {}", Self::NAMES.join(", "))),
-        })
+        let found = Self::ALL.into_iter().find(|protocol| protocol.name() == name);
+        found.ok_or_else(|| format!("expected one of {}", Self::ALL.map(Self::name).join(", ")))
     }
 }
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::SingleShot => "0",
-            Self::PipeLoop => "1",
-            Self::Streams => "2",
-            Self::ActionLoop => "actionloop",
-            Self::Auto => "auto",
-        })
+        f.write_str(self.name())
     }
 }

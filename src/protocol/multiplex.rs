@@ -35,13 +35,14 @@ use crate::error::BadAnswer;
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::adaptive_yield::AdaptiveYield;
+use crate::process::spawn::ResultChannel;
 use crate::text::excerpt;
 
 use super::answer::{self, Gathered};
 use super::frame;
 use super::ledger::Ledger;
 use super::line::{Fill, LineReader, LineWriter};
-use super::pipe_loop::{Channel, Kept, NoAnswer, Reading};
+use super::pipe_loop::{Kept, NoAnswer, Reading};
 
 pub use super::handshake::Promises;
 pub use super::ledger::{Ended, Event};
@@ -56,7 +57,7 @@ const MAX_UNWRITTEN: u64 = 64 * 1024;
 pub struct Multiplex {
     stdin: LineWriter,
     results: LineReader,
-    channel: Channel,
+    channel: ResultChannel,
     promises: Promises,
     ledger: Ledger,
     /// Frames on their way out; of the first one `sent` bytes are out.
@@ -105,7 +106,7 @@ pub enum Step {
 impl Multiplex {
     /// A conversation over these pipes.
     #[must_use]
-    pub fn new(stdin: LineWriter, results: LineReader, channel: Channel, promises: Promises) -> Self {
+    pub fn new(stdin: LineWriter, results: LineReader, channel: ResultChannel, promises: Promises) -> Self {
         Self {
             stdin,
             results,
@@ -138,7 +139,7 @@ impl Multiplex {
 
     /// Where frames come from.
     #[must_use]
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> ResultChannel {
         self.channel
     }
 
@@ -568,7 +569,7 @@ mod tests {
         let (writer, reader) = (LineWriter::new(watch(stdin.1).unwrap()), LineReader::new(watch(results.0).unwrap()));
         let mut heard = LineReader::new(watch(stdin.0).unwrap());
         let promises = Promises { concurrency, cancel: false, pause: false, stop: false };
-        let mut multiplex = Multiplex::new(writer, reader, Channel::Stdout, promises);
+        let mut multiplex = Multiplex::new(writer, reader, ResultChannel::Stdout, promises);
         let (mut order, mut cuts) = (order.iter().cycle(), cuts.iter().cycle());
         let mut scripts = scripts.iter();
         // The process: what it has yet to say of each, and what it has said and not written.
@@ -662,7 +663,7 @@ mod tests {
             let (writer, reader) =
                 (LineWriter::new(watch(stdin.1).unwrap()), LineReader::new(watch(results.0).unwrap()));
             let promises = Promises { concurrency: 1, cancel: false, pause: false, stop: false };
-            let mut multiplex = Multiplex::new(writer, reader, Channel::Stdout, promises);
+            let mut multiplex = Multiplex::new(writer, reader, ResultChannel::Stdout, promises);
             // The process closes its result channel, and lives on.
             drop(results.1);
             multiplex.look_for_strays();

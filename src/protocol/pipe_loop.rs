@@ -11,8 +11,10 @@ use crate::error::BadAnswer;
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::adaptive_yield::AdaptiveYield;
+use crate::process::spawn::ResultChannel;
 use crate::text::excerpt;
 
+use super::Protocol;
 use super::answer;
 use super::line::{Fill, LineReader, LineWriter, Pending};
 
@@ -25,33 +27,13 @@ pub enum Sends {
     Activation,
 }
 
-/// Where results come from, for messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Channel {
-    /// Standard output.
-    Stdout,
-    /// Descriptor 3.
-    Descriptor3,
-}
-
-impl Channel {
-    /// Its name, for messages.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Descriptor3 => "descriptor 3",
-        }
-    }
-}
-
 /// The conversation with a process that is ready.
 #[derive(Debug)]
 pub struct PipeLoop {
     stdin: LineWriter,
     results: LineReader,
     sends: Sends,
-    channel: Channel,
+    channel: ResultChannel,
     kept: Kept,
     /// It has been sent an activation.
     asked: bool,
@@ -85,7 +67,7 @@ pub enum NoAnswer {
 impl PipeLoop {
     /// A conversation over these pipes.
     #[must_use]
-    pub fn new(stdin: LineWriter, results: LineReader, sends: Sends, channel: Channel) -> Self {
+    pub fn new(stdin: LineWriter, results: LineReader, sends: Sends, channel: ResultChannel) -> Self {
         Self {
             stdin,
             results,
@@ -122,22 +104,16 @@ impl PipeLoop {
 
     /// Where results come from.
     #[must_use]
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> ResultChannel {
         self.channel
     }
 
-    /// The name of the result channel, for messages.
+    /// The protocol it speaks: version 1 or the dialect.
     #[must_use]
-    pub fn channel_name(&self) -> &'static str {
-        self.channel.name()
-    }
-
-    /// The protocol as it is called in `PIPELOOP_PROTOCOL`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub fn protocol(&self) -> Protocol {
         match (self.sends, self.channel) {
-            (Sends::Activation, Channel::Descriptor3) => "actionloop",
-            _ => "1",
+            (Sends::Activation, ResultChannel::Descriptor3) => Protocol::ActionLoop,
+            _ => Protocol::PipeLoop,
         }
     }
 

@@ -386,7 +386,7 @@ impl Worker {
                 }
                 Err(NoAnswer::Gone { partial, untouched }) => {
                     let running = self.running.take().expect("it was spoken with");
-                    let channel = running.conversation.channel_name();
+                    let channel = running.conversation.channel().name();
                     // A process that died before this activation could reach it takes nothing with
                     // it. One that was started for it and did so is told.
                     if untouched && !fresh && wait_for_end(&running.process).await {
@@ -452,7 +452,7 @@ impl Worker {
                 let process = guard.release();
                 tracing::info!(
                     pid = process.pid.as_raw_nonzero().get(),
-                    protocol = conversation.name(),
+                    protocol = conversation.protocol().name(),
                     ?evidence,
                     "ready"
                 );
@@ -476,7 +476,7 @@ impl Worker {
 
     /// A process that ended while no activation was with it.
     async fn bury_the_dead(&self, running: Running, logs: &mut Logs) {
-        let channel = running.conversation.channel_name();
+        let channel = running.conversation.channel().name();
         let process = self.bury(running, logs).await;
         let how = without_answer(process.exit().map(|_| ending(&process, logs)), b"", channel);
         self.pool.backoff().died(how.to_string());
