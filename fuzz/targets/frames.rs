@@ -9,6 +9,7 @@ use pipeloop::activation::Activation;
 use pipeloop::process::pipe::{pipe, watch};
 use pipeloop::process::spawn::ResultChannel;
 use pipeloop::protocol::line::{LineReader, LineWriter};
+use pipeloop::protocol::link::Link;
 use pipeloop::protocol::multiplex::{Ended, Event, Multiplex, Promises, Taken};
 use serde_json::value::RawValue;
 use tokio::runtime::Runtime;
@@ -105,7 +106,7 @@ fuzz_target!(|input: &[u8]| {
         let mut stdin = LineReader::new(watched(read_stdin));
         let (writer, reader) = (LineWriter::new(watched(write_stdin)), LineReader::new(watched(read_results)));
         let promises = Promises { concurrency, cancel: true, pause: true, stop: true };
-        let mut multiplex = Multiplex::new(writer, reader, ResultChannel::Stdout, promises);
+        let mut multiplex = Multiplex::new(Link::new(writer, reader, ResultChannel::Stdout), promises);
         multiplex.bound(LIMIT_BYTES);
         let mut flights = Flights::default();
         let mut lengths = lengths.iter();

@@ -61,24 +61,27 @@ impl Conversation {
 
     /// Keeps the first strays from now on, beside telling them in the log.
     pub fn keep_strays(&mut self) {
-        either!(self, conversation => conversation.keep_strays());
+        either!(self, conversation => conversation.link_mut().keep_strays());
     }
 
     /// Takes the strays that were kept.
     pub fn take_strays(&mut self) -> Vec<Vec<u8>> {
-        either!(self, conversation => conversation.take_strays())
+        either!(self, conversation => conversation.link_mut().take_strays())
     }
 
     /// Whether the process has read everything and waits for more; `None` where nobody can tell.
     #[must_use]
     pub fn waits_for_input(&self, process: &Process) -> Option<bool> {
-        either!(self, conversation => conversation.waits_for_input(process))
+        match self {
+            Self::PipeLoop(pipe_loop) => pipe_loop.link().waits_for_input(process),
+            Self::Multiplex(multiplex) => multiplex.waits_for_input(process),
+        }
     }
 
     /// Where results come from.
     #[must_use]
     pub fn channel(&self) -> ResultChannel {
-        either!(self, conversation => conversation.channel())
+        either!(self, conversation => conversation.link().channel())
     }
 
     /// The protocol that the process speaks.
@@ -93,6 +96,6 @@ impl Conversation {
     /// Lets go of the process: closing its input asks it to end.
     #[must_use]
     pub fn into_results(self) -> LineReader {
-        either!(self, conversation => conversation.into_results())
+        either!(self, conversation => conversation.into_link().into_results())
     }
 }

@@ -17,6 +17,7 @@ use super::Protocol;
 use super::conversation::Conversation;
 use super::handshake::{ACK, Hello, Verdict, demanded, wrong_first_line};
 use super::line::{Fill, LineReader, LineWriter};
+use super::link::Link;
 use super::multiplex::Multiplex;
 use super::pipe_loop::{PipeLoop, Sends};
 
@@ -264,14 +265,11 @@ impl Start<'_> {
                 self.results
             }
         };
-        let stdin = self.stdin;
-        let pipe_loop = |stdin, results, sends| Conversation::PipeLoop(PipeLoop::new(stdin, results, sends, channel));
+        let link = Link::new(self.stdin, results, channel);
         let conversation = match verdict {
-            Verdict::Version1 { sends, .. } => pipe_loop(stdin, results, sends),
-            Verdict::ActionLoop(_) => pipe_loop(stdin, results, Sends::Activation),
-            Verdict::Version2 { promises, .. } => {
-                Conversation::Multiplex(Multiplex::new(stdin, results, channel, promises))
-            }
+            Verdict::Version1 { sends, .. } => Conversation::PipeLoop(PipeLoop::new(link, sends)),
+            Verdict::ActionLoop(_) => Conversation::PipeLoop(PipeLoop::new(link, Sends::Activation)),
+            Verdict::Version2 { promises, .. } => Conversation::Multiplex(Multiplex::new(link, promises)),
         };
         Ready { conversation, evidence }
     }

@@ -17,6 +17,7 @@ pub mod frame;
 pub mod handshake;
 pub mod ledger;
 pub mod line;
+pub mod link;
 pub mod multiplex;
 pub mod pipe_loop;
 pub mod single_shot;

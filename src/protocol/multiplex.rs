@@ -34,15 +34,15 @@ use crate::activation::{Activation, Answer};
 use crate::error::BadAnswer;
 use crate::logs::Logs;
 use crate::process::Process;
-use crate::process::adaptive_yield::AdaptiveYield;
 use crate::process::spawn::ResultChannel;
 use crate::text::excerpt;
 
 use super::answer::{self, Gathered};
 use super::frame;
 use super::ledger::Ledger;
-use super::line::{Fill, LineReader, LineWriter};
-use super::pipe_loop::{Kept, NoAnswer, Reading};
+use super::line::Fill;
+use super::link::{Link, Received, Transfer};
+use super::pipe_loop::NoAnswer;
 
 pub use super::handshake::Promises;
 pub use super::ledger::{Ended, Event};
@@ -55,25 +55,22 @@ const MAX_UNWRITTEN: u64 = 64 * 1024;
 /// The conversation with a process that is ready.
 #[derive(Debug)]
 pub struct Multiplex {
-    stdin: LineWriter,
-    results: LineReader,
-    channel: ResultChannel,
+    link: Link,
     promises: Promises,
     ledger: Ledger,
-    /// Frames on their way out; of the first one `sent` bytes are out.
-    outbox: VecDeque<Vec<u8>>,
+    outbox: Outbox,
+    limit_bytes: u64,
+}
+
+/// Frames on their way to the process.
+#[derive(Debug, Default)]
+struct Outbox {
+    frames: VecDeque<Vec<u8>>,
+    /// How many bytes of the first frame are written.
     sent: usize,
-    /// Bytes that were ever queued, and written.
+    /// How many bytes were ever queued, and written.
     queued: u64,
     written: u64,
-    /// Where the frame of the last activation begins.
-    last_from: u64,
-    limit_bytes: u64,
-    /// How far the only activation in flight has been read.
-    reading: Reading,
-    courtesy: AdaptiveYield,
-    strayed: bool,
-    kept: Kept,
 }
 
 /// An activation in flight.
@@ -104,25 +101,15 @@ pub enum Step {
 }
 
 impl Multiplex {
-    /// A conversation over these pipes.
+    /// A conversation over this link.
     #[must_use]
-    pub fn new(stdin: LineWriter, results: LineReader, channel: ResultChannel, promises: Promises) -> Self {
+    pub fn new(link: Link, promises: Promises) -> Self {
         Self {
-            stdin,
-            results,
-            channel,
+            link,
             promises,
             ledger: Ledger::new(promises.concurrency),
-            outbox: VecDeque::new(),
-            sent: 0,
-            queued: 0,
-            written: 0,
-            last_from: 0,
+            outbox: Outbox::default(),
             limit_bytes: u64::MAX,
-            reading: Reading::default(),
-            courtesy: AdaptiveYield::UNTRIED,
-            strayed: false,
-            kept: Kept::default(),
         }
     }
 
@@ -137,27 +124,32 @@ impl Multiplex {
         self.promises
     }
 
+    /// Both pipe ends.
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// As [`Multiplex::link`].
+    pub(super) fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    /// Gives up the conversation and keeps the link.
+    pub(super) fn into_link(self) -> Link {
+        self.link
+    }
+
     /// Where frames come from.
     #[must_use]
     pub fn channel(&self) -> ResultChannel {
-        self.channel
-    }
-
-    /// Keeps the first strays from now on, beside telling them in the log.
-    pub fn keep_strays(&mut self) {
-        self.kept.begin();
-    }
-
-    /// Takes the strays that were kept.
-    pub fn take_strays(&mut self) -> Vec<Vec<u8>> {
-        self.kept.take()
+        self.link.channel()
     }
 
     /// Whether it has written something without a number that was nobody's: it may do so again, at a
     /// moment at which that cannot be told from an answer.
     #[must_use]
     pub fn has_strayed(&self) -> bool {
-        self.strayed
+        self.link.has_strayed()
     }
 
     /// Whether the process has read everything and waits for more; `None` where nobody can tell.
@@ -166,22 +158,19 @@ impl Multiplex {
         if !self.outbox.is_empty() {
             return Some(false);
         }
-        self.stdin.is_waited_for(process)
+        self.link.waits_for_input(process)
     }
 
     /// Reads what has come by now. To be called before [`Multiplex::begin`], and its events taken,
     /// where one is in flight at most: whatever came before answers nothing.
     pub fn look_for_strays(&mut self) {
-        let _ = self.results.try_fill();
+        let _ = self.link.try_read();
     }
 
     /// Takes the beginning of a line that came before [`Multiplex::begin`] with nothing in flight.
     pub fn take_partial(&mut self) -> Option<Vec<u8>> {
-        let partial = self.results.take_rest();
-        if partial.trim_ascii().is_empty() {
-            return None;
-        }
-        self.keep_stray(&partial);
+        let partial = self.link.take_partial()?;
+        self.record_stray(&partial);
         Some(partial)
     }
 
@@ -193,14 +182,17 @@ impl Multiplex {
 
     /// Gives an activation its number and sends it. There must be a place for it.
     pub fn begin(&mut self, activation: &Activation) -> Ticket {
-        let ticket = Ticket { id: self.ledger.begin(), from: self.queued };
-        self.last_from = self.queued;
-        self.reading = Reading::default();
-        self.queue(activation.run_frame(ticket.id));
+        let ticket = Ticket { id: self.ledger.begin(), from: self.outbox.queued };
+        if self.promises.concurrency == 1 {
+            self.link.begin_activation();
+        }
+        self.outbox.push(activation.run_frame(ticket.id));
         self.write_now();
-        if self.promises.concurrency == 1 && self.outbox.is_empty() && self.courtesy.yield_if_due() {
-            let something = self.read_rest();
-            self.courtesy.record(something);
+        if self.promises.concurrency == 1
+            && self.outbox.is_empty()
+            && let Some(fill) = self.link.try_read_after_yield()
+        {
+            self.link.record_yield(matches!(fill, Ok(Fill::Some)));
         }
         ticket
     }
@@ -208,16 +200,16 @@ impl Multiplex {
     /// Says that nobody waits for this activation any more, if the process wants to hear it.
     pub fn cancel(&mut self, id: u64) {
         if self.promises.cancel {
-            self.queue(format!("{{\"cancel\":{id}}}\n").into_bytes());
+            self.outbox.push(format!("{{\"cancel\":{id}}}\n").into_bytes());
             self.write_now();
         }
     }
 
     /// Asks it to write nothing more for this activation for now. Whether that was sent.
     pub fn pause(&mut self, id: u64) -> bool {
-        let sends = self.promises.pause && self.queued - self.written <= MAX_UNWRITTEN;
+        let sends = self.promises.pause && self.outbox.unwritten_bytes() <= MAX_UNWRITTEN;
         if sends {
-            self.queue(format!("{{\"pause\":{id}}}\n").into_bytes());
+            self.outbox.push(format!("{{\"pause\":{id}}}\n").into_bytes());
             self.write_now();
         }
         sends
@@ -225,7 +217,7 @@ impl Multiplex {
 
     /// Asks it to go on after a pause.
     pub fn resume(&mut self, id: u64) {
-        self.queue(format!("{{\"resume\":{id}}}\n").into_bytes());
+        self.outbox.push(format!("{{\"resume\":{id}}}\n").into_bytes());
         self.write_now();
     }
 
@@ -235,7 +227,7 @@ impl Multiplex {
         if !self.promises.stop {
             return;
         }
-        self.queue(format!("{{\"stop\":{{\"grace_ms\":{}}}}}\n", grace.as_millis()).into_bytes());
+        self.outbox.push(format!("{{\"stop\":{{\"grace_ms\":{}}}}}\n", grace.as_millis()).into_bytes());
         let written = async {
             while !self.outbox.is_empty() {
                 if self.step(false).await == Step::Gone {
@@ -250,79 +242,43 @@ impl Multiplex {
     /// when the process reads no more.
     #[must_use]
     pub fn is_untouched(&self, ticket: Ticket) -> bool {
-        self.stdin.unread().is_some_and(|unread| ticket.from >= self.written.saturating_sub(unread))
+        self.link.unread().is_some_and(|unread| ticket.from >= self.outbox.written.saturating_sub(unread))
     }
 
     /// Moves some bytes, reading only if that is wanted. Cancelling it loses nothing.
     pub async fn step(&mut self, reads: bool) -> Step {
-        if reads && self.results.has_ended() {
-            // Seen by a read that did not wait.
-            return Step::Gone;
+        match self.link.transfer(self.outbox.unwritten(), reads).await {
+            Transfer::Read => {}
+            Transfer::Wrote(count) => self.outbox.advance(count),
+            Transfer::Gone => return Step::Gone,
         }
-        let whole = self.last_frame_bytes();
-        let Self { stdin, results, outbox, sent, reading, .. } = self;
-        let unwritten = outbox.front().map_or(&[][..], |frame| &frame[*sent..]);
-        let alone = self.promises.concurrency == 1;
-        // With one in flight at most, this is its frame as long as it is not written, or was just now.
-        let frame_written = if unwritten.is_empty() { whole } else { *sent };
-        tokio::select! {
-            fill = results.fill_after(|pending| if alone { reading.look(stdin, frame_written, pending) }), if reads => {
-                match fill {
-                    Ok(Fill::Some | Fill::WouldBlock) => Step::Moved,
-                    Ok(Fill::End) | Err(_) => Step::Gone,
-                }
-            }
-            written = stdin.write(unwritten), if !unwritten.is_empty() => match written {
-                Ok(count) => {
-                    self.wrote(count);
-                    self.write_now();
-                    Step::Moved
-                }
-                Err(_) => Step::Gone,
-            },
-            else => std::future::pending().await,
-        }
+        self.write_now();
+        Step::Moved
     }
 
     /// Reads once what there is by now, of a process that may have ended. Whether there was something;
     /// its events are to be taken before it is asked again.
     pub fn read_rest(&mut self) -> bool {
-        let whole = self.last_frame_bytes();
-        let alone = self.promises.concurrency == 1;
-        let (reading, stdin) = (&mut self.reading, &self.stdin);
-        let fill = self.results.try_fill_after(|pending| {
-            if alone {
-                reading.look(stdin, whole, pending);
-            }
-        });
-        matches!(fill, Ok(Fill::Some))
-    }
-
-    /// How long the frame of the last activation is, with what was queued behind it.
-    fn last_frame_bytes(&self) -> usize {
-        usize::try_from(self.queued - self.last_from).unwrap_or(usize::MAX)
+        matches!(self.link.try_read(), Ok(Fill::Some))
     }
 
     /// What was written of a frame that was never ended.
     #[must_use]
     pub fn partial(&self) -> &[u8] {
-        self.results.partial()
+        self.link.partial()
     }
 
     /// Takes the next frame that is there in whole.
     pub fn take(&mut self) -> Option<Taken> {
         let limit_bytes = self.limit_bytes.saturating_add(FRAME_BYTES);
-        let before = self.results.pending_len();
-        let Some(line) = self.results.next_line() else {
-            return (self.results.pending_len() as u64 > limit_bytes).then_some(Taken::TooLong);
+        let Some(Received { line, is_stray }) = self.link.next_line() else {
+            return (self.link.pending().len() as u64 > limit_bytes).then_some(Taken::TooLong);
         };
         if line.len() as u64 > limit_bytes {
             return Some(Taken::TooLong);
         }
         let mut event = self.ledger.judge(&line, self.limit_bytes);
-        if self.reading.stray_bytes > 0 {
-            let length = before - self.results.pending_len();
-            self.reading.stray_bytes = self.reading.stray_bytes.saturating_sub(length);
+        if is_stray {
             if let Event::Ended(id, _) = event {
                 self.ledger.restore(id);
             }
@@ -330,14 +286,16 @@ impl Multiplex {
         }
         if let Event::Ended(_, ended) = &mut event
             && self.may_be_an_earlier_ones(&line)
-            && let Some(second) = self.results.next_line()
+            && let Some(second) = self.link.next_line()
         {
             // As in version 1: which of them is meant, nobody can say.
-            *ended = Ended::Bad(answer::two_lines(&line, &second));
-            self.keep_stray(&second);
+            *ended = Ended::Bad(answer::two_lines(&line, &second.line));
+            self.record_stray(&second.line);
         }
-        if let Event::Stray(_) = event {
-            self.keep_stray(&line);
+        match event {
+            Event::Ended(..) => self.link.end_activation(),
+            Event::Stray(_) => self.record_stray(&line),
+            Event::Chunk(..) | Event::Log(..) | Event::Broken(..) => {}
         }
         Some(Taken::Frame(event, line))
     }
@@ -350,7 +308,7 @@ impl Multiplex {
         if self.promises.concurrency > 1 {
             return false;
         }
-        let mut lines = self.results.pending().split_inclusive(|byte| *byte == b'\n');
+        let mut lines = self.link.pending().split_inclusive(|byte| *byte == b'\n');
         let second = lines.find(|line| !line.trim_ascii().is_empty()).filter(|line| line.ends_with(b"\n"));
         second.is_some_and(|second| nobodys(line) && nobodys(&Bytes::copy_from_slice(second)))
     }
@@ -440,37 +398,48 @@ impl Multiplex {
         }
     }
 
-    /// Lets go of the process: closing its input asks it to end.
-    #[must_use]
-    pub fn into_results(self) -> LineReader {
-        self.results
-    }
-
-    fn keep_stray(&mut self, line: &[u8]) {
-        self.strayed |= self.promises.concurrency == 1 && self.ledger.next > 1;
-        self.kept.add(line);
-    }
-
-    fn queue(&mut self, frame: Vec<u8>) {
-        self.queued += frame.len() as u64;
-        self.outbox.push_back(frame);
+    fn record_stray(&mut self, line: &[u8]) {
+        let distrust = self.promises.concurrency == 1 && self.ledger.next > 1;
+        self.link.record_stray(line, distrust);
     }
 
     /// Writes what fits now. That nobody reads is seen by the next step.
     fn write_now(&mut self) {
-        while let Some(frame) = self.outbox.front() {
-            match self.stdin.try_write(&frame[self.sent..]) {
+        while !self.outbox.is_empty() {
+            match self.link.try_write(self.outbox.unwritten()) {
                 Ok(0) | Err(_) => return,
-                Ok(count) => self.wrote(count),
+                Ok(count) => self.outbox.advance(count),
             }
         }
     }
+}
 
-    fn wrote(&mut self, count: usize) {
+impl Outbox {
+    fn push(&mut self, frame: Vec<u8>) {
+        self.queued += frame.len() as u64;
+        self.frames.push_back(frame);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// What is unwritten of the first frame.
+    fn unwritten(&self) -> &[u8] {
+        self.frames.front().map_or(&[], |frame| &frame[self.sent..])
+    }
+
+    /// How many bytes are unwritten of all frames.
+    fn unwritten_bytes(&self) -> u64 {
+        self.queued - self.written
+    }
+
+    /// Notes that so many bytes of the first frame were written.
+    fn advance(&mut self, count: usize) {
         self.written += count as u64;
         self.sent += count;
-        if self.outbox.front().is_some_and(|frame| self.sent == frame.len()) {
-            self.outbox.pop_front();
+        if self.frames.front().is_some_and(|frame| self.sent == frame.len()) {
+            self.frames.pop_front();
             self.sent = 0;
         }
     }
@@ -486,6 +455,7 @@ pub fn stray(line: &[u8], reason: &str) -> String {
 mod tests {
     use super::*;
     use crate::process::pipe::{pipe, watch};
+    use crate::protocol::line::{LineReader, LineWriter};
     use proptest::prelude::*;
 
     /// What happens in a conversation.
@@ -569,7 +539,7 @@ mod tests {
         let (writer, reader) = (LineWriter::new(watch(stdin.1).unwrap()), LineReader::new(watch(results.0).unwrap()));
         let mut heard = LineReader::new(watch(stdin.0).unwrap());
         let promises = Promises { concurrency, cancel: false, pause: false, stop: false };
-        let mut multiplex = Multiplex::new(writer, reader, ResultChannel::Stdout, promises);
+        let mut multiplex = Multiplex::new(Link::new(writer, reader, ResultChannel::Stdout), promises);
         let (mut order, mut cuts) = (order.iter().cycle(), cuts.iter().cycle());
         let mut scripts = scripts.iter();
         // The process: what it has yet to say of each, and what it has said and not written.
@@ -663,7 +633,7 @@ mod tests {
             let (writer, reader) =
                 (LineWriter::new(watch(stdin.1).unwrap()), LineReader::new(watch(results.0).unwrap()));
             let promises = Promises { concurrency: 1, cancel: false, pause: false, stop: false };
-            let mut multiplex = Multiplex::new(writer, reader, ResultChannel::Stdout, promises);
+            let mut multiplex = Multiplex::new(Link::new(writer, reader, ResultChannel::Stdout), promises);
             // The process closes its result channel, and lives on.
             drop(results.1);
             multiplex.look_for_strays();
