@@ -52,7 +52,7 @@ impl Flights {
     }
 
     fn check(&mut self, event: Event, line: &Bytes, concurrency: usize) {
-        let (Event::Chunk(id, _) | Event::Log(id, _) | Event::Ended(id, _) | Event::Broken(id, _)) = event else {
+        let (Event::Chunk(id, _) | Event::Log(id, _) | Event::Ended(id, _) | Event::Malformed(id, _)) = event else {
             let Event::Stray(reason) = event else { unreachable!("every other event has a number") };
             check_sentence(&reason);
             return;
@@ -74,7 +74,7 @@ impl Flights {
                 }
                 self.open.retain(|open| *open != id);
             }
-            Event::Broken(_, problem) => check_sentence(&problem),
+            Event::Malformed(_, problem) => check_sentence(&problem),
             Event::Log(..) | Event::Stray(_) => {}
         }
     }

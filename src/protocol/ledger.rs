@@ -1,4 +1,4 @@
-//! Which activations of a version 2 conversation are in flight, and so what a frame means.
+//! Which activations of a version 2 conversation are in flight, and what a frame means for them.
 //!
 //! Pure: knows ids and frames; knows no pipe, no caller and no time.
 
@@ -10,8 +10,8 @@ use crate::error::BadAnswer;
 use super::answer;
 use super::frame::{self, Id, Kind};
 
-/// A chunk up to this size is copied out of the buffer that it came in: kept for a slow caller, it
-/// would keep all of that.
+/// A chunk up to this size is copied out of the buffer that it arrived in. Otherwise a small chunk that
+/// is kept for a slow caller would keep the whole buffer.
 const COPY_BELOW: usize = 256 * 1024;
 
 /// What a frame means.
@@ -19,13 +19,13 @@ const COPY_BELOW: usize = 256 * 1024;
 pub enum Event {
     /// A part of the answer of this activation.
     Chunk(u64, Bytes),
-    /// A line for its log.
+    /// Text for the log of this activation.
     Log(u64, String),
-    /// It has ended, in this way.
+    /// This activation has ended.
     Ended(u64, Ended),
-    /// A frame of this activation that is none. It has not ended.
-    Broken(u64, String),
-    /// It belongs to none, for this reason.
+    /// A frame of this activation is malformed, for this reason. The activation has not ended.
+    Malformed(u64, String),
+    /// The frame belongs to no activation, for this reason.
     Stray(String),
 }
 
@@ -34,15 +34,18 @@ pub enum Event {
 pub enum Ended {
     /// With a result.
     Result(Answer),
-    /// With an error of its own, which is any JSON.
+    /// With an error from the action, which is any JSON.
     Error(Bytes),
-    /// With its chunks.
+    /// With its chunks as the whole answer.
     End,
-    /// With a result that is none.
+    /// With an unusable result.
     Bad(BadAnswer),
 }
 
-/// Which activations are in flight, and so what a frame means.
+/// The ids of the activations in flight.
+///
+/// An id is assigned once in the life of a process. It leaves the ledger with the first `result`, `error`
+/// or `end` frame that has it, and in no other way.
 #[derive(Debug)]
 pub(super) struct Ledger {
     concurrency: usize,
@@ -55,6 +58,7 @@ impl Ledger {
         Self { concurrency, next: 1, open: Vec::new() }
     }
 
+    /// Assigns the next id. Fewer than `concurrency` activations must be in flight.
     pub(super) fn begin(&mut self) -> u64 {
         debug_assert!(self.open.len() < self.concurrency, "more in flight than declared");
         let id = self.next;
@@ -63,18 +67,19 @@ impl Ledger {
         id
     }
 
-    /// Takes an end back that came too early to be one.
-    pub(super) fn restore(&mut self, id: u64) {
+    /// Puts an id back whose end came too early to be one.
+    pub(super) fn reopen(&mut self, id: u64) {
         self.open.push(id);
     }
 
-    pub(super) fn judge(&mut self, line: &Bytes, limit_bytes: u64) -> Event {
+    /// Parses one line and says what it means.
+    pub(super) fn classify(&mut self, line: &Bytes, limit_bytes: u64) -> Event {
         let only = (self.concurrency == 1).then(|| self.open.first().copied()).flatten();
         let frame = match frame::parse(line) {
             Ok(frame) => frame,
             Err(problem) => {
                 return match only {
-                    Some(id) => Event::Broken(id, format!("that is {problem}")),
+                    Some(id) => Event::Malformed(id, format!("that is {problem}")),
                     None => Event::Stray(format!("since it is {problem}")),
                 };
             }
@@ -90,12 +95,12 @@ impl Ledger {
             (None, None) => return Event::Stray("for it has no `id`".into()),
         };
         let ended = match frame.kind {
-            Err(problem) => return Event::Broken(id, problem),
+            Err(problem) => return Event::Malformed(id, problem),
             Ok(Kind::Chunk(json)) if json.len() < COPY_BELOW => return Event::Chunk(id, Bytes::copy_from_slice(&json)),
             Ok(Kind::Chunk(json)) => return Event::Chunk(id, json),
             Ok(Kind::Log(text)) => return Event::Log(id, text),
             Ok(Kind::Result(json)) if json.len() as u64 > limit_bytes => {
-                return Event::Broken(id, format!("whose `result` has more than {limit_bytes} bytes"));
+                return Event::Malformed(id, format!("whose `result` has more than {limit_bytes} bytes"));
             }
             Ok(Kind::Result(json)) => match answer::check(json) {
                 Ok(answer) => Ended::Result(answer),
@@ -114,19 +119,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// One event of a conversation.
     #[derive(Debug, Clone)]
     enum Move {
-        /// An activation comes, if there is a place.
+        /// An activation begins, if fewer than `concurrency` are in flight.
         Begin,
-        /// The process writes a frame of this kind for the activation of this number, or without one.
+        /// The process writes a frame of this kind, with this id or without one.
         Write(Option<u64>, u8),
-        /// The process writes what is no frame.
-        Noise(&'static str),
+        /// The process writes a line that is no frame.
+        NonFrame(&'static str),
     }
 
     fn moves() -> impl Strategy<Value = Vec<Move>> {
         let number = prop_oneof![1 => Just(None), 9 => (0_u64..12).prop_map(Some)];
-        let noise = prop::sample::select(&[
+        let non_frame = prop::sample::select(&[
             "ready",
             "[]",
             "{",
@@ -137,7 +143,7 @@ mod tests {
         let one = prop_oneof![
             3 => Just(Move::Begin),
             6 => (number, 0_u8..7).prop_map(|(number, kind)| Move::Write(number, kind)),
-            1 => noise.prop_map(Move::Noise),
+            1 => non_frame.prop_map(Move::NonFrame),
         ];
         prop::collection::vec(one, 0..60)
     }
@@ -153,20 +159,20 @@ mod tests {
     ];
 
     proptest! {
-        /// Whatever a process writes, a frame is its own activation's or nobody's, and each activation
-        /// ends once.
+        /// Whatever a process writes, a frame belongs to the activation of its id or to none, and each
+        /// activation ends once.
         #[test]
-        fn a_frame_is_its_own_activations_or_nobodys(concurrency in 1_usize..5, moves in moves()) {
+        fn a_frame_belongs_to_the_activation_of_its_id_or_to_none(concurrency in 1_usize..5, moves in moves()) {
             let mut ledger = Ledger::new(concurrency);
-            // The oracle: what became of each number that was given.
+            // The oracle: whether the activation of each id is in flight.
             let mut open: Vec<bool> = Vec::new();
             for step in moves {
                 let in_flight = |open: &[bool]| -> Vec<u64> {
                     (1..).zip(open).filter(|(_, open)| **open).map(|(id, _)| id).collect()
                 };
-                let flights = in_flight(&open);
+                let expected = in_flight(&open);
                 match step {
-                    Move::Begin if flights.len() < concurrency => {
+                    Move::Begin if expected.len() < concurrency => {
                         open.push(true);
                         prop_assert_eq!(ledger.begin(), open.len() as u64);
                     }
@@ -177,15 +183,15 @@ mod tests {
                             Some(number) => format!("{{\"id\":{number},{member}}}"),
                             None => format!("{{{member}}}"),
                         };
-                        let whose = match number {
-                            Some(number) => Some(number).filter(|number| flights.contains(number)),
-                            None if concurrency == 1 => flights.first().copied(),
+                        let owner = match number {
+                            Some(number) => Some(number).filter(|number| expected.contains(number)),
+                            None if concurrency == 1 => expected.first().copied(),
                             None => None,
                         };
-                        let seen = match ledger.judge(&line.into(), 1000) {
+                        let seen = match ledger.classify(&line.into(), 1000) {
                             Event::Chunk(id, _) => (Some(id), kind == 0),
                             Event::Log(id, _) => (Some(id), kind == 1),
-                            Event::Broken(id, _) => (Some(id), kind == 2),
+                            Event::Malformed(id, _) => (Some(id), kind == 2),
                             Event::Ended(id, ended) => (Some(id), match ended {
                                 Ended::Result(_) => kind == 3,
                                 Ended::Bad(_) => kind == 4,
@@ -194,15 +200,15 @@ mod tests {
                             }),
                             Event::Stray(_) => (None, true),
                         };
-                        prop_assert_eq!(seen, (whose, true));
-                        if let Some(id) = whose && ends {
+                        prop_assert_eq!(seen, (owner, true));
+                        if let Some(id) = owner && ends {
                             open[usize::try_from(id).unwrap() - 1] = false;
                         }
                     }
-                    Move::Noise(line) => {
-                        let event = ledger.judge(&Bytes::from_static(line.as_bytes()), 1000);
-                        let fails = concurrency == 1 && !flights.is_empty() && !line.starts_with("{\"");
-                        prop_assert_eq!(matches!(event, Event::Broken(..)), fails, "{:?}", event);
+                    Move::NonFrame(line) => {
+                        let event = ledger.classify(&Bytes::from_static(line.as_bytes()), 1000);
+                        let fails = concurrency == 1 && !expected.is_empty() && !line.starts_with("{\"");
+                        prop_assert_eq!(matches!(event, Event::Malformed(..)), fails, "{:?}", event);
                         prop_assert!(fails || matches!(event, Event::Stray(_)));
                     }
                 }
@@ -213,12 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn a_result_over_the_bound_is_no_end() {
+    fn a_result_over_the_limit_does_not_end_its_activation() {
         let mut ledger = Ledger::new(2);
         let id = ledger.begin();
-        let event = ledger.judge(&Bytes::from_static(b"{\"id\":1,\"result\":[1,2,3]}"), 6);
-        assert_eq!(event, Event::Broken(id, "whose `result` has more than 6 bytes".into()));
-        let event = ledger.judge(&Bytes::from_static(b"{\"id\":1,\"result\":[1,2]}"), 6);
+        let event = ledger.classify(&Bytes::from_static(b"{\"id\":1,\"result\":[1,2,3]}"), 6);
+        assert_eq!(event, Event::Malformed(id, "whose `result` has more than 6 bytes".into()));
+        let event = ledger.classify(&Bytes::from_static(b"{\"id\":1,\"result\":[1,2]}"), 6);
         assert_eq!(event, Event::Ended(id, Ended::Result("[1,2]".into())));
     }
 }

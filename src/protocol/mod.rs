@@ -1,14 +1,18 @@
-//! How we talk to the executable: which protocol, from the first sign of life to the last answer.
+//! How the proxy talks to the executable: the protocols, from the handshake to the last answer.
 //!
-//! Knows lines, JSON and processes; knows no HTTP, no status and no queue.
+//! Knows lines, JSON and processes; knows no HTTP, no status code and no queue.
 //!
-//! - [`mod@line`]: framing and bounds
-//! - [`detect`]: from a started process to a conversation, or to the reason why there is none
+//! - [`mod@line`]: pipe ends that carry lines, with their bounds
+//! - [`link`]: both pipe ends of one process
+//! - [`handshake`]: parses handshakes and acknowledgements
+//! - [`detect`]: waits until a process is ready, and finds out which protocol it speaks
 //! - [`pipe_loop`]: version 1 and the actionloop dialect, one kept process
 //! - [`multiplex`]: version 2, one kept process, several activations at once
-//! - [`frame`]: what such a process writes
-//! - [`conversation`]: any of the two
-//! - [`single_shot`]: version 0, a process for each activation
+//! - [`ledger`]: which activations are in flight there
+//! - [`frame`]: parses the lines that such a process writes
+//! - [`conversation`]: a kept process of either version
+//! - [`single_shot`]: version 0, one process for each activation
+//! - [`answer`]: checks and builds answers
 
 pub mod answer;
 pub mod conversation;
@@ -25,18 +29,19 @@ pub mod single_shot;
 use std::fmt;
 use std::str::FromStr;
 
-/// The protocol that was asked for: `PIPELOOP_PROTOCOL`.
+/// A protocol, as `PIPELOOP_PROTOCOL` sets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
-    /// `0`: a process for each activation, arguments in, the last line of stdout out.
+    /// `0`: one process for each activation, which gets the arguments and prints the result as the last
+    /// line of stdout.
     SingleShot,
-    /// `1`: one kept process, a handshake, a line in, a line out.
+    /// `1`: one kept process with a handshake; one line in, one line out.
     PipeLoop,
-    /// `2`: one kept process, a handshake, frames, several activations at once.
+    /// `2`: one kept process with a handshake; frames, several activations at once.
     Streams,
-    /// `actionloop`: as 1 without handshake, whole activations in, results on descriptor 3.
+    /// `actionloop`: as 1 without a handshake; whole activations in, results on descriptor 3.
     ActionLoop,
-    /// `auto`: 1, 2 or actionloop, by what the process does first.
+    /// `auto`: 1, 2 or actionloop, whichever the process shows first.
     #[default]
     Auto,
 }

@@ -1,8 +1,7 @@
 //! Version 1 of the protocol, the pipe loop, and its actionloop dialect.
 //!
-//! One line in, one line out, one activation at a time. Knows lines and their bounds; knows no
-//! HTTP and no pid: an early death arrives as end-of-file or as the process's exit, and whoever
-//! asked then tells why.
+//! One line in, one line out, one activation at a time. Knows lines and their bounds; knows no HTTP
+//! and no pid. A process that dies shows as end-of-file or as its exit; the caller then reports why.
 
 use bytes::Bytes;
 
@@ -18,12 +17,12 @@ use super::answer;
 use super::line::Fill;
 use super::link::{Link, MAX_STRAYS, Transfer};
 
-/// What the process wants to read for each activation.
+/// What the process gets for each activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sends {
-    /// The arguments themselves: version 1.
+pub enum Payload {
+    /// Only the arguments: version 1.
     Arguments,
-    /// The whole activation: the dialect, and version 1 with `"context":true`.
+    /// The whole activation: the actionloop dialect, and version 1 with `"context":true`.
     Activation,
 }
 
@@ -31,28 +30,29 @@ pub enum Sends {
 #[derive(Debug)]
 pub struct PipeLoop {
     link: Link,
-    sends: Sends,
-    /// The process has been sent an activation.
-    asked: bool,
+    payload: Payload,
+    /// Whether the process was sent an activation.
+    was_sent_one: bool,
+    /// Whether to refuse activations after a stray.
     reports_strays: bool,
 }
 
 /// Why there is no answer. After any of these but [`NoAnswer::Bad`] the process must be stopped.
 #[derive(Debug)]
 pub enum NoAnswer {
-    /// There is an answer, and it is unusable. The conversation goes on.
+    /// The answer is unusable. The conversation goes on.
     Bad(BadAnswer),
-    /// The process is gone, or its result channel is. `answer` is what it had written of a line.
+    /// The process has exited or closed its result channel.
     Gone {
-        /// Bytes of a line that was never ended.
+        /// The beginning of a line without its end.
         partial: Vec<u8>,
-        /// Whether it is certain that the process never read a byte of the activation, so that
-        /// another process may be given it.
+        /// Whether it is certain that the process read no byte of the activation, so that another process
+        /// may get it.
         untouched: bool,
     },
-    /// The answer is over the bound.
+    /// The answer is over the limit.
     TooLong,
-    /// The process has written a line too many since its first activation, and was not sent this one.
+    /// The process has written a line too many since its first activation, so it was not sent this one.
     /// Only after [`PipeLoop::report_strays`].
     Strayed,
 }
@@ -61,10 +61,10 @@ pub enum NoAnswer {
 const MAX_STRAY_BYTES: usize = 1024 * 1024;
 
 impl PipeLoop {
-    /// A conversation over this link.
+    /// Begins a conversation over this link.
     #[must_use]
-    pub fn new(link: Link, sends: Sends) -> Self {
-        Self { link, sends, asked: false, reports_strays: false }
+    pub fn new(link: Link, payload: Payload) -> Self {
+        Self { link, payload, was_sent_one: false, reports_strays: false }
     }
 
     /// Both pipe ends.
@@ -82,21 +82,21 @@ impl PipeLoop {
         self.link
     }
 
-    /// Sends nothing more from now on once the process has written a line too many.
+    /// Payload nothing more from now on once the process has written a line too many.
     pub fn report_strays(&mut self) {
         self.reports_strays = true;
     }
 
-    /// The protocol it speaks: version 1 or the dialect.
+    /// The protocol that the process speaks: version 1 or the actionloop dialect.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
-        match (self.sends, self.link.channel()) {
-            (Sends::Activation, ResultChannel::Descriptor3) => Protocol::ActionLoop,
+        match (self.payload, self.link.channel()) {
+            (Payload::Activation, ResultChannel::Descriptor3) => Protocol::ActionLoop,
             _ => Protocol::PipeLoop,
         }
     }
 
-    /// Sends one activation and waits for its answer. There is no time limit here.
+    /// Payload one activation and waits for its answer. There is no time limit here.
     ///
     /// Must not be cancelled unless the process is stopped then: the answer of an abandoned
     /// activation would become the next one's.
@@ -116,9 +116,9 @@ impl PipeLoop {
         if self.link.has_strayed() && self.reports_strays {
             return Err(NoAnswer::Strayed);
         }
-        let line = match self.sends {
-            Sends::Arguments => activation.arguments_line(),
-            Sends::Activation => activation.whole_line(),
+        let line = match self.payload {
+            Payload::Arguments => activation.arguments_line(),
+            Payload::Activation => activation.whole_line(),
         };
         self.link.begin_activation();
         let mut exchange = Exchange { link: &mut self.link, unwritten: line, limit_bytes, strays: Vec::new() };
@@ -132,7 +132,7 @@ impl PipeLoop {
         for stray in strays {
             self.log_stray(logs, &stray);
         }
-        self.asked = true;
+        self.was_sent_one = true;
         if let Err(NoAnswer::Bad(BadAnswer::TwoLines { .. })) = answer {
             self.link.distrust();
         }
@@ -173,11 +173,11 @@ impl PipeLoop {
 
     fn log_stray(&mut self, logs: &mut Logs, line: &[u8]) {
         logs.say(&format!("pipeloop: dropped a line that answers no activation: {}", excerpt(line)));
-        self.link.record_stray(line, self.asked);
+        self.link.record_stray(line, self.was_sent_one);
     }
 }
 
-/// One activation on its way out and its answer on its way in.
+/// One activation on its way to the process, and its answer on its way back.
 struct Exchange<'a> {
     link: &'a mut Link,
     unwritten: &'a [u8],

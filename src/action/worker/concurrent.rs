@@ -422,7 +422,7 @@ impl Concurrent<'_> {
     async fn begin(&mut self, waiting: Waiting) -> Result<(), Waiting> {
         if self.concurrency() == 1 {
             // What came before it answers nothing.
-            self.multiplex.look_for_strays();
+            self.multiplex.read_strays();
             while let Some(Taken::Frame(event, line)) = self.multiplex.take() {
                 self.handle(event, &line).await;
             }
@@ -500,7 +500,7 @@ impl Concurrent<'_> {
                 }
                 self.finish(flight, outcome).await;
             }
-            Event::Broken(id, problem) => {
+            Event::Malformed(id, problem) => {
                 let line = String::from_utf8_lossy(line).into_owned();
                 self.fail(id, Error::Run(RunError::BadFrame { problem, line })).await;
             }

@@ -499,7 +499,7 @@ impl Worker {
         if let Conversation::Multiplex(multiplex) = &mut conversation {
             // Its frame is told half of the grace, as its input's end is.
             tokio::select! {
-                () = multiplex.say_stop(grace / 2) => {}
+                () = multiplex.send_stop(grace / 2) => {}
                 _ = phase.wait_for(|phase| *phase == Phase::Killing) => {}
                 () = logs.pump() => unreachable!("a pump never ends"),
             }
