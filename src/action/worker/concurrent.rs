@@ -41,7 +41,7 @@ use crate::protocol::answer::{self, Gathered};
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::ending;
 use crate::protocol::multiplex::{Ended, Event, Multiplex, Step, Taken, Ticket, stray};
-use crate::time::PIECES;
+use crate::time::Countdown;
 
 use super::super::Phase;
 use super::super::job::{Job, Message, Reply};
@@ -74,7 +74,7 @@ struct InFlight {
     begun: Instant,
     /// When its deadline is over; its run timeout is counted.
     ends: Option<Instant>,
-    ticks_left: u32,
+    countdown: Countdown,
     state: State,
     caller_state: Caller,
     backpressure: Backpressure,
@@ -239,13 +239,13 @@ impl Worker {
             }
             End::ProcessGone => concurrent.handle_exit_in_flight(&process, waiting).await,
             End::Retired(reason) => {
-                stop::kill(&process).await;
+                stop::kill_and_reap(&process).await;
                 concurrent.logs.detach();
                 concurrent.worker.pool.backoff().record_stop(reason);
                 concurrent.finish_all(|_| None).await;
             }
             End::FrameTooLong => {
-                stop::kill(&process).await;
+                stop::kill_and_reap(&process).await;
                 concurrent.logs.detach();
                 let limit_bytes = concurrent.worker.shared.config.settings.max_result.0;
                 let error = || match in_flight {
@@ -256,7 +256,7 @@ impl Worker {
                 concurrent.finish_all(|_| Some(error())).await;
             }
             End::Stopped => {
-                stop::kill(&process).await;
+                stop::kill_and_reap(&process).await;
                 concurrent.logs.detach();
                 concurrent.finish_all(|flight| Some(Error::Run(RunError::Cut { after: flight.begun.elapsed() }))).await;
                 for Pending { job, begun, .. } in waiting.drain(..) {
@@ -302,7 +302,7 @@ impl Concurrent<'_> {
         phase: &mut watch::Receiver<Phase>,
     ) -> End {
         let pool = self.worker.pool.clone();
-        let tick_length = self.worker.shared.config.settings.run_timeout.0 / PIECES;
+        let part = Countdown::new(self.worker.shared.config.settings.run_timeout.0).part();
         let mut exited = std::pin::pin!(process.exited());
         let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         let mut tick = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
@@ -331,7 +331,7 @@ impl Concurrent<'_> {
             {
                 begun = true;
                 if self.in_flight.is_empty() {
-                    tick.as_mut().reset(Instant::now() + tick_length);
+                    tick.as_mut().reset(Instant::now() + part);
                 }
                 if let Err(next) = self.begin(next).await {
                     waiting.push_front(next);
@@ -392,7 +392,7 @@ impl Concurrent<'_> {
                 }
                 () = &mut alarm, if until.is_some() => self.check_time_limits(false).await,
                 () = &mut tick, if !self.in_flight.is_empty() => {
-                    tick.as_mut().reset(Instant::now() + tick_length);
+                    tick.as_mut().reset(Instant::now() + part);
                     self.check_time_limits(true).await;
                 }
                 _ = phase.changed() => {}
@@ -431,7 +431,7 @@ impl Concurrent<'_> {
     async fn begin(&mut self, waiting: Pending) -> Result<(), Pending> {
         if self.concurrency() == 1 {
             // What came before it answers nothing.
-            self.multiplex.look_for_strays();
+            self.multiplex.read_strays();
             while let Some(Taken::Frame(event, line)) = self.multiplex.take() {
                 self.handle(event, &line).await;
             }
@@ -460,8 +460,7 @@ impl Concurrent<'_> {
             limit,
             begun,
             ends: (limit == TimeLimit::Deadline).then_some(ends),
-            // The first piece is one that has begun already.
-            ticks_left: PIECES + 1,
+            countdown: Countdown::from_mid_part(run_timeout),
             state: State::Open,
             caller_state: Caller { caller: Some((reply, permit)), gathered: Gathered::default() },
             log: Some(log),
@@ -504,7 +503,7 @@ impl Concurrent<'_> {
                 }
                 self.finish(flight, outcome).await;
             }
-            Event::Broken(id, problem) => {
+            Event::Malformed(id, problem) => {
                 let line = String::from_utf8_lossy(line).into_owned();
                 self.fail(id, Error::Run(RunError::BadFrame { problem, line })).await;
             }
@@ -666,11 +665,11 @@ impl Concurrent<'_> {
         let mut over = Vec::new();
         for flight in &mut self.in_flight {
             if counts {
-                flight.ticks_left = flight.ticks_left.saturating_sub(1);
+                flight.countdown.count(flight.countdown.part());
             }
             match flight.state {
                 State::Open | State::Left => {
-                    let by_count = flight.limit == TimeLimit::RunTimeout && flight.ticks_left == 0;
+                    let by_count = flight.limit == TimeLimit::RunTimeout && flight.countdown.is_over();
                     if by_count || flight.ends.is_some_and(|ends| ends <= now) {
                         over.push((flight.ticket.id, flight.limit, flight.begun));
                     }
@@ -691,7 +690,7 @@ impl Concurrent<'_> {
     async fn handle_exit_in_flight(&mut self, process: &Process, waiting: &mut VecDeque<Pending>) {
         let ended = wait_for_exit(process).await;
         // First, or one that lives on, and writes as fast as it is read, is read for ever.
-        stop::kill(process).await;
+        stop::kill_and_reap(process).await;
         'rest: for _ in 0..LAST_READS {
             while let Some(taken) = self.multiplex.take() {
                 let Taken::Frame(event, line) = taken else { break 'rest };

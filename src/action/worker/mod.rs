@@ -250,14 +250,14 @@ impl Worker {
                 let process = guard.release();
                 tracing::info!(
                     pid = process.pid.as_raw_nonzero().get(),
-                    protocol = conversation.name(),
+                    protocol = conversation.protocol().name(),
                     ?evidence,
                     "ready"
                 );
                 Ok(Running { process, conversation, channel_ended: false })
             }
             Err(error) => {
-                stop::kill(guard.process()).await;
+                stop::kill_and_reap(guard.process()).await;
                 logs.detach();
                 Err(error)
             }
@@ -274,7 +274,7 @@ impl Worker {
 
     /// A process that ended while no activation was with it.
     async fn handle_exit(&self, running: Running, logs: &mut Logs) {
-        let channel = running.conversation.channel_name();
+        let channel = running.conversation.channel().name();
         let process = self.kill_and_reap(running, logs).await;
         let how = no_answer_error(process.exit().map(|_| ending(&process, logs)), b"", channel);
         self.pool.backoff().record_crash(how.to_string());
@@ -283,7 +283,7 @@ impl Worker {
     /// Kills what is left of a process and its group, and takes its last words.
     async fn kill_and_reap(&self, running: Running, logs: &mut Logs) -> Process {
         let Running { process, conversation, .. } = running;
-        stop::kill(&process).await;
+        stop::kill_and_reap(&process).await;
         drop(conversation);
         logs.detach();
         process
@@ -297,7 +297,7 @@ impl Worker {
         if let Conversation::Multiplex(multiplex) = &mut conversation {
             // Its frame is told half of the grace, as its input's end is.
             tokio::select! {
-                () = multiplex.say_stop(grace / 2) => {}
+                () = multiplex.send_stop(grace / 2) => {}
                 _ = phase.wait_for(|phase| *phase == Phase::Killing) => {}
                 never = logs.pump() => match never {},
             }
@@ -308,7 +308,7 @@ impl Worker {
             () = stop::stop(&process, grace) => {}
             () = async {
                 let _ = phase.wait_for(|phase| *phase == Phase::Killing).await;
-            } => stop::kill(&process).await,
+            } => stop::kill_and_reap(&process).await,
             never = logs.pump() => match never {},
         }
         logs.detach();
@@ -345,7 +345,7 @@ pub(crate) async fn kill_and_explain(
     logs: &mut Logs,
 ) -> Error {
     let ended = wait_for_exit(process).await;
-    stop::kill(process).await;
+    stop::kill_and_reap(process).await;
     logs.detach();
     no_answer_error(ended.then(|| ending(process, logs)), &partial, channel)
 }

@@ -52,7 +52,7 @@ impl Worker {
         if let Err(error @ (Error::Run(RunError::TimeOut { .. }) | Error::Run(RunError::Cut { .. }))) = &outcome {
             // The conversation was left in the middle: nobody could tell whose the next line is.
             if let Some(running) = self.running.take() {
-                stop::kill(&running.process).await;
+                stop::kill_and_reap(&running.process).await;
                 self.pool.backoff().record_stop(error.to_string());
             }
             logs.detach();
@@ -99,7 +99,7 @@ impl Worker {
                 }
                 Err(NoAnswer::Gone { partial, untouched }) => {
                     let running = self.running.take().expect("it was spoken with");
-                    let channel = running.conversation.channel_name();
+                    let channel = running.conversation.channel().name();
                     // A process that died before this activation could reach it takes nothing with
                     // it. One that was started for it and did so is told.
                     if untouched && !fresh && wait_for_exit(&running.process).await {
