@@ -50,6 +50,9 @@ pub(super) struct WorkerPool {
     pub(super) speaks_frames: AtomicBool,
 }
 
+/// The log's sentence before a process that strayed is replaced.
+const STRAYED: &str = "pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)";
+
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Arc<WorkerPool>,

@@ -93,7 +93,7 @@ impl Worker {
                     return Err(Error::Run(RunError::BadAnswer { problem, ending: None }));
                 }
                 Err(NoAnswer::Strayed) => {
-                    logs.say("pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)");
+                    logs.say(super::STRAYED);
                     let running = self.running.take().expect("it has strayed");
                     self.kill_and_reap(running, logs).await;
                 }
