@@ -1,7 +1,7 @@
-//! One activation and its answer: plain data, sliced from what was sent and never rebuilt.
+//! One activation and its answer: plain data, sliced from the request body and never rebuilt.
 //!
-//! JSON text passes through as it came: numbers, key order, duplicate keys and escapes are the
-//! sender's own. Only raw newlines between tokens become spaces, since a message is one line.
+//! JSON text passes through unchanged: numbers, key order, duplicate keys and escapes stay as the sender
+//! wrote them. Only raw newlines between tokens become spaces, since a message is one line.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,9 +18,9 @@ use crate::memory_budget::Reservation;
 /// An activation as a caller sent it: `{"value":…, other members}`.
 #[derive(Debug, Default)]
 pub struct Activation {
-    /// The whole body, with room for the newline that ends a message.
+    /// The whole body, with space for the newline that ends a message.
     body: Vec<u8>,
-    /// Where `value` stands in `body`; empty when it was not sent.
+    /// The range of `value` in `body`; empty if the request has none.
     value: Range<usize>,
     /// `deadline`, in milliseconds since the epoch.
     pub deadline_epoch_ms: Option<u64>,
@@ -31,15 +31,15 @@ pub struct Activation {
 /// An answer: one JSON object or array on one line, without the newline.
 pub type Answer = Bytes;
 
-/// `arguments` when an activation brings none.
+/// The arguments of an activation without any.
 const NO_ARGUMENTS: &[u8] = b"{}\n";
 
 impl Activation {
-    /// Takes the body of a run request apart.
+    /// Parses the body of a run request.
     ///
     /// # Errors
     /// [`RequestError::EmptyBody`], [`RequestError::NotJson`], [`RequestError::NotAnObject`], and
-    /// [`RequestError::BadArguments`] when `value` is neither object nor array.
+    /// [`RequestError::BadArguments`] if `value` is neither an object nor an array.
     pub fn parse(mut body: Vec<u8>) -> Result<Self, Error> {
         let object = Object::parse("run", &body)?;
         let mut value = 0..0;
@@ -60,7 +60,7 @@ impl Activation {
         Ok(Self { body, value, deadline_epoch_ms, reservation: Reservation::default() })
     }
 
-    /// An activation of these arguments and nothing else.
+    /// An activation with these arguments and no other member.
     ///
     /// # Errors
     /// As [`Activation::parse`].
@@ -78,13 +78,13 @@ impl Activation {
         Self { reservation, ..self }
     }
 
-    /// The arguments alone as a message: one JSON object or array and LF. `{}` when none came.
+    /// The arguments as a message: one JSON object or array and LF. `{}` if the request has none.
     pub fn arguments_line(&mut self) -> &[u8] {
         if self.value.is_empty() {
             return NO_ARGUMENTS;
         }
-        // `value` is a member of an object, so a byte follows it, and nobody needs that byte
-        // once the message is made: no copy of a payload that may be large.
+        // `value` is a member of an object, so a byte follows it, and no later step needs that byte.
+        // Overwriting it saves a copy of a payload that may be large.
         self.body[self.value.end] = b'\n';
         &self.body[self.value.start..=self.value.end]
     }
@@ -103,15 +103,15 @@ impl Activation {
     }
 
     /// The activation as a frame of version 2: `{"run":ID,"value":…,"context":{…},"deadline_ms":…}`
-    /// and LF. `context` holds every other member as it came; `deadline_ms` is left out when no
-    /// deadline came along.
+    /// and LF. `context` holds every other member unchanged. There is no `deadline_ms` if the
+    /// request has no deadline.
     #[must_use]
     pub fn run_frame(&self, id: u64) -> Vec<u8> {
         let mut frame = Vec::with_capacity(self.body.len() + 80);
         frame.extend_from_slice(format!("{{\"run\":{id},\"value\":").as_bytes());
         frame.extend_from_slice(self.arguments());
         frame.extend_from_slice(b",\"context\":{");
-        // Looked through without the arguments, which may be large.
+        // Parsed without the arguments, which may be large.
         let mut rest = Vec::with_capacity(self.body.len() - self.value.len() + 4);
         rest.extend_from_slice(&self.body[..self.value.start]);
         if self.value.is_empty() {
@@ -121,7 +121,7 @@ impl Activation {
             rest.extend_from_slice(&self.body[self.value.end..]);
         }
         let mut comma = false;
-        for member in members_as_they_came(&rest) {
+        for member in raw_members(&rest) {
             if std::mem::replace(&mut comma, true) {
                 frame.push(b',');
             }
@@ -156,8 +156,8 @@ impl Activation {
             .collect()
     }
 
-    /// How long until the deadline that came along; `None` when there is none or it has passed
-    /// already, for then it says nothing about this activation.
+    /// The time left until the deadline. `None` if the request has none, or a past one, which says nothing
+    /// about this activation.
     #[must_use]
     pub fn time_to_deadline(&self) -> Option<Duration> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
@@ -167,14 +167,14 @@ impl Activation {
 
 /// A JSON object as its members in order, borrowed from its text.
 ///
-/// Of two members of the same name the later one counts, as for nearly every JSON parser; callers
-/// that walk the members in order get that by assigning.
+/// Of two members with the same name the later one counts, as for nearly every JSON parser. Callers
+/// that walk the members in order get this by assigning.
 pub(crate) struct Object<'a> {
     pub(crate) members: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
 impl<'a> Object<'a> {
-    /// Parses the body of `request`, which names it in errors.
+    /// Parses the body of a request, which errors call by this name.
     pub(crate) fn parse(request: &'static str, body: &'a [u8]) -> Result<Self, Error> {
         let text = std::str::from_utf8(body).map_err(|error| {
             Error::Request(RequestError::NotJson {
@@ -185,7 +185,7 @@ impl<'a> Object<'a> {
         match text.trim_ascii_start().as_bytes().first() {
             None => return Err(Error::Request(RequestError::EmptyBody { request })),
             Some(b'{') => {}
-            // Only well-formed JSON is told its type.
+            // Only well-formed JSON has a type to name.
             Some(_) => {
                 return Err(match serde_json::from_str::<&RawValue>(text) {
                     Ok(raw) => Error::Request(RequestError::NotAnObject { request, found: type_of(raw.get()) }),
@@ -203,13 +203,13 @@ impl<'a> Object<'a> {
 }
 
 /// Every member of an object but `value`, each from the quote of its name to its end.
-fn members_as_they_came(body: &[u8]) -> Vec<&[u8]> {
+fn raw_members(body: &[u8]) -> Vec<&[u8]> {
     let Ok(object) = Object::parse("run", body) else { return Vec::new() };
     let mut members = Vec::with_capacity(object.members.len());
     let mut from = 0;
     for (name, raw) in object.members {
         let value = span(body, raw);
-        // Behind the last member stand a comma and white space, or the brace.
+        // The text before a name is a comma and white space, or the opening brace.
         let quote = memchr::memchr(b'"', &body[from..value.start]).map(|at| from + at);
         if let Some(quote) = quote.filter(|_| name != "value") {
             members.push(&body[quote..value.end]);
@@ -237,7 +237,7 @@ impl<'de> Visitor<'de> for Members {
     }
 }
 
-/// A member's name, borrowed where it holds no escapes.
+/// A member's name, borrowed if it holds no escapes.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de> serde::Deserialize<'de> for Name<'de> {
@@ -276,18 +276,18 @@ pub(crate) fn as_text(raw: &RawValue) -> String {
     serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
 }
 
-/// Where a value borrowed from `body` stands in it.
+/// The range in `body` of a value that is borrowed from it.
 fn span(body: &[u8], raw: &RawValue) -> Range<usize> {
     let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
     start..start + raw.get().len()
 }
 
-/// `deadline` comes as a number or as a string of digits.
+/// Parses `deadline`, which is a number or a string of digits.
 fn epoch_ms(raw: &str) -> Option<u64> {
     raw.trim_matches('"').parse().ok()
 }
 
-/// Turns raw newlines into spaces. In valid JSON they stand between tokens only.
+/// Turns raw newlines into spaces. In valid JSON they are only between tokens.
 fn join_lines(body: &mut [u8]) {
     let mut from = 0;
     while let Some(at) = memchr::memchr2(b'\n', b'\r', &body[from..]) {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_pass_as_they_came() {
+    fn arguments_pass_unchanged() {
         check(r#"{"value":{"name":"Mike"}}"#, r#"{"name":"Mike"}"#);
         check(r#"{"value":[1,2]}"#, "[1,2]");
         check(
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_frame_holds_everything_as_it_came() {
+    fn a_run_frame_holds_every_member_unchanged() {
         let check = |body: &str, frame: &str| {
             let activation = Activation::parse(body.into()).expect(body);
             assert_eq!(String::from_utf8_lossy(&activation.run_frame(7)), format!("{frame}\n"), "{body}");
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_are_no_activation_are_refused() {
+    fn malformed_activations_are_refused() {
         let code = |body: &[u8]| Activation::parse(body.into()).unwrap_err().code();
         assert_eq!(code(b""), "PL012");
         assert_eq!(code(b" \n"), "PL012");

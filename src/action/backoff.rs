@@ -1,6 +1,6 @@
-//! CrashBackoff in a row, and when the action may be started again.
+//! Backoff after crashes: when the action may be started again.
 //!
-//! Knows counts and times; starts nothing. `docs/lifecycle.md`, "Back-off", has the schedule.
+//! Knows counts and times; starts no process. `docs/lifecycle.md`, "Back-off", has the schedule.
 
 use std::time::Duration;
 
@@ -14,17 +14,17 @@ use crate::error::{Error, RunError};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// The longest that an activation waits for the end of a pause: callers are told about a crash loop
-/// rather than held by it.
+/// The longest that an activation waits for the end of a pause. A caller gets an error about a crash loop
+/// rather than a long wait.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// What became of the processes of one action.
+/// How the processes of one action ended, and what follows from it.
 #[derive(Debug)]
 pub(super) struct CrashBackoff {
     policy: Restart,
-    /// How often a process ended by itself since the last answer.
+    /// How many processes have ended by themselves since the last answer.
     crashes: u32,
-    /// How the last one ended, whoever ended it.
+    /// How the last process ended, also if the proxy stopped it.
     last: Option<String>,
     not_before: Option<Instant>,
 }
@@ -35,7 +35,7 @@ impl CrashBackoff {
         Self { policy, crashes: 0, last: None, not_before: None }
     }
 
-    /// A process answered an activation: whatever was wrong is over.
+    /// A process answered an activation, so the crashes are over.
     pub(super) fn record_answer(&mut self) {
         if self.crashes > 0 {
             self.crashes = 0;
@@ -51,23 +51,23 @@ impl CrashBackoff {
         self.last = Some(how);
     }
 
-    /// A process was ended by us, over what it did or did not do. That is no crash loop.
+    /// The proxy ended a process. That does not count as a crash.
     pub(super) fn record_stop(&mut self, how: String) {
         tracing::info!(how, "the action was stopped");
         self.last = Some(how);
     }
 
-    /// Whether a process may ever be started.
+    /// Whether a process may be started at all.
     pub(super) fn may_start(&self) -> bool {
         self.policy == Restart::Always || self.last.is_none()
     }
 
-    /// How long a start has to wait; nothing when it has not.
+    /// How long a start has to wait, if it has to.
     pub(super) fn pause_left(&self) -> Option<Duration> {
         self.not_before?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }
 
-    /// The same for an activation that has to be over at `ends`.
+    /// As [`CrashBackoff::pause_left`], for an activation whose time is over at `ends`.
     ///
     /// # Errors
     /// [`RunError::CrashLoop`] when the pause is too long for it, [`RunError::NotRestarted`].
@@ -84,11 +84,11 @@ impl CrashBackoff {
     }
 }
 
-/// The pause after so many backoff in a row.
-fn pause(backoff: u32) -> Duration {
-    match backoff {
+/// The pause after so many crashes in a row.
+fn pause(crashes: u32) -> Duration {
+    match crashes {
         0 | 1 => Duration::ZERO,
-        _ => FIRST_PAUSE.saturating_mul(1 << (backoff - 2).min(16)).min(MAX_PAUSE),
+        _ => FIRST_PAUSE.saturating_mul(1 << (crashes - 2).min(16)).min(MAX_PAUSE),
     }
 }
 
@@ -99,20 +99,20 @@ mod tests {
     /// The schedule of `docs/lifecycle.md`.
     #[test]
     fn pauses_double_up_to_the_longest() {
-        let pauses: Vec<_> = (1..=11).map(|backoff| pause(backoff).as_millis()).collect();
+        let pauses: Vec<_> = (1..=11).map(|crashes| pause(crashes).as_millis()).collect();
         assert_eq!(pauses, [0, 100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000, 10_000]);
         assert_eq!(pause(u32::MAX), MAX_PAUSE);
     }
 
     #[test]
-    fn short_pauses_are_waited_for_and_long_ones_are_told() {
+    fn an_activation_waits_for_a_short_pause_and_fails_over_a_long_one() {
         let mut backoff = CrashBackoff::new(Restart::Always);
         let far = Instant::now() + Duration::from_secs(3_600);
         backoff.record_crash("first".into());
         assert!(matches!(backoff.pause_for(far), Ok(None)));
         backoff.record_crash("second".into());
         assert!(matches!(backoff.pause_for(far), Ok(Some(left)) if left <= Duration::from_millis(100)));
-        // Its limit is nearer than the end of the pause.
+        // The activation's time is over before the pause.
         assert!(matches!(backoff.pause_for(Instant::now()), Err(Error::Run(RunError::CrashLoop { crashes: 2, .. }))));
         for _ in 0..4 {
             backoff.record_crash("again".into());
@@ -126,12 +126,12 @@ mod tests {
         }
         backoff.record_answer();
         assert!(matches!(backoff.pause_for(far), Ok(None)));
-        backoff.record_crash("anew".into());
-        assert!(matches!(backoff.pause_for(far), Ok(None)), "the count begins anew");
+        backoff.record_crash("first of others".into());
+        assert!(matches!(backoff.pause_for(far), Ok(None)), "the count starts again");
     }
 
     #[test]
-    fn what_we_stop_is_no_crash_loop() {
+    fn processes_that_the_proxy_stops_are_no_crash_loop() {
         let mut backoff = CrashBackoff::new(Restart::Always);
         for _ in 0..20 {
             backoff.record_stop("too slow".into());
@@ -141,10 +141,10 @@ mod tests {
     }
 
     #[test]
-    fn with_never_the_first_end_is_the_last() {
+    fn with_restart_never_the_first_end_is_the_last() {
         let mut backoff = CrashBackoff::new(Restart::Never);
         let far = Instant::now() + Duration::from_secs(3_600);
-        assert!(matches!(backoff.pause_for(far), Ok(None)), "the first start is none again");
+        assert!(matches!(backoff.pause_for(far), Ok(None)), "the first start is not a restart");
         backoff.record_stop("too slow".into());
         backoff.record_answer();
         assert!(

@@ -1,4 +1,7 @@
 //! Init: from uploaded code to a first worker that is ready.
+//!
+//! Places the code, compiles it where that is needed, starts the first process, and then the other workers.
+//! A failed init leaves the action ready for another one.
 
 use std::convert::identity;
 use std::ffi::OsString;
@@ -23,12 +26,12 @@ use super::queue::Queue;
 use super::worker::{self, Worker, WorkerPool};
 use super::{Action, ActionConfig, InitFailures, Phase, Ready, State};
 
-/// The entry point that a compiler is told of when nobody names one.
+/// The entry point for the compiler, where neither init nor a setting names one.
 ///
 /// Source: apache/openwhisk-runtime-go, `openwhisk/initHandler.go`.
 pub const DEFAULT_MAIN: &str = "main";
 
-/// Code up to this size is placed without a thread of its own: that would take longer.
+/// Code up to this size is placed on the runtime's thread. Starting another one would take longer.
 const PLACED_AT_ONCE: usize = 256 * 1024;
 
 /// Where the code comes from.
@@ -38,6 +41,11 @@ pub(super) enum Source<'a> {
 }
 
 impl Action {
+    /// Places the code and starts the workers. The state is [`State::Initialising`] before, and ready or empty
+    /// afterwards.
+    ///
+    /// # Errors
+    /// As [`Action::init`].
     pub(super) async fn initialise(
         &self,
         source: Source<'_>,
@@ -45,11 +53,11 @@ impl Action {
         environment: Vec<(OsString, OsString)>,
         protocol: Option<Protocol>,
     ) -> Result<(), Error> {
-        let _under_way = self.0.init_lock.lock().await;
+        let _init_lock = self.0.init_lock.lock().await;
         let mut logs = self.logs();
         let mut phase = self.0.phase.subscribe();
         let readied = match self.place(source).await {
-            // What it started is killed, and what it made removed, when it is left in the middle.
+            // Dropping `ready_worker` in the middle kills what it started and removes what it made.
             Ok(artifact) => tokio::select! {
                 biased;
                 _ = phase.wait_for(|phase| *phase > Phase::Serving) => Err(Error::Proxy(ProxyError::ShuttingDown)),
@@ -67,7 +75,7 @@ impl Action {
             Err(error) => error,
         };
         match self.0.config.init_failures {
-            // It did not fail: whoever asked for it goes elsewhere.
+            // The code is not at fault, and the platform initialises the action elsewhere.
             _ if matches!(error, Error::Proxy(ProxyError::ShuttingDown)) => logs.end_without_sentinel().await,
             InitFailures::Return => logs.end_without_sentinel().await,
             InitFailures::Log => {
@@ -83,7 +91,7 @@ impl Action {
         Err(error)
     }
 
-    /// Logs that nothing has been written to.
+    /// New logs on the action's sinks.
     fn logs(&self) -> Logs {
         let ActionConfig { settings, stdout, stderr, sentinels, .. } = &self.0.config;
         let bounds = logs::Bounds {
@@ -94,8 +102,8 @@ impl Action {
         Logs::new(stdout.clone(), stderr.clone(), *sentinels, &bounds)
     }
 
-    /// Sets the first worker to work, and the others beside it. Gives it back when a stop came
-    /// meanwhile, which has replaced the state and found nothing to stop.
+    /// Starts the tasks of all workers. Returns the first worker if the action was stopped meanwhile: the stop
+    /// has replaced the state and found no worker in it.
     fn start_workers(&self, pool: &Arc<WorkerPool>, first: Worker, mut logs: Logs) -> Option<(Worker, Logs)> {
         let mut state = self.state();
         if !matches!(*state, State::Initialising) {
@@ -127,7 +135,7 @@ impl Action {
         let sources = Sources::with(compiler.as_deref());
         match source {
             Source::Upload(code) if code.len() <= PLACED_AT_ONCE => Artifact::place(code, &workdir, &bounds, sources),
-            // Elsewhere, so that the server goes on answering meanwhile.
+            // On a thread of its own, so that the server can answer meanwhile.
             Source::Upload(code) => {
                 on_a_thread(move || Artifact::place(code, &workdir, &bounds, sources)).await.and_then(identity)
             }
@@ -135,7 +143,7 @@ impl Action {
         }
     }
 
-    /// Compiles what has to be compiled, and starts what has to be started.
+    /// Compiles the code where that is needed, and starts the first process.
     async fn ready_worker(
         &self,
         artifact: Artifact,
@@ -183,19 +191,20 @@ impl Action {
     }
 }
 
-/// Does something that takes long on a thread of its own. The runtime's threads are no help: where
-/// none can be started, for the container may have no more processes, it panics.
+/// Runs slow work on a thread of its own. The runtime's blocking threads will not do: the runtime panics
+/// where no thread can be started, as in a container at its limit of processes.
 async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     let failed = |reason| Error::Proxy(ProxyError::System { doing: "start a thread that unpacks the action", reason });
     let (reply, done) = oneshot::channel();
     let work = move || {
-        // Whoever waited may have left.
+        // The caller may have left.
         let _ = reply.send(work());
     };
     std::thread::Builder::new().spawn(work).map_err(failed)?;
     done.await.map_err(|_| failed(std::io::Error::other("it panicked")))
 }
 
+/// The error for an init whose task panicked.
 pub(super) fn panicked(error: &tokio::task::JoinError) -> Error {
     Error::Proxy(ProxyError::System {
         doing: "initialise the action",

@@ -5,16 +5,18 @@
 //! what the platform will see.
 //!
 //! # Theory of operation
-//! [`Action`] is a handle that any number of callers share. Init places the code and starts a
-//! `worker`, one task that owns a process, its conversation and its logs. Activations go to it
-//! over a `queue`, one queue, and are worked on one at a time, in order, to their end, whether or not
-//! their caller is still there: an answer can never meet another activation than its own.
+//! [`Action`] is a handle that any number of callers share. Init (`init.rs`) places the code and starts a
+//! `worker`: one task that owns a process, its conversation and its logs. Each activation goes to the
+//! worker as a `job` over the `queue`. The worker runs them one at a time, in order, and each to its end,
+//! whether or not its caller is still there. So no activation can get the answer of another.
 //!
-//! A process of version 2 has several activations in flight: its worker becomes a `concurrent` then, with
-//! a reply, a log and a limit of time for each. Whoever asks for that gets the answer in `pieces`.
+//! A process of version 2 has several activations in flight. Its worker then runs the loop of
+//! `worker/concurrent`, with a reply, a log and a time limit for each. A caller that asks for a stream gets the
+//! answer item by item, over a `response_stream`.
 //!
-//! There may be several workers at one queue. They are as many tasks, each with a process of its own,
-//! which it starts when activations wait that the others cannot take; init waits for the first.
+//! Several workers may share the queue. Each is a task with a process of its own, which it starts when
+//! activations wait that no other worker can take. Init waits for the first process only. `backoff` decides
+//! when a process that died may be started again.
 
 mod backoff;
 mod init;
@@ -48,31 +50,31 @@ use job::{Job, Message, QueueDeadline, Reply, first_reply};
 use response_stream::{ResponseStream, StreamItem, response_stream};
 use worker::WorkerPool;
 
-/// What init brings.
+/// An init, as a caller sent it.
 #[derive(Debug)]
 pub struct Init {
-    /// The code; none for an action that is in the image already.
+    /// The code; none for an action that is part of the image.
     pub code: Option<Code>,
     /// The name of the entry point, for the compiler.
     pub main: String,
-    /// Variables for the action's environment; the last of a name wins.
+    /// Variables for the action's environment. The last of a name wins.
     pub environment: Vec<(OsString, OsString)>,
-    /// The protocol of this action, when it is not the container's.
+    /// The protocol of this action, if it differs from the container's.
     pub protocol: Option<Protocol>,
 }
 
-/// Everything an action needs to know about where it lives.
+/// What an action is given: settings, sinks and limits.
 #[derive(Debug)]
 pub struct ActionConfig {
-    /// Bounds, times, folder and protocol.
+    /// Limits, times, directory and protocol.
     pub settings: ActionSettings,
-    /// What the action's environment begins with.
+    /// The first part of the action's environment.
     pub environment: Vec<(OsString, OsString)>,
-    /// Whether the dialect's acknowledgement is awaited.
+    /// Whether init waits for the dialect's acknowledgement.
     pub wait_for_ack: bool,
-    /// What makes an executable of source code, if there is anything.
+    /// The compiler for source code, if there is one.
     pub compiler: Option<PathBuf>,
-    /// The execution environment that uploads have to be built for, if there is one.
+    /// The execution environment that uploads must be built for, if there is one.
     pub execution_env: Option<OsString>,
     /// Where the action's stdout goes.
     pub stdout: Sink,
@@ -80,9 +82,9 @@ pub struct ActionConfig {
     pub stderr: Sink,
     /// Whether activations end with a sentinel.
     pub sentinels: Sentinels,
-    /// Where the reason of a failed init goes.
+    /// Where the reason for a failed init goes.
     pub init_failures: InitFailures,
-    /// How many processes of it work at the same time.
+    /// How many of its processes run at the same time.
     pub workers: usize,
     /// How many activations may wait.
     pub queue: usize,
@@ -90,12 +92,12 @@ pub struct ActionConfig {
     pub memory_budget: MemoryBudget,
 }
 
-/// Where the reason of a failed init goes.
+/// Where the reason for a failed init goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitFailures {
-    /// To the caller alone.
+    /// Only to the caller.
     Return,
-    /// To the log as well, ended by sentinels.
+    /// To the log as well, followed by sentinels.
     Log,
 }
 
@@ -109,9 +111,9 @@ struct Shared {
     reaper: Reaper,
     state: Mutex<State>,
     phase: watch::Sender<Phase>,
-    /// Reservation by the init that is under way.
+    /// Locked by the init that is under way.
     init_lock: tokio::sync::Mutex<()>,
-    /// Whoever unpacks an upload is to leave it.
+    /// Tells a thread that unpacks an upload to stop.
     halt: Arc<AtomicBool>,
 }
 
@@ -128,21 +130,21 @@ struct Ready {
     pool: Arc<WorkerPool>,
     /// The tasks of its workers.
     tasks: Vec<JoinHandle<()>>,
-    /// Where an action of the command line lies, until the platform has initialised it: it does so
-    /// with every container, and sends no code for one that brings its own.
+    /// The path of an action of the command line, until the platform has initialised it. The platform does so
+    /// in every container, and sends no code for an image with an action of its own.
     baked: Option<PathBuf>,
 }
 
-/// How far an orderly end has come.
+/// How far the action has come on its way to a graceful end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
-    /// It has not begun.
+    /// It serves activations.
     Serving,
-    /// What is in flight may finish.
+    /// Activations in flight may finish.
     Draining,
-    /// What is in flight is stopped.
+    /// Activations in flight are stopped.
     Stopping,
-    /// Everything is killed.
+    /// Processes are killed at once.
     Killing,
 }
 
@@ -160,12 +162,12 @@ impl Action {
         }))
     }
 
-    /// Initialises the action with uploaded code, and returns when it is ready for activations.
-    /// Goes on when the caller leaves.
+    /// Initialises the action, and returns when it is ready for activations. The init goes on if the caller
+    /// leaves.
     ///
     /// # Errors
     /// [`RequestError::AlreadyInitialised`], [`RequestError::InitUnderWay`], [`ProxyError::ShuttingDown`], and every
-    /// reason for which code cannot be placed or started. The action can be initialised again then.
+    /// reason why code cannot be placed or started. The action can then be initialised again.
     pub async fn init(&self, init: Init) -> Result<(), Error> {
         let action = self.clone();
         let Init { code, main, environment, protocol } = init;
@@ -173,14 +175,14 @@ impl Action {
             self.start_init()?;
             tokio::spawn(async move { action.initialise(Source::Upload(code), &main, environment, protocol).await })
         } else {
-            let Some((path, mut running)) = self.start_baked_init(environment.is_empty() && protocol.is_none())? else {
+            let Some((path, mut ready)) = self.start_baked_init(environment.is_empty() && protocol.is_none())? else {
                 return Ok(());
             };
             tokio::spawn(async move {
-                // It runs without what this init brings; it is started anew with that.
-                running.pool.queue.close();
-                running.ended().await;
-                // Whoever baked it in knows its entry point; platforms always send one.
+                // The action runs without this init's environment, so it is started again with it.
+                ready.pool.queue.close();
+                ready.ended().await;
+                // The image's setting wins, since platforms always send a name.
                 let main = action.0.config.settings.main.as_deref().unwrap_or(&main);
                 action.initialise(Source::File(&path), main, environment, protocol).await
             })
@@ -188,10 +190,10 @@ impl Action {
         task.await.unwrap_or_else(|error| Err(panicked(&error)))
     }
 
-    /// Initialises the action from a file, folder or archive.
+    /// Initialises the action from a file, directory or archive.
     ///
     /// # Errors
-    /// As [`Action::init`], and [`UploadError::NoSuchAction`].
+    /// As [`Action::init`], and [`UploadError::NoSuchAction`](crate::error::UploadError::NoSuchAction).
     pub async fn open(&self, path: &Path) -> Result<(), Error> {
         self.start_init()?;
         let main = self.0.config.settings.main.as_deref().unwrap_or(DEFAULT_MAIN);
@@ -208,7 +210,7 @@ impl Action {
         &self.0.config.memory_budget
     }
 
-    /// Whether an init would be refused now, to be known before its body is read.
+    /// Whether an init would be refused now, asked before its body is read.
     ///
     /// # Errors
     /// [`RequestError::AlreadyInitialised`], [`RequestError::InitUnderWay`], [`ProxyError::ShuttingDown`].
@@ -220,51 +222,51 @@ impl Action {
         let mut state = self.state();
         state.check_init()?;
         if let State::Ready(ready) = &*state {
-            // It brings code, and there is an action already.
+            // An init with code cannot replace an action that is ready.
             return Err(ready.refuse_init());
         }
         *state = State::Initialising;
         Ok(())
     }
 
-    /// Admits an init without code, once, for an action of the command line. Gives the action back
-    /// when it has to be started anew, which it has not for an init that brings nothing.
-    fn start_baked_init(&self, brings_nothing: bool) -> Result<Option<(PathBuf, Ready)>, Error> {
+    /// Starts an init without code, once, for an action of the command line. Returns the action if it has to
+    /// be started again, which an init without an environment and a protocol does not need.
+    fn start_baked_init(&self, is_empty: bool) -> Result<Option<(PathBuf, Ready)>, Error> {
         let mut state = self.state();
         state.check_init()?;
         let State::Ready(ready) = &mut *state else { return Err(Error::Request(RequestError::NoCode)) };
         let path = ready.baked.take().ok_or(Error::Request(RequestError::NoCode))?;
-        if brings_nothing {
+        if is_empty {
             return Ok(None);
         }
         match std::mem::replace(&mut *state, State::Initialising) {
             State::Ready(ready) => Ok(Some((path, ready))),
-            _ => unreachable!("the state was looked at above, under the same lock"),
+            _ => unreachable!("the state was checked above, under the same lock"),
         }
     }
 
-    /// Runs one activation to its end. Leaving early loses the answer and nothing else.
+    /// Runs one activation to its end. Dropping the future loses only the answer.
     ///
     /// # Errors
-    /// [`RequestError::NotInitialised`], [`RunError::QueueFull`], [`ProxyError::ShuttingDown`], and every reason
-    /// for which there is no answer.
+    /// [`RequestError::NotInitialised`], [`RunError::QueueFull`](crate::error::RunError::QueueFull),
+    /// [`ProxyError::ShuttingDown`], and every reason why there is no answer.
     pub async fn run(&self, activation: Activation) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
         let deadline = self.submit(activation, Reply::Whole(reply))?;
-        // The sender is dropped without an answer only when the action is stopped meanwhile.
+        // Only an action that stops drops the sender without an answer.
         first_reply(deadline, answer).await?.unwrap_or(Err(Error::Proxy(ProxyError::ShuttingDown)))
     }
 
-    /// As [`Action::run`], with the answer in pieces: the first one, and what gives the others.
-    /// Leaving early cancels the activation, as far as the process wants to hear of that.
+    /// As [`Action::run`], with the answer as a stream: its first item, and the rest. Dropping it cancels the
+    /// activation, if the process promised to listen.
     ///
     /// # Errors
-    /// As [`Action::run`]. What goes wrong behind the first piece is a piece.
+    /// As [`Action::run`]. A later error is an item of the stream.
     pub async fn stream(&self, activation: Activation) -> Result<(StreamItem, ResponseStream), Error> {
-        let (sender, mut pieces) = response_stream();
+        let (sender, mut stream) = response_stream();
         let deadline = self.submit(activation, Reply::Stream(sender))?;
-        let first = first_reply(deadline, pieces.next()).await?;
-        if let StreamItem::Broken(error) = first { Err(error) } else { Ok((first, pieces)) }
+        let first = first_reply(deadline, stream.next()).await?;
+        if let StreamItem::Broken(error) = first { Err(error) } else { Ok((first, stream)) }
     }
 
     /// Puts an activation on the queue. If it has to wait there, the caller watches its deadline until a
@@ -277,7 +279,7 @@ impl Action {
         Ok(deadline)
     }
 
-    /// Whether an activation would be refused now, to be known before its body is read.
+    /// Whether an activation would be refused now, asked before its body is read.
     ///
     /// # Errors
     /// [`RequestError::NotInitialised`], [`ProxyError::ShuttingDown`].
@@ -285,8 +287,8 @@ impl Action {
         self.pool().map(|_| ())
     }
 
-    /// An activation that cannot even be begun has a log all the same, an empty one: whoever reads
-    /// logs counts its sentinels.
+    /// Writes the log of an activation that is refused before it begins: nothing but its sentinels. The log
+    /// reader counts them for every activation.
     pub async fn refuse(&self) {
         let (reply, written) = oneshot::channel();
         if let Ok(pool) = self.pool() {
@@ -303,9 +305,9 @@ impl Action {
         }
     }
 
-    /// Ends the action: what is in flight may finish within `drain`, what waits is refused, then
-    /// the processes are stopped. An init that is under way is given up, and what it made removed. From now
-    /// on everything is refused.
+    /// Stops the action. Activations in flight may finish within `drain`, those that wait are refused, then
+    /// the processes are stopped. An init under way is cancelled, and its files are removed. Every later call
+    /// is refused.
     pub async fn stop(&self, drain: Duration) {
         let state = std::mem::replace(&mut *self.state(), State::Stopping);
         self.0.halt.store(true, Ordering::Relaxed);
@@ -324,7 +326,7 @@ impl Action {
         }
     }
 
-    /// Hurries a [`Action::stop`] that is under way: what is in flight and the processes are killed.
+    /// Hurries an [`Action::stop`] that is under way: its processes are killed.
     pub fn kill(&self) {
         self.0.phase.send_replace(Phase::Killing);
     }
@@ -335,7 +337,7 @@ impl Action {
 }
 
 impl State {
-    /// Whether an init may come, as far as that can be told without its code.
+    /// Whether an init may start, as far as that is known without its code.
     fn check_init(&self) -> Result<(), Error> {
         match self {
             Self::Empty | Self::Ready(Ready { baked: Some(_), .. }) => Ok(()),
@@ -347,15 +349,15 @@ impl State {
 }
 
 impl Ready {
-    /// Refuses an init, also in the log: the platform's test suites look for it there.
+    /// Refuses an init, in the log as well, where the platform's test suites expect it.
     fn refuse_init(&self) -> Error {
         let error = Error::Request(RequestError::AlreadyInitialised);
         let _ = self.pool.queue.send(Message::Say(error.to_string()));
         error
     }
 
-    /// Waits until all workers have ended, and removes the files that were made for the action.
-    /// Leaving early loses nothing.
+    /// Waits until all workers have ended, and removes the files that were made for the action. Cancelling it
+    /// loses nothing.
     async fn ended(&mut self) {
         while let Some(task) = self.tasks.last_mut() {
             let _ = task.await;

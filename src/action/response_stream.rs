@@ -1,7 +1,7 @@
-//! The pieces of one answer on their way from a worker to a caller, bounded in bytes.
+//! The items of one answer on their way from a worker to a caller.
 //!
-//! The worker never waits here: it asks how much is held, and decides itself whether to read on
-//! (`worker/concurrent.rs`). The caller takes piece after piece; the last one says how it ended.
+//! The worker never waits here. It asks how many bytes are buffered, and decides itself whether to read on
+//! (`worker/concurrent`). The caller takes item after item; the last one says how the answer ended.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,34 +12,34 @@ use bytes::Bytes;
 use crate::activation::Answer;
 use crate::error::{Error, ProxyError};
 
-/// A piece of an answer.
+/// A part of an answer.
 #[derive(Debug)]
 pub enum StreamItem {
-    /// A part of it, any JSON.
+    /// A chunk: any JSON.
     Chunk(Bytes),
     /// The last item: a result.
     Result(Answer),
-    /// The last item: the action says that it failed, by any JSON.
+    /// The last item: the action reports a failure, as any JSON.
     Failed(Bytes),
-    /// The last item: there is nothing besides the chunks.
+    /// The last item: the chunks are the whole answer.
     End,
-    /// The last item: there is no answer, or no more of it.
+    /// The last item: there is no answer, or no rest of it, for this reason.
     Broken(Error),
 }
 
 impl StreamItem {
-    /// Whether nothing comes after it.
+    /// Whether no item follows it.
     #[must_use]
     pub fn is_last(&self) -> bool {
         !matches!(self, Self::Chunk(_))
     }
 }
 
-/// The end of a caller. Dropping it says that nobody waits any more.
+/// The caller's end. Dropping it says that the caller has left.
 #[derive(Debug)]
 pub struct ResponseStream(Arc<Mutex<Inner>>);
 
-/// The end of a worker. Dropping it without a last piece says that the proxy is shutting down.
+/// The worker's end. Dropping it without a last item says that the proxy is shutting down.
 #[derive(Debug)]
 pub(super) struct StreamSender(Arc<Mutex<Inner>>);
 
@@ -53,21 +53,21 @@ struct Inner {
     writer_left: bool,
 }
 
-/// What a piece costs beside its bytes, so that empty ones are not free.
+/// What an item counts beside its bytes, so that empty ones are not free.
 const ITEM_BYTES: usize = 64;
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
-    inner.lock().expect("no holder of the pieces panics")
+    inner.lock().expect("no holder of the items panics")
 }
 
-/// Both ends.
+/// Both ends of a new stream.
 pub(super) fn response_stream() -> (StreamSender, ResponseStream) {
     let inner = Arc::new(Mutex::new(Inner::default()));
     (StreamSender(inner.clone()), ResponseStream(inner))
 }
 
 impl ResponseStream {
-    /// The next piece. Nothing comes after the last one.
+    /// The next item. There is none after the last.
     pub async fn next(&mut self) -> StreamItem {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
@@ -107,7 +107,7 @@ impl Drop for ResponseStream {
 }
 
 impl StreamSender {
-    /// Adds a piece, and says how many bytes are held now.
+    /// Adds an item, and returns how many bytes are buffered now.
     pub(super) fn push(&self, item: StreamItem) -> usize {
         let mut inner = lock(&self.0);
         if let StreamItem::Chunk(chunk) = &item {
@@ -123,18 +123,17 @@ impl StreamSender {
         buffered_bytes
     }
 
-    /// How many bytes are held.
+    /// How many bytes are buffered.
     pub(super) fn buffered_bytes(&self) -> usize {
         lock(&self.0).buffered_bytes
     }
 
-    /// Whether nobody waits any more.
+    /// Whether the caller has left.
     pub(super) fn is_closed(&self) -> bool {
         lock(&self.0).reader_left
     }
 
-    /// Ready when nobody waits any more, or, for one who asks for that, when no more than so many bytes
-    /// are held.
+    /// Ready when the caller has left or, with a number, when at most so many bytes are buffered.
     pub(super) fn poll_change(&self, buffered_bytes: Option<usize>, context: &Context<'_>) -> Poll<()> {
         let mut inner = lock(&self.0);
         if inner.reader_left || buffered_bytes.is_some_and(|bytes| inner.buffered_bytes <= bytes) {
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_are_counted_while_they_are_held() {
+    fn items_count_while_they_are_buffered() {
         let (sender, mut stream) = response_stream();
         let context = Context::from_waker(Waker::noop());
         assert!(stream.poll_next(&context).is_pending());

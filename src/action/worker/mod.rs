@@ -1,8 +1,13 @@
 //! The task that owns one process of an action, its conversation and its logs.
 //!
-//! One activation at a time, each to its end. A process that died is started again for the next
-//! activation, so that one crash costs one activation. Where there are several workers, a process
-//! that cannot be started costs none, as long as another one lives.
+//! Here is what every worker has in common: it waits at the queue, and starts, stops and reaps its process.
+//! `one_at_a_time.rs` runs one activation after the other; `concurrent` holds several in flight, in version
+//! 2. Knows no HTTP.
+//!
+//! # Theory of operation
+//! A worker runs each activation to its end. If the process dies, the worker starts it again for the next
+//! activation, so one crash costs one activation. With several workers, a process that cannot be started
+//! costs no activation as long as another one lives.
 
 mod concurrent;
 mod one_at_a_time;
@@ -32,10 +37,10 @@ use super::queue::{Capacity, Next, Queue};
 use super::{Phase, Shared};
 use concurrent::Pending;
 
-/// How long a process whose result channel has ended may take to end itself.
+/// How long a process may take to exit after its result channel has ended.
 const EXIT_GRACE: Duration = Duration::from_millis(500);
-/// The platform cuts a container off at the deadline; the answer that explains it must be there
-/// before. At most this much earlier, and never more than a tenth of the time there is.
+/// How long before the deadline an activation ends, at most. The platform cuts the container off at the
+/// deadline, and the error that explains it must arrive before. Never more than a tenth of the time left.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
 
 /// What the workers of an action have in common.
@@ -46,17 +51,18 @@ pub(super) struct WorkerPool {
     pub(super) launch: Launch,
     pub(super) protocol: Protocol,
     pub(super) backoff: Mutex<CrashBackoff>,
-    /// Its processes speak version 2, as far as is known.
+    /// Whether the last process that shook hands speaks version 2.
     pub(super) speaks_frames: AtomicBool,
 }
 
 /// The log's sentence before a process that strayed is replaced.
 const STRAYED: &str = "pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)";
 
+/// One worker of an action.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Arc<WorkerPool>,
-    /// Its permit at the queue.
+    /// Its slot at the queue.
     pub(super) slot: usize,
     pub(super) running: Option<Running>,
 }
@@ -65,16 +71,16 @@ pub(super) struct Worker {
 pub(super) struct Running {
     pub(super) process: Process,
     pub(super) conversation: Conversation,
-    /// Its result channel has ended: it is dead, or as good as.
+    /// Its result channel has ended, so it is of no more use.
     pub(super) channel_ended: bool,
 }
 
 impl WorkerPool {
     fn backoff(&self) -> MutexGuard<'_, CrashBackoff> {
-        self.backoff.lock().expect("no holder of the record panics")
+        self.backoff.lock().expect("no holder of the backoff panics")
     }
 
-    /// A process of it has shaken hands on version 2.
+    /// Records that a process speaks version 2, with this concurrency.
     fn record_handshake(&self, concurrency: usize) {
         self.speaks_frames.store(true, Ordering::Relaxed);
         self.queue.set_concurrency(concurrency);
@@ -94,7 +100,7 @@ impl Worker {
         Ok(self)
     }
 
-    /// Works until the queue is closed or the proxy ends.
+    /// Runs activations until the queue is closed or the action stops.
     pub(super) async fn serve(mut self, mut logs: Logs) {
         let pool = self.pool.clone();
         let mut phase = self.shared.phase.subscribe();
@@ -120,7 +126,7 @@ impl Worker {
                 Next::Message(Message::Say(sentence)) => logs.say(&sentence),
                 Next::Start => tokio::select! {
                     biased;
-                    () = self.prepare(&mut logs) => {}
+                    () = self.start_for_waiting(&mut logs) => {}
                     _ = phase.changed() => {}
                 },
                 Next::Close => break,
@@ -163,8 +169,8 @@ impl Worker {
         self.pool.backoff().pause_left()
     }
 
-    /// Starts a process for activations that wait, none of which is lost if that fails.
-    async fn prepare(&mut self, logs: &mut Logs) {
+    /// Starts a process for waiting activations. They stay in the queue, so a failure loses none of them.
+    async fn start_for_waiting(&mut self, logs: &mut Logs) {
         self.reap_exited(logs).await;
         if !self.pool.backoff().may_start() {
             return;
@@ -173,7 +179,7 @@ impl Worker {
             pause(left, logs).await;
         }
         if self.pool.queue.is_empty() {
-            // Others were faster.
+            // Other workers took them in the meantime.
             return;
         }
         match self.start(logs).await {
@@ -185,7 +191,7 @@ impl Worker {
         }
     }
 
-    /// Between activations: the log is read, stray answers are dropped, a death is noticed.
+    /// Between activations: reads the log, drops stray answers, and returns when the process is gone.
     async fn idle(&mut self, logs: &mut Logs) {
         match &mut self.running {
             Some(running) if !running.channel_ended => {
@@ -196,7 +202,7 @@ impl Worker {
         }
     }
 
-    /// One activation from its first log line to its sentinels.
+    /// Runs one job, and what comes with it in version 2.
     async fn run(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
         let Some(job) = job.claim(&self.shared.config.memory_budget) else { return };
         if self.pool.speaks_frames.load(Ordering::Relaxed) {
@@ -206,7 +212,7 @@ impl Worker {
         }
     }
 
-    /// Says in the log of an activation why it failed, if it did.
+    /// Writes into the log of an activation why it failed, if it did.
     pub(super) fn log_failure(&self, error: Option<&Error>, logs: &mut Logs) {
         // On a terminal the caller is the action's author, and prints the error itself.
         if let Some(error) = error
@@ -218,7 +224,10 @@ impl Worker {
         }
     }
 
-    /// Starts a process in place of one that has ended, as soon as that may be.
+    /// Starts a process in place of one that has ended, after the pause of the backoff.
+    ///
+    /// # Errors
+    /// As [`CrashBackoff::pause_for`], and every reason why a process does not start.
     pub(super) async fn restart(&self, ends: Instant, logs: &mut Logs) -> Result<Running, Error> {
         loop {
             let left = self.pool.backoff().pause_for(ends)?;
@@ -267,23 +276,23 @@ impl Worker {
         }
     }
 
-    /// Lets go of a process that is known to have ended.
+    /// Reaps the process if it has exited, or its result channel has ended.
     pub(super) async fn reap_exited(&mut self, logs: &mut Logs) {
-        let dead = |running: &mut Running| running.channel_ended || running.process.exit().is_some();
-        if let Some(running) = self.running.take_if(dead) {
+        let has_ended = |running: &mut Running| running.channel_ended || running.process.exit().is_some();
+        if let Some(running) = self.running.take_if(has_ended) {
             self.handle_exit(running, logs).await;
         }
     }
 
-    /// A process that ended while no activation was with it.
+    /// Handles the end of a process that had no activation.
     async fn handle_exit(&self, running: Running, logs: &mut Logs) {
         let channel = running.conversation.channel().name();
         let process = self.kill_and_reap(running, logs).await;
-        let how = no_answer_error(process.exit().map(|_| ending(&process, logs)), b"", channel);
-        self.pool.backoff().record_crash(how.to_string());
+        let crash = no_answer_error(process.exit().map(|_| ending(&process, logs)), b"", channel);
+        self.pool.backoff().record_crash(crash.to_string());
     }
 
-    /// Kills what is left of a process and its group, and takes its last words.
+    /// Kills what is left of a process and its group, and reads the rest of its output.
     async fn kill_and_reap(&self, running: Running, logs: &mut Logs) -> Process {
         let Running { process, conversation, .. } = running;
         stop::kill_and_reap(&process).await;
@@ -292,20 +301,20 @@ impl Worker {
         process
     }
 
-    /// Stops a process in order.
+    /// Stops a process gracefully.
     async fn stop(&self, running: Running, logs: &mut Logs) {
         let Running { process, mut conversation, .. } = running;
         let grace = self.shared.config.settings.stop_grace.0;
         let mut phase = self.shared.phase.subscribe();
         if let Conversation::Multiplex(multiplex) = &mut conversation {
-            // Its frame is told half of the grace, as its input's end is.
+            // The stop frame gets half of the grace; the end of its input gets the other half.
             tokio::select! {
                 () = multiplex.send_stop(grace / 2) => {}
                 _ = phase.wait_for(|phase| *phase == Phase::Killing) => {}
                 never = logs.pump() => match never {},
             }
         }
-        // Its input ends; its result channel stays open, so that a last flush is no error.
+        // This ends its input. Its result channel stays open, so that a last flush does not fail.
         let _results = conversation.into_results();
         tokio::select! {
             () = stop::stop(&process, grace) => {}
@@ -318,7 +327,7 @@ impl Worker {
     }
 }
 
-/// Starts a process that is killed unless it is taken over.
+/// Starts a process. The guard kills it unless it is released.
 pub(crate) fn spawn(
     launch: &Launch,
     channel: ResultChannel,
@@ -331,7 +340,7 @@ pub(crate) fn spawn(
     Ok((KillOnDrop::new(process), pipes))
 }
 
-/// Lets a pause pass, with an eye on the log.
+/// Waits, and moves the log meanwhile.
 async fn pause(left: Duration, logs: &mut Logs) {
     tokio::select! {
         () = tokio::time::sleep(left) => {}
@@ -339,22 +348,22 @@ async fn pause(left: Duration, logs: &mut Logs) {
     }
 }
 
-/// A process left in the middle of an activation: waits for its end, kills what is left of it and
-/// says why.
+/// Waits for the exit of a process that ended in the middle of an activation, kills what is left of it, and
+/// returns why there is no answer.
 pub(crate) async fn kill_and_explain(
     process: &Process,
     partial: Vec<u8>,
     channel: &'static str,
     logs: &mut Logs,
 ) -> Error {
-    let ended = wait_for_exit(process).await;
+    let exited = wait_for_exit(process).await;
     stop::kill_and_reap(process).await;
     logs.detach();
-    no_answer_error(ended.then(|| ending(process, logs)), &partial, channel)
+    no_answer_error(exited.then(|| ending(process, logs)), &partial, channel)
 }
 
-/// Why a process gives no answer: how it ended, and in the middle of which line; or it lives on, and has
-/// closed its channel.
+/// Why a process gives no answer: how it ended and in the middle of which line, or that it lives on and
+/// has closed its result channel.
 pub(super) fn no_answer_error(ending: Option<Ending>, partial: &[u8], channel: &'static str) -> Error {
     let Some(ending) = ending else { return Error::Run(RunError::ChannelClosed { channel }) };
     if partial.is_empty() {
@@ -364,14 +373,14 @@ pub(super) fn no_answer_error(ending: Option<Ending>, partial: &[u8], channel: &
     Error::Run(RunError::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) })
 }
 
-/// An answer of a process of its own that is unusable_answer: how it ended is part of why.
+/// The error for a bad answer of a process that ran one activation. It says how the process ended.
 pub(crate) async fn unusable_answer(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
     wait_for_exit(process).await;
     logs.stderr.drain();
     Error::Run(RunError::BadAnswer { problem, ending: Some(ending(process, logs)) })
 }
 
-/// Says an error and its hint in the log, for the action's author.
+/// Writes an error and its hint to the log, for the action's author.
 pub(super) fn log_error(logs: &mut Logs, error: &Error) {
     let detail = error.detail().unwrap_or_else(|| error.to_string());
     logs.say(&format!("error[{}]: {detail}", error.code()));
@@ -395,13 +404,13 @@ pub(super) fn time_limit(now: Instant, deadline: Option<Instant>, run_timeout: D
 /// Waits for the limit that [`time_limit`] found.
 pub(super) async fn time_is_up(limit: TimeLimit, ends: Instant, run_timeout: Duration) {
     match limit {
-        // A point in time, whatever we did meanwhile.
+        // A point in time, which comes whether or not the proxy was running.
         TimeLimit::Deadline => tokio::time::sleep_until(ends).await,
         TimeLimit::RunTimeout => time::sleep(run_timeout).await,
     }
 }
 
-/// Gives a process that seems to be gone the time to be so. Whether it is.
+/// Gives a process that seems to end the time to exit. Returns whether it did.
 pub(crate) async fn wait_for_exit(process: &Process) -> bool {
     let _ = time::timeout(EXIT_GRACE, process.exited()).await;
     process.exit().is_some()

@@ -1,4 +1,7 @@
-//! A worker with one activation in flight at a time.
+//! A worker with one activation in flight at a time: versions 0 and 1, the actionloop dialect, and the first
+//! activation of a process whose version is not known yet.
+//!
+//! An answer is its own activation's because a conversation that was left in the middle is never used again.
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,7 +19,7 @@ use super::super::job::Job;
 use super::{Worker, kill_and_explain, spawn, time_is_up, time_limit, unusable_answer, wait_for_exit};
 
 impl Worker {
-    /// The same where one activation is in flight at a time.
+    /// Runs one activation, from its first log line to its sentinels, and then answers its caller.
     pub(super) async fn run_one(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
         let Job { activation, deadline, reply, permit, reservation, claim: _ } = job;
         let label = logs.label(&activation);
@@ -29,6 +32,7 @@ impl Worker {
         reply.send(outcome);
     }
 
+    /// Runs an activation within its time limit, and until the action stops.
     async fn run_within_limit(
         &mut self,
         mut activation: Activation,
@@ -39,29 +43,24 @@ impl Worker {
         let begun = Instant::now();
         let run_timeout = self.shared.config.settings.run_timeout.0;
         let (limit, ends) = time_limit(begun, deadline, run_timeout);
-        let outcome = {
-            let attempt = self.attempt(&mut activation, ends, logs);
-            tokio::select! {
-                biased;
-                outcome = attempt => Some(outcome),
-                () = time_is_up(limit, ends, run_timeout) => None,
-                _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => Some(Err(Error::Run(RunError::Cut { after: begun.elapsed() }))),
-            }
+        let cut_short = tokio::select! {
+            biased;
+            outcome = self.attempt(&mut activation, ends, logs) => return outcome,
+            () = time_is_up(limit, ends, run_timeout) => RunError::TimeOut { limit, after: begun.elapsed() },
+            _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => RunError::Cut { after: begun.elapsed() },
         };
-        let outcome = outcome.unwrap_or_else(|| Err(Error::Run(RunError::TimeOut { limit, after: begun.elapsed() })));
-        if let Err(error @ (Error::Run(RunError::TimeOut { .. }) | Error::Run(RunError::Cut { .. }))) = &outcome {
-            // The conversation was left in the middle: nobody could tell whose the next line is.
-            if let Some(running) = self.running.take() {
-                stop::kill_and_reap(&running.process).await;
-                self.pool.backoff().record_stop(error.to_string());
-            }
-            logs.detach();
+        let error = Error::Run(cut_short);
+        // The conversation was left in the middle, so the next line could be this activation's.
+        if let Some(running) = self.running.take() {
+            stop::kill_and_reap(&running.process).await;
+            self.pool.backoff().record_stop(error.to_string());
         }
-        outcome
+        logs.detach();
+        Err(error)
     }
 
-    /// One activation. Its limit of time is looked after by whoever asks; here it only decides
-    /// whether a pause can be waited for.
+    /// Runs an activation without a time limit. `ends` only decides whether there is time for a pause of the
+    /// backoff.
     async fn attempt(&mut self, activation: &mut Activation, ends: Instant, logs: &mut Logs) -> Result<Answer, Error> {
         if self.pool.protocol == Protocol::SingleShot {
             return self.attempt_single_shot(activation, logs).await;
@@ -98,10 +97,10 @@ impl Worker {
                     self.kill_and_reap(running, logs).await;
                 }
                 Err(NoAnswer::Gone { partial, untouched }) => {
-                    let running = self.running.take().expect("it was spoken with");
+                    let running = self.running.take().expect("it was sent the activation");
                     let channel = running.conversation.channel().name();
-                    // A process that died before this activation could reach it takes nothing with
-                    // it. One that was started for it and did so is told.
+                    // The process died before it read the activation, so another process gets it. A
+                    // process that was started for it and dies is an error.
                     if untouched && !fresh && wait_for_exit(&running.process).await {
                         self.handle_exit(running, logs).await;
                         continue;
@@ -116,7 +115,7 @@ impl Worker {
 
     async fn attempt_single_shot(&mut self, activation: &mut Activation, logs: &mut Logs) -> Result<Answer, Error> {
         let launch = single_shot::launch(&self.pool.launch, activation);
-        // However this ends, nothing of the process is left behind.
+        // The guard kills what is left of the process, however this function ends.
         let (guard, pipes) = spawn(&launch, ResultChannel::Stdout, &self.shared.reaper, logs)?;
         let process = guard.process();
         let limit_bytes = self.shared.config.settings.max_result.0;
