@@ -115,13 +115,13 @@ impl Link {
     }
 
     /// Whether the process has written a line that answers no activation. It may do so again, at a moment
-    /// at which such a line looks like an answer.
+    /// at which such a line passes for an answer.
     #[must_use]
     pub(super) fn has_strayed(&self) -> bool {
         self.strayed
     }
 
-    /// Begins to tell strays from the answer of an activation. Must be called right before the activation is
+    /// Begins to separate strays from the answer of an activation. Must be called right before the activation is
     /// written, and only if no other is in flight.
     pub(super) fn begin_activation(&mut self) {
         self.intake = Intake { state: IntakeState::Unread, ..Intake::default() };
@@ -152,8 +152,9 @@ impl Link {
         Ok(written)
     }
 
-    /// Moves bytes in one direction, as soon as one is possible. Reads, if `reads` says so, rather than
-    /// writes: a process may answer while it reads, as `cat` does. Cancelling it loses nothing.
+    /// Waits until bytes can be moved in one direction, and moves them. Reads only if `reads` says so, but
+    /// then before it writes: a process may answer while it reads, as `cat` does. Cancelling it loses
+    /// nothing.
     pub(super) async fn transfer(&mut self, unwritten: &[u8], reads: bool) -> Transfer {
         if reads && self.reader.has_ended() {
             // A read that did not wait has seen the end.

@@ -146,7 +146,7 @@ impl Multiplex {
     }
 
     /// Whether the process has written a line without an id that belongs to no activation. It may do so
-    /// again, at a moment at which such a line looks like an answer.
+    /// again, at a moment at which such a line passes for an answer.
     #[must_use]
     pub fn has_strayed(&self) -> bool {
         self.link.has_strayed()
