@@ -5,6 +5,8 @@
 //! and, as PID 1, every orphan as well. It stores an exit as a fact: callers may ask for it before it
 //! happens, after, and twice.
 
+#![expect(clippy::disallowed_methods, reason = "the one place that waits for processes")]
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;

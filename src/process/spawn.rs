@@ -3,6 +3,11 @@
 //! The kernel alone decides what can be executed. So the child ends in a plain `execve`: the standard
 //! library ends in `execvp`, which hands a file that the kernel refuses to a shell.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place that starts processes, on a thread that may wait for a busy executable"
+)]
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString, c_char};
