@@ -164,6 +164,7 @@ impl Detection<'_> {
     }
 
     /// Probes what the process waits for, twice where that decides.
+    #[expect(clippy::disallowed_methods, reason = "a timer would sleep ten times as long as this")]
     fn probe(&self) -> WaitState {
         let probe = || probe(self.process.pid, self.stdin.pipe());
         match probe() {

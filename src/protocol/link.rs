@@ -1,7 +1,7 @@
 //! A link: both pipe ends of a conversation with a kept process.
 //!
 //! The pipe loop and the multiplexer share it. It moves bytes in both directions and returns lines; it
-//! knows neither activations nor frames, and has no time limits.
+//! knows no JSON, and has no time limits.
 //!
 //! # Theory of operation
 //! Bytes on the result channel that were there before the process had read any of an activation cannot
@@ -285,5 +285,52 @@ impl Intake {
     /// an earlier activation are before them in the pipe.
     fn is_unread(&self, writer: &LineWriter) -> bool {
         self.written > 0 && writer.unread() == Some(self.written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::pipe::{pipe, watch};
+    use std::os::fd::OwnedFd;
+
+    /// Runs a test with a link, the process's end of its input, and its end of its result channel.
+    fn with_link<T>(test: impl AsyncFnOnce(Link, OwnedFd, OwnedFd) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (stdin, results) = (pipe().unwrap(), pipe().unwrap());
+            let (writer, reader) =
+                (LineWriter::new(watch(stdin.1).unwrap()), LineReader::new(watch(results.0).unwrap()));
+            test(Link::new(writer, reader, ResultChannel::Stdout), stdin.0, results.1).await
+        })
+    }
+
+    #[test]
+    fn only_bytes_from_before_the_activation_was_read_are_stray() {
+        with_link(async |mut link, stdin, results| {
+            link.begin_activation();
+            assert_eq!(link.try_write(b"{}\n").unwrap(), 3);
+            assert!(link.is_untouched());
+            rustix::io::write(&results, b"early\nearly, ").unwrap();
+            assert_eq!(link.try_read().unwrap(), Fill::Some);
+            // The process reads one byte of the activation.
+            rustix::io::read(&stdin, &mut [0; 1]).unwrap();
+            assert!(!link.is_untouched());
+            rustix::io::write(&results, b"ends late\nanswer\n").unwrap();
+            assert_eq!(link.transfer(&[], true).await, Transfer::Read);
+            let lines: Vec<_> = std::iter::from_fn(|| link.next_line()).map(|it| (it.line, it.is_stray)).collect();
+            let expected = [("early", true), ("early, ends late", true), ("answer", false)];
+            assert_eq!(lines, expected.map(|(line, is_stray)| (Bytes::from(line), is_stray)));
+        });
+    }
+
+    #[test]
+    fn an_end_that_was_seen_already_is_reported_again() {
+        with_link(async |mut link, _stdin, results| {
+            drop(results);
+            assert_eq!(link.try_read().unwrap(), Fill::End);
+            let transfer = tokio::time::timeout(std::time::Duration::from_secs(10), link.transfer(&[], true)).await;
+            assert_eq!(transfer.expect("it does not wait"), Transfer::Gone);
+        });
     }
 }
