@@ -78,16 +78,56 @@ pub fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
-/// The exit status that tells a shell what went wrong.
+/// The exit status that tells a shell what went wrong: the action's own, where it has one. Exhaustive, so that a
+/// new cause cannot be forgotten.
 fn exit_status(error: &Error) -> u8 {
     let of = |ending: &Ending| ending.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
     match error {
-        Error::Upload(UploadError::NoSuchAction { .. }) => 127,
-        Error::Start(StartError::CannotStart { .. }) | Error::Upload(UploadError::Compile { .. }) => 126,
-        Error::Upload(UploadError::Unfit { defects, .. }) => defects.first().map_or(126, Defect::exit_status),
-        Error::Start(StartError::EndedAtStart { ending, .. }) | Error::Run(RunError::Died { ending }) => of(ending),
-        Error::Proxy(ProxyError::BadSetting { .. }) => 2,
-        _ => 1,
+        // No subcommand is sent a request, but `run` takes its input for one.
+        Error::Request(_) => 1,
+        Error::Upload(error) => match error {
+            UploadError::NoSuchAction { .. } => 127,
+            UploadError::Compile { .. } => 126,
+            UploadError::Unfit { defects, .. } => defects.first().map_or(126, Defect::exit_status),
+            UploadError::ArchiveDamaged { .. }
+            | UploadError::ArchiveUnsupported { .. }
+            | UploadError::ArchiveWithoutExec { .. }
+            | UploadError::FolderWithoutExec { .. }
+            | UploadError::ArchiveEscapes { .. }
+            | UploadError::ArchiveEntryKind { .. }
+            | UploadError::ArchiveTooLarge { .. }
+            | UploadError::ArchiveTooManyEntries { .. }
+            | UploadError::WrongEnvironment { .. }
+            | UploadError::Unwritable { .. } => 1,
+        },
+        Error::Start(error) => match error {
+            StartError::CannotStart { .. } => 126,
+            StartError::EndedAtStart { ending, .. } => of(ending),
+            StartError::NotReady { .. }
+            | StartError::WrongFirstLine { .. }
+            | StartError::BadHandshake { .. }
+            | StartError::UnsupportedVersion { .. }
+            | StartError::NoHandshake { .. } => 1,
+        },
+        Error::Run(error) => match error {
+            RunError::Died { ending } => of(ending),
+            RunError::BadAnswer { .. }
+            | RunError::ChannelClosed { .. }
+            | RunError::AnswerTooLong { .. }
+            | RunError::TimeOut { .. }
+            | RunError::Expired
+            | RunError::CrashLoop { .. }
+            | RunError::BadFrame { .. }
+            | RunError::Overrun { .. }
+            | RunError::FrameTooLong { .. }
+            | RunError::Cut { .. }
+            | RunError::QueueFull { .. }
+            | RunError::NotRestarted { .. } => 1,
+        },
+        Error::Proxy(error) => match error {
+            ProxyError::BadSetting { .. } => 2,
+            ProxyError::ShuttingDown | ProxyError::CannotListen { .. } | ProxyError::System { .. } => 1,
+        },
     }
 }
 

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::codes;
 use crate::text::{excerpt, listing};
 
 /// One thing that is wrong with a file.
@@ -126,39 +125,6 @@ pub enum Severity {
     ForTheKernel,
     /// It may work; worth telling to whoever asks.
     Doubt,
-}
-
-codes! {
-    /// The stable code: 03x and 04x what it is, 07x ELF, 08x scripts.
-    Defect,
-    Defect::Empty => "PL030",
-    Defect::Unrecognised { .. } => "PL031",
-    Defect::Source { .. } => "PL032",
-    Defect::Foreign(Foreign::Html | Foreign::LfsPointer | Foreign::Zeros) => "PL045",
-    Defect::Foreign(_) | Defect::NoTar { .. } | Defect::Archive { .. } => "PL044",
-    Defect::Encoded { .. } => "PL046",
-    Defect::ByteOrderMark => "PL047",
-    Defect::NotExecutable { .. } | Defect::Unreadable { .. } => "PL048",
-    Defect::NoExecMount { .. } => "PL049",
-    Defect::WrongMachine { .. } | Defect::OtherSystem { .. } => "PL070",
-    Defect::NoProgram { .. } => "PL071",
-    Defect::Damaged { .. } | Defect::EndsEarly => "PL072",
-    Defect::NoLoader { .. } => "PL073",
-    Defect::BadLoader { .. } => "PL074",
-    Defect::NoLibraries { .. } => "PL075",
-    Defect::NoVersions { .. } => "PL076",
-    Defect::BadLibrary { .. } => "PL077",
-    Defect::OldProcessor { .. } => "PL088",
-    Defect::NoInterpreter { .. } => "PL080",
-    Defect::NotOnPath { .. } => "PL081",
-    Defect::CarriageReturn { .. } | Defect::CarriageReturnInArgument { .. } => "PL082",
-    Defect::LineTooLong { .. } | Defect::ArgumentCut { .. } => "PL083",
-    Defect::NestedTooDeep { .. } => "PL084",
-    Defect::EnvWords { .. } => "PL085",
-    Defect::NoInterpreterNamed => "PL086",
-    Defect::RelativeInterpreter { .. } => "PL087",
-    ;
-    Defect::Interpreter { defect, .. } => defect.code(),
 }
 
 impl Defect {

@@ -1,9 +1,57 @@
 //! What the end of a process tells to whoever knows the words: its status, its last words, how far it
 //! had come. Pure functions; the sentences are hints, and nothing is decided by them.
 
-use crate::error::{Ending, Stage};
+use std::fmt;
+use std::time::Duration;
+
+use super::Stage;
 use crate::process::ExitStatus;
-use crate::text::excerpt;
+use crate::text::{excerpt, millis};
+
+/// How a process came to its end, for a reader.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// Its exit status, when it could be learnt.
+    pub status: Option<ExitStatus>,
+    /// From its start to its end.
+    pub lived: Duration,
+    /// The last lines of its standard error, possibly empty.
+    pub tail: Box<str>,
+    /// As much of its standard error as is kept, of which the tail is the end.
+    pub said: Box<str>,
+    /// How many processes of the container the kernel killed meanwhile, for want of memory.
+    pub oom_kills: u32,
+}
+
+impl Ending {
+    /// Whether the process ended by itself with status 0.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        matches!(self.status, Some(ExitStatus::Exited(0)))
+    }
+
+    /// Whether its exit status is a shell's word for a program that is missing or cannot be executed.
+    pub(super) fn lacks_program(&self) -> bool {
+        matches!(self.status, Some(ExitStatus::Exited(126 | 127)))
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status {
+            Some(status) => write!(f, "{status} after {}", millis(self.lived))?,
+            None => write!(f, "ended after {}", millis(self.lived))?,
+        }
+        match self.oom_kills {
+            0 => Ok(()),
+            // Its own end may be another one's, such as a child's.
+            _ if !matches!(self.status, Some(ExitStatus::Signalled(9))) => {
+                f.write_str(" (the kernel killed a process of this container meanwhile: out of memory)")
+            }
+            _ => f.write_str(" (by the kernel: out of memory)"),
+        }
+    }
+}
 
 /// The cure for an end, by the best evidence there is: what was counted, then what the process or
 /// its loader said, then the bare status.
@@ -147,8 +195,6 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn ending(status: ExitStatus, tail: &str) -> Ending {

@@ -253,91 +253,93 @@ enum Upload {
 impl Upload {
     fn of(error: &Error) -> Option<Self> {
         match error {
-            Error::Upload(UploadError::Unfit { path: None, .. })
-            | Error::Upload(UploadError::Compile { .. })
-            | Error::Upload(UploadError::ArchiveDamaged { .. })
-            | Error::Upload(UploadError::ArchiveUnsupported { .. })
-            | Error::Upload(UploadError::ArchiveWithoutExec { .. })
-            | Error::Upload(UploadError::ArchiveEscapes { .. })
-            | Error::Upload(UploadError::ArchiveEntryKind { .. })
-            | Error::Upload(UploadError::ArchiveTooLarge { .. })
-            | Error::Upload(UploadError::ArchiveTooManyEntries { .. })
-            | Error::Upload(UploadError::Unwritable { .. }) => Some(Self::Artifact),
-            Error::Upload(UploadError::Unfit { path: Some(_), .. })
-            | Error::Upload(UploadError::WrongEnvironment { .. })
-            | Error::Start(StartError::CannotStart { .. })
-            | Error::Start(StartError::EndedAtStart { .. })
-            | Error::Start(StartError::NotReady { .. })
-            | Error::Start(StartError::WrongFirstLine { .. })
-            | Error::Start(StartError::BadHandshake { .. })
-            | Error::Start(StartError::UnsupportedVersion { .. })
-            | Error::Start(StartError::NoHandshake { .. }) => Some(Self::Start),
-            _ => None,
+            // What was placed already, and is looked at before it is started.
+            Error::Upload(UploadError::Unfit { path: Some(_), .. } | UploadError::WrongEnvironment { .. })
+            | Error::Start(_) => Some(Self::Start),
+            // From the command line, not by an init.
+            Error::Upload(UploadError::NoSuchAction { .. } | UploadError::FolderWithoutExec { .. }) => None,
+            Error::Upload(_) => Some(Self::Artifact),
+            Error::Request(_) | Error::Run(_) | Error::Proxy(_) => None,
         }
     }
 }
 
-/// The status of each error. Exhaustive, so that a new kind cannot be forgotten.
+/// The status of each error. Exhaustive, so that a new cause cannot be forgotten.
 fn status(error: &Error) -> StatusCode {
     match error {
-        // What the caller can mend by sending something else.
-        Error::Request(RequestError::NotJson { .. })
-        | Error::Request(RequestError::NotHttp { .. })
-        | Error::Request(RequestError::BrokenBody { .. })
-        | Error::Request(RequestError::NotAnObject { .. })
-        | Error::Request(RequestError::EmptyBody { .. })
-        | Error::Request(RequestError::BadMember { .. })
-        | Error::Request(RequestError::BadVariable { .. })
-        | Error::Request(RequestError::BadBase64 { .. })
-        | Error::Request(RequestError::UnknownProtocol { .. }) => StatusCode::BAD_REQUEST,
-        Error::Request(RequestError::BodyTooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-        Error::Request(RequestError::HeadTooLarge { .. }) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        Error::Request(RequestError::UnmetExpectation { .. }) => StatusCode::EXPECTATION_FAILED,
-        Error::Request(RequestError::Http2) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-        Error::Request(RequestError::BodyStalled { .. }) => StatusCode::REQUEST_TIMEOUT,
-        Error::Request(RequestError::NoCode) | Error::Request(RequestError::AlreadyInitialised) | Error::Request(RequestError::InitUnderWay) => StatusCode::FORBIDDEN,
-        // As the Docker skeleton answers.
-        Error::Request(RequestError::BadArguments) => StatusCode::NOT_FOUND,
-        Error::Request(RequestError::NotInitialised) => StatusCode::INTERNAL_SERVER_ERROR,
-        // What the author of the action can mend.
-        Error::Upload(UploadError::Unfit { .. })
-        | Error::Upload(UploadError::Compile { .. })
-        | Error::Upload(UploadError::ArchiveDamaged { .. })
-        | Error::Upload(UploadError::ArchiveUnsupported { .. })
-        | Error::Upload(UploadError::ArchiveWithoutExec { .. })
-        | Error::Upload(UploadError::FolderWithoutExec { .. })
-        | Error::Upload(UploadError::ArchiveEscapes { .. })
-        | Error::Upload(UploadError::ArchiveEntryKind { .. })
-        | Error::Upload(UploadError::ArchiveTooLarge { .. })
-        | Error::Upload(UploadError::ArchiveTooManyEntries { .. })
-        | Error::Upload(UploadError::NoSuchAction { .. })
-        | Error::Upload(UploadError::WrongEnvironment { .. })
-        | Error::Start(StartError::CannotStart { .. })
-        | Error::Start(StartError::EndedAtStart { .. })
-        | Error::Start(StartError::NotReady { .. })
-        | Error::Start(StartError::WrongFirstLine { .. })
-        | Error::Start(StartError::BadHandshake { .. })
-        | Error::Start(StartError::UnsupportedVersion { .. })
-        | Error::Start(StartError::NoHandshake { .. })
-        | Error::Run(RunError::BadAnswer { .. })
-        | Error::Run(RunError::Died { .. })
-        | Error::Run(RunError::ChannelClosed { .. })
-        | Error::Run(RunError::AnswerTooLong { .. })
-        | Error::Run(RunError::TimeOut { .. })
-        // Not 503: the platform would run it again elsewhere, and it has had its effects.
-        | Error::Run(RunError::Cut { .. })
-        | Error::Run(RunError::Expired)
-        | Error::Run(RunError::CrashLoop { .. })
-        | Error::Run(RunError::BadFrame { .. })
-        | Error::Run(RunError::Overrun { .. })
-        | Error::Run(RunError::FrameTooLong { .. })
-        | Error::Run(RunError::NotRestarted { .. }) => StatusCode::BAD_GATEWAY,
-        Error::Run(RunError::QueueFull { .. }) | Error::Request(RequestError::MemoryFull { .. }) => StatusCode::TOO_MANY_REQUESTS,
-        Error::Proxy(ProxyError::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
-        // What the operator can mend.
-        Error::Upload(UploadError::Unwritable { .. }) | Error::Proxy(ProxyError::CannotListen { .. }) | Error::Proxy(ProxyError::BadSetting { .. }) | Error::Proxy(ProxyError::System { .. }) => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        Error::Request(error) => match error {
+            // What the caller can fix by sending something else.
+            RequestError::NotJson { .. }
+            | RequestError::NotHttp { .. }
+            | RequestError::BrokenBody { .. }
+            | RequestError::NotAnObject { .. }
+            | RequestError::EmptyBody { .. }
+            | RequestError::BadMember { .. }
+            | RequestError::BadVariable { .. }
+            | RequestError::BadBase64 { .. }
+            | RequestError::UnknownProtocol { .. } => StatusCode::BAD_REQUEST,
+            RequestError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            RequestError::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            RequestError::UnmetExpectation { .. } => StatusCode::EXPECTATION_FAILED,
+            RequestError::Http2 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            RequestError::BodyStalled { .. } => StatusCode::REQUEST_TIMEOUT,
+            RequestError::NoCode | RequestError::AlreadyInitialised | RequestError::InitUnderWay => {
+                StatusCode::FORBIDDEN
+            }
+            // As the Docker skeleton answers.
+            RequestError::BadArguments => StatusCode::NOT_FOUND,
+            RequestError::NotInitialised => StatusCode::INTERNAL_SERVER_ERROR,
+            RequestError::MemoryFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+        },
+        // What the author of the action can fix.
+        Error::Upload(error) => match error {
+            UploadError::Unfit { .. }
+            | UploadError::Compile { .. }
+            | UploadError::ArchiveDamaged { .. }
+            | UploadError::ArchiveUnsupported { .. }
+            | UploadError::ArchiveWithoutExec { .. }
+            | UploadError::FolderWithoutExec { .. }
+            | UploadError::ArchiveEscapes { .. }
+            | UploadError::ArchiveEntryKind { .. }
+            | UploadError::ArchiveTooLarge { .. }
+            | UploadError::ArchiveTooManyEntries { .. }
+            | UploadError::NoSuchAction { .. }
+            | UploadError::WrongEnvironment { .. } => StatusCode::BAD_GATEWAY,
+            // What the operator can fix.
+            UploadError::Unwritable { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        },
+        Error::Start(error) => match error {
+            StartError::CannotStart { .. }
+            | StartError::EndedAtStart { .. }
+            | StartError::NotReady { .. }
+            | StartError::WrongFirstLine { .. }
+            | StartError::BadHandshake { .. }
+            | StartError::UnsupportedVersion { .. }
+            | StartError::NoHandshake { .. } => StatusCode::BAD_GATEWAY,
+        },
+        Error::Run(error) => match error {
+            RunError::BadAnswer { .. }
+            | RunError::Died { .. }
+            | RunError::ChannelClosed { .. }
+            | RunError::AnswerTooLong { .. }
+            | RunError::TimeOut { .. }
+            // Not 503: the platform would run it again elsewhere, and it has had its effects.
+            | RunError::Cut { .. }
+            | RunError::Expired
+            | RunError::CrashLoop { .. }
+            | RunError::BadFrame { .. }
+            | RunError::Overrun { .. }
+            | RunError::FrameTooLong { .. }
+            | RunError::NotRestarted { .. } => StatusCode::BAD_GATEWAY,
+            RunError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+        },
+        Error::Proxy(error) => match error {
+            ProxyError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            // What the operator can fix.
+            ProxyError::CannotListen { .. } | ProxyError::BadSetting { .. } | ProxyError::System { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        },
     }
 }
 

@@ -1,0 +1,136 @@
+//! Requests that the proxy refuses before the action gets to see them.
+
+use std::time::Duration;
+
+use crate::text::{excerpt, millis};
+
+/// What is wrong with what the caller sent, or why it is refused.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
+pub enum RequestError {
+    /// The head of a request breaks the rules of HTTP.
+    #[error("the request is not valid HTTP/1.1: {reason}")]
+    NotHttp { reason: String },
+
+    /// The head of a request is over its bounds.
+    #[error(
+        "the head of the request is too large: at most {limit_bytes} bytes and {limit_headers} headers are accepted"
+    )]
+    HeadTooLarge { limit_bytes: usize, limit_headers: usize },
+
+    /// A request came in HTTP/2.
+    #[error("the request is in HTTP/2, which is not spoken here")]
+    Http2,
+
+    /// A request expects what is not offered here.
+    #[error("the request expects {}, which is not offered here", excerpt(.expectation.as_bytes()))]
+    UnmetExpectation { expectation: String },
+
+    /// The body of a request is no JSON.
+    #[error("the body of {request} is not valid JSON: {reason}")]
+    NotJson { request: &'static str, reason: String },
+
+    /// The body of a request is JSON, and not an object.
+    #[error("the body of {request} must be a JSON object, got {found}")]
+    NotAnObject { request: &'static str, found: &'static str },
+
+    /// The body of a request is empty.
+    #[error("the body of {request} is empty")]
+    EmptyBody { request: &'static str },
+
+    /// The body of a request is over its bound.
+    #[error("the body of {request} is too large: at most {limit_bytes} bytes are accepted")]
+    BodyTooLarge { request: &'static str, limit_bytes: u64, setting: &'static str },
+
+    /// The body of a request ends too early or breaks the rules of HTTP.
+    #[error("the body of {request} cannot be read to its end: {reason}")]
+    BrokenBody { request: &'static str, reason: String },
+
+    /// The caller stopped sending in the middle of a request.
+    #[error("the request stopped arriving: nothing came for {}", millis(*.waited))]
+    BodyStalled { waited: Duration },
+
+    /// A member of the body has a type that cannot be used.
+    #[error("`{member}` must be {expected}, got {found}")]
+    BadMember { member: &'static str, expected: &'static str, found: &'static str },
+
+    /// Init came without code or without `main`. The text is OpenWhisk's.
+    #[error("Missing main/no code to execute.")]
+    NoCode,
+
+    /// `value` of an activation is neither object nor array. The text is OpenWhisk's.
+    #[error("The action did not receive a dictionary or array as an argument.")]
+    BadArguments,
+
+    /// Init came after a successful one. The text is OpenWhisk's.
+    #[error("Cannot initialize the action more than once.")]
+    AlreadyInitialised,
+
+    /// Init came while another is under way.
+    #[error("another init is under way")]
+    InitUnderWay,
+
+    /// Run came before init.
+    #[error("no action has been initialised yet")]
+    NotInitialised,
+
+    /// `binary` is true and the code is no base64.
+    #[error("`code` is marked as binary and is not valid base64: {reason}")]
+    BadBase64 { reason: String },
+
+    /// A variable of init's `env` cannot be in an environment.
+    #[error(
+        "`env` holds a variable that cannot be set, with an empty name, `=` in its name or NUL: {}",
+        excerpt(.name.as_bytes())
+    )]
+    BadVariable { name: String },
+
+    /// Init's `env` names a protocol that does not exist.
+    #[error("`PIPELOOP_PROTOCOL` in `env` names no protocol: {}", excerpt(.name.as_bytes()))]
+    UnknownProtocol { name: String },
+
+    /// Callers hold as much memory already as they may.
+    #[error("bodies and answers take {held_bytes} bytes already, at most {limit_bytes} are accepted at once")]
+    MemoryFull { held_bytes: u64, limit_bytes: u64 },
+}
+
+impl RequestError {
+    /// What to do about it, when there is something to do that the sentence does not say.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NotHttp { .. } => "speak HTTP/1.1 without TLS to this port, for example `curl http://…`".into(),
+            Self::HeadTooLarge { .. } => "send what is long as a body, and fewer or shorter headers".into(),
+            Self::Http2 => "speak HTTP/1.1, for example with `curl --http1.1`".into(),
+            Self::UnmetExpectation { .. } => "leave `Expect` out, or send `Expect: 100-continue`".into(),
+            Self::NotJson { request: "run", .. } | Self::EmptyBody { request: "run" } => {
+                r#"send the activation as a JSON object, for example `{"value":{"name":"Mike"}}`"#.into()
+            }
+            Self::NotJson { .. } | Self::EmptyBody { .. } => {
+                r#"send `{"value":{"main":"main","code":"…","binary":false}}`"#.into()
+            }
+            Self::BodyTooLarge { setting, .. } => {
+                format!("raise `{setting}` if bodies of this size are meant to be accepted")
+            }
+            Self::BadBase64 { .. } => {
+                "encode the code with the standard alphabet and padding, as `base64 -w0` does; text goes without it and with `\"binary\":false`".into()
+            }
+            Self::UnknownProtocol { .. } => {
+                "set `PIPELOOP_PROTOCOL` to `0`, `1`, `2`, `actionloop` or `auto`".into()
+            }
+            Self::NotInitialised => "post the code to `/init` first".into(),
+            Self::MemoryFull { .. } => {
+                "try again later, send less at once, read answers faster, or raise `PIPELOOP_MAX_MEMORY`".into()
+            }
+            Self::NotAnObject { .. }
+            | Self::BrokenBody { .. }
+            | Self::BodyStalled { .. }
+            | Self::BadMember { .. }
+            | Self::NoCode
+            | Self::BadArguments
+            | Self::AlreadyInitialised
+            | Self::InitUnderWay
+            | Self::BadVariable { .. } => return None,
+        })
+    }
+}

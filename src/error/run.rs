@@ -1,0 +1,169 @@
+//! Activations that have no result.
+
+use std::time::Duration;
+
+use super::{Ending, exit_report, quoted};
+use crate::text::{excerpt, millis};
+
+/// Why an activation has no result.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
+pub enum RunError {
+    /// The answer is not one JSON object or array on one line. The caller gets the text that platforms
+    /// compare, and how the process failed, if it did; the problem is the author's to read in the log.
+    #[error("{BAD_ANSWER}{}", .ending.as_ref().map_or_else(String::new, failure))]
+    BadAnswer { problem: BadAnswer, ending: Option<Ending> },
+
+    /// The action ended while it was working on the activation.
+    #[error("the action {ending}, before it answered{}", quoted(": ", &.ending.tail))]
+    Died { ending: Ending },
+
+    /// The action closed its result channel and lives on.
+    #[error("the action closed {channel} before it answered, and lives on; it was stopped")]
+    ChannelClosed { channel: &'static str },
+
+    /// The answer is over its bound.
+    #[error("the action's answer is too long: at most {limit_bytes} bytes are accepted; the action was stopped")]
+    AnswerTooLong { limit_bytes: u64 },
+
+    /// The activation's time is over.
+    #[error("the action did not answer {limit} and was stopped after {}", millis(*.after))]
+    TimeOut { limit: TimeLimit, after: Duration },
+
+    /// The activation's deadline passed while it waited for others.
+    #[error("the activation's deadline passed while it waited for others, and it was never begun")]
+    Expired,
+
+    /// The action dies again and again, and is given a pause.
+    #[error("the action died {crashes} times in a row and is not started again for {}; the last time: {last}", millis(*.retry_in))]
+    CrashLoop { crashes: u32, last: String, retry_in: Duration },
+
+    /// The action, which speaks version 2, wrote for this activation what is no frame.
+    #[error("the action wrote a frame {problem}: {}", excerpt(.line.as_bytes()))]
+    BadFrame { problem: String, line: String },
+
+    /// The caller of a stream read so slowly that it fell behind by a whole buffer.
+    #[error(
+        "the caller reads more slowly than the action writes, and fell behind by {limit_bytes} bytes; other activations of the process were not to wait for it"
+    )]
+    Overrun { limit_bytes: u64 },
+
+    /// A frame is over its bound, and it may be any activation's.
+    #[error(
+        "the action wrote a frame of more than {limit_bytes} bytes while {in_flight} activations were in flight; it was stopped, and all of them with it"
+    )]
+    FrameTooLong { limit_bytes: u64, in_flight: usize },
+
+    /// The proxy ended before the activation did.
+    #[error("the proxy was told to end and the action did not answer in time; it was stopped after {}", millis(*.after))]
+    Cut { after: Duration },
+
+    /// Too many activations wait already.
+    #[error("as many activations wait already as may: {limit}")]
+    QueueFull { limit: usize },
+
+    /// The action has ended, and is not to be started again.
+    #[error("the action has ended and is not started again: {last}")]
+    NotRestarted { last: String },
+}
+
+/// What is wrong with an answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "as for the errors")]
+pub enum BadAnswer {
+    /// Not JSON: the line and the parser's reason.
+    #[error("the action's answer is not JSON ({reason}): {}", excerpt(.line.as_bytes()))]
+    NotJson { line: String, reason: String },
+    /// JSON, and neither object nor array.
+    #[error("the action's answer is {found}, not an object or array: {}", excerpt(.line.as_bytes()))]
+    WrongType { line: String, found: &'static str },
+    /// A second line stands behind the first.
+    #[error(
+        "the action's answer takes more than one line: {} and {}",
+        excerpt(.first.as_bytes()),
+        excerpt(.second.as_bytes())
+    )]
+    TwoLines { first: String, second: String },
+    /// The process ended without a line.
+    #[error("the action ended without an answer")]
+    Nothing,
+    /// The process ended in the middle of a line.
+    #[error("the action ended in the middle of its answer, without a newline: {}", excerpt(.line.as_bytes()))]
+    Unterminated { line: String },
+}
+
+/// Which limit ended an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// The `deadline` that came with the activation.
+    Deadline,
+    /// `PIPELOOP_RUN_TIMEOUT`.
+    RunTimeout,
+}
+
+/// The text that a platform's test suites compare for an unusable answer.
+///
+/// Source: apache/openwhisk, `BasicActionRunnerTests.scala`; apache/openwhisk-runtime-docker,
+/// `actionproxy.py`.
+pub const BAD_ANSWER: &str = "The action did not return a dictionary or array.";
+
+impl RunError {
+    /// What to do about it, when there is something to do that the sentence does not say.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::BadAnswer { problem: BadAnswer::TwoLines { .. }, .. } => {
+                "write each answer on one line (no pretty-printing), and logs on stderr".into()
+            }
+            // What a shell could not find or execute says more than the answer that is missing.
+            Self::BadAnswer { ending: Some(ending), .. } if ending.lacks_program() => {
+                return exit_report::hint(ending, None);
+            }
+            Self::BadAnswer { .. } => {
+                "answer each activation with one JSON object or array on one line, and flush it; logs belong on stderr".into()
+            }
+            Self::Died { ending } => return exit_report::hint(ending, None),
+            Self::ChannelClosed { .. } => "keep the channel open for as long as the action serves".into(),
+            Self::AnswerTooLong { .. } => "return less, or raise `PIPELOOP_MAX_RESULT`".into(),
+            Self::TimeOut { limit: TimeLimit::Deadline, .. } => {
+                "give the action a longer time limit on the platform, or make it faster; an answer that was never flushed looks like this too".into()
+            }
+            Self::TimeOut { limit: TimeLimit::RunTimeout, .. } => {
+                "raise `PIPELOOP_RUN_TIMEOUT`, or make the action faster; an answer that was never flushed looks like this too".into()
+            }
+            Self::Expired => "send fewer activations at once, or give them a longer time limit on the platform".into(),
+            Self::CrashLoop { .. } => "mend what it dies of; whatever works again ends the pauses at once".into(),
+            Self::BadFrame { .. } => r#"write one JSON object a line, with `id` and one of `chunk`, `result`, `error`, `end` and `log`, such as `{"id":1,"result":{}}`; logs belong on stderr"#.into(),
+            Self::Overrun { .. } => r#"promise `"pause":true` in the handshake and stop writing while asked to; or raise `PIPELOOP_STREAM_BUFFER`; or read faster"#.into(),
+            Self::FrameTooLong { .. } => "write smaller frames, or raise `PIPELOOP_MAX_RESULT`".into(),
+            Self::Cut { .. } => "raise `PIPELOOP_DRAIN_GRACE` and the grace of whoever stops the container, or make the action faster".into(),
+            Self::QueueFull { .. } => "try again later, or raise `PIPELOOP_QUEUE`".into(),
+            Self::NotRestarted { .. } => "`PIPELOOP_RESTART` is `never`: start another container, or set it to `always`".into(),
+        })
+    }
+
+    /// What the action's author should read in the log in place of the sentence, when there is more:
+    /// the offending line of an unusable answer.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::BadAnswer { problem, ending: None } => Some(problem.to_string()),
+            Self::BadAnswer { problem, ending: Some(ending) } => Some(format!("{problem}; it {ending}")),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for TimeLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Deadline => "by the activation's deadline",
+            Self::RunTimeout => "within the run timeout",
+        })
+    }
+}
+
+/// Nothing behind the fixed text, unless the process failed: then that is the news.
+fn failure(ending: &Ending) -> String {
+    if ending.is_success() { String::new() } else { format!(" It {ending}{}", quoted(": ", &ending.tail)) }
+}

@@ -1,0 +1,233 @@
+//! Code and archives that cannot become an action.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Defect, quoted};
+use crate::process::ExitStatus;
+use crate::text::{excerpt, listing, millis};
+
+/// Why what was uploaded cannot be an action.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
+pub enum UploadError {
+    /// It cannot work, which was seen without starting it: all that was found, the worst first.
+    /// Without a path it is the code as it was uploaded.
+    #[error("{}: {}", unusable(.path.as_deref()), clauses(.defects))]
+    Unfit { path: Option<PathBuf>, defects: Vec<Defect> },
+
+    /// The compiler made no executable of it.
+    #[error("the compiler `{}` {problem}{}", .compiler.display(), quoted(": ", .tail))]
+    Compile {
+        compiler: PathBuf,
+        #[source]
+        problem: BadCompile,
+        tail: String,
+    },
+
+    /// The archive cannot be read to its end.
+    #[error("the {format} archive is damaged or incomplete: {reason}")]
+    ArchiveDamaged { format: &'static str, reason: String },
+
+    /// An entry is written in a way that cannot be read here.
+    #[error("the {format} archive cannot be read here: {reason}")]
+    ArchiveUnsupported { format: &'static str, reason: String, hint: &'static str },
+
+    /// The archive has no `exec` at its root.
+    #[error("the archive has no file `exec` at its root{instead}; it holds {}", listing(.holds, *.more))]
+    ArchiveWithoutExec { instead: Instead, holds: Vec<String>, more: usize },
+
+    /// The folder given on the command line has no `exec`.
+    #[error("the folder `{}` has no file `exec`; it holds {}", .path.display(), listing(.holds, *.more))]
+    FolderWithoutExec { path: PathBuf, holds: Vec<String>, more: usize },
+
+    /// An entry would land outside the action's folder.
+    #[error("{}", escape(*.entry, .path, .target.as_deref()))]
+    ArchiveEscapes { entry: Option<usize>, path: String, target: Option<String> },
+
+    /// An entry is neither file, folder nor link.
+    #[error("{} is a {kind}, not a file, folder or link: {}", numbered(*.entry), excerpt(.path.as_bytes()))]
+    ArchiveEntryKind { entry: Option<usize>, path: String, kind: &'static str },
+
+    /// The archive unpacks, or the folder comes, to more bytes than allowed.
+    #[error("the {what} to more than the {limit_bytes} bytes that are accepted")]
+    ArchiveTooLarge { what: &'static str, limit_bytes: u64 },
+
+    /// The archive or folder has more entries than allowed.
+    #[error("the {what} has more than the {limit} entries that are accepted")]
+    ArchiveTooManyEntries { what: &'static str, limit: usize },
+
+    /// It was built for another execution environment than `OW_EXECUTION_ENV` names, or does not say for which.
+    #[error("{}", wrong_environment(.expected, .found.as_deref()))]
+    WrongEnvironment { expected: String, found: Option<String> },
+
+    /// A file of the action cannot be written.
+    #[error("cannot write the action to `{}`: {reason}", .path.display())]
+    Unwritable {
+        path: PathBuf,
+        #[source]
+        reason: io::Error,
+    },
+
+    /// What the command line names cannot be read.
+    #[error("cannot read the action `{}`: {reason}", .path.display())]
+    NoSuchAction {
+        path: PathBuf,
+        #[source]
+        reason: io::Error,
+    },
+}
+
+/// What an archive has in place of a file `exec` at its root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as for the errors")]
+pub enum Instead {
+    /// Nothing of that name.
+    Nothing,
+    /// One in a folder, most often because the folder was packed and not what is in it.
+    Below { folder: String },
+    /// A folder of that name.
+    Folder,
+    /// A link to what the archive does not hold.
+    DeadLink { target: String },
+}
+
+/// Why a compiler made no executable.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "as for the errors")]
+pub enum BadCompile {
+    /// The kernel refused to execute it.
+    #[error("cannot be started: {0}")]
+    CannotStart(#[source] io::Error),
+    /// It ended, and not with status 0.
+    #[error("{}", status.map_or_else(|| "ended, nobody knows how".to_owned(), |status| status.to_string()))]
+    Failed { status: Option<ExitStatus> },
+    /// It did not end.
+    #[error("was not done within {} and was stopped", millis(*.limit))]
+    TooSlow { limit: Duration },
+    /// It left no file `exec`.
+    #[error("left no file `exec`")]
+    NoExec,
+    /// The `exec` that it left is nothing that can be executed.
+    #[error("left an `exec` that is neither an ELF executable nor a script")]
+    NotExecutable,
+}
+
+impl UploadError {
+    /// What to do about it, when there is something to do that the sentence does not say.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Unfit { defects, .. } => {
+                let mut hints: Vec<_> = defects.iter().map(Defect::hint).collect();
+                hints.dedup();
+                hints.join("; ")
+            }
+            Self::Compile { problem, .. } => problem.hint().into(),
+            Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
+            Self::ArchiveUnsupported { hint, .. } => (*hint).into(),
+            Self::ArchiveWithoutExec { instead, .. } => instead.hint(),
+            Self::FolderWithoutExec { .. } => "name the program `exec`, or give the program itself instead of its folder".into(),
+            Self::ArchiveEscapes { .. } => "make the archive from inside the folder that holds `exec`, with links that stay in it; a Python environment has such links when it is made with `python3 -m venv --copies`".into(),
+            Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` if actions of this size are meant to be accepted".into(),
+            Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` if actions of so many files are meant to be accepted".into(),
+            Self::WrongEnvironment { found: Some(_), .. } => "build it again with the compiler of this image, or run it in the image that it was built for".into(),
+            Self::WrongEnvironment { found: None, .. } => "build it with the compiler of this image, which writes `exec.env`; where actions are not to be held to it, unset `OW_EXECUTION_ENV`".into(),
+            Self::Unwritable { .. } => "choose a folder that can be written with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
+            Self::ArchiveEntryKind { .. } | Self::NoSuchAction { .. } => return None,
+        })
+    }
+}
+
+impl Instead {
+    fn hint(&self) -> String {
+        match self {
+            Self::Below { folder } => format!(
+                "pack what is in the folder, not the folder: `cd {folder} && zip -r ../action.zip .`, or `tar -czf action.tar.gz -C {folder} .`"
+            ),
+            Self::DeadLink { .. } => {
+                "pack what the link leads to as well; `zip` without `-y` packs the file in place of the link".into()
+            }
+            Self::Nothing | Self::Folder => {
+                "name the program `exec` and put it at the top of the archive, not into a folder: `zip action.zip exec`"
+                    .into()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Instead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Below { folder } => write!(f, ", but one in the folder {}", excerpt(folder.as_bytes())),
+            Self::Folder => f.write_str(", but a folder of that name"),
+            Self::DeadLink { target } => {
+                write!(f, ", but a link to {}, which is no file in it", excerpt(target.as_bytes()))
+            }
+        }
+    }
+}
+
+impl BadCompile {
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::CannotStart(_) => {
+                "name a program that this image can execute with `PIPELOOP_COMPILER` (`OW_COMPILER`)"
+            }
+            Self::Failed { .. } => "mend the source; the action's log has all that the compiler said",
+            Self::TooSlow { .. } => {
+                "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`, or upload what the compiler makes of the source"
+            }
+            Self::NoExec => {
+                "the action's log has all that the compiler said; it is called as `COMPILER MAIN SRC BIN` and has to leave an executable `BIN/exec`"
+            }
+            Self::NotExecutable => "the compiler has to leave an ELF executable or a script with a `#!` line",
+        }
+    }
+}
+
+fn unusable(path: Option<&Path>) -> String {
+    path.map_or_else(
+        || "the uploaded code cannot be an action".into(),
+        |path| format!("cannot start the action `{}`", path.display()),
+    )
+}
+
+fn clauses(defects: &[Defect]) -> String {
+    let clauses: Vec<_> = defects.iter().map(Defect::to_string).collect();
+    clauses.join("; ")
+}
+
+fn escape(entry: Option<usize>, path: &str, target: Option<&str>) -> String {
+    let path = excerpt(path.as_bytes());
+    match (entry, target) {
+        (Some(entry), None) => format!("archive entry {entry} would be written outside the action's folder: {path}"),
+        (None, None) => format!("the folder's entry would be written outside the action's folder: {path}"),
+        (Some(entry), Some(target)) => {
+            format!("archive entry {entry}, {path}, links outside the action's folder: {}", excerpt(target.as_bytes()))
+        }
+        (None, Some(target)) => {
+            format!("the folder's entry {path}, links outside the action's folder: {}", excerpt(target.as_bytes()))
+        }
+    }
+}
+
+fn numbered(entry: Option<usize>) -> String {
+    entry.map_or_else(|| "an entry of the folder".into(), |entry| format!("archive entry {entry}"))
+}
+
+fn wrong_environment(expected: &str, found: Option<&str>) -> String {
+    let expected = excerpt(expected.as_bytes());
+    match found {
+        Some(found) => format!(
+            "the action was built for the execution environment {}, as its `exec.env` says, and this one is {expected}",
+            excerpt(found.as_bytes())
+        ),
+        None => format!(
+            "the action has no file `exec.env` beside its `exec` that would say that it was built for this execution environment, {expected}"
+        ),
+    }
+}
