@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::activation::Activation;
-use crate::error::{BadAnswer, Error, RunError};
+use crate::error::{BadAnswer, Channel, Error, RunError};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
 use crate::protocol::line::Fill;
-use crate::protocol::pipe_loop::{Channel, NoAnswer};
+use crate::protocol::pipe_loop::NoAnswer;
 use crate::protocol::{Protocol, answer, detect, single_shot};
 
 use super::finding::{self, Finding};
@@ -76,7 +76,7 @@ impl CheckRun<'_> {
                     self.bury(guard.process()).await;
                 }
                 Ok(Err(NoAnswer::Gone { partial, .. })) => {
-                    let channel = conversation.channel_name();
+                    let channel = conversation.channel();
                     let why = gone(guard.process(), partial, channel, &mut self.logs);
                     return Err(Failure::Error(self.log_capture.during(why).await));
                 }
@@ -116,7 +116,7 @@ impl CheckRun<'_> {
 
     /// An answer is unusable: what comes beside it tells whether it is one at all.
     pub(super) async fn look_beside(&mut self, problem: BadAnswer, mut running: Running) -> Failure {
-        let channel = running.conversation.channel_name();
+        let channel = running.conversation.channel();
         let more = async {
             let _ = tokio::time::timeout(SECOND_THOUGHTS, running.conversation.idle(&mut self.logs)).await;
         };

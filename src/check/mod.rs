@@ -34,7 +34,7 @@ use serde_json::Value;
 
 use crate::activation::Answer;
 use crate::config::{ActionSettings, Inspect};
-use crate::error::{BadAnswer, Error, ProxyError, RunError, StartError, UploadError};
+use crate::error::{BadAnswer, Channel, Error, ProxyError, RunError, StartError, UploadError};
 use crate::logs::{self, Logs, Sentinels};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
@@ -43,7 +43,6 @@ use crate::process::{Launch, Process, Reaper, stop};
 use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, Evidence, detect};
-use crate::protocol::pipe_loop::Channel;
 use crate::text::{excerpt, millis};
 
 use crate::action::DEFAULT_MAIN;
@@ -115,7 +114,7 @@ pub struct CheckRun<'a> {
     /// Frames of version 2 that are nobody's, of all processes.
     misfits: Vec<(FrameFault, Bytes)>,
     /// Where answers come from.
-    channel: &'static str,
+    channel: Channel,
     /// Every number that the process of version 2 that runs was sent.
     given: BTreeSet<u64>,
     /// How activations went that were alone in flight.
@@ -198,7 +197,7 @@ impl<'a> CheckRun<'a> {
             running: None,
             strays: Vec::new(),
             misfits: Vec::new(),
-            channel: Channel::Descriptor3.name(),
+            channel: Channel::Descriptor3,
             given: BTreeSet::new(),
             alone: Baseline::default(),
             one_each: false,
@@ -355,7 +354,7 @@ impl<'a> CheckRun<'a> {
         let took = begun.elapsed();
         self.report.init = Some(took);
         let running = self.running.as_ref().expect("it was started");
-        self.channel = running.conversation.channel_name();
+        self.channel = running.conversation.channel();
         self.report.protocol = Some(running.conversation.name());
         self.report.told_by = Some(match evidence {
             Evidence::Handshake(_) => "handshake",

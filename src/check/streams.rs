@@ -594,7 +594,7 @@ impl CheckRun<'_> {
             }
             Rest::Gone => {
                 let partial = running.multiplex().partial().to_vec();
-                let channel = running.conversation.channel_name();
+                let channel = running.conversation.channel();
                 let why = gone(running.guard.process(), partial, channel, &mut self.logs);
                 Failure::Error(self.log_capture.during(why).await)
             }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::ArchiveFormat;
 use crate::text::{excerpt, listing};
 
 /// One thing that is wrong with a file.
@@ -28,7 +29,7 @@ pub enum Defect {
     /// A byte-order mark before `#!`.
     ByteOrderMark,
     /// It is an archive where a program is expected.
-    Archive { format: &'static str },
+    Archive { format: ArchiveFormat },
 
     // The file.
     /// It may not be executed.
@@ -40,11 +41,11 @@ pub enum Defect {
 
     // ELF.
     /// It is built for another machine.
-    WrongMachine { built: String, but: &'static str, here: String },
+    WrongMachine { built: String, host: Host, here: String },
     /// It is built for another system.
     OtherSystem { system: &'static str },
     /// It is an ELF file and no program.
-    NoProgram { is: &'static str },
+    NoProgram { is: NonProgram },
     /// Its headers contradict each other, or it is cut off.
     Damaged { reason: String },
     /// The loader that it names is not here.
@@ -104,6 +105,25 @@ pub struct MissingLibrary {
     pub needed_by: Option<String>,
     /// A file of this name that is for another machine.
     pub unfit: Option<PathBuf>,
+}
+
+/// An ELF file that is no program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum NonProgram {
+    SharedLibrary,
+    ObjectFile,
+    CoreDump,
+    Unknown,
+}
+
+/// Where the action is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    /// On this machine.
+    ThisMachine,
+    /// In the image that `--image-root` names.
+    Image,
 }
 
 /// A C library, which brings the loader.
@@ -171,9 +191,9 @@ impl Defect {
             Self::NoExecMount { .. } => "mount it without `noexec`, or choose another folder with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
             Self::Unreadable { .. } => "put the program itself there, readable for the user that starts it".into(),
             Self::WrongMachine { here, .. } => format!("rebuild it for {here}: {}; `pipeloop check` shows this before a deployment", machine_flags(here)),
-            Self::NoProgram { is: "a shared library" } => "link it as an executable, without `-shared`; a library can be loaded by a program beside it in an archive".into(),
-            Self::NoProgram { is: "an object file" } => "link it: `gcc -o exec file.o`".into(),
-            Self::NoProgram { .. } => "upload the program that it came from".into(),
+            Self::NoProgram { is: NonProgram::SharedLibrary } => "link it as an executable, without `-shared`; a library can be loaded by a program beside it in an archive".into(),
+            Self::NoProgram { is: NonProgram::ObjectFile } => "link it: `gcc -o exec file.o`".into(),
+            Self::NoProgram { is: NonProgram::CoreDump | NonProgram::Unknown } => "upload the program that it came from".into(),
             Self::OtherSystem { .. } => "build it for Linux: `GOOS=linux go build`, or in a container".into(),
             Self::Damaged { .. } | Self::EndsEarly => "build it again, and compare its size before and after the upload".into(),
             Self::NoLoader { loader, needs, here } => loader_hint(loader, *needs, *here),
@@ -254,7 +274,7 @@ impl fmt::Display for Defect {
                 write!(f, "`{}` is mounted `noexec`: nothing in it can be started", folder.display())
             }
             Self::Unreadable { reason } => write!(f, "it cannot be read: {reason}"),
-            Self::WrongMachine { built, but, here } => write!(f, "it is built for {built}, {but} {here}"),
+            Self::WrongMachine { built, host, here } => write!(f, "it is built for {built}, {host} {here}"),
             Self::OtherSystem { system } => write!(f, "it is built for {system}, this system is Linux"),
             Self::NoProgram { is } => write!(f, "it is {is}, not a program"),
             Self::EndsEarly => f.write_str(
@@ -383,6 +403,37 @@ impl fmt::Display for MissingLibrary {
                 write!(f, " (needed by {}; `{}` is for another machine)", excerpt(by.as_bytes()), unfit.display())
             }
         }
+    }
+}
+
+impl NonProgram {
+    /// What it is, without an article.
+    pub(crate) fn noun(self) -> &'static str {
+        match self {
+            Self::SharedLibrary => "shared library",
+            Self::ObjectFile => "object file",
+            Self::CoreDump => "core dump",
+            Self::Unknown => "ELF file of an unknown type",
+        }
+    }
+}
+
+impl fmt::Display for NonProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let article = match self {
+            Self::SharedLibrary | Self::CoreDump => "a",
+            Self::ObjectFile | Self::Unknown => "an",
+        };
+        write!(f, "{article} {}", self.noun())
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ThisMachine => "this machine is",
+            Self::Image => "that image is for",
+        })
     }
 }
 

@@ -20,13 +20,13 @@ mod start;
 mod upload;
 
 pub(crate) use codes::codes;
-pub use defect::{Defect, Foreign, Language, Libc, MissingLibrary, Severity};
+pub use defect::{Defect, Foreign, Host, Language, Libc, MissingLibrary, NonProgram, Severity};
 pub use exit_report::Ending;
 pub use proxy::ProxyError;
-pub use request::RequestError;
-pub use run::{BAD_ANSWER, BadAnswer, RunError, TimeLimit};
-pub use start::{Stage, StartError};
-pub use upload::{BadCompile, Instead, UploadError};
+pub use request::{JsonType, RequestError, RequestKind};
+pub use run::{BAD_ANSWER, BadAnswer, Channel, RunError, TimeLimit};
+pub use start::{Awaited, Stage, StartError, Version};
+pub use upload::{ArchiveFormat, BadCompile, Bundle, Instead, SpecialFile, Unsupported, UploadError};
 
 /// Anything that keeps an action from being initialised or an activation from being answered, by stage.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! Requests that the proxy refuses before the action gets to see them.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::text::{excerpt, millis};
@@ -28,23 +29,23 @@ pub enum RequestError {
 
     /// The body of a request is no JSON.
     #[error("the body of {request} is not valid JSON: {reason}")]
-    NotJson { request: &'static str, reason: String },
+    NotJson { request: RequestKind, reason: String },
 
     /// The body of a request is JSON, and not an object.
     #[error("the body of {request} must be a JSON object, got {found}")]
-    NotAnObject { request: &'static str, found: &'static str },
+    NotAnObject { request: RequestKind, found: JsonType },
 
     /// The body of a request is empty.
     #[error("the body of {request} is empty")]
-    EmptyBody { request: &'static str },
+    EmptyBody { request: RequestKind },
 
     /// The body of a request is over its bound.
     #[error("the body of {request} is too large: at most {limit_bytes} bytes are accepted")]
-    BodyTooLarge { request: &'static str, limit_bytes: u64, setting: &'static str },
+    BodyTooLarge { request: RequestKind, limit_bytes: u64, setting: &'static str },
 
     /// The body of a request ends too early or breaks the rules of HTTP.
     #[error("the body of {request} cannot be read to its end: {reason}")]
-    BrokenBody { request: &'static str, reason: String },
+    BrokenBody { request: RequestKind, reason: String },
 
     /// The caller stopped sending in the middle of a request.
     #[error("the request stopped arriving: nothing came for {}", millis(*.waited))]
@@ -52,7 +53,7 @@ pub enum RequestError {
 
     /// A member of the body has a type that cannot be used.
     #[error("`{member}` must be {expected}, got {found}")]
-    BadMember { member: &'static str, expected: &'static str, found: &'static str },
+    BadMember { member: &'static str, expected: &'static str, found: JsonType },
 
     /// Init came without code or without `main`. The text is OpenWhisk's.
     #[error("Missing main/no code to execute.")]
@@ -94,6 +95,27 @@ pub enum RequestError {
     MemoryFull { held_bytes: u64, limit_bytes: u64 },
 }
 
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestKind {
+    /// `/init`.
+    Init,
+    /// `/run`.
+    Run,
+}
+
+/// The type of a JSON text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum JsonType {
+    Object,
+    Array,
+    String,
+    Boolean,
+    Null,
+    Number,
+}
+
 impl RequestError {
     /// What to do about it, when there is something to do that the sentence does not say.
     #[must_use]
@@ -103,10 +125,10 @@ impl RequestError {
             Self::HeadTooLarge { .. } => "send what is long as a body, and fewer or shorter headers".into(),
             Self::Http2 => "speak HTTP/1.1, for example with `curl --http1.1`".into(),
             Self::UnmetExpectation { .. } => "leave `Expect` out, or send `Expect: 100-continue`".into(),
-            Self::NotJson { request: "run", .. } | Self::EmptyBody { request: "run" } => {
+            Self::NotJson { request: RequestKind::Run, .. } | Self::EmptyBody { request: RequestKind::Run } => {
                 r#"send the activation as a JSON object, for example `{"value":{"name":"Mike"}}`"#.into()
             }
-            Self::NotJson { .. } | Self::EmptyBody { .. } => {
+            Self::NotJson { request: RequestKind::Init, .. } | Self::EmptyBody { request: RequestKind::Init } => {
                 r#"send `{"value":{"main":"main","code":"…","binary":false}}`"#.into()
             }
             Self::BodyTooLarge { setting, .. } => {
@@ -131,6 +153,44 @@ impl RequestError {
             | Self::AlreadyInitialised
             | Self::InitUnderWay
             | Self::BadVariable { .. } => return None,
+        })
+    }
+}
+
+impl fmt::Display for RequestKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Init => "init",
+            Self::Run => "run",
+        })
+    }
+}
+
+impl JsonType {
+    /// The type of a well-formed JSON text, by its first byte.
+    #[must_use]
+    pub fn of(json: &str) -> Self {
+        match json.trim_ascii_start().as_bytes().first() {
+            Some(b'{') => Self::Object,
+            Some(b'[') => Self::Array,
+            Some(b'"') => Self::String,
+            Some(b't' | b'f') => Self::Boolean,
+            Some(b'n') => Self::Null,
+            _ => Self::Number,
+        }
+    }
+}
+
+/// With its article.
+impl fmt::Display for JsonType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Object => "an object",
+            Self::Array => "an array",
+            Self::String => "a string",
+            Self::Boolean => "a boolean",
+            Self::Null => "null",
+            Self::Number => "a number",
         })
     }
 }

@@ -1,8 +1,9 @@
 //! Activations that have no result.
 
+use std::fmt;
 use std::time::Duration;
 
-use super::{Ending, exit_report, quoted};
+use super::{Ending, JsonType, exit_report, quoted};
 use crate::text::{excerpt, millis};
 
 /// Why an activation has no result.
@@ -20,7 +21,7 @@ pub enum RunError {
 
     /// The action closed its result channel and lives on.
     #[error("the action closed {channel} before it answered, and lives on; it was stopped")]
-    ChannelClosed { channel: &'static str },
+    ChannelClosed { channel: Channel },
 
     /// The answer is over its bound.
     #[error("the action's answer is too long: at most {limit_bytes} bytes are accepted; the action was stopped")]
@@ -76,7 +77,7 @@ pub enum BadAnswer {
     NotJson { line: String, reason: String },
     /// JSON, and neither object nor array.
     #[error("the action's answer is {found}, not an object or array: {}", excerpt(.line.as_bytes()))]
-    WrongType { line: String, found: &'static str },
+    WrongType { line: String, found: JsonType },
     /// A second line stands behind the first.
     #[error(
         "the action's answer takes more than one line: {} and {}",
@@ -90,6 +91,15 @@ pub enum BadAnswer {
     /// The process ended in the middle of a line.
     #[error("the action ended in the middle of its answer, without a newline: {}", excerpt(.line.as_bytes()))]
     Unterminated { line: String },
+}
+
+/// Where an action writes its answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// Standard output.
+    Stdout,
+    /// Descriptor 3.
+    Descriptor3,
 }
 
 /// Which limit ended an activation.
@@ -154,8 +164,17 @@ impl RunError {
     }
 }
 
-impl std::fmt::Display for TimeLimit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stdout => "stdout",
+            Self::Descriptor3 => "descriptor 3",
+        })
+    }
+}
+
+impl fmt::Display for TimeLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Deadline => "by the activation's deadline",
             Self::RunTimeout => "within the run timeout",

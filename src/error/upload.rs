@@ -29,11 +29,11 @@ pub enum UploadError {
 
     /// The archive cannot be read to its end.
     #[error("the {format} archive is damaged or incomplete: {reason}")]
-    ArchiveDamaged { format: &'static str, reason: String },
+    ArchiveDamaged { format: ArchiveFormat, reason: String },
 
-    /// An entry is written in a way that cannot be read here.
-    #[error("the {format} archive cannot be read here: {reason}")]
-    ArchiveUnsupported { format: &'static str, reason: String, hint: &'static str },
+    /// An entry of a zip uses a feature that is not supported.
+    #[error("the zip archive cannot be read here: entry {entry} {} {feature}", excerpt(.path.as_bytes()))]
+    ArchiveUnsupported { entry: usize, path: String, feature: Unsupported },
 
     /// The archive has no `exec` at its root.
     #[error("the archive has no file `exec` at its root{instead}; it holds {}", listing(.holds, *.more))]
@@ -49,15 +49,15 @@ pub enum UploadError {
 
     /// An entry is neither file, folder nor link.
     #[error("{} is a {kind}, not a file, folder or link: {}", numbered(*.entry), excerpt(.path.as_bytes()))]
-    ArchiveEntryKind { entry: Option<usize>, path: String, kind: &'static str },
+    ArchiveEntryKind { entry: Option<usize>, path: String, kind: SpecialFile },
 
     /// The archive unpacks, or the folder comes, to more bytes than allowed.
-    #[error("the {what} to more than the {limit_bytes} bytes that are accepted")]
-    ArchiveTooLarge { what: &'static str, limit_bytes: u64 },
+    #[error("the {} to more than the {limit_bytes} bytes that are accepted", .bundle.unpacks())]
+    ArchiveTooLarge { bundle: Bundle, limit_bytes: u64 },
 
     /// The archive or folder has more entries than allowed.
-    #[error("the {what} has more than the {limit} entries that are accepted")]
-    ArchiveTooManyEntries { what: &'static str, limit: usize },
+    #[error("the {bundle} has more than the {limit} entries that are accepted")]
+    ArchiveTooManyEntries { bundle: Bundle, limit: usize },
 
     /// It was built for another execution environment than `OW_EXECUTION_ENV` names, or does not say for which.
     #[error("{}", wrong_environment(.expected, .found.as_deref()))]
@@ -78,6 +78,45 @@ pub enum UploadError {
         #[source]
         reason: io::Error,
     },
+}
+
+/// A format of archives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArchiveFormat {
+    /// A zip file.
+    Zip,
+    /// A tar archive, compressed with gzip.
+    TarGz,
+}
+
+/// What holds the files of an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum Bundle {
+    Archive,
+    Directory,
+}
+
+/// A feature of zip files that is not supported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsupported {
+    /// A password.
+    Encryption,
+    /// Anything but deflate and stored.
+    CompressionMethod,
+}
+
+/// What an entry can be that an action may not bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum SpecialFile {
+    Fifo,
+    Socket,
+    CharacterDevice,
+    BlockDevice,
+    /// A device of either kind, or what this system has no name for.
+    Device,
+    UnknownTarRecord,
 }
 
 /// What an archive has in place of a file `exec` at its root.
@@ -127,7 +166,7 @@ impl UploadError {
             }
             Self::Compile { problem, .. } => problem.hint().into(),
             Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
-            Self::ArchiveUnsupported { hint, .. } => (*hint).into(),
+            Self::ArchiveUnsupported { feature, .. } => feature.hint().into(),
             Self::ArchiveWithoutExec { instead, .. } => instead.hint(),
             Self::FolderWithoutExec { .. } => "name the program `exec`, or give the program itself instead of its folder".into(),
             Self::ArchiveEscapes { .. } => "make the archive from inside the folder that holds `exec`, with links that stay in it; a Python environment has such links when it is made with `python3 -m venv --copies`".into(),
@@ -168,6 +207,65 @@ impl fmt::Display for Instead {
                 write!(f, ", but a link to {}, which is no file in it", excerpt(target.as_bytes()))
             }
         }
+    }
+}
+
+impl fmt::Display for ArchiveFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Zip => "zip",
+            Self::TarGz => "tar.gz",
+        })
+    }
+}
+
+impl Bundle {
+    /// For a sentence about its size.
+    fn unpacks(self) -> &'static str {
+        match self {
+            Self::Archive => "archive unpacks",
+            Self::Directory => "folder comes",
+        }
+    }
+}
+
+impl fmt::Display for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Archive => "archive",
+            Self::Directory => "folder",
+        })
+    }
+}
+
+impl Unsupported {
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Encryption => "make the archive again, without a password",
+            Self::CompressionMethod => "make the archive again with deflate, as `zip` does unless told otherwise",
+        }
+    }
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Encryption => "is encrypted",
+            Self::CompressionMethod => "uses a compression method that is not supported; deflate and stored are",
+        })
+    }
+}
+
+impl fmt::Display for SpecialFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fifo => "fifo",
+            Self::Socket => "socket",
+            Self::CharacterDevice => "character device",
+            Self::BlockDevice => "block device",
+            Self::Device => "device",
+            Self::UnknownTarRecord => "tar record of an unknown type",
+        })
     }
 }
 

@@ -17,9 +17,9 @@ use hyper::{Method, Request, StatusCode};
 use serde_json::value::RawValue;
 
 use crate::action::{Action, DEFAULT_MAIN, Init};
-use crate::activation::{Activation, Object, as_text, type_of};
+use crate::activation::{Activation, Object, as_text};
 use crate::artifact::Code;
-use crate::error::{Error, ProxyError, RequestError, RunError, StartError, UploadError};
+use crate::error::{Error, JsonType, ProxyError, RequestError, RequestKind, RunError, StartError, UploadError};
 use crate::protocol::Protocol;
 
 use super::stream::Wanted;
@@ -106,7 +106,7 @@ impl Front for OpenWhisk {
 impl OpenWhisk {
     async fn run(&self, body: Incoming, wanted: Wanted) -> Result<Reply, Error> {
         let bound = BodyBound {
-            request: "run",
+            request: RequestKind::Run,
             limit_bytes: self.max_body,
             setting: "PIPELOOP_MAX_BODY",
             patience: self.patience,
@@ -140,7 +140,7 @@ impl OpenWhisk {
 
     async fn init(&self, body: Incoming) -> Result<(), Error> {
         let bound = BodyBound {
-            request: "init",
+            request: RequestKind::Init,
             limit_bytes: self.max_init_body,
             setting: "PIPELOOP_MAX_INIT_BODY",
             patience: self.patience,
@@ -172,7 +172,7 @@ impl OpenWhisk {
 /// # Errors
 /// What is wrong with the body or one of its members.
 pub fn parse_init(body: &[u8]) -> Result<Init, Error> {
-    let outer = Object::parse("init", body)?;
+    let outer = parse_object(body)?;
     let mut value = None;
     for (name, raw) in outer.members {
         if name == "value" && raw.get() != "null" {
@@ -184,7 +184,7 @@ pub fn parse_init(body: &[u8]) -> Result<Init, Error> {
     if !value.get().starts_with('{') {
         return Err(bad_member("value", "an object", value));
     }
-    let inner = Object::parse("init", value.get().as_bytes())?;
+    let inner = parse_object(value.get().as_bytes())?;
     let (mut code, mut binary) = (String::new(), false);
     for (name, raw) in inner.members {
         if raw.get() == "null" {
@@ -223,7 +223,7 @@ fn environment(raw: &RawValue) -> Result<Vec<(OsString, OsString)>, Error> {
     if !raw.get().starts_with('{') {
         return Err(bad_member("env", "an object", raw));
     }
-    let object = Object::parse("init", raw.get().as_bytes())?;
+    let object = parse_object(raw.get().as_bytes())?;
     let mut variables = Vec::with_capacity(object.members.len());
     for (name, raw) in object.members {
         let value = as_text(raw);
@@ -236,12 +236,16 @@ fn environment(raw: &RawValue) -> Result<Vec<(OsString, OsString)>, Error> {
     Ok(variables)
 }
 
+fn parse_object(body: &[u8]) -> Result<Object<'_>, RequestError> {
+    Object::parse(body).map_err(|bad| bad.in_body_of(RequestKind::Init))
+}
+
 fn parse<T: serde::de::DeserializeOwned>(raw: &RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
 fn bad_member(member: &'static str, expected: &'static str, raw: &RawValue) -> Error {
-    Error::Request(RequestError::BadMember { member, expected, found: type_of(raw.get()) })
+    Error::Request(RequestError::BadMember { member, expected, found: JsonType::of(raw.get()) })
 }
 
 /// Which part of an init failed, where the platform has fixed texts for it.

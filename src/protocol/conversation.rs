@@ -9,7 +9,8 @@ use crate::process::Process;
 
 use super::line::LineReader;
 use super::multiplex::Multiplex;
-use super::pipe_loop::{Channel, NoAnswer, PipeLoop};
+use super::pipe_loop::{NoAnswer, PipeLoop};
+use crate::error::Channel;
 
 /// The conversation with a process that is ready.
 #[derive(Debug)]
@@ -77,12 +78,6 @@ impl Conversation {
     #[must_use]
     pub fn channel(&self) -> Channel {
         either!(self, conversation => conversation.channel())
-    }
-
-    /// The name of the result channel, for messages.
-    #[must_use]
-    pub fn channel_name(&self) -> &'static str {
-        self.channel().name()
     }
 
     /// The protocol as it is called in `PIPELOOP_PROTOCOL`.

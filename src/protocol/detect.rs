@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::activation::Object;
-use crate::error::{Ending, Error, ProxyError, Stage, StartError};
+use crate::error::{Awaited, Channel, Ending, Error, ProxyError, Stage, StartError, Version};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::Pipes;
@@ -20,7 +20,7 @@ use super::Protocol;
 use super::conversation::Conversation;
 use super::line::{Fill, LineReader, LineWriter};
 use super::multiplex::{MAX_CONCURRENT, Multiplex, Promises};
-use super::pipe_loop::{Channel, PipeLoop, Sends};
+use super::pipe_loop::{PipeLoop, Sends};
 
 /// What a handshake must look like, for messages.
 const HANDSHAKE: &str = r#"{"openwhisk":1}"#;
@@ -216,7 +216,7 @@ impl Start<'_> {
                     return Ok(Some(Verdict::ActionLoop(Evidence::Acknowledgement)));
                 }
                 _ if protocol == Protocol::ActionLoop && self.rules.wait_for_ack => {
-                    return Err(wrong_first_line(ACK, &line, "descriptor 3"));
+                    return Err(wrong_first_line(ACK, &line, Channel::Descriptor3));
                 }
                 _ => logs.say(&format!(
                     "pipeloop: dropped a line on descriptor 3 that is no handshake: {}",
@@ -243,7 +243,7 @@ impl Start<'_> {
                 Some(hello) if hello.version.is_some() => return hello.verdict(Channel::Stdout, protocol).map(Some),
                 _ => {
                     if let Some(handshake) = demanded(protocol) {
-                        return Err(wrong_first_line(handshake, &line, "stdout"));
+                        return Err(wrong_first_line(handshake, &line, Channel::Stdout));
                     }
                     self.note(&line);
                     logs.stdout.feed_line(&line);
@@ -253,7 +253,7 @@ impl Start<'_> {
         if self.stdout.pending_len() > MAX_HANDSHAKE {
             let bytes = self.stdout.take_rest();
             if let Some(handshake) = demanded(protocol) {
-                return Err(wrong_first_line(handshake, &bytes, "stdout"));
+                return Err(wrong_first_line(handshake, &bytes, Channel::Stdout));
             }
             logs.stdout.feed(&bytes);
         }
@@ -319,20 +319,20 @@ impl Start<'_> {
     fn too_late(&self, logs: &Logs) -> Error {
         let limit = self.rules.init_timeout;
         match self.rules.protocol {
-            Protocol::PipeLoop if self.waiting_for_input => Error::Start(StartError::NoHandshake { protocol: "1" }),
-            Protocol::Streams if self.waiting_for_input => Error::Start(StartError::NoHandshake { protocol: "2" }),
+            Protocol::PipeLoop if self.waiting_for_input => {
+                Error::Start(StartError::NoHandshake { version: Version::V1 })
+            }
+            Protocol::Streams if self.waiting_for_input => {
+                Error::Start(StartError::NoHandshake { version: Version::V2 })
+            }
             protocol => Error::Start(StartError::NotReady {
                 limit,
                 awaited: match protocol {
-                    Protocol::PipeLoop => r#"has not sent its handshake `{"openwhisk":1}` on stdout"#,
-                    Protocol::Streams => r#"has not sent its handshake `{"openwhisk":2}` on stdout"#,
-                    Protocol::Auto if self.rules.wait_for_ack => {
-                        "has neither sent a handshake nor acknowledged with `{\"ok\":true}` on descriptor 3"
-                    }
-                    Protocol::ActionLoop if self.rules.wait_for_ack => {
-                        r#"has not acknowledged with `{"ok":true}` on descriptor 3"#
-                    }
-                    _ => "neither sent a handshake nor waits for input",
+                    Protocol::PipeLoop => Awaited::Handshake(Version::V1),
+                    Protocol::Streams => Awaited::Handshake(Version::V2),
+                    Protocol::Auto if self.rules.wait_for_ack => Awaited::HandshakeOrAcknowledgement,
+                    Protocol::ActionLoop if self.rules.wait_for_ack => Awaited::Acknowledgement,
+                    _ => Awaited::HandshakeOrInput,
                 },
                 tail: logs.stderr.tail(),
             }),
@@ -368,7 +368,7 @@ fn demanded(protocol: Protocol) -> Option<&'static str> {
     }
 }
 
-fn wrong_first_line(expected: &'static str, line: &[u8], channel: &'static str) -> Error {
+fn wrong_first_line(expected: &'static str, line: &[u8], channel: Channel) -> Error {
     Error::Start(StartError::WrongFirstLine { expected, line: String::from_utf8_lossy(line).into_owned(), channel })
 }
 
@@ -406,7 +406,7 @@ impl<'a> Hello<'a> {
             stop: None,
             ok: None,
         };
-        for (name, raw) in Object::parse("handshake", line).ok()?.members {
+        for (name, raw) in Object::parse(line).ok()?.members {
             let known = match &*name {
                 "openwhisk" => &mut hello.version,
                 "context" => &mut hello.context,
@@ -431,7 +431,7 @@ impl<'a> Hello<'a> {
         let version = self.version.map_or("", RawValue::get);
         match (version, demanded(protocol)) {
             ("1", Some(handshake @ HANDSHAKE_2)) | ("2", Some(handshake @ HANDSHAKE)) => {
-                Err(wrong_first_line(handshake, self.line, channel.name()))
+                Err(wrong_first_line(handshake, self.line, channel))
             }
             ("1", _) => {
                 let sends = if self.flag("context", self.context)? { Sends::Activation } else { Sends::Arguments };

@@ -31,7 +31,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::activation::{Activation, Answer};
-use crate::error::BadAnswer;
+use crate::error::{BadAnswer, Channel};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::adaptive_yield::AdaptiveYield;
@@ -40,7 +40,7 @@ use crate::text::excerpt;
 use super::answer::{self, Gathered};
 use super::frame::{self, Id, Kind};
 use super::line::{Fill, LineReader, LineWriter};
-use super::pipe_loop::{Channel, Kept, NoAnswer, Reading};
+use super::pipe_loop::{Kept, NoAnswer, Reading};
 
 /// What a handshake of version 2 promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::activation::{Activation, Answer};
-use crate::error::BadAnswer;
+use crate::error::{BadAnswer, Channel};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::adaptive_yield::AdaptiveYield;
@@ -23,26 +23,6 @@ pub enum Sends {
     Arguments,
     /// The whole activation: the dialect, and version 1 with `"context":true`.
     Activation,
-}
-
-/// Where results come from, for messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Channel {
-    /// Standard output.
-    Stdout,
-    /// Descriptor 3.
-    Descriptor3,
-}
-
-impl Channel {
-    /// Its name, for messages.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Descriptor3 => "descriptor 3",
-        }
-    }
 }
 
 /// The conversation with a process that is ready.
@@ -124,12 +104,6 @@ impl PipeLoop {
     #[must_use]
     pub fn channel(&self) -> Channel {
         self.channel
-    }
-
-    /// The name of the result channel, for messages.
-    #[must_use]
-    pub fn channel_name(&self) -> &'static str {
-        self.channel.name()
     }
 
     /// The protocol as it is called in `PIPELOOP_PROTOCOL`.

@@ -720,7 +720,7 @@ impl Concurrent<'_> {
         }
         self.logs.detach();
         let ending = ended.then(|| ending(process, self.logs));
-        let channel = self.multiplex.channel().name();
+        let channel = self.multiplex.channel();
         // With others in flight nobody can tell whose line it was.
         let partial = if alone { partial } else { Vec::new() };
         let error = || without_answer(ending.clone(), &partial, channel);

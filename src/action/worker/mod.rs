@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
-use crate::error::{BadAnswer, Ending, Error, RunError, TimeLimit};
+use crate::error::{BadAnswer, Channel, Ending, Error, RunError, TimeLimit};
 use crate::logs::{Logs, Sentinels};
 use crate::memory_budget::MemoryBudget;
 use crate::process::spawn::ResultChannel;
@@ -386,7 +386,7 @@ impl Worker {
                 }
                 Err(NoAnswer::Gone { partial, untouched }) => {
                     let running = self.running.take().expect("it was spoken with");
-                    let channel = running.conversation.channel_name();
+                    let channel = running.conversation.channel();
                     // A process that died before this activation could reach it takes nothing with
                     // it. One that was started for it and did so is told.
                     if untouched && !fresh && wait_for_end(&running.process).await {
@@ -476,7 +476,7 @@ impl Worker {
 
     /// A process that ended while no activation was with it.
     async fn bury_the_dead(&self, running: Running, logs: &mut Logs) {
-        let channel = running.conversation.channel_name();
+        let channel = running.conversation.channel();
         let process = self.bury(running, logs).await;
         let how = without_answer(process.exit().map(|_| ending(&process, logs)), b"", channel);
         self.pool.backoff().died(how.to_string());
@@ -526,7 +526,7 @@ pub(crate) fn spawn(
 ) -> Result<(KillOnDrop, Pipes), Error> {
     logs.stderr.forget_tail();
     let (process, pipes) = start(launch, channel, reaper)
-        .map_err(|reason| inspect::cannot_start(&launch.program, &TargetSystem::of(launch), &reason))?;
+        .map_err(|reason| inspect::cannot_start(&launch.program, &TargetSystem::of(launch), reason))?;
     Ok((KillOnDrop::new(process), pipes))
 }
 
@@ -540,7 +540,7 @@ async fn pause(left: Duration, logs: &mut Logs) {
 
 /// A process left in the middle of an activation: waits for its end, kills what is left of it and
 /// says why.
-pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static str, logs: &mut Logs) -> Error {
+pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: Channel, logs: &mut Logs) -> Error {
     let ended = wait_for_end(process).await;
     stop::kill(process).await;
     logs.detach();
@@ -549,7 +549,7 @@ pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static 
 
 /// Why a process gives no answer: how it ended, and in the middle of which line; or it lives on, and has
 /// closed its channel.
-pub(super) fn without_answer(ending: Option<Ending>, partial: &[u8], channel: &'static str) -> Error {
+pub(super) fn without_answer(ending: Option<Ending>, partial: &[u8], channel: Channel) -> Error {
     let Some(ending) = ending else { return Error::Run(RunError::ChannelClosed { channel }) };
     if partial.is_empty() {
         return Error::Run(RunError::Died { ending });

@@ -80,20 +80,12 @@ pub fn check(executable: &Path, target: &TargetSystem) -> Result<(), Error> {
 /// when it was placed; since then something may have changed, and now it is known that nothing runs
 /// what is for another machine.
 #[must_use]
-pub fn cannot_start(executable: &Path, target: &TargetSystem, reason: &io::Error) -> Error {
+pub fn cannot_start(executable: &Path, target: &TargetSystem, reason: io::Error) -> Error {
     let defects: Vec<_> = inspect(executable, target).fatal_by_itself().cloned().collect();
     if !defects.is_empty() {
         return Error::Upload(UploadError::Unfit { path: Some(executable.to_owned()), defects });
     }
-    let (reason, hint) = if reason.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) {
-        (
-            "exec format error: it is no executable for this machine".to_owned(),
-            "build it for this machine's architecture",
-        )
-    } else {
-        (reason.to_string(), "`pipeloop run ACTION` shows the same on a laptop")
-    };
-    Error::Start(StartError::CannotStart { path: executable.to_owned(), reason, hint })
+    Error::Start(StartError::CannotStart { path: executable.to_owned(), reason })
 }
 
 /// Looks at a file that is to be started in a target. `executable` is a path of this machine.
@@ -151,7 +143,7 @@ impl Defect {
     pub fn of(kind: &Kind) -> Option<Self> {
         Some(match kind {
             Kind::Elf | Kind::Script => return None,
-            Kind::Archive(format) => Self::Archive { format: format.name() },
+            Kind::Archive(format) => Self::Archive { format: *format },
             Kind::Source(language, first_line) => Self::Source { language: *language, first_line: first_line.clone() },
             Kind::Marked => Self::ByteOrderMark,
             Kind::Foreign(foreign) => Self::Foreign(*foreign),

@@ -151,7 +151,7 @@ fn check(format: Format, bytes: &[u8], expected: Result<&[&str], &str>) {
 #[track_caller]
 fn check_both(items: &[Item], expected: Result<&[&str], &str>) {
     for (format, bytes) in [(Format::Zip, zip(items)), (Format::TarGz, gzip(&tar(items)))] {
-        let message = expected.map_err(|message| message.replace("{format}", format.name()));
+        let message = expected.map_err(|message| message.replace("{format}", &format.to_string()));
         check(format, &bytes, message.as_deref().map_err(|message| &**message));
     }
 }
