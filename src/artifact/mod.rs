@@ -406,6 +406,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("main.py"), "").unwrap();
         let error = Artifact::open(folder.path(), folder.path(), &BOUNDS, Sources::Refuse).unwrap_err();
-        assert!(error.to_string().contains("it holds `main.py`"), "{error}");
+        assert!(error.to_string().contains("it contains `main.py`"), "{error}");
     }
 }

@@ -88,7 +88,7 @@ pub enum Defect {
     // Doubts.
     /// It ends before its section headers.
     EndsEarly,
-    /// Its interpreter is looked for from the folder that it is started in.
+    /// Its interpreter is a relative path, resolved from the directory in which the script is started.
     RelativeInterpreter { interpreter: PathBuf },
     /// A carriage return belongs to the interpreter's argument.
     CarriageReturnInArgument { argument: String },
@@ -188,8 +188,8 @@ impl Defect {
             Self::Encoded { .. } => "encode it once: `base64 -w0 exec` in `code`, with `\"binary\":true`".into(),
             Self::ByteOrderMark => "save it as UTF-8 without a byte-order mark: `sed -i '1s/^\\xef\\xbb\\xbf//' exec`".into(),
             Self::NotExecutable { .. } => "make it executable: `chmod +x`".into(),
-            Self::NoExecMount { .. } => "mount it without `noexec`, or choose another folder with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
-            Self::Unreadable { .. } => "put the program itself there, readable for the user that starts it".into(),
+            Self::NoExecMount { .. } => "mount it without `noexec`, or choose another directory with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
+            Self::Unreadable { .. } => "put the program itself there, readable by the user that starts it".into(),
             Self::WrongMachine { here, .. } => format!("rebuild it for {here}: {}; `pipeloop check` shows this before a deployment", machine_flags(here)),
             Self::NoProgram { is: NonProgram::SharedLibrary } => "link it as an executable, without `-shared`; a library can be loaded by a program beside it in an archive".into(),
             Self::NoProgram { is: NonProgram::ObjectFile } => "link it: `gcc -o exec file.o`".into(),
@@ -236,7 +236,7 @@ impl fmt::Display for Defect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("it is empty"),
-            Self::Unrecognised { seen } => write!(f, "it is no executable, script or archive, but {seen}"),
+            Self::Unrecognised { seen } => write!(f, "it is not an executable, script or archive, but {seen}"),
             Self::Source { language: Some(language), first_line } => match language.interpreter_line() {
                 Some(_) => write!(
                     f,
@@ -248,10 +248,7 @@ impl fmt::Display for Defect {
                 ),
             },
             Self::Source { language: None, first_line } => {
-                write!(
-                    f,
-                    "it is text without a `#!` line, and nothing here could run it: its first line is {first_line}"
-                )
+                write!(f, "it is text without a `#!` line that names its interpreter; its first line is {first_line}")
             }
             Self::Foreign(foreign) => write!(f, "it is {foreign}"),
             Self::OldProcessor { needed, here, needed_by } => {
@@ -263,48 +260,48 @@ impl fmt::Display for Defect {
                 }
                 write!(f, ": it needs {}, this one is {}", x86_name(*needed), x86_name(*here))
             }
-            Self::NoTar { inside } => write!(f, "it is a gzip file that holds no tar archive, but {inside}"),
-            Self::Archive { format } => write!(f, "it is a {format} archive, where the program itself is expected"),
-            Self::Encoded { inside } => write!(f, "it is base64 text, encoded once too often; inside is {inside}"),
+            Self::NoTar { inside } => write!(f, "it is a gzip file that does not contain a tar archive, but {inside}"),
+            Self::Archive { format } => write!(f, "it is a {format} archive, but the program itself is expected"),
+            Self::Encoded { inside } => write!(f, "it is base64 text, encoded once too often; it decodes to {inside}"),
             Self::ByteOrderMark => {
-                f.write_str("a byte-order mark (ef bb bf) stands before its `#!`, so that the kernel does not see it")
+                f.write_str("a byte-order mark (ef bb bf) precedes its `#!` and hides it from the kernel")
             }
             Self::NotExecutable { mode } => write!(f, "it is not executable: its mode is {mode:o}"),
             Self::NoExecMount { folder } => {
-                write!(f, "`{}` is mounted `noexec`: nothing in it can be started", folder.display())
+                write!(f, "`{}` is mounted `noexec`: nothing in it can be executed", folder.display())
             }
             Self::Unreadable { reason } => write!(f, "it cannot be read: {reason}"),
             Self::WrongMachine { built, host, here } => write!(f, "it is built for {built}, {host} {here}"),
             Self::OtherSystem { system } => write!(f, "it is built for {system}, this system is Linux"),
             Self::NoProgram { is } => write!(f, "it is {is}, not a program"),
-            Self::EndsEarly => f.write_str(
-                "it ends before its section headers, which are not needed to run it: it may have been cut off",
-            ),
+            Self::EndsEarly => {
+                f.write_str("it may be truncated: it ends before its section headers, which are not needed to run it")
+            }
             Self::Damaged { reason } => write!(f, "it is damaged or incomplete: {reason}"),
             Self::NoLoader { loader, needs, here } => match (needs, here) {
                 (Some(needs), Some(here)) if needs != here => {
                     write!(
                         f,
-                        "it is built for {needs} and this image has {here}: its loader `{}` is not here",
+                        "it is built for {needs} and this image has {here}: its loader `{}` is missing",
                         loader.display()
                     )
                 }
                 (Some(needs), None) => {
                     write!(
                         f,
-                        "its loader `{}` is not here, and no other C library; it is built for {needs}",
+                        "it is built for {needs} and this image has no C library: its loader `{}` is missing",
                         loader.display()
                     )
                 }
-                _ => write!(f, "its loader `{}` is not here", loader.display()),
+                _ => write!(f, "its loader `{}` is missing", loader.display()),
             },
             Self::BadLoader { loader, reason } => {
                 write!(f, "its loader `{}` cannot be used: {reason}", loader.display())
             }
             Self::NoLibraries { missing, .. } => {
                 match missing.len() {
-                    1 => f.write_str("it needs a shared library that is not here: ")?,
-                    count => write!(f, "it needs {count} shared libraries that are not here: ")?,
+                    1 => f.write_str("it needs a shared library that is missing: ")?,
+                    count => write!(f, "it needs {count} shared libraries that are missing: ")?,
                 }
                 let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
                 f.write_str(&names.join(", "))
@@ -316,7 +313,7 @@ impl fmt::Display for Defect {
                 }
                 write!(
                     f,
-                    "{} of {}, which is older here (`{}`",
+                    "{} of {}, but the library here is older (`{}`",
                     listing(missing, 0),
                     excerpt(library.as_bytes()),
                     path.display()
@@ -335,37 +332,37 @@ impl fmt::Display for Defect {
             }
             Self::NoInterpreterNamed => f.write_str("its `#!` line names no interpreter"),
             Self::NoInterpreter { interpreter } => {
-                write!(f, "its interpreter {} is not here", quoted(interpreter))
+                write!(f, "its interpreter {} does not exist", quoted(interpreter))
             }
             Self::NotOnPath { command, path } => {
-                write!(f, "`env` does not find its interpreter {}: ", excerpt(command.as_bytes()))?;
+                write!(f, "`env` cannot find its interpreter {}: ", excerpt(command.as_bytes()))?;
                 match path {
-                    Some(path) => write!(f, "it is in no folder of `PATH`, {}", excerpt(path.as_bytes())),
+                    Some(path) => write!(f, "it is in no directory of `PATH`, {}", excerpt(path.as_bytes())),
                     None => f.write_str("`PATH` is not set, and it is neither in `/bin` nor in `/usr/bin`"),
                 }
             }
             Self::CarriageReturn { line } => write!(
                 f,
-                "its first line ends with CR LF, as on Windows, and the CR is taken for a part of the interpreter's name: {}",
+                "its first line ends with CR LF, as on Windows, and the kernel takes the CR as part of the interpreter's name: {}",
                 excerpt(line.as_bytes())
             ),
             Self::LineTooLong { limit } => {
                 write!(
                     f,
-                    "its `#!` line is too long: the kernel reads at most {limit} bytes and the interpreter's name goes beyond them"
+                    "its `#!` line is too long: the kernel reads at most {limit} bytes, and the interpreter's name is longer"
                 )
             }
             Self::NestedTooDeep { chain } => {
                 let chain: Vec<_> = chain.iter().map(|path| path.display().to_string()).collect();
                 write!(
                     f,
-                    "its interpreter is a script itself, and so on, deeper than the kernel follows: {}",
+                    "its interpreter is a script whose interpreter is a script, nested deeper than the kernel follows: {}",
                     listing(&chain, 0)
                 )
             }
             Self::EnvWords { words } => write!(
                 f,
-                "`env` gets the rest of the `#!` line as one word and looks for a program of that name: {}",
+                "`env` gets the rest of the `#!` line as one argument and looks for a program of that name: {}",
                 excerpt(words.as_bytes())
             ),
             Self::Interpreter { interpreter, defect } => match &**defect {
@@ -375,11 +372,15 @@ impl fmt::Display for Defect {
                 _ => write!(f, "its interpreter {} cannot be started: {defect}", quoted(interpreter)),
             },
             Self::RelativeInterpreter { interpreter } => {
-                write!(f, "its interpreter {} is looked for from the folder that it is started in", quoted(interpreter))
+                write!(
+                    f,
+                    "its interpreter {} is a relative path, resolved from the directory in which the script is started",
+                    quoted(interpreter)
+                )
             }
             Self::CarriageReturnInArgument { argument } => write!(
                 f,
-                "its first line ends with CR LF, as on Windows, and the interpreter gets the CR as a part of its argument: {}",
+                "its first line ends with CR LF, as on Windows, and the interpreter gets the CR as part of its argument: {}",
                 excerpt(argument.as_bytes())
             ),
             Self::ArgumentCut { limit } => {
@@ -478,8 +479,8 @@ fn source_hint(language: Option<Language>) -> String {
     };
     match (language.interpreter_line(), language.compile_command()) {
         (Some(line), _) => format!("put its interpreter on the first line: `{line}`"),
-        (None, Some(command)) => format!("upload what the compiler makes of it: {command}; or name a compiler of the image with `PIPELOOP_COMPILER` (`OW_COMPILER`)"),
-        (None, None) => "upload an archive with what the compiler makes of it and a script `exec` that starts it; or name a compiler of the image with `PIPELOOP_COMPILER` (`OW_COMPILER`)".into(),
+        (None, Some(command)) => format!("upload the compiled program: {command}; or name a compiler of the image with `PIPELOOP_COMPILER` (`OW_COMPILER`)"),
+        (None, None) => "upload an archive with the compiled program and a script `exec` that starts it; or name a compiler of the image with `PIPELOOP_COMPILER` (`OW_COMPILER`)".into(),
     }
 }
 
@@ -603,12 +604,12 @@ impl Foreign {
                 "pack it as zip or tar.gz: `zip -r action.zip exec`, or `tar -czf action.tar.gz exec`"
             }
             Self::Html => {
-                "look at the page: most often it is what a server said in place of a download, such as a login or an error; then download the file itself"
+                "open the page: most often it is a login or error page that a server sent in place of the download; then download the file itself"
             }
             Self::LfsPointer => "fetch the file itself before packing: `git lfs pull`",
             Self::Utf16 => "save it as UTF-8 without a byte-order mark; PowerShell's `>` writes UTF-16",
             Self::Zeros => {
-                "build or download it again and compare its size and checksum: the space was reserved and nothing was written into it"
+                "build or download it again and compare its size and checksum: the space was allocated but nothing was written to it"
             }
             Self::Pdf => "upload the program, not its documentation",
             Self::PythonBytecode => "upload the source with `#!/usr/bin/env python3` as its first line",

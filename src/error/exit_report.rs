@@ -73,7 +73,7 @@ pub(super) fn hint(ending: &Ending, stage: Option<&Stage>) -> Option<String> {
 fn of_success(ending: &Ending, stage: Option<&Stage>) -> String {
     match stage {
         Some(Stage::BeforeReady) if ending.tail.is_empty() => {
-            "it said nothing and did not wait for input: an action reads a line of JSON on stdin, answers it with a line, and goes on until its input ends; for a program that handles one activation and exits, set `PIPELOOP_PROTOCOL=0`".into()
+            "it printed nothing and did not wait for input: an action reads a line of JSON on stdin, answers it with a line, and goes on until its input ends; for a program that handles one activation and exits, set `PIPELOOP_PROTOCOL=0`".into()
         }
         Some(Stage::AfterLine { .. }) => {
             "an action waits for its input: it reads a line of JSON on stdin, answers it with a line, and goes on until its input ends; for a program that prints one answer and exits, set `PIPELOOP_PROTOCOL=0`".into()
@@ -106,7 +106,7 @@ fn of_words(said: &str) -> Option<String> {
     }
     if has("Exec format error") || has("cannot execute binary file") {
         return Some(
-            "something that it starts is no executable for this machine: rebuild it, or give it a `#!` line".into(),
+            "something that it starts is not an executable for this machine: rebuild it, or give it a `#!` line".into(),
         );
     }
     if let Some(module) = between(said, "No module named '", "'").or_else(|| between(said, "Cannot find module '", "'"))
@@ -153,13 +153,13 @@ fn of_status(status: ExitStatus) -> Option<String> {
         ExitStatus::Exited(code) if code > 128 && of_signal(code - 128).is_some() => {
             let signal = ExitStatus::Signalled(code - 128);
             return of_status(signal)
-                .map(|hint| format!("{code} is a shell's word for a command that {signal}; {hint}"));
+                .map(|hint| format!("a shell exits with {code} when its command {signal}; {hint}"));
         }
         other => other,
     };
     match status {
-        ExitStatus::Exited(126) => Some("126 is a shell's word for a program that it found and could not execute: make it executable, and look whether it is built for this machine".into()),
-        ExitStatus::Exited(127) => Some("127 is a shell's word for a program that it did not find: put the interpreter into the image, or upload a static executable; the loader says 127 too when a shared library is missing".into()),
+        ExitStatus::Exited(126) => Some("a shell exits with 126 when it finds a program but cannot execute it: make it executable, and check that it is built for this machine".into()),
+        ExitStatus::Exited(127) => Some("a shell exits with 127 when it cannot find a program: put the interpreter into the image, or upload a static executable; the loader exits with 127 too when a shared library is missing".into()),
         ExitStatus::Exited(_) => None,
         ExitStatus::Signalled(signal) => of_signal(signal).map(Into::into),
     }
@@ -168,23 +168,23 @@ fn of_status(status: ExitStatus) -> Option<String> {
 fn of_signal(signal: i32) -> Option<&'static str> {
     Some(match signal {
         4 => {
-            "signal 4 is an instruction that this processor does not have: it was built for a newer one; build without `-march=native` and `target-cpu=native`"
+            "signal 4 means an instruction that this processor does not have: the program was built for a newer one; build without `-march=native` and `target-cpu=native`"
         }
         6 => {
-            "signal 6 is an abort of the program itself, such as a failed assertion or a panic: its last words are in the log"
+            "signal 6 is an abort of the program itself, such as a failed assertion or a panic: the log has the end of its output"
         }
         7 => {
-            "signal 7 is an access to memory that is not there, such as a mapped file that was cut off, or a full `/dev/shm`"
+            "signal 7 is an access to memory that does not exist, such as a mapped file that was cut off, or a full `/dev/shm`"
         }
         8 => "signal 8 is an arithmetic fault, such as a division by zero",
-        9 => "signal 9 that nobody sent is most often the kernel, out of memory: raise the memory limit",
-        11 => "signal 11 is a fault of the program itself, such as a null pointer or a stack that is used up",
+        9 => "signal 9 most often comes from the kernel when memory runs out: raise the memory limit",
+        11 => "signal 11 is a fault of the program itself, such as a null pointer or a stack overflow",
         13 => {
-            "signal 13 is a write to a pipe that nobody reads: it wrote to a descriptor that is not its result channel"
+            "signal 13 is a write to a pipe without a reader: it wrote to a descriptor that is not its result channel"
         }
         24 => "signal 24 is the limit on processor time (`ulimit -t`)",
         25 => "signal 25 is the limit on the size of files (`ulimit -f`)",
-        31 => "signal 31 is a system call that the container does not allow (seccomp)",
+        31 => "signal 31 is a system call that the container forbids (seccomp)",
         _ => return None,
     })
 }
@@ -238,15 +238,15 @@ mod tests {
         check(Exited(127), "/bin/x: line 2: jq: command not found", "the program `jq`");
         check(Exited(127), "/usr/bin/env: \u{2018}jq\u{2019}: No such file or directory", "the program `jq`");
         check(Exited(127), "env: can't execute 'jq': No such file or directory", "the program `jq`");
-        check(Exited(126), "./exec: 2: ./tool: Exec format error", "no executable for this machine");
+        check(Exited(126), "./exec: 2: ./tool: Exec format error", "not an executable for this machine");
         check(Exited(1), "ModuleNotFoundError: No module named 'numpy'", "the module `numpy`");
         check(Exited(1), "Error: Cannot find module 'left-pad'", "the module `left-pad`");
-        check(Exited(126), "", "could not execute");
-        check(Exited(127), "", "did not find");
-        check(Exited(139), "", "139 is a shell's word for a command that was killed by signal 11 (SIGSEGV)");
+        check(Exited(126), "", "cannot execute");
+        check(Exited(127), "", "cannot find");
+        check(Exited(139), "", "a shell exits with 139 when its command was killed by signal 11 (SIGSEGV)");
         check(Exited(132), "Illegal instruction (core dumped)", "newer one");
         check(Signalled(4), "", "newer one");
-        check(Signalled(9), "", "out of memory");
+        check(Signalled(9), "", "memory runs out");
         check(Signalled(31), "", "seccomp");
         assert_eq!(hint(&ending(Exited(3), "oops"), None), None);
         assert_eq!(hint(&ending(Exited(255), ""), None), None, "no signal has this number");

@@ -20,11 +20,11 @@ pub enum RequestError {
     HeadTooLarge { limit_bytes: usize, limit_headers: usize },
 
     /// A request came in HTTP/2.
-    #[error("the request is in HTTP/2, which is not spoken here")]
+    #[error("the request uses HTTP/2, which the proxy does not support")]
     Http2,
 
     /// A request expects what is not offered here.
-    #[error("the request expects {}, which is not offered here", excerpt(.expectation.as_bytes()))]
+    #[error("the request expects {}, which the proxy does not support", excerpt(.expectation.as_bytes()))]
     UnmetExpectation { expectation: String },
 
     /// The body of a request is no JSON.
@@ -44,11 +44,11 @@ pub enum RequestError {
     BodyTooLarge { request: RequestKind, limit_bytes: u64, setting: &'static str },
 
     /// The body of a request ends too early or breaks the rules of HTTP.
-    #[error("the body of {request} cannot be read to its end: {reason}")]
+    #[error("the body of {request} is incomplete or malformed: {reason}")]
     BrokenBody { request: RequestKind, reason: String },
 
     /// The caller stopped sending in the middle of a request.
-    #[error("the request stopped arriving: nothing came for {}", millis(*.waited))]
+    #[error("the request stopped arriving: no data for {}", millis(*.waited))]
     BodyStalled { waited: Duration },
 
     /// A member of the body has a type that cannot be used.
@@ -68,7 +68,7 @@ pub enum RequestError {
     AlreadyInitialised,
 
     /// Init came while another is under way.
-    #[error("another init is under way")]
+    #[error("another init is in progress")]
     InitUnderWay,
 
     /// Run came before init.
@@ -81,17 +81,17 @@ pub enum RequestError {
 
     /// A variable of init's `env` cannot be in an environment.
     #[error(
-        "`env` holds a variable that cannot be set, with an empty name, `=` in its name or NUL: {}",
+        "`env` contains a variable that cannot be set (an empty name, `=` in its name, or NUL): {}",
         excerpt(.name.as_bytes())
     )]
     BadVariable { name: String },
 
     /// Init's `env` names a protocol that does not exist.
-    #[error("`PIPELOOP_PROTOCOL` in `env` names no protocol: {}", excerpt(.name.as_bytes()))]
+    #[error("`PIPELOOP_PROTOCOL` in `env` is not a protocol: {}", excerpt(.name.as_bytes()))]
     UnknownProtocol { name: String },
 
     /// Callers hold as much memory already as they may.
-    #[error("bodies and answers take {held_bytes} bytes already, at most {limit_bytes} are accepted at once")]
+    #[error("the memory budget is full: bodies and answers hold {held_bytes} bytes, at most {limit_bytes} are allowed")]
     MemoryFull { held_bytes: u64, limit_bytes: u64 },
 }
 
@@ -122,7 +122,7 @@ impl RequestError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NotHttp { .. } => "speak HTTP/1.1 without TLS to this port, for example `curl http://…`".into(),
-            Self::HeadTooLarge { .. } => "send what is long as a body, and fewer or shorter headers".into(),
+            Self::HeadTooLarge { .. } => "send long data in the body, and fewer or shorter headers".into(),
             Self::Http2 => "speak HTTP/1.1, for example with `curl --http1.1`".into(),
             Self::UnmetExpectation { .. } => "leave `Expect` out, or send `Expect: 100-continue`".into(),
             Self::NotJson { request: RequestKind::Run, .. } | Self::EmptyBody { request: RequestKind::Run } => {
@@ -132,10 +132,10 @@ impl RequestError {
                 r#"send `{"value":{"main":"main","code":"…","binary":false}}`"#.into()
             }
             Self::BodyTooLarge { setting, .. } => {
-                format!("raise `{setting}` if bodies of this size are meant to be accepted")
+                format!("raise `{setting}` to accept bodies of this size")
             }
             Self::BadBase64 { .. } => {
-                "encode the code with the standard alphabet and padding, as `base64 -w0` does; text goes without it and with `\"binary\":false`".into()
+                "encode the code with the standard alphabet and padding, as `base64 -w0` does; send text unencoded, with `\"binary\":false`".into()
             }
             Self::UnknownProtocol { .. } => {
                 "set `PIPELOOP_PROTOCOL` to `0`, `1`, `2`, `actionloop` or `auto`".into()

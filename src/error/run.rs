@@ -20,7 +20,7 @@ pub enum RunError {
     Died { ending: Ending },
 
     /// The action closed its result channel and lives on.
-    #[error("the action closed {channel} before it answered, and lives on; it was stopped")]
+    #[error("the action closed {channel} before it answered but kept running; it was stopped")]
     ChannelClosed { channel: Channel },
 
     /// The answer is over its bound.
@@ -32,11 +32,11 @@ pub enum RunError {
     TimeOut { limit: TimeLimit, after: Duration },
 
     /// The activation's deadline passed while it waited for others.
-    #[error("the activation's deadline passed while it waited for others, and it was never begun")]
+    #[error("the activation's deadline passed while it was queued; it was not started")]
     Expired,
 
     /// The action dies again and again, and is given a pause.
-    #[error("the action died {crashes} times in a row and is not started again for {}; the last time: {last}", millis(*.retry_in))]
+    #[error("the action failed {crashes} times in a row and is not restarted for {}; the last failure: {last}", millis(*.retry_in))]
     CrashLoop { crashes: u32, last: String, retry_in: Duration },
 
     /// The action, which speaks version 2, wrote for this activation what is no frame.
@@ -45,26 +45,26 @@ pub enum RunError {
 
     /// The caller of a stream read so slowly that it fell behind by a whole buffer.
     #[error(
-        "the caller reads more slowly than the action writes, and fell behind by {limit_bytes} bytes; other activations of the process were not to wait for it"
+        "the caller reads more slowly than the action writes and fell behind by {limit_bytes} bytes; its stream was ended so that other activations of the process do not wait"
     )]
     Overrun { limit_bytes: u64 },
 
     /// A frame is over its bound, and it may be any activation's.
     #[error(
-        "the action wrote a frame of more than {limit_bytes} bytes while {in_flight} activations were in flight; it was stopped, and all of them with it"
+        "the action wrote a frame of more than {limit_bytes} bytes while {in_flight} activations were in flight; it was stopped, and all of them failed"
     )]
     FrameTooLong { limit_bytes: u64, in_flight: usize },
 
     /// The proxy ended before the activation did.
-    #[error("the proxy was told to end and the action did not answer in time; it was stopped after {}", millis(*.after))]
+    #[error("the proxy shut down and the action did not answer in time; it was stopped after {}", millis(*.after))]
     Cut { after: Duration },
 
     /// Too many activations wait already.
-    #[error("as many activations wait already as may: {limit}")]
+    #[error("the queue is full: {limit} activations are waiting")]
     QueueFull { limit: usize },
 
     /// The action has ended, and is not to be started again.
-    #[error("the action has ended and is not started again: {last}")]
+    #[error("the action has ended and is not restarted: {last}")]
     NotRestarted { last: String },
 }
 
@@ -80,7 +80,7 @@ pub enum BadAnswer {
     WrongType { line: String, found: JsonType },
     /// A second line stands behind the first.
     #[error(
-        "the action's answer takes more than one line: {} and {}",
+        "the action's answer spans more than one line: {} and {}",
         excerpt(.first.as_bytes()),
         excerpt(.second.as_bytes())
     )]
@@ -136,17 +136,17 @@ impl RunError {
             Self::ChannelClosed { .. } => "keep the channel open for as long as the action serves".into(),
             Self::AnswerTooLong { .. } => "return less, or raise `PIPELOOP_MAX_RESULT`".into(),
             Self::TimeOut { limit: TimeLimit::Deadline, .. } => {
-                "give the action a longer time limit on the platform, or make it faster; an answer that was never flushed looks like this too".into()
+                "give the action a longer time limit on the platform, or make it faster; an answer that was not flushed looks like this too".into()
             }
             Self::TimeOut { limit: TimeLimit::RunTimeout, .. } => {
-                "raise `PIPELOOP_RUN_TIMEOUT`, or make the action faster; an answer that was never flushed looks like this too".into()
+                "raise `PIPELOOP_RUN_TIMEOUT`, or make the action faster; an answer that was not flushed looks like this too".into()
             }
             Self::Expired => "send fewer activations at once, or give them a longer time limit on the platform".into(),
-            Self::CrashLoop { .. } => "mend what it dies of; whatever works again ends the pauses at once".into(),
+            Self::CrashLoop { .. } => "fix the cause; the first answer ends the pauses".into(),
             Self::BadFrame { .. } => r#"write one JSON object a line, with `id` and one of `chunk`, `result`, `error`, `end` and `log`, such as `{"id":1,"result":{}}`; logs belong on stderr"#.into(),
-            Self::Overrun { .. } => r#"promise `"pause":true` in the handshake and stop writing while asked to; or raise `PIPELOOP_STREAM_BUFFER`; or read faster"#.into(),
+            Self::Overrun { .. } => r#"promise `"pause":true` in the handshake and stop writing when asked to; or raise `PIPELOOP_STREAM_BUFFER`; or read faster"#.into(),
             Self::FrameTooLong { .. } => "write smaller frames, or raise `PIPELOOP_MAX_RESULT`".into(),
-            Self::Cut { .. } => "raise `PIPELOOP_DRAIN_GRACE` and the grace of whoever stops the container, or make the action faster".into(),
+            Self::Cut { .. } => "raise `PIPELOOP_DRAIN_GRACE` and the platform's own grace period, or make the action faster".into(),
             Self::QueueFull { .. } => "try again later, or raise `PIPELOOP_QUEUE`".into(),
             Self::NotRestarted { .. } => "`PIPELOOP_RESTART` is `never`: start another container, or set it to `always`".into(),
         })

@@ -25,7 +25,7 @@ pub enum StartError {
     EndedAtStart { ending: Ending, stage: Stage },
 
     /// It is alive and has not become ready.
-    #[error("the action was not ready within {}: it {awaited}{}", millis(*.limit), quoted("; the last it said: ", .tail))]
+    #[error("the action was not ready within {}: it {awaited}{}", millis(*.limit), quoted("; the end of its stderr: ", .tail))]
     NotReady { limit: Duration, awaited: Awaited, tail: String },
 
     /// Its first line is not the handshake or acknowledgement that was asked for.
@@ -41,12 +41,12 @@ pub enum StartError {
 
     /// Its handshake names a version that is not spoken here.
     #[error(
-        "the action's handshake names version {version} of the native protocol, this proxy shakes hands on versions 1 and 2"
+        "the action's handshake asks for version {version} of the native protocol, but the proxy supports versions 1 and 2"
     )]
     UnsupportedVersion { version: String },
 
     /// It waits for input without having sent the handshake that was asked for.
-    #[error("the action waits for input and has not sent the handshake of protocol {version}")]
+    #[error("the action waits for input but has not sent the handshake of protocol {version}")]
     NoHandshake { version: Version },
 }
 
@@ -94,9 +94,9 @@ impl StartError {
             Self::CannotStart { .. } => "`pipeloop run ACTION` shows the same on a laptop".into(),
             Self::EndedAtStart { ending, stage } => return exit_report::hint(ending, Some(stage)),
             Self::NotReady { .. } => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
-            Self::WrongFirstLine { .. } => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines are taken as logs".into(),
+            Self::WrongFirstLine { .. } => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines count as logs".into(),
             Self::BadHandshake { .. } => r#"print `{"openwhisk":1}`, or `{"openwhisk":1,"context":true}` to get whole activations, or `{"openwhisk":2,"concurrency":8}`; a log line with a member `openwhisk` belongs on stderr"#.into(),
-            Self::UnsupportedVersion { .. } => "this release speaks versions 1 and 2, the actionloop dialect, and version 0, which has no handshake and is asked for with `PIPELOOP_PROTOCOL=0`".into(),
+            Self::UnsupportedVersion { .. } => "this release supports versions 1 and 2, the actionloop dialect, and version 0, which has no handshake: set `PIPELOOP_PROTOCOL=0` for it".into(),
             Self::NoHandshake { .. } => "print it at start and flush the output; without a handshake, set `PIPELOOP_PROTOCOL` to `actionloop` or `auto`".into(),
         })
     }
@@ -108,11 +108,11 @@ impl fmt::Display for Awaited {
             Self::Handshake(version) => {
                 write!(f, r#"has not sent its handshake `{{"openwhisk":{version}}}` on stdout"#)
             }
-            Self::Acknowledgement => f.write_str(r#"has not acknowledged with `{"ok":true}` on descriptor 3"#),
+            Self::Acknowledgement => f.write_str(r#"has not sent its acknowledgement `{"ok":true}` on descriptor 3"#),
             Self::HandshakeOrAcknowledgement => {
-                f.write_str(r#"has neither sent a handshake nor acknowledged with `{"ok":true}` on descriptor 3"#)
+                f.write_str(r#"has sent neither a handshake nor the acknowledgement `{"ok":true}` on descriptor 3"#)
             }
-            Self::HandshakeOrInput => f.write_str("neither sent a handshake nor waits for input"),
+            Self::HandshakeOrInput => f.write_str("has not sent a handshake and is not waiting for input"),
         }
     }
 }
@@ -132,9 +132,9 @@ impl Stage {
         match self {
             Self::BeforeReady => format!("{ending}, before it was ready{tail}"),
             Self::AfterLine { line } => format!(
-                "{ending}, before it was ready; its first line was no handshake: {}{}",
+                "{ending}, before it was ready; its first line was not a handshake: {}{}",
                 excerpt(line.as_bytes()),
-                quoted("; its last words: ", &ending.tail)
+                quoted("; the end of its stderr: ", &ending.tail)
             ),
             Self::ChannelClosed => format!("closed its result channel before it was ready, and {ending}{tail}"),
         }
@@ -148,7 +148,7 @@ fn is_bad_format(reason: &io::Error) -> bool {
 
 fn refusal(reason: &io::Error) -> String {
     if is_bad_format(reason) {
-        "exec format error: it is no executable for this machine".into()
+        "exec format error: it is not an executable for this machine".into()
     } else {
         reason.to_string()
     }

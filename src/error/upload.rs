@@ -32,23 +32,23 @@ pub enum UploadError {
     ArchiveDamaged { format: ArchiveFormat, reason: String },
 
     /// An entry of a zip uses a feature that is not supported.
-    #[error("the zip archive cannot be read here: entry {entry} {} {feature}", excerpt(.path.as_bytes()))]
+    #[error("the zip archive uses an unsupported feature: entry {entry} {} {feature}", excerpt(.path.as_bytes()))]
     ArchiveUnsupported { entry: usize, path: String, feature: Unsupported },
 
     /// The archive has no `exec` at its root.
-    #[error("the archive has no file `exec` at its root{instead}; it holds {}", listing(.holds, *.more))]
+    #[error("the archive has no file `exec` at its root{instead}; it contains {}", listing(.holds, *.more))]
     ArchiveWithoutExec { instead: Instead, holds: Vec<String>, more: usize },
 
     /// The folder given on the command line has no `exec`.
-    #[error("the folder `{}` has no file `exec`; it holds {}", .path.display(), listing(.holds, *.more))]
+    #[error("the directory `{}` has no file `exec`; it contains {}", .path.display(), listing(.holds, *.more))]
     FolderWithoutExec { path: PathBuf, holds: Vec<String>, more: usize },
 
-    /// An entry would land outside the action's folder.
+    /// An entry would land outside the action's directory.
     #[error("{}", escape(*.entry, .path, .target.as_deref()))]
     ArchiveEscapes { entry: Option<usize>, path: String, target: Option<String> },
 
     /// An entry is neither file, folder nor link.
-    #[error("{} is a {kind}, not a file, folder or link: {}", numbered(*.entry), excerpt(.path.as_bytes()))]
+    #[error("{} is a {kind}, not a file, directory or link: {}", numbered(*.entry), excerpt(.path.as_bytes()))]
     ArchiveEntryKind { entry: Option<usize>, path: String, kind: SpecialFile },
 
     /// The archive unpacks, or the folder comes, to more bytes than allowed.
@@ -141,16 +141,16 @@ pub enum BadCompile {
     #[error("cannot be started: {0}")]
     CannotStart(#[source] io::Error),
     /// It ended, and not with status 0.
-    #[error("{}", status.map_or_else(|| "ended, nobody knows how".to_owned(), |status| status.to_string()))]
+    #[error("{}", status.map_or_else(|| "ended with an unknown status".to_owned(), |status| status.to_string()))]
     Failed { status: Option<ExitStatus> },
     /// It did not end.
-    #[error("was not done within {} and was stopped", millis(*.limit))]
+    #[error("did not finish within {} and was stopped", millis(*.limit))]
     TooSlow { limit: Duration },
-    /// It left no file `exec`.
-    #[error("left no file `exec`")]
+    /// It did not create a file `exec`.
+    #[error("did not create a file `exec`")]
     NoExec,
     /// The `exec` that it left is nothing that can be executed.
-    #[error("left an `exec` that is neither an ELF executable nor a script")]
+    #[error("created an `exec` that is neither an ELF executable nor a script")]
     NotExecutable,
 }
 
@@ -168,13 +168,13 @@ impl UploadError {
             Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
             Self::ArchiveUnsupported { feature, .. } => feature.hint().into(),
             Self::ArchiveWithoutExec { instead, .. } => instead.hint(),
-            Self::FolderWithoutExec { .. } => "name the program `exec`, or give the program itself instead of its folder".into(),
-            Self::ArchiveEscapes { .. } => "make the archive from inside the folder that holds `exec`, with links that stay in it; a Python environment has such links when it is made with `python3 -m venv --copies`".into(),
-            Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` if actions of this size are meant to be accepted".into(),
-            Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` if actions of so many files are meant to be accepted".into(),
+            Self::FolderWithoutExec { .. } => "name the program `exec`, or name the program itself instead of its directory".into(),
+            Self::ArchiveEscapes { .. } => "make the archive inside the directory that holds `exec`, with links that stay within it; `python3 -m venv --copies` makes a Python environment with such links".into(),
+            Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` to accept actions of this size".into(),
+            Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` to accept actions with so many files".into(),
             Self::WrongEnvironment { found: Some(_), .. } => "build it again with the compiler of this image, or run it in the image that it was built for".into(),
-            Self::WrongEnvironment { found: None, .. } => "build it with the compiler of this image, which writes `exec.env`; where actions are not to be held to it, unset `OW_EXECUTION_ENV`".into(),
-            Self::Unwritable { .. } => "choose a folder that can be written with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
+            Self::WrongEnvironment { found: None, .. } => "build it with the compiler of this image, which writes `exec.env`; to accept any action, unset `OW_EXECUTION_ENV`".into(),
+            Self::Unwritable { .. } => "choose a writable directory with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
             Self::ArchiveEntryKind { .. } | Self::NoSuchAction { .. } => return None,
         })
     }
@@ -184,13 +184,13 @@ impl Instead {
     fn hint(&self) -> String {
         match self {
             Self::Below { folder } => format!(
-                "pack what is in the folder, not the folder: `cd {folder} && zip -r ../action.zip .`, or `tar -czf action.tar.gz -C {folder} .`"
+                "pack the contents of the directory, not the directory itself: `cd {folder} && zip -r ../action.zip .`, or `tar -czf action.tar.gz -C {folder} .`"
             ),
             Self::DeadLink { .. } => {
-                "pack what the link leads to as well; `zip` without `-y` packs the file in place of the link".into()
+                "pack the target of the link too; `zip` without `-y` packs the file in place of the link".into()
             }
             Self::Nothing | Self::Folder => {
-                "name the program `exec` and put it at the top of the archive, not into a folder: `zip action.zip exec`"
+                "name the program `exec` and put it at the top of the archive, not in a directory: `zip action.zip exec`"
                     .into()
             }
         }
@@ -201,10 +201,10 @@ impl fmt::Display for Instead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => Ok(()),
-            Self::Below { folder } => write!(f, ", but one in the folder {}", excerpt(folder.as_bytes())),
-            Self::Folder => f.write_str(", but a folder of that name"),
+            Self::Below { folder } => write!(f, ", but one in the directory {}", excerpt(folder.as_bytes())),
+            Self::Folder => f.write_str(", but a directory of that name"),
             Self::DeadLink { target } => {
-                write!(f, ", but a link to {}, which is no file in it", excerpt(target.as_bytes()))
+                write!(f, ", but a link to {}, which is not a file in the archive", excerpt(target.as_bytes()))
             }
         }
     }
@@ -224,7 +224,7 @@ impl Bundle {
     fn unpacks(self) -> &'static str {
         match self {
             Self::Archive => "archive unpacks",
-            Self::Directory => "folder comes",
+            Self::Directory => "directory comes",
         }
     }
 }
@@ -233,7 +233,7 @@ impl fmt::Display for Bundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Archive => "archive",
-            Self::Directory => "folder",
+            Self::Directory => "directory",
         })
     }
 }
@@ -241,8 +241,8 @@ impl fmt::Display for Bundle {
 impl Unsupported {
     fn hint(self) -> &'static str {
         match self {
-            Self::Encryption => "make the archive again, without a password",
-            Self::CompressionMethod => "make the archive again with deflate, as `zip` does unless told otherwise",
+            Self::Encryption => "make the archive again without a password",
+            Self::CompressionMethod => "make the archive again with deflate, as `zip` does by default",
         }
     }
 }
@@ -275,14 +275,14 @@ impl BadCompile {
             Self::CannotStart(_) => {
                 "name a program that this image can execute with `PIPELOOP_COMPILER` (`OW_COMPILER`)"
             }
-            Self::Failed { .. } => "mend the source; the action's log has all that the compiler said",
+            Self::Failed { .. } => "fix the source; the action's log has the compiler's whole output",
             Self::TooSlow { .. } => {
-                "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`, or upload what the compiler makes of the source"
+                "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`, or upload the compiled program"
             }
             Self::NoExec => {
-                "the action's log has all that the compiler said; it is called as `COMPILER MAIN SRC BIN` and has to leave an executable `BIN/exec`"
+                "the action's log has the compiler's whole output; it is called as `COMPILER MAIN SRC BIN` and must create an executable `BIN/exec`"
             }
-            Self::NotExecutable => "the compiler has to leave an ELF executable or a script with a `#!` line",
+            Self::NotExecutable => "the compiler must create an ELF executable or a script with a `#!` line",
         }
     }
 }
@@ -302,30 +302,33 @@ fn clauses(defects: &[Defect]) -> String {
 fn escape(entry: Option<usize>, path: &str, target: Option<&str>) -> String {
     let path = excerpt(path.as_bytes());
     match (entry, target) {
-        (Some(entry), None) => format!("archive entry {entry} would be written outside the action's folder: {path}"),
-        (None, None) => format!("the folder's entry would be written outside the action's folder: {path}"),
+        (Some(entry), None) => format!("archive entry {entry} would be written outside the action's directory: {path}"),
+        (None, None) => format!("a directory entry would be written outside the action's directory: {path}"),
         (Some(entry), Some(target)) => {
-            format!("archive entry {entry}, {path}, links outside the action's folder: {}", excerpt(target.as_bytes()))
+            format!(
+                "archive entry {entry}, {path}, links outside the action's directory: {}",
+                excerpt(target.as_bytes())
+            )
         }
         (None, Some(target)) => {
-            format!("the folder's entry {path}, links outside the action's folder: {}", excerpt(target.as_bytes()))
+            format!("the directory entry {path} links outside the action's directory: {}", excerpt(target.as_bytes()))
         }
     }
 }
 
 fn numbered(entry: Option<usize>) -> String {
-    entry.map_or_else(|| "an entry of the folder".into(), |entry| format!("archive entry {entry}"))
+    entry.map_or_else(|| "a directory entry".into(), |entry| format!("archive entry {entry}"))
 }
 
 fn wrong_environment(expected: &str, found: Option<&str>) -> String {
     let expected = excerpt(expected.as_bytes());
     match found {
         Some(found) => format!(
-            "the action was built for the execution environment {}, as its `exec.env` says, and this one is {expected}",
+            "the action was built for the execution environment {} (by its `exec.env`), but this one is {expected}",
             excerpt(found.as_bytes())
         ),
         None => format!(
-            "the action has no file `exec.env` beside its `exec` that would say that it was built for this execution environment, {expected}"
+            "the action has no file `exec.env` beside its `exec` to show that it was built for this execution environment, {expected}"
         ),
     }
 }

@@ -330,7 +330,7 @@ fn read_tar_gz(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     Ok(())
 }
 
-/// Says what is in a gzip file that holds no tar archive.
+/// Says what is in a gzip file that does not contain a tar archive.
 fn no_tar(bytes: &[u8]) -> Error {
     let mut head = Vec::new();
     // What can be decompressed of it is enough.
