@@ -135,7 +135,7 @@ impl CheckRun<'_> {
             Some(line) if !broken_up && lines.iter().any(is_answer) => {
                 Failure::Finding(Finding::Stray { channel, line: line.clone() })
             }
-            _ => Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })),
+            _ => Failure::Error(Error::Run(RunError::BadAnswer { problem, exit: None })),
         }
     }
 

@@ -248,7 +248,7 @@ impl<'a> CheckRun<'a> {
             Ok(artifact) => artifact,
             Err(error) => {
                 let faults = match &error {
-                    Error::Upload(UploadError::Unfit { defects, .. }) => defects.iter().map(Fault::from).collect(),
+                    Error::Upload(UploadError::Unusable { defects, .. }) => defects.iter().map(Fault::from).collect(),
                     error => vec![Fault::from(error)],
                 };
                 self.settle(Check { faults, ..Check::new(Name::Recognised, Verdict::Failed, "") });
@@ -288,7 +288,7 @@ impl<'a> CheckRun<'a> {
         }
         if !fatal.is_empty() {
             self.report.refused =
-                Some(Error::Upload(UploadError::Unfit { path: Some(self.launch.program.clone()), defects: fatal }));
+                Some(Error::Upload(UploadError::Unusable { path: Some(self.launch.program.clone()), defects: fatal }));
             return false;
         }
         self.plan.stays_down.is_none()
@@ -347,7 +347,7 @@ impl<'a> CheckRun<'a> {
                 };
                 self.settle(Check::failed(name, &error));
                 self.report.refused =
-                    Some(error).filter(|error| matches!(error, Error::Upload(UploadError::Unfit { .. })));
+                    Some(error).filter(|error| matches!(error, Error::Upload(UploadError::Unusable { .. })));
                 return false;
             }
         };

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::artifact::inspect::Defect;
-use crate::error::{Ending, Error, ProxyError, RunError, StartError, UploadError};
+use crate::error::{Error, ExitReport, ProxyError, RunError, StartError, UploadError};
 use crate::process::Reaper;
 use crate::process::signals::{EndSignals, HeldBack, pass_on};
 
@@ -81,18 +81,18 @@ pub fn main() -> ExitCode {
 /// The exit status that tells a shell what went wrong: the action's own, where it has one. Exhaustive, so that a
 /// new cause cannot be forgotten.
 fn exit_status(error: &Error) -> u8 {
-    let of = |ending: &Ending| ending.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
+    let of = |exit: &ExitReport| exit.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
     match error {
         // No subcommand is sent a request, but `run` takes its input for one.
         Error::Request(_) => 1,
         Error::Upload(error) => match error {
             UploadError::NoSuchAction { .. } => 127,
             UploadError::Compile { .. } => 126,
-            UploadError::Unfit { defects, .. } => defects.first().map_or(126, Defect::exit_status),
+            UploadError::Unusable { defects, .. } => defects.first().map_or(126, Defect::exit_status),
             UploadError::ArchiveDamaged { .. }
             | UploadError::ArchiveUnsupported { .. }
             | UploadError::ArchiveWithoutExec { .. }
-            | UploadError::FolderWithoutExec { .. }
+            | UploadError::DirectoryWithoutExec { .. }
             | UploadError::ArchiveEscapes { .. }
             | UploadError::ArchiveEntryKind { .. }
             | UploadError::ArchiveTooLarge { .. }
@@ -102,7 +102,7 @@ fn exit_status(error: &Error) -> u8 {
         },
         Error::Start(error) => match error {
             StartError::CannotStart { .. } => 126,
-            StartError::EndedAtStart { ending, .. } => of(ending),
+            StartError::ExitedBeforeReady { exit, .. } => of(exit),
             StartError::NotReady { .. }
             | StartError::WrongFirstLine { .. }
             | StartError::BadHandshake { .. }
@@ -110,7 +110,7 @@ fn exit_status(error: &Error) -> u8 {
             | StartError::NoHandshake { .. } => 1,
         },
         Error::Run(error) => match error {
-            RunError::Died { ending } => of(ending),
+            RunError::ExitedBeforeAnswer { exit } => of(exit),
             RunError::BadAnswer { .. }
             | RunError::ChannelClosed { .. }
             | RunError::AnswerTooLong { .. }
@@ -120,7 +120,7 @@ fn exit_status(error: &Error) -> u8 {
             | RunError::BadFrame { .. }
             | RunError::Overrun { .. }
             | RunError::FrameTooLong { .. }
-            | RunError::Cut { .. }
+            | RunError::CutOff { .. }
             | RunError::QueueFull { .. }
             | RunError::NotRestarted { .. } => 1,
         },

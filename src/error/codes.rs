@@ -4,9 +4,8 @@
 use super::Error::{self, Proxy, Request, Run, Start, Upload};
 use super::{Defect, Foreign, ProxyError, RequestError, RunError, StartError, UploadError};
 
-/// Writes `code` and `CODES` from one table, so that neither can forget what the other has: `code`
-/// is an exhaustive `match`, and `CODES` is what the documentation is held to. Behind the semicolon
-/// stand causes that have the codes of another table.
+/// Writes `code` and `CODES` from one table: `code` is an exhaustive `match`, and a test holds the documentation to
+/// `CODES`. After the semicolon come causes whose codes are in another table.
 macro_rules! codes {
     ($(#[$doc:meta])* $type:ty, $($cause:pat => $code:literal,)+ $(; $($wrapper:pat => $inner:expr,)+)?) => {
         impl $type {
@@ -58,10 +57,10 @@ codes! {
     Upload(UploadError::ArchiveTooManyEntries { .. }) => "PL039",
     Upload(UploadError::Unwritable { .. }) => "PL040",
     Upload(UploadError::NoSuchAction { .. }) => "PL041",
-    Upload(UploadError::FolderWithoutExec { .. }) => "PL042",
+    Upload(UploadError::DirectoryWithoutExec { .. }) => "PL042",
     Upload(UploadError::ArchiveUnsupported { .. }) => "PL043",
     Start(StartError::CannotStart { .. }) => "PL050",
-    Start(StartError::EndedAtStart { .. }) => "PL051",
+    Start(StartError::ExitedBeforeReady { .. }) => "PL051",
     Start(StartError::NotReady { .. }) => "PL052",
     Start(StartError::WrongFirstLine { .. }) => "PL053",
     Start(StartError::UnsupportedVersion { .. }) => "PL054",
@@ -69,13 +68,13 @@ codes! {
     Start(StartError::BadHandshake { .. }) => "PL056",
     Upload(UploadError::WrongEnvironment { .. }) => "PL057",
     Run(RunError::BadAnswer { .. }) => "PL060",
-    Run(RunError::Died { .. }) => "PL061",
+    Run(RunError::ExitedBeforeAnswer { .. }) => "PL061",
     Run(RunError::ChannelClosed { .. }) => "PL062",
     Run(RunError::AnswerTooLong { .. }) => "PL063",
     Run(RunError::TimeOut { .. }) => "PL064",
     Run(RunError::QueueFull { .. }) => "PL065",
     Proxy(ProxyError::ShuttingDown) => "PL066",
-    Run(RunError::Cut { .. }) => "PL067",
+    Run(RunError::CutOff { .. }) => "PL067",
     Run(RunError::Expired) => "PL068",
     Run(RunError::CrashLoop { .. }) => "PL069",
     Proxy(ProxyError::CannotListen { .. }) => "PL090",
@@ -88,7 +87,7 @@ codes! {
     Request(RequestError::MemoryFull { .. }) => "PL105",
     ;
     // Each defect has its own.
-    Upload(UploadError::Unfit { defects, .. }) => defects.first().expect("there is a defect").code(),
+    Upload(UploadError::Unusable { defects, .. }) => defects.first().expect("there is a defect").code(),
 }
 
 codes! {
@@ -98,13 +97,13 @@ codes! {
     Defect::Unrecognised { .. } => "PL031",
     Defect::Source { .. } => "PL032",
     Defect::Foreign(Foreign::Html | Foreign::LfsPointer | Foreign::Zeros) => "PL045",
-    Defect::Foreign(_) | Defect::NoTar { .. } | Defect::Archive { .. } => "PL044",
+    Defect::Foreign(_) | Defect::NotTar { .. } | Defect::Archive { .. } => "PL044",
     Defect::Encoded { .. } => "PL046",
     Defect::ByteOrderMark => "PL047",
     Defect::NotExecutable { .. } | Defect::Unreadable { .. } => "PL048",
     Defect::NoExecMount { .. } => "PL049",
     Defect::WrongMachine { .. } | Defect::OtherSystem { .. } => "PL070",
-    Defect::NoProgram { .. } => "PL071",
+    Defect::NotProgram { .. } => "PL071",
     Defect::Damaged { .. } | Defect::EndsEarly => "PL072",
     Defect::NoLoader { .. } => "PL073",
     Defect::BadLoader { .. } => "PL074",

@@ -1,7 +1,7 @@
-//! The catalogue of what can be wrong with a file that is to be started: one variant a cause, with
-//! the facts as fields, a stable code, a clause and a hint.
+//! What can be wrong with a file that the proxy is to start: one variant for each cause, with the facts as fields, a
+//! clause and a hint.
 //!
-//! A clause says what is so about "it", the file, and stands behind `cannot start the action …:`.
+//! The subject of a clause is "it", the file. The clause follows `cannot start the action …:`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,29 +14,29 @@ use crate::text::{excerpt, listing};
 #[expect(missing_docs, reason = "the fields are the facts that the clause of each cause is made of")]
 pub enum Defect {
     // What it is.
-    /// Nothing, or white space.
+    /// Empty, or only white space.
     Empty,
     /// Data of no known format.
     Unrecognised { seen: String },
-    /// Source text, which has to be interpreted or compiled.
+    /// Source text that has to be interpreted or compiled.
     Source { language: Option<Language>, first_line: String },
     /// A known format that Linux does not execute.
     Foreign(Foreign),
-    /// A gzip file of something else than a tar archive.
-    NoTar { inside: String },
-    /// Base64 text in place of what it encodes.
+    /// A gzip file of something other than a tar archive.
+    NotTar { inside: String },
+    /// Base64 text that was not decoded.
     Encoded { inside: String },
     /// A byte-order mark before `#!`.
     ByteOrderMark,
-    /// It is an archive where a program is expected.
+    /// An archive in place of a program.
     Archive { format: ArchiveFormat },
 
     // The file.
     /// It may not be executed.
     NotExecutable { mode: u32 },
-    /// It lies on a file system from which nothing may be executed.
-    NoExecMount { folder: PathBuf },
-    /// It cannot be read, or is no file.
+    /// Its file system is mounted `noexec`.
+    NoExecMount { directory: PathBuf },
+    /// It cannot be read, or is not a file.
     Unreadable { reason: String },
 
     // ELF.
@@ -44,11 +44,11 @@ pub enum Defect {
     WrongMachine { built: String, host: Host, here: String },
     /// It is built for another system.
     OtherSystem { system: &'static str },
-    /// It is an ELF file and no program.
-    NoProgram { is: NonProgram },
+    /// It is an ELF file but not a program.
+    NotProgram { is: NonProgram },
     /// Its headers contradict each other, or it is cut off.
     Damaged { reason: String },
-    /// The loader that it names is not here.
+    /// The loader that it names is missing.
     NoLoader { loader: PathBuf, needs: Option<Libc>, here: Option<Libc> },
     /// The loader that it names cannot be used.
     BadLoader { loader: PathBuf, reason: String },
@@ -70,29 +70,29 @@ pub enum Defect {
     // Scripts.
     /// Its `#!` line names nothing.
     NoInterpreterNamed,
-    /// Its interpreter is not here.
+    /// Its interpreter does not exist.
     NoInterpreter { interpreter: PathBuf },
-    /// The command that `env` is to find is not on `PATH`.
+    /// `env` cannot find its interpreter on `PATH`.
     NotOnPath { command: String, path: Option<String> },
-    /// A carriage return belongs to its interpreter's name.
+    /// A carriage return is part of its interpreter's name.
     CarriageReturn { line: String },
     /// Its `#!` line is longer than the kernel reads.
     LineTooLong { limit: usize },
-    /// Its interpreter is a script, and so on, deeper than the kernel follows.
+    /// Its interpreter is a script whose interpreter is a script, nested deeper than the kernel follows.
     NestedTooDeep { chain: Vec<PathBuf> },
     /// `env` gets several words as one.
     EnvWords { words: String },
     /// Its interpreter cannot be started.
     Interpreter { interpreter: PathBuf, defect: Box<Defect> },
 
-    // Doubts.
+    // Warnings.
     /// It ends before its section headers.
     EndsEarly,
     /// Its interpreter is a relative path, resolved from the directory in which the script is started.
     RelativeInterpreter { interpreter: PathBuf },
-    /// A carriage return belongs to the interpreter's argument.
+    /// A carriage return is part of the interpreter's argument.
     CarriageReturnInArgument { argument: String },
-    /// The interpreter's argument is longer than the kernel reads, and is cut.
+    /// The kernel cuts the interpreter's argument, which is too long.
     ArgumentCut { limit: usize },
 }
 
@@ -107,7 +107,7 @@ pub struct MissingLibrary {
     pub unfit: Option<PathBuf>,
 }
 
-/// An ELF file that is no program.
+/// An ELF file that is not a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "their names say it")]
 pub enum NonProgram {
@@ -141,10 +141,10 @@ pub enum Libc {
 pub enum Severity {
     /// The kernel or the loader refuses it.
     Fatal,
-    /// The kernel refuses it unless it was given something that runs such programs (`binfmt_misc`).
-    ForTheKernel,
-    /// It may work; worth telling to whoever asks.
-    Doubt,
+    /// The kernel refuses it, unless it knows an emulator for such programs (`binfmt_misc`).
+    KernelDecides,
+    /// It may work; `pipeloop check` reports it.
+    Warning,
 }
 
 impl Defect {
@@ -155,8 +155,8 @@ impl Defect {
             Self::EndsEarly
             | Self::RelativeInterpreter { .. }
             | Self::CarriageReturnInArgument { .. }
-            | Self::ArgumentCut { .. } => Severity::Doubt,
-            Self::WrongMachine { .. } => Severity::ForTheKernel,
+            | Self::ArgumentCut { .. } => Severity::Warning,
+            Self::WrongMachine { .. } => Severity::KernelDecides,
             Self::Interpreter { defect, .. } => defect.severity(),
             _ => Severity::Fatal,
         }
@@ -182,8 +182,8 @@ impl Defect {
             Self::Empty => "upload an ELF executable, a script with a `#!` line, or a zip or tar.gz with `exec` at its root".into(),
             Self::Unrecognised { .. } => ACCEPTED.into(),
             Self::Source { language, .. } => source_hint(*language),
-            Self::Foreign(foreign) => foreign.cure().into(),
-            Self::NoTar { .. } => "compress a tar archive with `exec` at its root: `tar -czf action.tar.gz exec`; a single program is uploaded as it is".into(),
+            Self::Foreign(foreign) => foreign.hint().into(),
+            Self::NotTar { .. } => "compress a tar archive with `exec` at its root: `tar -czf action.tar.gz exec`; a single program is uploaded as it is".into(),
             Self::Archive { .. } => "`exec` is the program itself: put the program there, not an archive of it".into(),
             Self::Encoded { .. } => "encode it once: `base64 -w0 exec` in `code`, with `\"binary\":true`".into(),
             Self::ByteOrderMark => "save it as UTF-8 without a byte-order mark: `sed -i '1s/^\\xef\\xbb\\xbf//' exec`".into(),
@@ -191,9 +191,9 @@ impl Defect {
             Self::NoExecMount { .. } => "mount it without `noexec`, or choose another directory with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
             Self::Unreadable { .. } => "put the program itself there, readable by the user that starts it".into(),
             Self::WrongMachine { here, .. } => format!("rebuild it for {here}: {}; `pipeloop check` shows this before a deployment", machine_flags(here)),
-            Self::NoProgram { is: NonProgram::SharedLibrary } => "link it as an executable, without `-shared`; a library can be loaded by a program beside it in an archive".into(),
-            Self::NoProgram { is: NonProgram::ObjectFile } => "link it: `gcc -o exec file.o`".into(),
-            Self::NoProgram { is: NonProgram::CoreDump | NonProgram::Unknown } => "upload the program that it came from".into(),
+            Self::NotProgram { is: NonProgram::SharedLibrary } => "link it as an executable, without `-shared`; a library can be loaded by a program beside it in an archive".into(),
+            Self::NotProgram { is: NonProgram::ObjectFile } => "link it: `gcc -o exec file.o`".into(),
+            Self::NotProgram { is: NonProgram::CoreDump | NonProgram::Unknown } => "upload the program that it came from".into(),
             Self::OtherSystem { .. } => "build it for Linux: `GOOS=linux go build`, or in a container".into(),
             Self::Damaged { .. } | Self::EndsEarly => "build it again, and compare its size before and after the upload".into(),
             Self::NoLoader { loader, needs, here } => loader_hint(loader, *needs, *here),
@@ -219,7 +219,7 @@ impl Defect {
             Self::EnvWords { words } => format!("let `env` split the words: `#!/usr/bin/env -S {words}`"),
             Self::RelativeInterpreter { .. } => "name the interpreter with its whole path".into(),
             Self::Interpreter { defect, .. } => match &**defect {
-                // Its own cure would be advice for who builds the interpreter.
+                // Its own hint is for the person who builds the interpreter.
                 Self::NotExecutable { .. } => "make the interpreter executable: `chmod +x`".into(),
                 _ => "repair or reinstall the interpreter in the image, or upload a static executable".into(),
             },
@@ -260,20 +260,20 @@ impl fmt::Display for Defect {
                 }
                 write!(f, ": it needs {}, this one is {}", x86_name(*needed), x86_name(*here))
             }
-            Self::NoTar { inside } => write!(f, "it is a gzip file that does not contain a tar archive, but {inside}"),
+            Self::NotTar { inside } => write!(f, "it is a gzip file that does not contain a tar archive, but {inside}"),
             Self::Archive { format } => write!(f, "it is a {format} archive, but the program itself is expected"),
             Self::Encoded { inside } => write!(f, "it is base64 text, encoded once too often; it decodes to {inside}"),
             Self::ByteOrderMark => {
                 f.write_str("a byte-order mark (ef bb bf) precedes its `#!` and hides it from the kernel")
             }
             Self::NotExecutable { mode } => write!(f, "it is not executable: its mode is {mode:o}"),
-            Self::NoExecMount { folder } => {
-                write!(f, "`{}` is mounted `noexec`: nothing in it can be executed", folder.display())
+            Self::NoExecMount { directory } => {
+                write!(f, "`{}` is mounted `noexec`: nothing in it can be executed", directory.display())
             }
             Self::Unreadable { reason } => write!(f, "it cannot be read: {reason}"),
             Self::WrongMachine { built, host, here } => write!(f, "it is built for {built}, {host} {here}"),
             Self::OtherSystem { system } => write!(f, "it is built for {system}, this system is Linux"),
-            Self::NoProgram { is } => write!(f, "it is {is}, not a program"),
+            Self::NotProgram { is } => write!(f, "it is {is}, not a program"),
             Self::EndsEarly => {
                 f.write_str("it may be truncated: it ends before its section headers, which are not needed to run it")
             }
@@ -439,7 +439,7 @@ impl fmt::Display for Host {
 }
 
 impl Libc {
-    /// Tells it by the name of its loader.
+    /// The C library that a loader belongs to, by the loader's name.
     #[must_use]
     pub fn of_loader(loader: &Path) -> Option<Self> {
         let name = loader.file_name()?.to_str()?;
@@ -522,7 +522,7 @@ fn interpreter_hint(interpreter: &Path) -> String {
         "bash" => "put bash into the image, or write it for `/bin/sh`".into(),
         "env" => "put `env` into the image (coreutils, BusyBox), or name the interpreter with its whole path".into(),
         "" => "put the interpreter into the image, or upload a static executable".into(),
-        // Where it lies differs from image to image.
+        // Its path differs from image to image.
         name if interpreter.is_absolute() && !interpreter.starts_with("/bin") => {
             format!(
                 "put the interpreter into the image; if it lies elsewhere there, `#!/usr/bin/env {}` finds it",
@@ -586,8 +586,8 @@ pub enum Language {
 }
 
 impl Foreign {
-    /// What to do with it.
-    pub(crate) fn cure(self) -> &'static str {
+    /// What to do about it.
+    pub(crate) fn hint(self) -> &'static str {
         match self {
             Self::MachO => {
                 "build it for Linux: `GOOS=linux go build`, `cargo build --target x86_64-unknown-linux-musl`, or inside a container"
@@ -642,7 +642,7 @@ impl fmt::Display for Foreign {
 }
 
 impl Language {
-    /// The `#!` line that starts it, for a language that is interpreted.
+    /// The `#!` line for it, if the language is interpreted.
     #[must_use]
     pub fn interpreter_line(self) -> Option<&'static str> {
         Some(match self {
@@ -659,7 +659,7 @@ impl Language {
         })
     }
 
-    /// How to make a program of it that needs nothing of the image, for a language that is compiled.
+    /// The command that compiles it into a static program, for a language that is compiled.
     pub(crate) fn compile_command(self) -> Option<&'static str> {
         Some(match self {
             Self::Go => "`CGO_ENABLED=0 go build -o exec`",

@@ -1,5 +1,5 @@
-//! What the end of a process tells to whoever knows the words: its status, its last words, how far it
-//! had come. Pure functions; the sentences are hints, and nothing is decided by them.
+//! How a process exited, and what its exit status and its last output suggest about the cause. Pure functions:
+//! they only write hints, no decision depends on them.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,43 +8,43 @@ use super::Stage;
 use crate::process::ExitStatus;
 use crate::text::{excerpt, millis};
 
-/// How a process came to its end, for a reader.
+/// How a process exited.
 #[derive(Debug, Clone)]
-pub struct Ending {
-    /// Its exit status, when it could be learnt.
+pub struct ExitReport {
+    /// Its exit status, if it is known.
     pub status: Option<ExitStatus>,
-    /// From its start to its end.
-    pub lived: Duration,
+    /// The time from its start to its exit.
+    pub lifetime: Duration,
     /// The last lines of its standard error, possibly empty.
-    pub tail: Box<str>,
-    /// As much of its standard error as is kept, of which the tail is the end.
-    pub said: Box<str>,
-    /// How many processes of the container the kernel killed meanwhile, for want of memory.
+    pub stderr_tail: Box<str>,
+    /// As much of its standard error as the log keeps. The tail is its end.
+    pub stderr: Box<str>,
+    /// How many processes of the container the kernel killed for lack of memory during its lifetime.
     pub oom_kills: u32,
 }
 
-impl Ending {
+impl ExitReport {
     /// Whether the process ended by itself with status 0.
     #[must_use]
     pub fn is_success(&self) -> bool {
         matches!(self.status, Some(ExitStatus::Exited(0)))
     }
 
-    /// Whether its exit status is a shell's word for a program that is missing or cannot be executed.
+    /// Whether it exited with a status that a shell uses for a program that is missing or cannot be executed.
     pub(super) fn lacks_program(&self) -> bool {
         matches!(self.status, Some(ExitStatus::Exited(126 | 127)))
     }
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for ExitReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
-            Some(status) => write!(f, "{status} after {}", millis(self.lived))?,
-            None => write!(f, "ended after {}", millis(self.lived))?,
+            Some(status) => write!(f, "{status} after {}", millis(self.lifetime))?,
+            None => write!(f, "ended after {}", millis(self.lifetime))?,
         }
         match self.oom_kills {
             0 => Ok(()),
-            // Its own end may be another one's, such as a child's.
+            // The killed process may be another one, such as a child.
             _ if !matches!(self.status, Some(ExitStatus::Signalled(9))) => {
                 f.write_str(" (the kernel killed a process of this container meanwhile: out of memory)")
             }
@@ -53,26 +53,26 @@ impl fmt::Display for Ending {
     }
 }
 
-/// The cure for an end, by the best evidence there is: what was counted, then what the process or
-/// its loader said, then the bare status.
+/// What to do about an exit, by the best evidence there is: the kernel's count of kills, then the output of the
+/// process or its loader, then the bare status.
 #[must_use]
-pub(super) fn hint(ending: &Ending, stage: Option<&Stage>) -> Option<String> {
-    if ending.is_success() {
-        return Some(of_success(ending, stage));
+pub(super) fn hint(exit: &ExitReport, stage: Option<&Stage>) -> Option<String> {
+    if exit.is_success() {
+        return Some(of_success(exit, stage));
     }
-    if ending.oom_kills > 0 {
+    if exit.oom_kills > 0 {
         return Some(
             "raise the memory limit of the action, or let it use less; `dmesg` on the host has the kernel's account"
                 .into(),
         );
     }
-    of_words(&ending.said).or_else(|| of_status(ending.status?))
+    of_output(&exit.stderr).or_else(|| of_status(exit.status?))
 }
 
-/// It ended by itself and is content.
-fn of_success(ending: &Ending, stage: Option<&Stage>) -> String {
+/// It exited with status 0.
+fn of_success(exit: &ExitReport, stage: Option<&Stage>) -> String {
     match stage {
-        Some(Stage::BeforeReady) if ending.tail.is_empty() => {
+        Some(Stage::BeforeReady) if exit.stderr_tail.is_empty() => {
             "it printed nothing and did not wait for input: an action reads a line of JSON on stdin, answers it with a line, and goes on until its input ends; for a program that handles one activation and exits, set `PIPELOOP_PROTOCOL=0`".into()
         }
         Some(Stage::AfterLine { .. }) => {
@@ -82,8 +82,8 @@ fn of_success(ending: &Ending, stage: Option<&Stage>) -> String {
     }
 }
 
-/// The classic last words of loaders, shells and interpreters.
-fn of_words(said: &str) -> Option<String> {
+/// The usual last lines of loaders, shells and interpreters.
+fn of_output(said: &str) -> Option<String> {
     let has = |words: &str| said.contains(words);
     // glibc's loader, then musl's.
     if let Some(library) = between(said, "error while loading shared libraries: ", ":")
@@ -149,7 +149,7 @@ fn missing_command(said: &str) -> Option<&str> {
 
 fn of_status(status: ExitStatus) -> Option<String> {
     let status = match status {
-        // A shell's way to pass on the signal that ended its command.
+        // A shell exits like this when a signal ended its command.
         ExitStatus::Exited(code) if code > 128 && of_signal(code - 128).is_some() => {
             let signal = ExitStatus::Signalled(code - 128);
             return of_status(signal)
@@ -197,25 +197,25 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    fn ending(status: ExitStatus, tail: &str) -> Ending {
-        Ending {
+    fn exit(status: ExitStatus, tail: &str) -> ExitReport {
+        ExitReport {
             status: Some(status),
-            lived: Duration::from_millis(2),
-            tail: tail.into(),
-            said: tail.into(),
+            lifetime: Duration::from_millis(2),
+            stderr_tail: tail.into(),
+            stderr: tail.into(),
             oom_kills: 0,
         }
     }
 
     fn check(status: ExitStatus, tail: &str, expected: &str) {
-        let hint = hint(&ending(status, tail), None).unwrap_or_default();
+        let hint = hint(&exit(status, tail), None).unwrap_or_default();
         assert!(hint.contains(expected), "{tail:?}: {hint:?} does not hold {expected:?}");
     }
 
-    /// The words are those of the loaders, shells and interpreters themselves; those that a machine
-    /// has are provoked in `tests/suite/endings.rs`.
+    /// The lines come from the loaders, shells and interpreters themselves; those that this machine has are
+    /// provoked in `tests/suite/endings.rs`.
     #[test]
-    fn classic_last_words_are_understood() {
+    fn usual_last_lines_are_understood() {
         use ExitStatus::{Exited, Signalled};
         check(
             Exited(127),
@@ -248,15 +248,15 @@ mod tests {
         check(Signalled(4), "", "newer one");
         check(Signalled(9), "", "memory runs out");
         check(Signalled(31), "", "seccomp");
-        assert_eq!(hint(&ending(Exited(3), "oops"), None), None);
-        assert_eq!(hint(&ending(Exited(255), ""), None), None, "no signal has this number");
+        assert_eq!(hint(&exit(Exited(3), "oops"), None), None);
+        assert_eq!(hint(&exit(Exited(255), ""), None), None, "no signal has this number");
     }
 
     #[test]
     fn a_kill_that_was_counted_is_no_guess() {
-        let mut ending = ending(ExitStatus::Signalled(9), "");
-        ending.oom_kills = 1;
-        assert!(hint(&ending, None).is_some_and(|hint| !hint.contains("most often")));
-        assert!(ending.to_string().contains("out of memory"), "{ending}");
+        let mut exit = exit(ExitStatus::Signalled(9), "");
+        exit.oom_kills = 1;
+        assert!(hint(&exit, None).is_some_and(|hint| !hint.contains("most often")));
+        assert!(exit.to_string().contains("out of memory"), "{exit}");
     }
 }

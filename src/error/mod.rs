@@ -21,14 +21,14 @@ mod upload;
 
 pub(crate) use codes::codes;
 pub use defect::{Defect, Foreign, Host, Language, Libc, MissingLibrary, NonProgram, Severity};
-pub use exit_report::Ending;
+pub use exit_report::ExitReport;
 pub use proxy::ProxyError;
 pub use request::{JsonType, RequestError, RequestKind};
 pub use run::{BAD_ANSWER, BadAnswer, Channel, RunError, TimeLimit};
 pub use start::{Awaited, Stage, StartError, Version};
-pub use upload::{ArchiveFormat, BadCompile, Bundle, Instead, SpecialFile, Unsupported, UploadError};
+pub use upload::{ArchiveFormat, Bundle, CompileFailure, FoundInstead, SpecialFile, Unsupported, UploadError};
 
-/// Anything that keeps an action from being initialised or an activation from being answered, by stage.
+/// Why an action is not initialised or an activation is not answered, by stage.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// What is wrong with what the caller sent, or why it is refused.

@@ -10,7 +10,7 @@ pub enum ProxyError {
     #[error("the proxy is shutting down")]
     ShuttingDown,
 
-    /// The proxy cannot listen where it was told to.
+    /// The proxy cannot listen on the address of its settings.
     #[error("cannot listen on {address}: {reason}")]
     CannotListen {
         address: String,
@@ -22,7 +22,7 @@ pub enum ProxyError {
     #[error("`{setting}` cannot be used: {reason}")]
     BadSetting { setting: &'static str, reason: String },
 
-    /// Something the operating system refused in the middle of the work.
+    /// The operating system refused an operation.
     #[error("cannot {doing}: {reason}")]
     System {
         doing: &'static str,

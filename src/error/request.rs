@@ -1,4 +1,4 @@
-//! Requests that the proxy refuses before the action gets to see them.
+//! Requests that the proxy refuses before they reach the action.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub enum RequestError {
     #[error("the request is not valid HTTP/1.1: {reason}")]
     NotHttp { reason: String },
 
-    /// The head of a request is over its bounds.
+    /// The head of a request exceeds its limits.
     #[error(
         "the head of the request is too large: at most {limit_bytes} bytes and {limit_headers} headers are accepted"
     )]
@@ -23,15 +23,15 @@ pub enum RequestError {
     #[error("the request uses HTTP/2, which the proxy does not support")]
     Http2,
 
-    /// A request expects what is not offered here.
+    /// `Expect` names something that the proxy does not support.
     #[error("the request expects {}, which the proxy does not support", excerpt(.expectation.as_bytes()))]
     UnmetExpectation { expectation: String },
 
-    /// The body of a request is no JSON.
+    /// The body of a request is not JSON.
     #[error("the body of {request} is not valid JSON: {reason}")]
     NotJson { request: RequestKind, reason: String },
 
-    /// The body of a request is JSON, and not an object.
+    /// The body of a request is JSON but not an object.
     #[error("the body of {request} must be a JSON object, got {found}")]
     NotAnObject { request: RequestKind, found: JsonType },
 
@@ -39,7 +39,7 @@ pub enum RequestError {
     #[error("the body of {request} is empty")]
     EmptyBody { request: RequestKind },
 
-    /// The body of a request is over its bound.
+    /// The body of a request exceeds its limit.
     #[error("the body of {request} is too large: at most {limit_bytes} bytes are accepted")]
     BodyTooLarge { request: RequestKind, limit_bytes: u64, setting: &'static str },
 
@@ -67,19 +67,19 @@ pub enum RequestError {
     #[error("Cannot initialize the action more than once.")]
     AlreadyInitialised,
 
-    /// Init came while another is under way.
+    /// Init came while another is in progress.
     #[error("another init is in progress")]
     InitUnderWay,
 
-    /// Run came before init.
+    /// An activation came before a successful init.
     #[error("no action has been initialised yet")]
     NotInitialised,
 
-    /// `binary` is true and the code is no base64.
+    /// `binary` is true and the code is not base64.
     #[error("`code` is marked as binary and is not valid base64: {reason}")]
     BadBase64 { reason: String },
 
-    /// A variable of init's `env` cannot be in an environment.
+    /// No process can have a variable of init's `env`.
     #[error(
         "`env` contains a variable that cannot be set (an empty name, `=` in its name, or NUL): {}",
         excerpt(.name.as_bytes())
@@ -90,7 +90,7 @@ pub enum RequestError {
     #[error("`PIPELOOP_PROTOCOL` in `env` is not a protocol: {}", excerpt(.name.as_bytes()))]
     UnknownProtocol { name: String },
 
-    /// Callers hold as much memory already as they may.
+    /// Bodies and answers of all callers have used up the memory budget.
     #[error("the memory budget is full: bodies and answers hold {held_bytes} bytes, at most {limit_bytes} are allowed")]
     MemoryFull { held_bytes: u64, limit_bytes: u64 },
 }

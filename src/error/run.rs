@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Ending, JsonType, exit_report, quoted};
+use super::{ExitReport, JsonType, exit_report, quoted};
 use crate::text::{excerpt, millis};
 
 /// Why an activation has no result.
@@ -11,35 +11,35 @@ use crate::text::{excerpt, millis};
 #[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
 pub enum RunError {
     /// The answer is not one JSON object or array on one line. The caller gets the text that platforms
-    /// compare, and how the process failed, if it did; the problem is the author's to read in the log.
-    #[error("{BAD_ANSWER}{}", .ending.as_ref().map_or_else(String::new, failure))]
-    BadAnswer { problem: BadAnswer, ending: Option<Ending> },
+    /// compare, and how the process failed, if it did; the log gets the problem.
+    #[error("{BAD_ANSWER}{}", .exit.as_ref().map_or_else(String::new, failure))]
+    BadAnswer { problem: BadAnswer, exit: Option<ExitReport> },
 
-    /// The action ended while it was working on the activation.
-    #[error("the action {ending}, before it answered{}", quoted(": ", &.ending.tail))]
-    Died { ending: Ending },
+    /// The action exited during the activation.
+    #[error("the action {exit}, before it answered{}", quoted(": ", &.exit.stderr_tail))]
+    ExitedBeforeAnswer { exit: ExitReport },
 
-    /// The action closed its result channel and lives on.
+    /// The action closed its result channel and kept running.
     #[error("the action closed {channel} before it answered but kept running; it was stopped")]
     ChannelClosed { channel: Channel },
 
-    /// The answer is over its bound.
+    /// The answer exceeds its limit.
     #[error("the action's answer is too long: at most {limit_bytes} bytes are accepted; the action was stopped")]
     AnswerTooLong { limit_bytes: u64 },
 
-    /// The activation's time is over.
+    /// The activation ran out of time.
     #[error("the action did not answer {limit} and was stopped after {}", millis(*.after))]
     TimeOut { limit: TimeLimit, after: Duration },
 
-    /// The activation's deadline passed while it waited for others.
+    /// The activation's deadline passed while it was queued.
     #[error("the activation's deadline passed while it was queued; it was not started")]
     Expired,
 
-    /// The action dies again and again, and is given a pause.
+    /// The action fails again and again, so that the proxy pauses before the next start.
     #[error("the action failed {crashes} times in a row and is not restarted for {}; the last failure: {last}", millis(*.retry_in))]
     CrashLoop { crashes: u32, last: String, retry_in: Duration },
 
-    /// The action, which speaks version 2, wrote for this activation what is no frame.
+    /// The action, of version 2, wrote a line that is not a frame for this activation.
     #[error("the action wrote a frame {problem}: {}", excerpt(.line.as_bytes()))]
     BadFrame { problem: String, line: String },
 
@@ -49,21 +49,21 @@ pub enum RunError {
     )]
     Overrun { limit_bytes: u64 },
 
-    /// A frame is over its bound, and it may be any activation's.
+    /// A frame exceeds its limit, and it may belong to any activation in flight.
     #[error(
         "the action wrote a frame of more than {limit_bytes} bytes while {in_flight} activations were in flight; it was stopped, and all of them failed"
     )]
     FrameTooLong { limit_bytes: u64, in_flight: usize },
 
-    /// The proxy ended before the activation did.
+    /// The proxy shut down before the activation ended.
     #[error("the proxy shut down and the action did not answer in time; it was stopped after {}", millis(*.after))]
-    Cut { after: Duration },
+    CutOff { after: Duration },
 
-    /// Too many activations wait already.
+    /// The queue is full.
     #[error("the queue is full: {limit} activations are waiting")]
     QueueFull { limit: usize },
 
-    /// The action has ended, and is not to be started again.
+    /// The action has exited, and the settings forbid a restart.
     #[error("the action has ended and is not restarted: {last}")]
     NotRestarted { last: String },
 }
@@ -78,7 +78,7 @@ pub enum BadAnswer {
     /// JSON, and neither object nor array.
     #[error("the action's answer is {found}, not an object or array: {}", excerpt(.line.as_bytes()))]
     WrongType { line: String, found: JsonType },
-    /// A second line stands behind the first.
+    /// A second line follows the first.
     #[error(
         "the action's answer spans more than one line: {} and {}",
         excerpt(.first.as_bytes()),
@@ -126,13 +126,13 @@ impl RunError {
                 "write each answer on one line (no pretty-printing), and logs on stderr".into()
             }
             // What a shell could not find or execute says more than the answer that is missing.
-            Self::BadAnswer { ending: Some(ending), .. } if ending.lacks_program() => {
-                return exit_report::hint(ending, None);
+            Self::BadAnswer { exit: Some(exit), .. } if exit.lacks_program() => {
+                return exit_report::hint(exit, None);
             }
             Self::BadAnswer { .. } => {
                 "answer each activation with one JSON object or array on one line, and flush it; logs belong on stderr".into()
             }
-            Self::Died { ending } => return exit_report::hint(ending, None),
+            Self::ExitedBeforeAnswer { exit } => return exit_report::hint(exit, None),
             Self::ChannelClosed { .. } => "keep the channel open for as long as the action serves".into(),
             Self::AnswerTooLong { .. } => "return less, or raise `PIPELOOP_MAX_RESULT`".into(),
             Self::TimeOut { limit: TimeLimit::Deadline, .. } => {
@@ -146,7 +146,7 @@ impl RunError {
             Self::BadFrame { .. } => r#"write one JSON object a line, with `id` and one of `chunk`, `result`, `error`, `end` and `log`, such as `{"id":1,"result":{}}`; logs belong on stderr"#.into(),
             Self::Overrun { .. } => r#"promise `"pause":true` in the handshake and stop writing when asked to; or raise `PIPELOOP_STREAM_BUFFER`; or read faster"#.into(),
             Self::FrameTooLong { .. } => "write smaller frames, or raise `PIPELOOP_MAX_RESULT`".into(),
-            Self::Cut { .. } => "raise `PIPELOOP_DRAIN_GRACE` and the platform's own grace period, or make the action faster".into(),
+            Self::CutOff { .. } => "raise `PIPELOOP_DRAIN_GRACE` and the platform's own grace period, or make the action faster".into(),
             Self::QueueFull { .. } => "try again later, or raise `PIPELOOP_QUEUE`".into(),
             Self::NotRestarted { .. } => "`PIPELOOP_RESTART` is `never`: start another container, or set it to `always`".into(),
         })
@@ -157,8 +157,8 @@ impl RunError {
     #[must_use]
     pub fn detail(&self) -> Option<String> {
         match self {
-            Self::BadAnswer { problem, ending: None } => Some(problem.to_string()),
-            Self::BadAnswer { problem, ending: Some(ending) } => Some(format!("{problem}; it {ending}")),
+            Self::BadAnswer { problem, exit: None } => Some(problem.to_string()),
+            Self::BadAnswer { problem, exit: Some(exit) } => Some(format!("{problem}; it {exit}")),
             _ => None,
         }
     }
@@ -182,7 +182,7 @@ impl fmt::Display for TimeLimit {
     }
 }
 
-/// Nothing behind the fixed text, unless the process failed: then that is the news.
-fn failure(ending: &Ending) -> String {
-    if ending.is_success() { String::new() } else { format!(" It {ending}{}", quoted(": ", &ending.tail)) }
+/// What follows the fixed text: nothing, unless the process failed.
+fn failure(exit: &ExitReport) -> String {
+    if exit.is_success() { String::new() } else { format!(" It {exit}{}", quoted(": ", &exit.stderr_tail)) }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Channel, Ending, exit_report, quoted};
+use super::{Channel, ExitReport, exit_report, quoted};
 use crate::text::{excerpt, millis};
 
 /// Why the action does not become ready.
@@ -20,11 +20,11 @@ pub enum StartError {
         reason: io::Error,
     },
 
-    /// It ended before it was ready.
-    #[error("the action {}", .stage.sentence(.ending))]
-    EndedAtStart { ending: Ending, stage: Stage },
+    /// It exited before it was ready.
+    #[error("the action {}", .stage.sentence(.exit))]
+    ExitedBeforeReady { exit: ExitReport, stage: Stage },
 
-    /// It is alive and has not become ready.
+    /// It is running but has not become ready.
     #[error("the action was not ready within {}: it {awaited}{}", millis(*.limit), quoted("; the end of its stderr: ", .tail))]
     NotReady { limit: Duration, awaited: Awaited, tail: String },
 
@@ -39,7 +39,7 @@ pub enum StartError {
     #[error("`{member}` of the action's handshake must be {expected}, got {found}: {}", excerpt(.line.as_bytes()))]
     BadHandshake { member: &'static str, expected: &'static str, found: String, line: String },
 
-    /// Its handshake names a version that is not spoken here.
+    /// Its handshake asks for a version that the proxy does not support.
     #[error(
         "the action's handshake asks for version {version} of the native protocol, but the proxy supports versions 1 and 2"
     )]
@@ -71,12 +71,12 @@ pub enum Version {
     V2,
 }
 
-/// How far a process had come when it ended at start.
+/// How far a process had come when it exited during its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
-    /// Nothing was heard of it on the channel of its handshake.
+    /// It had sent nothing on the channel of its handshake.
     BeforeReady,
-    /// It had printed a line that is no handshake: the first one.
+    /// It had printed a line that is not a handshake: the first one.
     AfterLine {
         /// The line.
         line: String,
@@ -92,7 +92,7 @@ impl StartError {
         Some(match self {
             Self::CannotStart { reason, .. } if is_bad_format(reason) => "build it for this machine's architecture".into(),
             Self::CannotStart { .. } => "`pipeloop run ACTION` shows the same on a laptop".into(),
-            Self::EndedAtStart { ending, stage } => return exit_report::hint(ending, Some(stage)),
+            Self::ExitedBeforeReady { exit, stage } => return exit_report::hint(exit, Some(stage)),
             Self::NotReady { .. } => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
             Self::WrongFirstLine { .. } => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines count as logs".into(),
             Self::BadHandshake { .. } => r#"print `{"openwhisk":1}`, or `{"openwhisk":1,"context":true}` to get whole activations, or `{"openwhisk":2,"concurrency":8}`; a log line with a member `openwhisk` belongs on stderr"#.into(),
@@ -127,16 +127,16 @@ impl fmt::Display for Version {
 }
 
 impl Stage {
-    fn sentence(&self, ending: &Ending) -> String {
-        let tail = quoted(": ", &ending.tail);
+    fn sentence(&self, exit: &ExitReport) -> String {
+        let tail = quoted(": ", &exit.stderr_tail);
         match self {
-            Self::BeforeReady => format!("{ending}, before it was ready{tail}"),
+            Self::BeforeReady => format!("{exit}, before it was ready{tail}"),
             Self::AfterLine { line } => format!(
-                "{ending}, before it was ready; its first line was not a handshake: {}{}",
+                "{exit}, before it was ready; its first line was not a handshake: {}{}",
                 excerpt(line.as_bytes()),
-                quoted("; the end of its stderr: ", &ending.tail)
+                quoted("; the end of its stderr: ", &exit.stderr_tail)
             ),
-            Self::ChannelClosed => format!("closed its result channel before it was ready, and {ending}{tail}"),
+            Self::ChannelClosed => format!("closed its result channel before it was ready, and {exit}{tail}"),
         }
     }
 }

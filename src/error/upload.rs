@@ -13,17 +13,17 @@ use crate::text::{excerpt, listing, millis};
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
 pub enum UploadError {
-    /// It cannot work, which was seen without starting it: all that was found, the worst first.
-    /// Without a path it is the code as it was uploaded.
+    /// Inspection shows that it cannot work: all defects, the worst first. Without a path it is the code as it
+    /// was uploaded.
     #[error("{}: {}", unusable(.path.as_deref()), clauses(.defects))]
-    Unfit { path: Option<PathBuf>, defects: Vec<Defect> },
+    Unusable { path: Option<PathBuf>, defects: Vec<Defect> },
 
-    /// The compiler made no executable of it.
+    /// The compiler did not turn it into an executable.
     #[error("the compiler `{}` {problem}{}", .compiler.display(), quoted(": ", .tail))]
     Compile {
         compiler: PathBuf,
         #[source]
-        problem: BadCompile,
+        problem: CompileFailure,
         tail: String,
     },
 
@@ -37,29 +37,29 @@ pub enum UploadError {
 
     /// The archive has no `exec` at its root.
     #[error("the archive has no file `exec` at its root{instead}; it contains {}", listing(.holds, *.more))]
-    ArchiveWithoutExec { instead: Instead, holds: Vec<String>, more: usize },
+    ArchiveWithoutExec { instead: FoundInstead, holds: Vec<String>, more: usize },
 
-    /// The folder given on the command line has no `exec`.
+    /// The directory named on the command line has no `exec`.
     #[error("the directory `{}` has no file `exec`; it contains {}", .path.display(), listing(.holds, *.more))]
-    FolderWithoutExec { path: PathBuf, holds: Vec<String>, more: usize },
+    DirectoryWithoutExec { path: PathBuf, holds: Vec<String>, more: usize },
 
     /// An entry would land outside the action's directory.
     #[error("{}", escape(*.entry, .path, .target.as_deref()))]
     ArchiveEscapes { entry: Option<usize>, path: String, target: Option<String> },
 
-    /// An entry is neither file, folder nor link.
+    /// An entry is neither file, directory nor link.
     #[error("{} is a {kind}, not a file, directory or link: {}", numbered(*.entry), excerpt(.path.as_bytes()))]
     ArchiveEntryKind { entry: Option<usize>, path: String, kind: SpecialFile },
 
-    /// The archive unpacks, or the folder comes, to more bytes than allowed.
+    /// The archive unpacks, or the directory comes to more bytes than allowed.
     #[error("the {} to more than the {limit_bytes} bytes that are accepted", .bundle.unpacks())]
     ArchiveTooLarge { bundle: Bundle, limit_bytes: u64 },
 
-    /// The archive or folder has more entries than allowed.
+    /// The archive or directory has more entries than allowed.
     #[error("the {bundle} has more than the {limit} entries that are accepted")]
     ArchiveTooManyEntries { bundle: Bundle, limit: usize },
 
-    /// It was built for another execution environment than `OW_EXECUTION_ENV` names, or does not say for which.
+    /// `OW_EXECUTION_ENV` names another execution environment than its `exec.env`, or it has no `exec.env`.
     #[error("{}", wrong_environment(.expected, .found.as_deref()))]
     WrongEnvironment { expected: String, found: Option<String> },
 
@@ -71,7 +71,7 @@ pub enum UploadError {
         reason: io::Error,
     },
 
-    /// What the command line names cannot be read.
+    /// The action that the command line names cannot be read.
     #[error("cannot read the action `{}`: {reason}", .path.display())]
     NoSuchAction {
         path: PathBuf,
@@ -122,34 +122,34 @@ pub enum SpecialFile {
 /// What an archive has in place of a file `exec` at its root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "as for the errors")]
-pub enum Instead {
+pub enum FoundInstead {
     /// Nothing of that name.
     Nothing,
-    /// One in a folder, most often because the folder was packed and not what is in it.
-    Below { folder: String },
-    /// A folder of that name.
-    Folder,
-    /// A link to what the archive does not hold.
+    /// One in a directory, most often because the directory was packed and not its contents.
+    Below { directory: String },
+    /// A directory of that name.
+    Directory,
+    /// A link to a file that the archive does not contain.
     DeadLink { target: String },
 }
 
-/// Why a compiler made no executable.
+/// Why a compiler did not create an executable.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "as for the errors")]
-pub enum BadCompile {
+pub enum CompileFailure {
     /// The kernel refused to execute it.
     #[error("cannot be started: {0}")]
     CannotStart(#[source] io::Error),
-    /// It ended, and not with status 0.
+    /// It exited, but not with status 0.
     #[error("{}", status.map_or_else(|| "ended with an unknown status".to_owned(), |status| status.to_string()))]
     Failed { status: Option<ExitStatus> },
-    /// It did not end.
+    /// It did not finish in time.
     #[error("did not finish within {} and was stopped", millis(*.limit))]
     TooSlow { limit: Duration },
     /// It did not create a file `exec`.
     #[error("did not create a file `exec`")]
     NoExec,
-    /// The `exec` that it left is nothing that can be executed.
+    /// It created an `exec` that cannot be executed.
     #[error("created an `exec` that is neither an ELF executable nor a script")]
     NotExecutable,
 }
@@ -159,7 +159,7 @@ impl UploadError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Unfit { defects, .. } => {
+            Self::Unusable { defects, .. } => {
                 let mut hints: Vec<_> = defects.iter().map(Defect::hint).collect();
                 hints.dedup();
                 hints.join("; ")
@@ -168,7 +168,7 @@ impl UploadError {
             Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
             Self::ArchiveUnsupported { feature, .. } => feature.hint().into(),
             Self::ArchiveWithoutExec { instead, .. } => instead.hint(),
-            Self::FolderWithoutExec { .. } => "name the program `exec`, or name the program itself instead of its directory".into(),
+            Self::DirectoryWithoutExec { .. } => "name the program `exec`, or name the program itself instead of its directory".into(),
             Self::ArchiveEscapes { .. } => "make the archive inside the directory that holds `exec`, with links that stay within it; `python3 -m venv --copies` makes a Python environment with such links".into(),
             Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` to accept actions of this size".into(),
             Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` to accept actions with so many files".into(),
@@ -180,16 +180,16 @@ impl UploadError {
     }
 }
 
-impl Instead {
+impl FoundInstead {
     fn hint(&self) -> String {
         match self {
-            Self::Below { folder } => format!(
-                "pack the contents of the directory, not the directory itself: `cd {folder} && zip -r ../action.zip .`, or `tar -czf action.tar.gz -C {folder} .`"
+            Self::Below { directory } => format!(
+                "pack the contents of the directory, not the directory itself: `cd {directory} && zip -r ../action.zip .`, or `tar -czf action.tar.gz -C {directory} .`"
             ),
             Self::DeadLink { .. } => {
                 "pack the target of the link too; `zip` without `-y` packs the file in place of the link".into()
             }
-            Self::Nothing | Self::Folder => {
+            Self::Nothing | Self::Directory => {
                 "name the program `exec` and put it at the top of the archive, not in a directory: `zip action.zip exec`"
                     .into()
             }
@@ -197,12 +197,12 @@ impl Instead {
     }
 }
 
-impl fmt::Display for Instead {
+impl fmt::Display for FoundInstead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => Ok(()),
-            Self::Below { folder } => write!(f, ", but one in the directory {}", excerpt(folder.as_bytes())),
-            Self::Folder => f.write_str(", but a directory of that name"),
+            Self::Below { directory } => write!(f, ", but one in the directory {}", excerpt(directory.as_bytes())),
+            Self::Directory => f.write_str(", but a directory of that name"),
             Self::DeadLink { target } => {
                 write!(f, ", but a link to {}, which is not a file in the archive", excerpt(target.as_bytes()))
             }
@@ -269,7 +269,7 @@ impl fmt::Display for SpecialFile {
     }
 }
 
-impl BadCompile {
+impl CompileFailure {
     fn hint(&self) -> &'static str {
         match self {
             Self::CannotStart(_) => {

@@ -258,10 +258,10 @@ impl Upload {
     fn of(error: &Error) -> Option<Self> {
         match error {
             // What was placed already, and is looked at before it is started.
-            Error::Upload(UploadError::Unfit { path: Some(_), .. } | UploadError::WrongEnvironment { .. })
+            Error::Upload(UploadError::Unusable { path: Some(_), .. } | UploadError::WrongEnvironment { .. })
             | Error::Start(_) => Some(Self::Start),
             // From the command line, not by an init.
-            Error::Upload(UploadError::NoSuchAction { .. } | UploadError::FolderWithoutExec { .. }) => None,
+            Error::Upload(UploadError::NoSuchAction { .. } | UploadError::DirectoryWithoutExec { .. }) => None,
             Error::Upload(_) => Some(Self::Artifact),
             Error::Request(_) | Error::Run(_) | Error::Proxy(_) => None,
         }
@@ -297,12 +297,12 @@ fn status(error: &Error) -> StatusCode {
         },
         // What the author of the action can fix.
         Error::Upload(error) => match error {
-            UploadError::Unfit { .. }
+            UploadError::Unusable { .. }
             | UploadError::Compile { .. }
             | UploadError::ArchiveDamaged { .. }
             | UploadError::ArchiveUnsupported { .. }
             | UploadError::ArchiveWithoutExec { .. }
-            | UploadError::FolderWithoutExec { .. }
+            | UploadError::DirectoryWithoutExec { .. }
             | UploadError::ArchiveEscapes { .. }
             | UploadError::ArchiveEntryKind { .. }
             | UploadError::ArchiveTooLarge { .. }
@@ -314,7 +314,7 @@ fn status(error: &Error) -> StatusCode {
         },
         Error::Start(error) => match error {
             StartError::CannotStart { .. }
-            | StartError::EndedAtStart { .. }
+            | StartError::ExitedBeforeReady { .. }
             | StartError::NotReady { .. }
             | StartError::WrongFirstLine { .. }
             | StartError::BadHandshake { .. }
@@ -323,12 +323,12 @@ fn status(error: &Error) -> StatusCode {
         },
         Error::Run(error) => match error {
             RunError::BadAnswer { .. }
-            | RunError::Died { .. }
+            | RunError::ExitedBeforeAnswer { .. }
             | RunError::ChannelClosed { .. }
             | RunError::AnswerTooLong { .. }
             | RunError::TimeOut { .. }
             // Not 503: the platform would run it again elsewhere, and it has had its effects.
-            | RunError::Cut { .. }
+            | RunError::CutOff { .. }
             | RunError::Expired
             | RunError::CrashLoop { .. }
             | RunError::BadFrame { .. }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::activation::Object;
-use crate::error::{Awaited, Channel, Ending, Error, ProxyError, Stage, StartError, Version};
+use crate::error::{Awaited, Channel, Error, ExitReport, ProxyError, Stage, StartError, Version};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::Pipes;
@@ -75,7 +75,7 @@ pub enum Evidence {
 /// Waits until a process is ready.
 ///
 /// # Errors
-/// [`StartError::EndedAtStart`], [`StartError::NotReady`], [`StartError::NoHandshake`],
+/// [`StartError::ExitedBeforeReady`], [`StartError::NotReady`], [`StartError::NoHandshake`],
 /// [`StartError::WrongFirstLine`], [`StartError::UnsupportedVersion`]. The process is not stopped.
 pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut Logs) -> Result<Ready, Error> {
     logs.stderr.attach(pipes.stderr, b"");
@@ -306,7 +306,7 @@ impl Start<'_> {
             (Stage::BeforeReady, Some(line)) => Stage::AfterLine { line },
             (stage, _) => stage,
         };
-        Error::Start(StartError::EndedAtStart { ending: ending(self.process, logs), stage })
+        Error::Start(StartError::ExitedBeforeReady { exit: exit_report(self.process, logs), stage })
     }
 
     /// Both channels are closed: it is about to end, or has made itself a daemon.
@@ -348,13 +348,13 @@ enum Event {
 
 /// How a process ended, for a message: its exit as far as it is known now.
 #[must_use]
-pub fn ending(process: &Process, logs: &Logs) -> Ending {
+pub fn exit_report(process: &Process, logs: &Logs) -> ExitReport {
     let exit = process.exit();
-    Ending {
+    ExitReport {
         status: exit.map(|exit| exit.status),
-        lived: exit.map_or_else(|| process.started.elapsed(), |exit| exit.at - process.started),
-        tail: logs.stderr.tail().into(),
-        said: logs.stderr.kept().into(),
+        lifetime: exit.map_or_else(|| process.started.elapsed(), |exit| exit.at - process.started),
+        stderr_tail: logs.stderr.tail().into(),
+        stderr: logs.stderr.kept().into(),
         oom_kills: process.oom_kills(),
     }
 }

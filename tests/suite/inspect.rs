@@ -411,7 +411,7 @@ fn a_cut_or_damaged_binary_is_refused() {
     let short = bench.write("short", &whole[..whole.len() - 8]);
     works(&short, &[]);
     assert!(
-        look(&short, &[]).defects.iter().any(|defect| defect.severity() == Severity::Doubt),
+        look(&short, &[]).defects.iter().any(|defect| defect.severity() == Severity::Warning),
         "{:?}",
         look(&short, &[])
     );
@@ -846,7 +846,7 @@ fn an_interpreter_line_is_as_long_as_the_kernel_reads() {
         }
     }
     let script = bench.write("script", format!("#!/bin/sh {}\n{greet}", "x".repeat(300)));
-    assert!(look(&script, &[]).defects.iter().all(|defect| defect.severity() == Severity::Doubt));
+    assert!(look(&script, &[]).defects.iter().all(|defect| defect.severity() == Severity::Warning));
 }
 
 /// Whether `execve` itself takes a file, without a C library that helps: Python's is the bare call.

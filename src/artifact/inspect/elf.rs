@@ -181,7 +181,7 @@ pub(super) fn inspect(path: &Path, host: &Path, target: &TargetSystem) -> Inspec
         inspection.defects.push(Defect::EndsEarly);
     }
     if let Some(is) = elf.no_program() {
-        inspection.defects.push(Defect::NoProgram { is });
+        inspection.defects.push(Defect::NotProgram { is });
         return inspection;
     }
     if let Some(system) = elf.other_system() {

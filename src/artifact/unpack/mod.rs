@@ -44,7 +44,7 @@ use rustix::fs::FileType;
 use tar::EntryType;
 use zip::{CompressionMethod, ZipArchive};
 
-use crate::error::{Bundle, Error, Instead, ProxyError, SpecialFile, Unsupported, UploadError};
+use crate::error::{Bundle, Error, FoundInstead, ProxyError, SpecialFile, Unsupported, UploadError};
 use crate::text::excerpt;
 
 use crate::artifact::inspect::{Defect, Foreign, Kind as FileKind};
@@ -336,7 +336,7 @@ fn no_tar(bytes: &[u8]) -> Error {
     // What can be decompressed of it is enough.
     let _ = GzDecoder::new(bytes).take(HEAD_BYTES as u64).read_to_end(&mut head);
     let inside = FileKind::of(&head).in_words();
-    Error::Upload(UploadError::Unfit { path: None, defects: vec![Defect::NoTar { inside }] })
+    Error::Upload(UploadError::Unusable { path: None, defects: vec![Defect::NotTar { inside }] })
 }
 
 fn tar_kind(of: EntryType, name: &[u8]) -> Kind {
@@ -756,16 +756,16 @@ impl<'a> Tree<'a> {
             .collect();
         leaves.sort();
         if leaves.iter().any(|(_, _, path)| path == b"META-INF/MANIFEST.MF") {
-            return Error::Upload(UploadError::Unfit { path: None, defects: vec![Defect::Foreign(Foreign::Jar)] });
+            return Error::Upload(UploadError::Unusable { path: None, defects: vec![Defect::Foreign(Foreign::Jar)] });
         }
         let instead = match self.child(ROOT, b"exec").map(|node| &self.nodes[node].is) {
-            Some(Is::Folder(_)) => Instead::Folder,
-            Some(Is::Link { target, .. }) => Instead::DeadLink { target: lossy(target) },
+            Some(Is::Folder(_)) => FoundInstead::Directory,
+            Some(Is::Link { target, .. }) => FoundInstead::DeadLink { target: lossy(target) },
             Some(Is::File) | None => match leaves.first() {
                 Some((false, _, path)) if path.ends_with(b"/exec") => {
-                    Instead::Below { folder: lossy(&path[..path.len() - b"/exec".len()]) }
+                    FoundInstead::Below { directory: lossy(&path[..path.len() - b"/exec".len()]) }
                 }
-                _ => Instead::Nothing,
+                _ => FoundInstead::Nothing,
             },
         };
         let more = leaves.len().saturating_sub(LISTED);
