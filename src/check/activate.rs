@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::activation::Activation;
-use crate::error::{BadAnswer, Channel, Error, RunError};
+use crate::error::{BadAnswer, Error, RunError};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
 use crate::protocol::line::Fill;
 use crate::protocol::pipe_loop::NoAnswer;
-use crate::protocol::{Protocol, answer, detect, single_shot};
+use crate::protocol::{Protocol, answer, handshake, single_shot};
 
 use super::finding::{self, Finding};
 use super::report::Name;
@@ -148,7 +148,7 @@ impl CheckRun<'_> {
             return Failure::Silence { after, meanwhile: "it was still at work then" };
         }
         let programs = orphans::programs(process.pid);
-        let on_descriptor_3 = conversation.channel() == Channel::Descriptor3;
+        let on_descriptor_3 = conversation.channel() == ResultChannel::Descriptor3;
         self.hear().await;
         let is_answer = |line: &&[u8]| answer::check(line.trim_ascii().to_vec().into()).is_ok();
         let on_stdout = self.log_capture.stdout.lines().find(is_answer).map(<[u8]>::to_vec);
@@ -191,7 +191,7 @@ impl CheckRun<'_> {
             if let Some(line) = on_stdout {
                 return Failure::NoHandshake { line };
             }
-            if let Some(line) = self.log_capture.stdout.lines().find(|line| detect::is_handshake(line)) {
+            if let Some(line) = self.log_capture.stdout.lines().find(|line| handshake::is_handshake(line)) {
                 return Failure::Finding(Finding::NotFlushed {
                     what: "handshake",
                     when: AT_THE_END.into(),

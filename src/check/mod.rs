@@ -34,7 +34,7 @@ use serde_json::Value;
 
 use crate::activation::Answer;
 use crate::config::{ActionSettings, Inspect};
-use crate::error::{BadAnswer, Channel, Error, ProxyError, RunError, StartError, UploadError};
+use crate::error::{BadAnswer, Error, ProxyError, RunError, StartError, UploadError};
 use crate::logs::{self, Logs, Sentinels};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
@@ -114,7 +114,7 @@ pub struct CheckRun<'a> {
     /// Frames of version 2 that are nobody's, of all processes.
     misfits: Vec<(FrameFault, Bytes)>,
     /// Where answers come from.
-    channel: Channel,
+    channel: ResultChannel,
     /// Every number that the process of version 2 that runs was sent.
     given: BTreeSet<u64>,
     /// How activations went that were alone in flight.
@@ -197,7 +197,7 @@ impl<'a> CheckRun<'a> {
             running: None,
             strays: Vec::new(),
             misfits: Vec::new(),
-            channel: Channel::Descriptor3,
+            channel: ResultChannel::Descriptor3,
             given: BTreeSet::new(),
             alone: Baseline::default(),
             one_each: false,
@@ -355,7 +355,7 @@ impl<'a> CheckRun<'a> {
         self.report.init = Some(took);
         let running = self.running.as_ref().expect("it was started");
         self.channel = running.conversation.channel();
-        self.report.protocol = Some(running.conversation.name());
+        self.report.protocol = Some(running.conversation.protocol().name());
         self.report.told_by = Some(match evidence {
             Evidence::Handshake(_) => "handshake",
             Evidence::Acknowledgement => "acknowledgement",
@@ -458,7 +458,7 @@ impl<'a> CheckRun<'a> {
 
     /// Kills what is left of a process and takes its last words.
     async fn bury(&mut self, process: &Process) {
-        self.log_capture.during(stop::kill(process)).await;
+        self.log_capture.during(stop::kill_and_reap(process)).await;
         self.logs.detach();
         self.hear().await;
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{ExitReport, JsonType, exit_report, quoted};
+use crate::process::spawn::ResultChannel;
 use crate::text::{excerpt, millis};
 
 /// Why an activation has no result.
@@ -21,7 +22,7 @@ pub enum RunError {
 
     /// The action closed its result channel and kept running.
     #[error("the action closed {channel} before it answered but kept running; it was stopped")]
-    ChannelClosed { channel: Channel },
+    ChannelClosed { channel: ResultChannel },
 
     /// The answer exceeds its limit.
     #[error("the action's answer is too long: at most {limit_bytes} bytes are accepted; the action was stopped")]
@@ -93,15 +94,6 @@ pub enum BadAnswer {
     Unterminated { line: String },
 }
 
-/// Where an action writes its answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Channel {
-    /// Standard output.
-    Stdout,
-    /// Descriptor 3.
-    Descriptor3,
-}
-
 /// Which limit ended an activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeLimit {
@@ -161,15 +153,6 @@ impl RunError {
             Self::BadAnswer { problem, exit: Some(exit) } => Some(format!("{problem}; it {exit}")),
             _ => None,
         }
-    }
-}
-
-impl fmt::Display for Channel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Stdout => "stdout",
-            Self::Descriptor3 => "descriptor 3",
-        })
     }
 }
 

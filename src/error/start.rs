@@ -5,7 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Channel, ExitReport, exit_report, quoted};
+use super::{ExitReport, exit_report, quoted};
+use crate::process::spawn::ResultChannel;
 use crate::text::{excerpt, millis};
 
 /// Why the action does not become ready.
@@ -33,7 +34,7 @@ pub enum StartError {
         "the action's first line on {channel} is not its handshake: expected `{expected}`, got {}",
         excerpt(.line.as_bytes())
     )]
-    WrongFirstLine { expected: &'static str, line: String, channel: Channel },
+    WrongFirstLine { expected: &'static str, line: String, channel: ResultChannel },
 
     /// A member of its handshake has a type or value that cannot be used.
     #[error("`{member}` of the action's handshake must be {expected}, got {found}: {}", excerpt(.line.as_bytes()))]

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
-use crate::error::{BadAnswer, Channel, Error, ExitReport, RunError, TimeLimit};
+use crate::error::{BadAnswer, Error, ExitReport, RunError, TimeLimit};
 use crate::logs::{Logs, Sentinels};
 use crate::memory_budget::MemoryBudget;
 use crate::process::spawn::ResultChannel;
@@ -339,7 +339,7 @@ impl Worker {
         if let Err(error @ (Error::Run(RunError::TimeOut { .. }) | Error::Run(RunError::CutOff { .. }))) = &outcome {
             // The conversation was left in the middle: nobody could tell whose the next line is.
             if let Some(running) = self.running.take() {
-                stop::kill(&running.process).await;
+                stop::kill_and_reap(&running.process).await;
                 self.pool.backoff().stopped(error.to_string());
             }
             logs.detach();
@@ -452,14 +452,14 @@ impl Worker {
                 let process = guard.release();
                 tracing::info!(
                     pid = process.pid.as_raw_nonzero().get(),
-                    protocol = conversation.name(),
+                    protocol = conversation.protocol().name(),
                     ?evidence,
                     "ready"
                 );
                 Ok(Running { process, conversation, silent: false })
             }
             Err(error) => {
-                stop::kill(guard.process()).await;
+                stop::kill_and_reap(guard.process()).await;
                 logs.detach();
                 Err(error)
             }
@@ -485,7 +485,7 @@ impl Worker {
     /// Kills what is left of a process and its group, and takes its last words.
     async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
         let Running { process, conversation, .. } = running;
-        stop::kill(&process).await;
+        stop::kill_and_reap(&process).await;
         drop(conversation);
         logs.detach();
         process
@@ -499,7 +499,7 @@ impl Worker {
         if let Conversation::Multiplex(multiplex) = &mut conversation {
             // Its frame is told half of the grace, as its input's end is.
             tokio::select! {
-                () = multiplex.say_stop(grace / 2) => {}
+                () = multiplex.send_stop(grace / 2) => {}
                 _ = phase.wait_for(|phase| *phase == Phase::Killing) => {}
                 () = logs.pump() => unreachable!("a pump never ends"),
             }
@@ -510,7 +510,7 @@ impl Worker {
             () = stop::stop(&process, grace) => {}
             () = async {
                 let _ = phase.wait_for(|phase| *phase == Phase::Killing).await;
-            } => stop::kill(&process).await,
+            } => stop::kill_and_reap(&process).await,
             () = logs.pump() => unreachable!("a pump never ends"),
         }
         logs.detach();
@@ -540,16 +540,16 @@ async fn pause(left: Duration, logs: &mut Logs) {
 
 /// A process left in the middle of an activation: waits for its end, kills what is left of it and
 /// says why.
-pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: Channel, logs: &mut Logs) -> Error {
+pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: ResultChannel, logs: &mut Logs) -> Error {
     let ended = wait_for_end(process).await;
-    stop::kill(process).await;
+    stop::kill_and_reap(process).await;
     logs.detach();
     without_answer(ended.then(|| exit_report(process, logs)), &partial, channel)
 }
 
 /// Why a process gives no answer: how it ended, and in the middle of which line; or it lives on, and has
 /// closed its channel.
-pub(super) fn without_answer(exit: Option<ExitReport>, partial: &[u8], channel: Channel) -> Error {
+pub(super) fn without_answer(exit: Option<ExitReport>, partial: &[u8], channel: ResultChannel) -> Error {
     let Some(exit) = exit else { return Error::Run(RunError::ChannelClosed { channel }) };
     if partial.is_empty() {
         return Error::Run(RunError::ExitedBeforeAnswer { exit });
