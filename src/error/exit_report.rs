@@ -58,7 +58,7 @@ impl fmt::Display for ExitReport {
 #[must_use]
 pub(super) fn hint(exit: &ExitReport, stage: Option<&Stage>) -> Option<String> {
     if exit.is_success() {
-        return Some(of_success(exit, stage));
+        return Some(hint_for_success(exit, stage));
     }
     if exit.oom_kills > 0 {
         return Some(
@@ -66,11 +66,11 @@ pub(super) fn hint(exit: &ExitReport, stage: Option<&Stage>) -> Option<String> {
                 .into(),
         );
     }
-    of_output(&exit.stderr).or_else(|| of_status(exit.status?))
+    hint_from_output(&exit.stderr).or_else(|| hint_from_status(exit.status?))
 }
 
 /// It exited with status 0.
-fn of_success(exit: &ExitReport, stage: Option<&Stage>) -> String {
+fn hint_for_success(exit: &ExitReport, stage: Option<&Stage>) -> String {
     match stage {
         Some(Stage::BeforeReady) if exit.stderr_tail.is_empty() => {
             "it printed nothing and did not wait for input: an action reads a line of JSON on stdin, answers it with a line, and goes on until its input ends; for a program that handles one activation and exits, set `PIPELOOP_PROTOCOL=0`".into()
@@ -83,19 +83,19 @@ fn of_success(exit: &ExitReport, stage: Option<&Stage>) -> String {
 }
 
 /// The usual last lines of loaders, shells and interpreters.
-fn of_output(said: &str) -> Option<String> {
-    let has = |words: &str| said.contains(words);
+fn hint_from_output(output: &str) -> Option<String> {
+    let has = |text: &str| output.contains(text);
     // glibc's loader, then musl's.
-    if let Some(library) = between(said, "error while loading shared libraries: ", ":")
+    if let Some(library) = between(output, "error while loading shared libraries: ", ":")
         .filter(|_| has("cannot open shared object file"))
-        .or_else(|| between(said, "Error loading shared library ", ":"))
+        .or_else(|| between(output, "Error loading shared library ", ":"))
     {
         return Some(format!(
             "the loader did not find the shared library {}: install it in the image, pack it beside `exec` and link with `-Wl,-rpath,'$ORIGIN'`, or link statically",
             excerpt(library.as_bytes())
         ));
     }
-    if let Some(version) = between(said, "version `", "' not found") {
+    if let Some(version) = between(output, "version `", "' not found") {
         return Some(format!(
             "it was built with a newer library than the image has, one with {}: build it in the image that it will run in, or statically",
             excerpt(version.as_bytes())
@@ -109,50 +109,51 @@ fn of_output(said: &str) -> Option<String> {
             "something that it starts is not an executable for this machine: rebuild it, or give it a `#!` line".into(),
         );
     }
-    if let Some(module) = between(said, "No module named '", "'").or_else(|| between(said, "Cannot find module '", "'"))
+    if let Some(module) =
+        between(output, "No module named '", "'").or_else(|| between(output, "Cannot find module '", "'"))
     {
         return Some(format!(
             "the module {} is neither in the image nor in the archive: pack it beside `exec`",
             excerpt(module.as_bytes())
         ));
     }
-    if let Some(command) = missing_command(said) {
+    if let Some(command) = missing_command(output) {
         return Some(format!(
             "the program {} is not in the image, or not on `PATH`: put it there, or upload a static executable that does without",
             excerpt(command.as_bytes())
         ));
     }
     let memory = ["MemoryError", "out of memory", "OutOfMemoryError", "bad_alloc", "Cannot allocate memory"];
-    if memory.iter().any(|words| has(words)) {
+    if memory.iter().any(|text| has(text)) {
         return Some("it could not get more memory: raise the memory limit of the action, or let it use less".into());
     }
     if has("Illegal instruction") {
-        return of_status(ExitStatus::Signalled(4));
+        return hint_from_status(ExitStatus::Signalled(4));
     }
     None
 }
 
 /// The name in `exec: 3: jq: not found`, `line 2: jq: command not found` and
 /// `env: 'jq': No such file or directory`.
-fn missing_command(said: &str) -> Option<&str> {
-    for words in [": command not found", ": not found", ": inaccessible or not found"] {
-        if let Some((before, _)) = said.split_once(words) {
+fn missing_command(output: &str) -> Option<&str> {
+    for marker in [": command not found", ": not found", ": inaccessible or not found"] {
+        if let Some((before, _)) = output.split_once(marker) {
             return before.lines().last()?.rsplit(": ").next().map(str::trim).filter(|name| !name.is_empty());
         }
     }
     let quotes = ['\'', '\u{2018}', '\u{2019}'];
-    let (_, after) = said.split_once("env: ")?;
+    let (_, after) = output.split_once("env: ")?;
     let (name, _) = after.split_once(": No such file or directory")?;
     let name = name.strip_prefix("can't execute ").unwrap_or(name);
     Some(name.trim_matches(quotes))
 }
 
-fn of_status(status: ExitStatus) -> Option<String> {
+fn hint_from_status(status: ExitStatus) -> Option<String> {
     let status = match status {
         // A shell exits like this when a signal ended its command.
-        ExitStatus::Exited(code) if code > 128 && of_signal(code - 128).is_some() => {
+        ExitStatus::Exited(code) if code > 128 && hint_from_signal(code - 128).is_some() => {
             let signal = ExitStatus::Signalled(code - 128);
-            return of_status(signal)
+            return hint_from_status(signal)
                 .map(|hint| format!("a shell exits with {code} when its command {signal}; {hint}"));
         }
         other => other,
@@ -161,11 +162,11 @@ fn of_status(status: ExitStatus) -> Option<String> {
         ExitStatus::Exited(126) => Some("a shell exits with 126 when it finds a program but cannot execute it: make it executable, and check that it is built for this machine".into()),
         ExitStatus::Exited(127) => Some("a shell exits with 127 when it cannot find a program: put the interpreter into the image, or upload a static executable; the loader exits with 127 too when a shared library is missing".into()),
         ExitStatus::Exited(_) => None,
-        ExitStatus::Signalled(signal) => of_signal(signal).map(Into::into),
+        ExitStatus::Signalled(signal) => hint_from_signal(signal).map(Into::into),
     }
 }
 
-fn of_signal(signal: i32) -> Option<&'static str> {
+fn hint_from_signal(signal: i32) -> Option<&'static str> {
     Some(match signal {
         4 => {
             "signal 4 means an instruction that this processor does not have: the program was built for a newer one; build without `-march=native` and `target-cpu=native`"

@@ -261,9 +261,11 @@ impl Upload {
             Error::Upload(UploadError::Unusable { path: Some(_), .. } | UploadError::WrongEnvironment { .. })
             | Error::Start(_) => Some(Self::Start),
             // From the command line, not by an init.
-            Error::Upload(UploadError::NoSuchAction { .. } | UploadError::DirectoryWithoutExec { .. }) => None,
+            Error::Upload(UploadError::NoSuchAction { .. } | UploadError::DirectoryWithoutExec { .. })
+            | Error::Request(_)
+            | Error::Run(_)
+            | Error::Proxy(_) => None,
             Error::Upload(_) => Some(Self::Artifact),
-            Error::Request(_) | Error::Run(_) | Error::Proxy(_) => None,
         }
     }
 }

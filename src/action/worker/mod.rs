@@ -336,7 +336,7 @@ impl Worker {
             }
         };
         let outcome = outcome.unwrap_or_else(|| Err(Error::Run(RunError::TimeOut { limit, after: begun.elapsed() })));
-        if let Err(error @ (Error::Run(RunError::TimeOut { .. }) | Error::Run(RunError::CutOff { .. }))) = &outcome {
+        if let Err(error @ Error::Run(RunError::TimeOut { .. } | RunError::CutOff { .. })) = &outcome {
             // The conversation was left in the middle: nobody could tell whose the next line is.
             if let Some(running) = self.running.take() {
                 stop::kill_and_reap(&running.process).await;
