@@ -88,7 +88,7 @@ fn exit_status(error: &Error) -> u8 {
         Error::Upload(error) => match error {
             UploadError::NoSuchAction { .. } => 127,
             UploadError::Compile { .. } => 126,
-            UploadError::Unusable { defects, .. } => defects.first().map_or(126, Defect::exit_status),
+            UploadError::Unusable { defects, .. } => defects.first().map_or(126, defect_exit_status),
             UploadError::ArchiveDamaged { .. }
             | UploadError::ArchiveUnsupported { .. }
             | UploadError::ArchiveWithoutExec { .. }
@@ -128,6 +128,46 @@ fn exit_status(error: &Error) -> u8 {
             ProxyError::BadSetting { .. } => 2,
             ProxyError::ShuttingDown | ProxyError::CannotListen { .. } | ProxyError::System { .. } => 1,
         },
+    }
+}
+
+/// The exit status that a shell would have: 127 for what `env` or the loader cannot find, 126 for what the kernel
+/// refuses.
+fn defect_exit_status(defect: &Defect) -> u8 {
+    match defect {
+        Defect::NotOnPath { .. }
+        | Defect::NoLibraries { .. }
+        | Defect::OldProcessor { .. }
+        | Defect::EnvWords { .. } => 127,
+        Defect::Interpreter { defect, .. } => defect_exit_status(defect),
+        Defect::Empty
+        | Defect::Unrecognised { .. }
+        | Defect::Source { .. }
+        | Defect::Foreign(_)
+        | Defect::NotTar { .. }
+        | Defect::Encoded { .. }
+        | Defect::ByteOrderMark
+        | Defect::Archive { .. }
+        | Defect::NotExecutable { .. }
+        | Defect::NoExecMount { .. }
+        | Defect::Unreadable { .. }
+        | Defect::WrongMachine { .. }
+        | Defect::OtherSystem { .. }
+        | Defect::NotProgram { .. }
+        | Defect::Damaged { .. }
+        | Defect::NoLoader { .. }
+        | Defect::BadLoader { .. }
+        | Defect::NoVersions { .. }
+        | Defect::BadLibrary { .. }
+        | Defect::NoInterpreterNamed
+        | Defect::NoInterpreter { .. }
+        | Defect::CarriageReturn { .. }
+        | Defect::LineTooLong { .. }
+        | Defect::NestedTooDeep { .. }
+        | Defect::EndsEarly
+        | Defect::RelativeInterpreter { .. }
+        | Defect::CarriageReturnInArgument { .. }
+        | Defect::ArgumentCut { .. } => 126,
     }
 }
 

@@ -10,51 +10,91 @@ use super::ArchiveFormat;
 use crate::text::{excerpt, listing};
 
 /// One thing that is wrong with a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the fields are the facts that the clause of each cause is made of")]
 pub enum Defect {
     // What it is.
     /// Empty, or only white space.
+    #[error("it is empty")]
     Empty,
+
     /// Data of no known format.
+    #[error("it is not an executable, script or archive, but {seen}")]
     Unrecognised { seen: String },
+
     /// Source text that has to be interpreted or compiled.
+    #[error("it is {}; its first line is {first_line}", source(*.language))]
     Source { language: Option<Language>, first_line: String },
+
     /// A known format that Linux does not execute.
+    #[error("it is {0}")]
     Foreign(Foreign),
+
     /// A gzip file of something other than a tar archive.
+    #[error("it is a gzip file that does not contain a tar archive, but {inside}")]
     NotTar { inside: String },
+
     /// Base64 text that was not decoded.
+    #[error("it is base64 text, encoded once too often; it decodes to {inside}")]
     Encoded { inside: String },
+
     /// A byte-order mark before `#!`.
+    #[error("a byte-order mark (ef bb bf) precedes its `#!` and hides it from the kernel")]
     ByteOrderMark,
+
     /// An archive in place of a program.
+    #[error("it is a {format} archive, but the program itself is expected")]
     Archive { format: ArchiveFormat },
 
     // The file.
     /// It may not be executed.
+    #[error("it is not executable: its mode is {mode:o}")]
     NotExecutable { mode: u32 },
+
     /// Its file system is mounted `noexec`.
+    #[error("`{}` is mounted `noexec`: nothing in it can be executed", .directory.display())]
     NoExecMount { directory: PathBuf },
+
     /// It cannot be read, or is not a file.
+    #[error("it cannot be read: {reason}")]
     Unreadable { reason: String },
 
     // ELF.
     /// It is built for another machine.
+    #[error("it is built for {built}, {host} {here}")]
     WrongMachine { built: String, host: Host, here: String },
+
     /// It is built for another system.
+    #[error("it is built for {system}, this system is Linux")]
     OtherSystem { system: &'static str },
+
     /// It is an ELF file but not a program.
+    #[error("it is {is}, not a program")]
     NotProgram { is: NonProgram },
+
     /// Its headers contradict each other, or it is cut off.
+    #[error("it is damaged or incomplete: {reason}")]
     Damaged { reason: String },
+
     /// The loader that it names is missing.
+    #[error("{}its loader `{}` is missing", libc_mismatch(*.needs, *.here), .loader.display())]
     NoLoader { loader: PathBuf, needs: Option<Libc>, here: Option<Libc> },
+
     /// The loader that it names cannot be used.
+    #[error("its loader `{}` cannot be used: {reason}", .loader.display())]
     BadLoader { loader: PathBuf, reason: String },
+
     /// Shared libraries are missing.
+    #[error("it needs {}", missing_libraries(.missing))]
     NoLibraries { missing: Vec<MissingLibrary>, searched: Vec<PathBuf> },
+
     /// A shared library is too old.
+    #[error("{} {} of {}, but the library here is older (`{}` {})",
+        needing(.needed_by.as_deref()),
+        listing(.missing, 0),
+        excerpt(.library.as_bytes()),
+        .path.display(),
+        newest_version(.newest.as_deref()))]
     NoVersions {
         library: String,
         path: PathBuf,
@@ -62,37 +102,71 @@ pub enum Defect {
         needed_by: Option<String>,
         newest: Option<String>,
     },
+
     /// A shared library is damaged.
+    #[error("the shared library `{}`{} cannot be loaded: {reason}", .path.display(), dependent(.needed_by.as_deref()))]
     BadLibrary { path: PathBuf, needed_by: Option<String>, reason: String },
+
     /// It, or a library, is built for a newer processor: levels of x86-64.
+    #[error("{} for newer processors: it needs {}, this one is {}",
+        built(.needed_by.as_deref()),
+        x86_name(*.needed),
+        x86_name(*.here))]
     OldProcessor { needed: u8, here: u8, needed_by: Option<String> },
 
     // Scripts.
     /// Its `#!` line names nothing.
+    #[error("its `#!` line names no interpreter")]
     NoInterpreterNamed,
+
     /// Its interpreter does not exist.
+    #[error("its interpreter {} does not exist", quoted(.interpreter))]
     NoInterpreter { interpreter: PathBuf },
+
     /// `env` cannot find its interpreter on `PATH`.
+    #[error("`env` cannot find its interpreter {}: {}", excerpt(.command.as_bytes()), searched(.path.as_deref()))]
     NotOnPath { command: String, path: Option<String> },
+
     /// A carriage return is part of its interpreter's name.
+    #[error("its first line ends with CR LF, as on Windows, and the kernel takes the CR as part of the interpreter's name: {}",
+        excerpt(.line.as_bytes()))]
     CarriageReturn { line: String },
+
     /// Its `#!` line is longer than the kernel reads.
+    #[error("its `#!` line is too long: the kernel reads at most {limit} bytes, and the interpreter's name is longer")]
     LineTooLong { limit: usize },
+
     /// Its interpreter is a script whose interpreter is a script, nested deeper than the kernel follows.
+    #[error("its interpreter is a script whose interpreter is a script, nested deeper than the kernel follows: {}",
+        paths(.chain))]
     NestedTooDeep { chain: Vec<PathBuf> },
+
     /// `env` gets several words as one.
+    #[error("`env` gets the rest of the `#!` line as one argument and looks for a program of that name: {}",
+        excerpt(.words.as_bytes()))]
     EnvWords { words: String },
+
     /// Its interpreter cannot be started.
+    #[error("its interpreter {} {}: {defect}", quoted(.interpreter), interpreter_failure(.defect))]
     Interpreter { interpreter: PathBuf, defect: Box<Defect> },
 
     // Warnings.
     /// It ends before its section headers.
+    #[error("it may be truncated: it ends before its section headers, which are not needed to run it")]
     EndsEarly,
+
     /// Its interpreter is a relative path, resolved from the directory in which the script is started.
+    #[error("its interpreter {} is a relative path, resolved from the directory in which the script is started",
+        quoted(.interpreter))]
     RelativeInterpreter { interpreter: PathBuf },
+
     /// A carriage return is part of the interpreter's argument.
+    #[error("its first line ends with CR LF, as on Windows, and the interpreter gets the CR as part of its argument: {}",
+        excerpt(.argument.as_bytes()))]
     CarriageReturnInArgument { argument: String },
+
     /// The kernel cuts the interpreter's argument, which is too long.
+    #[error("its `#!` line is too long: the kernel reads {limit} bytes and cuts off the rest of the argument")]
     ArgumentCut { limit: usize },
 }
 
@@ -162,19 +236,6 @@ impl Defect {
         }
     }
 
-    /// The exit status that a shell would have: 127 for what is not found by `env` or the loader,
-    /// 126 for what the kernel refuses.
-    #[must_use]
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            Self::NotOnPath { .. } | Self::NoLibraries { .. } | Self::OldProcessor { .. } | Self::EnvWords { .. } => {
-                127
-            }
-            Self::Interpreter { defect, .. } => defect.exit_status(),
-            _ => 126,
-        }
-    }
-
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> String {
@@ -230,168 +291,6 @@ impl Defect {
 /// What an upload can be.
 pub(crate) const ACCEPTED: &str =
     "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root";
-
-impl fmt::Display for Defect {
-    #[allow(clippy::too_many_lines)] // One line a cause: splitting it would hide the catalogue.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => f.write_str("it is empty"),
-            Self::Unrecognised { seen } => write!(f, "it is not an executable, script or archive, but {seen}"),
-            Self::Source { language: Some(language), first_line } => match language.interpreter_line() {
-                Some(_) => write!(
-                    f,
-                    "it is {language} source text without a `#!` line that names its interpreter; its first line is {first_line}"
-                ),
-                None => write!(
-                    f,
-                    "it is {language} source text, which has to be compiled first; its first line is {first_line}"
-                ),
-            },
-            Self::Source { language: None, first_line } => {
-                write!(f, "it is text without a `#!` line that names its interpreter; its first line is {first_line}")
-            }
-            Self::Foreign(foreign) => write!(f, "it is {foreign}"),
-            Self::OldProcessor { needed, here, needed_by } => {
-                match needed_by {
-                    None => f.write_str("it is built for newer processors")?,
-                    Some(library) => {
-                        write!(f, "its library {} is built for newer processors", excerpt(library.as_bytes()))?;
-                    }
-                }
-                write!(f, ": it needs {}, this one is {}", x86_name(*needed), x86_name(*here))
-            }
-            Self::NotTar { inside } => write!(f, "it is a gzip file that does not contain a tar archive, but {inside}"),
-            Self::Archive { format } => write!(f, "it is a {format} archive, but the program itself is expected"),
-            Self::Encoded { inside } => write!(f, "it is base64 text, encoded once too often; it decodes to {inside}"),
-            Self::ByteOrderMark => {
-                f.write_str("a byte-order mark (ef bb bf) precedes its `#!` and hides it from the kernel")
-            }
-            Self::NotExecutable { mode } => write!(f, "it is not executable: its mode is {mode:o}"),
-            Self::NoExecMount { directory } => {
-                write!(f, "`{}` is mounted `noexec`: nothing in it can be executed", directory.display())
-            }
-            Self::Unreadable { reason } => write!(f, "it cannot be read: {reason}"),
-            Self::WrongMachine { built, host, here } => write!(f, "it is built for {built}, {host} {here}"),
-            Self::OtherSystem { system } => write!(f, "it is built for {system}, this system is Linux"),
-            Self::NotProgram { is } => write!(f, "it is {is}, not a program"),
-            Self::EndsEarly => {
-                f.write_str("it may be truncated: it ends before its section headers, which are not needed to run it")
-            }
-            Self::Damaged { reason } => write!(f, "it is damaged or incomplete: {reason}"),
-            Self::NoLoader { loader, needs, here } => match (needs, here) {
-                (Some(needs), Some(here)) if needs != here => {
-                    write!(
-                        f,
-                        "it is built for {needs} and this image has {here}: its loader `{}` is missing",
-                        loader.display()
-                    )
-                }
-                (Some(needs), None) => {
-                    write!(
-                        f,
-                        "it is built for {needs} and this image has no C library: its loader `{}` is missing",
-                        loader.display()
-                    )
-                }
-                _ => write!(f, "its loader `{}` is missing", loader.display()),
-            },
-            Self::BadLoader { loader, reason } => {
-                write!(f, "its loader `{}` cannot be used: {reason}", loader.display())
-            }
-            Self::NoLibraries { missing, .. } => {
-                match missing.len() {
-                    1 => f.write_str("it needs a shared library that is missing: ")?,
-                    count => write!(f, "it needs {count} shared libraries that are missing: ")?,
-                }
-                let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
-                f.write_str(&names.join(", "))
-            }
-            Self::NoVersions { library, path, missing, needed_by, newest } => {
-                match needed_by {
-                    None => f.write_str("it needs ")?,
-                    Some(by) => write!(f, "its library {} needs ", excerpt(by.as_bytes()))?,
-                }
-                write!(
-                    f,
-                    "{} of {}, but the library here is older (`{}`",
-                    listing(missing, 0),
-                    excerpt(library.as_bytes()),
-                    path.display()
-                )?;
-                match newest {
-                    Some(newest) => write!(f, " goes up to {})", excerpt(newest.as_bytes())),
-                    None => f.write_str(" has no such versions)"),
-                }
-            }
-            Self::BadLibrary { path, needed_by, reason } => {
-                write!(f, "the shared library `{}`", path.display())?;
-                if let Some(by) = needed_by {
-                    write!(f, " (needed by {})", excerpt(by.as_bytes()))?;
-                }
-                write!(f, " cannot be loaded: {reason}")
-            }
-            Self::NoInterpreterNamed => f.write_str("its `#!` line names no interpreter"),
-            Self::NoInterpreter { interpreter } => {
-                write!(f, "its interpreter {} does not exist", quoted(interpreter))
-            }
-            Self::NotOnPath { command, path } => {
-                write!(f, "`env` cannot find its interpreter {}: ", excerpt(command.as_bytes()))?;
-                match path {
-                    Some(path) => write!(f, "it is in no directory of `PATH`, {}", excerpt(path.as_bytes())),
-                    None => f.write_str("`PATH` is not set, and it is neither in `/bin` nor in `/usr/bin`"),
-                }
-            }
-            Self::CarriageReturn { line } => write!(
-                f,
-                "its first line ends with CR LF, as on Windows, and the kernel takes the CR as part of the interpreter's name: {}",
-                excerpt(line.as_bytes())
-            ),
-            Self::LineTooLong { limit } => {
-                write!(
-                    f,
-                    "its `#!` line is too long: the kernel reads at most {limit} bytes, and the interpreter's name is longer"
-                )
-            }
-            Self::NestedTooDeep { chain } => {
-                let chain: Vec<_> = chain.iter().map(|path| path.display().to_string()).collect();
-                write!(
-                    f,
-                    "its interpreter is a script whose interpreter is a script, nested deeper than the kernel follows: {}",
-                    listing(&chain, 0)
-                )
-            }
-            Self::EnvWords { words } => write!(
-                f,
-                "`env` gets the rest of the `#!` line as one argument and looks for a program of that name: {}",
-                excerpt(words.as_bytes())
-            ),
-            Self::Interpreter { interpreter, defect } => match &**defect {
-                Self::Interpreter { .. } | Self::NoInterpreter { .. } | Self::NotOnPath { .. } => {
-                    write!(f, "its interpreter {} is a script that cannot be started: {defect}", quoted(interpreter))
-                }
-                _ => write!(f, "its interpreter {} cannot be started: {defect}", quoted(interpreter)),
-            },
-            Self::RelativeInterpreter { interpreter } => {
-                write!(
-                    f,
-                    "its interpreter {} is a relative path, resolved from the directory in which the script is started",
-                    quoted(interpreter)
-                )
-            }
-            Self::CarriageReturnInArgument { argument } => write!(
-                f,
-                "its first line ends with CR LF, as on Windows, and the interpreter gets the CR as part of its argument: {}",
-                excerpt(argument.as_bytes())
-            ),
-            Self::ArgumentCut { limit } => {
-                write!(
-                    f,
-                    "its `#!` line is too long: the kernel reads {limit} bytes and cuts off the rest of the argument"
-                )
-            }
-        }
-    }
-}
 
 impl fmt::Display for MissingLibrary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -464,6 +363,71 @@ impl fmt::Display for Libc {
             Self::UClibc => "uClibc",
             Self::Bionic => "Android",
         })
+    }
+}
+
+fn source(language: Option<Language>) -> String {
+    match language {
+        Some(language) if language.interpreter_line().is_some() => {
+            format!("{language} source text without a `#!` line that names its interpreter")
+        }
+        Some(language) => format!("{language} source text, which has to be compiled first"),
+        None => "text without a `#!` line that names its interpreter".into(),
+    }
+}
+
+fn libc_mismatch(needs: Option<Libc>, here: Option<Libc>) -> String {
+    match (needs, here) {
+        (Some(needs), Some(here)) if needs != here => format!("it is built for {needs} and this image has {here}: "),
+        (Some(needs), None) => format!("it is built for {needs} and this image has no C library: "),
+        _ => String::new(),
+    }
+}
+
+fn missing_libraries(missing: &[MissingLibrary]) -> String {
+    let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
+    let names = names.join(", ");
+    match missing.len() {
+        1 => format!("a shared library that is missing: {names}"),
+        count => format!("{count} shared libraries that are missing: {names}"),
+    }
+}
+
+fn needing(library: Option<&str>) -> String {
+    library.map_or_else(|| "it needs".into(), |library| format!("its library {} needs", excerpt(library.as_bytes())))
+}
+
+fn built(library: Option<&str>) -> String {
+    library
+        .map_or_else(|| "it is built".into(), |library| format!("its library {} is built", excerpt(library.as_bytes())))
+}
+
+fn newest_version(newest: Option<&str>) -> String {
+    newest.map_or_else(|| "has no such versions".into(), |newest| format!("goes up to {}", excerpt(newest.as_bytes())))
+}
+
+fn dependent(library: Option<&str>) -> String {
+    library.map_or_else(String::new, |library| format!(" (needed by {})", excerpt(library.as_bytes())))
+}
+
+fn searched(path: Option<&str>) -> String {
+    path.map_or_else(
+        || "`PATH` is not set, and it is neither in `/bin` nor in `/usr/bin`".into(),
+        |path| format!("it is in no directory of `PATH`, {}", excerpt(path.as_bytes())),
+    )
+}
+
+fn paths(chain: &[PathBuf]) -> String {
+    let chain: Vec<_> = chain.iter().map(|path| path.display().to_string()).collect();
+    listing(&chain, 0)
+}
+
+fn interpreter_failure(defect: &Defect) -> &'static str {
+    match defect {
+        Defect::Interpreter { .. } | Defect::NoInterpreter { .. } | Defect::NotOnPath { .. } => {
+            "is a script that cannot be started"
+        }
+        _ => "cannot be started",
     }
 }
 
