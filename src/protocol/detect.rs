@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Ending, Error, ProxyError, Stage, StartError};
+use crate::error::{Awaited, Error, ExitReport, ProxyError, Stage, StartError, Version};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::{Pipes, ResultChannel};
@@ -69,7 +69,7 @@ pub enum Evidence {
 /// Waits until a process is ready.
 ///
 /// # Errors
-/// [`StartError::EndedAtStart`], [`StartError::NotReady`], [`StartError::NoHandshake`],
+/// [`StartError::ExitedBeforeReady`], [`StartError::NotReady`], [`StartError::NoHandshake`],
 /// [`StartError::WrongFirstLine`], [`StartError::UnsupportedVersion`]. The process is not stopped.
 pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut Logs) -> Result<Ready, Error> {
     logs.stderr.attach(pipes.stderr, b"");
@@ -295,7 +295,7 @@ impl Detection<'_> {
             (Stage::BeforeReady, Some(line)) => Stage::AfterLine { line },
             (stage, _) => stage,
         };
-        Error::Start(StartError::EndedAtStart { ending: ending(self.process, logs), stage })
+        Error::Start(StartError::ExitedBeforeReady { exit: exit_report(self.process, logs), stage })
     }
 
     /// The error for a process that closed both channels: it is about to exit, or has become a daemon.
@@ -309,21 +309,20 @@ impl Detection<'_> {
     fn timed_out(&self, logs: &Logs) -> Error {
         let limit = self.rules.init_timeout;
         match self.rules.protocol {
-            protocol @ (Protocol::PipeLoop | Protocol::Streams) if self.waiting_for_input => {
-                Error::Start(StartError::NoHandshake { protocol: protocol.name() })
+            Protocol::PipeLoop if self.waiting_for_input => {
+                Error::Start(StartError::NoHandshake { version: Version::V1 })
+            }
+            Protocol::Streams if self.waiting_for_input => {
+                Error::Start(StartError::NoHandshake { version: Version::V2 })
             }
             protocol => Error::Start(StartError::NotReady {
                 limit,
                 awaited: match protocol {
-                    Protocol::PipeLoop => r#"has not sent its handshake `{"openwhisk":1}` on stdout"#,
-                    Protocol::Streams => r#"has not sent its handshake `{"openwhisk":2}` on stdout"#,
-                    Protocol::Auto if self.rules.wait_for_ack => {
-                        "has neither sent a handshake nor acknowledged with `{\"ok\":true}` on descriptor 3"
-                    }
-                    Protocol::ActionLoop if self.rules.wait_for_ack => {
-                        r#"has not acknowledged with `{"ok":true}` on descriptor 3"#
-                    }
-                    _ => "neither sent a handshake nor waits for input",
+                    Protocol::PipeLoop => Awaited::Handshake(Version::V1),
+                    Protocol::Streams => Awaited::Handshake(Version::V2),
+                    Protocol::Auto if self.rules.wait_for_ack => Awaited::HandshakeOrAcknowledgement,
+                    Protocol::ActionLoop if self.rules.wait_for_ack => Awaited::Acknowledgement,
+                    _ => Awaited::HandshakeOrInput,
                 },
                 tail: logs.stderr.tail(),
             }),
@@ -357,13 +356,13 @@ enum Wakeup {
 
 /// How a process ended, for a message: its exit as far as it is known.
 #[must_use]
-pub fn ending(process: &Process, logs: &Logs) -> Ending {
+pub fn exit_report(process: &Process, logs: &Logs) -> ExitReport {
     let exit = process.exit();
-    Ending {
+    ExitReport {
         status: exit.map(|exit| exit.status),
-        lived: exit.map_or_else(|| process.started.elapsed(), |exit| exit.at - process.started),
-        tail: logs.stderr.tail().into(),
-        said: logs.stderr.kept().into(),
+        lifetime: exit.map_or_else(|| process.started.elapsed(), |exit| exit.at - process.started),
+        stderr_tail: logs.stderr.tail().into(),
+        stderr: logs.stderr.kept().into(),
         oom_kills: process.oom_kills(),
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn required_handshake(protocol: Protocol) -> Option<&'static str> {
 /// The error for a line that is not the required handshake or acknowledgement.
 pub(super) fn wrong_first_line(expected: &'static str, line: &[u8], channel: ResultChannel) -> Error {
     let line = String::from_utf8_lossy(line).into_owned();
-    Error::Start(StartError::WrongFirstLine { expected, line, channel: channel.name() })
+    Error::Start(StartError::WrongFirstLine { expected, line, channel })
 }
 
 /// A handshake or an acknowledgement. Unknown members are ignored, so that later versions can add some. A
@@ -99,7 +99,7 @@ impl<'a> Handshake<'a> {
             stop: None,
             ok: None,
         };
-        for (name, raw) in Object::parse("handshake", line).ok()?.members {
+        for (name, raw) in Object::parse(line).ok()?.members {
             let known = match &*name {
                 "openwhisk" => &mut handshake.version,
                 "context" => &mut handshake.context,
