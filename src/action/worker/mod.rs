@@ -21,14 +21,14 @@ use tokio::time::Instant;
 
 use crate::artifact::Artifact;
 use crate::artifact::inspect::{self, TargetSystem};
-use crate::error::{BadAnswer, Ending, Error, RunError, TimeLimit};
+use crate::error::{BadAnswer, Error, ExitReport, RunError, TimeLimit};
 use crate::logs::{Logs, Sentinels};
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
 use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
 use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
-use crate::protocol::detect::{self, detect, ending};
+use crate::protocol::detect::{self, detect, exit_report};
 use crate::time;
 
 use super::backoff::CrashBackoff;
@@ -286,9 +286,9 @@ impl Worker {
 
     /// Handles the end of a process that had no activation.
     async fn handle_exit(&self, running: Running, logs: &mut Logs) {
-        let channel = running.conversation.channel().name();
+        let channel = running.conversation.channel();
         let process = self.kill_and_reap(running, logs).await;
-        let crash = no_answer_error(process.exit().map(|_| ending(&process, logs)), b"", channel);
+        let crash = no_answer_error(process.exit().map(|_| exit_report(&process, logs)), b"", channel);
         self.pool.backoff().record_crash(crash.to_string());
     }
 
@@ -336,7 +336,7 @@ pub(crate) fn spawn(
 ) -> Result<(KillOnDrop, Pipes), Error> {
     logs.stderr.forget_tail();
     let (process, pipes) = start(launch, channel, reaper)
-        .map_err(|reason| inspect::cannot_start(&launch.program, &TargetSystem::of(launch), &reason))?;
+        .map_err(|reason| inspect::cannot_start(&launch.program, &TargetSystem::of(launch), reason))?;
     Ok((KillOnDrop::new(process), pipes))
 }
 
@@ -353,31 +353,31 @@ async fn pause(left: Duration, logs: &mut Logs) {
 pub(crate) async fn kill_and_explain(
     process: &Process,
     partial: Vec<u8>,
-    channel: &'static str,
+    channel: ResultChannel,
     logs: &mut Logs,
 ) -> Error {
     let exited = wait_for_exit(process).await;
     stop::kill_and_reap(process).await;
     logs.detach();
-    no_answer_error(exited.then(|| ending(process, logs)), &partial, channel)
+    no_answer_error(exited.then(|| exit_report(process, logs)), &partial, channel)
 }
 
 /// Why a process gives no answer: how it ended and in the middle of which line, or that it lives on and
 /// has closed its result channel.
-pub(super) fn no_answer_error(ending: Option<Ending>, partial: &[u8], channel: &'static str) -> Error {
-    let Some(ending) = ending else { return Error::Run(RunError::ChannelClosed { channel }) };
+pub(super) fn no_answer_error(exit: Option<ExitReport>, partial: &[u8], channel: ResultChannel) -> Error {
+    let Some(exit) = exit else { return Error::Run(RunError::ChannelClosed { channel }) };
     if partial.is_empty() {
-        return Error::Run(RunError::Died { ending });
+        return Error::Run(RunError::ExitedBeforeAnswer { exit });
     }
     let line = String::from_utf8_lossy(partial).into_owned();
-    Error::Run(RunError::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) })
+    Error::Run(RunError::BadAnswer { problem: BadAnswer::Unterminated { line }, exit: Some(exit) })
 }
 
 /// The error for a bad answer of a process that ran one activation. It says how the process ended.
 pub(crate) async fn unusable_answer(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
     wait_for_exit(process).await;
     logs.stderr.drain();
-    Error::Run(RunError::BadAnswer { problem, ending: Some(ending(process, logs)) })
+    Error::Run(RunError::BadAnswer { problem, exit: Some(exit_report(process, logs)) })
 }
 
 /// Writes an error and its hint to the log, for the action's author.

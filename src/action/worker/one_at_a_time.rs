@@ -47,7 +47,7 @@ impl Worker {
             biased;
             outcome = self.attempt(&mut activation, ends, logs) => return outcome,
             () = time_is_up(limit, ends, run_timeout) => RunError::TimeOut { limit, after: begun.elapsed() },
-            _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => RunError::Cut { after: begun.elapsed() },
+            _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => RunError::CutOff { after: begun.elapsed() },
         };
         let error = Error::Run(cut_short);
         // The conversation was left in the middle, so the next line could be this activation's.
@@ -89,7 +89,7 @@ impl Worker {
                 }
                 Err(NoAnswer::Bad(problem)) => {
                     self.pool.backoff().record_answer();
-                    return Err(Error::Run(RunError::BadAnswer { problem, ending: None }));
+                    return Err(Error::Run(RunError::BadAnswer { problem, exit: None }));
                 }
                 Err(NoAnswer::Strayed) => {
                     logs.say(super::STRAYED);
@@ -98,7 +98,7 @@ impl Worker {
                 }
                 Err(NoAnswer::Gone { partial, untouched }) => {
                     let running = self.running.take().expect("it was sent the activation");
-                    let channel = running.conversation.channel().name();
+                    let channel = running.conversation.channel();
                     // The process died before it read the activation, so another process gets it. A
                     // process that was started for it and dies is an error.
                     if untouched && !fresh && wait_for_exit(&running.process).await {

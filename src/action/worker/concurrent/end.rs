@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, RunError};
 use crate::process::{Process, stop};
-use crate::protocol::detect::ending;
+use crate::protocol::detect::exit_report;
 use crate::protocol::multiplex::Taken;
 
 use super::super::super::job::Job;
@@ -41,7 +41,7 @@ impl Concurrent<'_> {
                 self.finish_all(|_| Some(error())).await;
             }
             End::Stopped => {
-                let error = |begun: Instant| Error::Run(RunError::Cut { after: begun.elapsed() });
+                let error = |begun: Instant| Error::Run(RunError::CutOff { after: begun.elapsed() });
                 self.finish_all(|activation| Some(error(activation.begun))).await;
                 for Pending { job, begun, .. } in self.pending.drain(..) {
                     let mut log = self.logs.open(None);
@@ -67,11 +67,11 @@ impl Concurrent<'_> {
             self.requeue_untouched();
         }
         self.logs.detach();
-        let ending = exited.then(|| ending(process, self.logs));
-        let channel = self.multiplex.channel().name();
+        let exit = exited.then(|| exit_report(process, self.logs));
+        let channel = self.multiplex.channel();
         // With several in flight, a partial line could belong to any of them.
         let partial = if is_only { partial } else { Vec::new() };
-        let error = || no_answer_error(ending.clone(), &partial, channel);
+        let error = || no_answer_error(exit.clone(), &partial, channel);
         let crash = error();
         self.worker.pool.backoff().record_crash(crash.detail().unwrap_or_else(|| crash.to_string()));
         self.finish_all(|_| Some(error())).await;

@@ -29,7 +29,7 @@ impl Concurrent<'_> {
                     Ended::Result(answer) => Outcome::Answer(answer),
                     Ended::Error(error) => Outcome::ActionError(error),
                     Ended::End => Outcome::End,
-                    Ended::Bad(problem) => Outcome::Error(Error::Run(RunError::BadAnswer { problem, ending: None })),
+                    Ended::Bad(problem) => Outcome::Error(Error::Run(RunError::BadAnswer { problem, exit: None })),
                 };
                 self.worker.pool.backoff().record_answer();
                 let activation = self.in_flight.swap_remove(at);

@@ -158,7 +158,7 @@ impl Worker {
             biased;
             started = self.restart(ends, logs) => return started,
             () = time_is_up(limit, ends, run_timeout) => Error::Run(RunError::TimeOut { limit, after: begun.elapsed() }),
-            _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => Error::Run(RunError::Cut { after: begun.elapsed() }),
+            _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => Error::Run(RunError::CutOff { after: begun.elapsed() }),
         };
         logs.detach();
         Err(error)
