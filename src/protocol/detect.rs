@@ -15,7 +15,7 @@ use crate::time::{self, Countdown};
 
 use super::Protocol;
 use super::conversation::Conversation;
-use super::handshake::{ACK, Handshake, Verdict, required_handshake, wrong_first_line};
+use super::handshake::{ACK, Announced, Handshake, required_handshake, wrong_first_line};
 use super::line::{Fill, LineReader, LineWriter};
 use super::link::Link;
 use super::multiplex::Multiplex;
@@ -97,6 +97,7 @@ struct Detection<'a> {
     stdout: LineReader,
     results: LineReader,
     rules: &'a Rules,
+    /// Whether the last probe found it waiting for its input.
     waiting_for_input: bool,
     /// The first line on stdout that is no handshake, for the message.
     first_line: Option<String>,
@@ -163,6 +164,7 @@ impl Detection<'_> {
     }
 
     /// Probes what the process waits for, twice where that decides.
+    #[expect(clippy::disallowed_methods, reason = "a timer would sleep ten times as long as this")]
     fn probe(&self) -> WaitState {
         let probe = || probe(self.process.pid, self.stdin.pipe());
         match probe() {
@@ -194,7 +196,7 @@ impl Detection<'_> {
         while let Some(line) = self.results.next_line() {
             match Handshake::parse(&line) {
                 Some(handshake) if protocol != Protocol::ActionLoop && handshake.version.is_some() => {
-                    return handshake.verdict(ResultChannel::Descriptor3, protocol).map(Some);
+                    return announced(&handshake, ResultChannel::Descriptor3, protocol).map(Some);
                 }
                 Some(handshake) if required_handshake(protocol).is_none() && handshake.acknowledges() => {
                     return Ok(Some(Verdict::ActionLoop(Evidence::Acknowledgement)));
@@ -225,7 +227,7 @@ impl Detection<'_> {
         while let Some(line) = self.stdout.next_line() {
             match Handshake::parse(&line) {
                 Some(handshake) if handshake.version.is_some() => {
-                    return handshake.verdict(ResultChannel::Stdout, protocol).map(Some);
+                    return announced(&handshake, ResultChannel::Stdout, protocol).map(Some);
                 }
                 _ => {
                     if let Some(expected) = required_handshake(protocol) {
@@ -257,9 +259,7 @@ impl Detection<'_> {
     /// Hands the pipes over to a conversation.
     fn conversation(self, verdict: Verdict, logs: &mut Logs) -> Ready {
         let (evidence, channel) = match verdict {
-            Verdict::Version1 { channel, .. } | Verdict::Version2 { channel, .. } => {
-                (Evidence::Handshake(channel), channel)
-            }
+            Verdict::Handshake { channel, .. } => (Evidence::Handshake(channel), channel),
             Verdict::ActionLoop(evidence) => (evidence, ResultChannel::Descriptor3),
         };
         let results = match channel {
@@ -273,9 +273,13 @@ impl Detection<'_> {
         };
         let link = Link::new(self.stdin, results, channel);
         let conversation = match verdict {
-            Verdict::Version1 { payload, .. } => Conversation::PipeLoop(PipeLoop::new(link, payload)),
+            Verdict::Handshake { announced: Announced::Version1(payload), .. } => {
+                Conversation::PipeLoop(PipeLoop::new(link, payload))
+            }
+            Verdict::Handshake { announced: Announced::Version2(promises), .. } => {
+                Conversation::Multiplex(Multiplex::new(link, promises))
+            }
             Verdict::ActionLoop(_) => Conversation::PipeLoop(PipeLoop::new(link, Payload::Activation)),
-            Verdict::Version2 { promises, .. } => Conversation::Multiplex(Multiplex::new(link, promises)),
         };
         Ready { conversation, evidence }
     }
@@ -324,6 +328,20 @@ impl Detection<'_> {
             }),
         }
     }
+}
+
+/// What the evidence says about the process's protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// The process announced its protocol.
+    Handshake { channel: ResultChannel, announced: Announced },
+    /// It speaks the actionloop dialect.
+    ActionLoop(Evidence),
+}
+
+/// The verdict of a handshake.
+fn announced(handshake: &Handshake<'_>, channel: ResultChannel, protocol: Protocol) -> Result<Verdict, Error> {
+    Ok(Verdict::Handshake { channel, announced: handshake.announced(channel, protocol)? })
 }
 
 /// Why detection goes on.
