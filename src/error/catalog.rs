@@ -98,7 +98,7 @@ fn parse_section(section: &'static str) -> Option<Entry> {
         code,
         title: title.trim(),
         says: item("Says")?,
-        means: item("Capacity")?,
+        means: item("Means")?,
         to_get_it: item("To get it")?,
         cure: item("Cure")?,
     })

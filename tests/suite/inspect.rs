@@ -1040,7 +1040,7 @@ fn known_formats_are_named_with_their_cure() {
 #[test]
 fn base64_of_base64_is_decoded_and_recognised() {
     let encode = |bytes: &[u8]| base64_simd::STANDARD.encode_to_string(bytes);
-    let script = encode(b"#!/bin/sh\necho hello, target\n");
+    let script = encode(b"#!/bin/sh\necho hello, world\n");
     upload_refused(
         script.as_bytes(),
         &["it is base64 text, encoded once too often; inside is a script", "encode it once"],
