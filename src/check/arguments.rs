@@ -20,7 +20,7 @@ const REPLACED: [&str; 3] = ["Zo?", "Zo\u{fffd}", "Zo\\"];
 const LONE_SURROGATE: &str = "Zo\\udcc3";
 
 /// How many are sent in a row.
-pub(super) const IN_A_ROW: usize = 10;
+pub(super) const SEQUENCE_LENGTH: usize = 10;
 /// How much the large arguments hold.
 const LARGE_BYTES: usize = 1024 * 1024;
 /// How deep the nested ones are.
@@ -36,7 +36,7 @@ impl Arguments {
         }
     }
 
-    pub(super) fn plain(&self) -> Value {
+    pub(super) fn base(&self) -> Value {
         self.base.clone()
     }
 
@@ -96,45 +96,45 @@ fn mark(number: usize) -> String {
 
 /// What an answer shows of the text that was sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum Echo {
     /// It stands in the answer as it was sent.
     Intact,
     /// Nothing of it, so that nothing can be said.
-    Nothing,
+    Absent,
     /// It was changed, in these words.
     Mangled(&'static str),
 }
 
 /// What became of [`UNICODE`] in an answer, which is valid JSON in UTF-8.
-pub(super) fn unicode_in(answer: &[u8]) -> Seen {
+pub(super) fn unicode_echo(answer: &[u8]) -> Echo {
     let text = String::from_utf8_lossy(answer).to_lowercase();
     if text.contains(LONE_SURROGATE.to_lowercase().as_str()) {
-        return Seen::Mangled("the input was read as single bytes, and the answer holds what is no character");
+        return Echo::Mangled("the input was read as single bytes, and the answer holds what is no character");
     }
     // Escapes are as good as the characters themselves.
-    let Ok(decoded) = serde_json::from_slice::<Value>(answer) else { return Seen::Nothing };
+    let Ok(decoded) = serde_json::from_slice::<Value>(answer) else { return Echo::Absent };
     let decoded = texts_of(&decoded);
     let holds = |part: &str| decoded.iter().any(|text| text.contains(part));
     if holds(UNICODE) {
-        Seen::Intact
+        Echo::Intact
     } else if holds(LATIN_1) {
-        Seen::Mangled("UTF-8 was read as Latin-1, or encoded twice")
+        Echo::Mangled("UTF-8 was read as Latin-1, or encoded twice")
     } else if REPLACED.iter().any(|replaced| holds(replaced)) {
-        Seen::Mangled("characters were replaced")
+        Echo::Mangled("characters were replaced")
     } else {
-        Seen::Nothing
+        Echo::Absent
     }
 }
 
 /// Whether an answer holds the text of one of several, and no other's.
-pub(super) fn mark_in(answer: &[u8], number: usize) -> Seen {
+pub(super) fn mark_echo(answer: &[u8], number: usize) -> Echo {
     let text = String::from_utf8_lossy(answer);
     if text.contains(&mark(number)) {
-        Seen::Intact
-    } else if (0..IN_A_ROW).any(|other| text.contains(&mark(other))) {
-        Seen::Mangled("it holds the arguments of another activation")
+        Echo::Intact
+    } else if (0..SEQUENCE_LENGTH).any(|other| text.contains(&mark(other))) {
+        Echo::Mangled("it holds the arguments of another activation")
     } else {
-        Seen::Nothing
+        Echo::Absent
     }
 }
 
@@ -154,17 +154,17 @@ mod tests {
 
     #[test]
     fn an_answer_shows_what_became_of_unicode() {
-        let seen = |answer: &str| unicode_in(answer.as_bytes());
-        assert_eq!(seen(&json!({ "a": [format!("Hello, {UNICODE}!")] }).to_string()), Seen::Intact);
+        let seen = |answer: &str| unicode_echo(answer.as_bytes());
+        assert_eq!(seen(&json!({ "a": [format!("Hello, {UNICODE}!")] }).to_string()), Echo::Intact);
         assert_eq!(
             seen(r#"{"a":"Zo\u00eb, \u65e5\u672c\u8a9e, \u0395\u03bb\u03bb\u03ac\u03b4\u03b1 \ud83d\ude00"}"#),
-            Seen::Intact
+            Echo::Intact
         );
-        assert_eq!(seen(r#"{"n":7}"#), Seen::Nothing);
+        assert_eq!(seen(r#"{"n":7}"#), Echo::Absent);
         for mangled in
             [r#"{"a":"ZoÃ«, æ"}"#, r#"{"a":"Zo??, ???"}"#, "{\"a\":\"Zo\u{fffd}\"}", r#"{"a":"Zo\udcc3\udcab"}"#]
         {
-            assert!(matches!(seen(mangled), Seen::Mangled(_)), "{mangled}");
+            assert!(matches!(seen(mangled), Echo::Mangled(_)), "{mangled}");
         }
     }
 
@@ -174,15 +174,15 @@ mod tests {
         assert_eq!(mine.unicode(), json!({"name": "Ann", "pipeloop_check": UNICODE}));
         let list = Arguments::new(Some(json!([1])));
         assert_eq!(list.numbered(3), json!([1, {"pipeloop_check": "number-03"}]));
-        assert_eq!(Arguments::new(None).plain(), json!({"name": "Mike"}));
+        assert_eq!(Arguments::new(None).base(), json!({"name": "Mike"}));
         assert!(Arguments::new(None).large().to_string().len() > LARGE_BYTES);
     }
 
     #[test]
     fn each_of_several_is_told_apart() {
         let answer = |number: usize| json!({ "a": mark(number) }).to_string();
-        assert_eq!(mark_in(answer(3).as_bytes(), 3), Seen::Intact);
-        assert!(matches!(mark_in(answer(2).as_bytes(), 3), Seen::Mangled(_)));
-        assert_eq!(mark_in(b"{}", 3), Seen::Nothing);
+        assert_eq!(mark_echo(answer(3).as_bytes(), 3), Echo::Intact);
+        assert!(matches!(mark_echo(answer(2).as_bytes(), 3), Echo::Mangled(_)));
+        assert_eq!(mark_echo(b"{}", 3), Echo::Absent);
     }
 }

@@ -11,13 +11,13 @@ use super::report::{Check, Name};
 use super::{CheckRun, Running};
 
 /// How long what an action started may take to end after it.
-const AFTERMATH: Duration = Duration::from_millis(500);
-const AFTERMATH_STEP: Duration = Duration::from_millis(10);
+const ORPHAN_GRACE: Duration = Duration::from_millis(500);
+const ORPHAN_POLL: Duration = Duration::from_millis(10);
 
 impl CheckRun<'_> {
-    pub(super) async fn ends_at_end_of_input(&mut self) {
-        if let Err(trouble) = self.ensure_running().await {
-            return self.fail(Name::EndOfFile, &trouble);
+    pub(super) async fn check_end_of_input(&mut self) {
+        if let Err(failure) = self.ensure_running().await {
+            return self.fail(Name::EndOfFile, &failure);
         }
         let Running { guard, conversation } = self.running.take().expect("it runs");
         // Its result channel stays open, so that a last flush is no error.
@@ -32,12 +32,12 @@ impl CheckRun<'_> {
         if ended.is_some() {
             self.judge_orphans().await;
         }
-        self.bury(guard.process()).await;
+        self.kill_and_reap(guard.process()).await;
     }
 
-    pub(super) async fn ends_on_sigterm(&mut self) {
-        if let Err(trouble) = self.ensure_running().await {
-            return self.fail(Name::Terminate, &trouble);
+    pub(super) async fn check_sigterm(&mut self) {
+        if let Err(failure) = self.ensure_running().await {
+            return self.fail(Name::Terminate, &failure);
         }
         let Running { guard, conversation: _conversation } = self.running.take().expect("it runs");
         stop::terminate_group(guard.process());
@@ -55,7 +55,7 @@ impl CheckRun<'_> {
                 self.settle(Check::passed(Name::Descendants, "no process lives on after it"));
             }
         }
-        self.bury(guard.process()).await;
+        self.kill_and_reap(guard.process()).await;
     }
 
     pub(super) fn end_of_file(&self, ended: Option<ExitStatus>) -> Finding {
@@ -64,7 +64,7 @@ impl CheckRun<'_> {
 
     /// Waits for the end of a process, for as long as one that is stopped has.
     pub(super) async fn wait_for_exit(&mut self, process: &Process) -> (Option<Exit>, Duration) {
-        let begun = Instant::now();
+        let started = Instant::now();
         let within = self.plan.settings.stop_grace.0 / 2;
         let exit = async {
             tokio::select! {
@@ -72,15 +72,15 @@ impl CheckRun<'_> {
                 () = self.logs.pump() => unreachable!("a pump never ends"),
             }
         };
-        (self.log_capture.during(exit).await, begun.elapsed())
+        (self.log_capture.during(exit).await, started.elapsed())
     }
 
     /// Looks for processes that outlive an action that has ended, and ends them.
     pub(super) async fn judge_orphans(&mut self) {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut left = orphans::orphans();
-        while !left.is_empty() && begun.elapsed() < AFTERMATH {
-            tokio::time::sleep(AFTERMATH_STEP).await;
+        while !left.is_empty() && started.elapsed() < ORPHAN_GRACE {
+            tokio::time::sleep(ORPHAN_POLL).await;
             left = orphans::orphans();
         }
         if left.is_empty() {
@@ -90,16 +90,16 @@ impl CheckRun<'_> {
             let check = self.failure(Name::Descendants, Finding::LeftBehind { orphans: left.clone() });
             self.settle(check);
         }
-        end_all(left).await;
+        kill_all(left).await;
     }
 }
 
 /// Kills processes, and those that are orphans then.
-pub(super) async fn end_all(mut left: Vec<Orphan>) {
-    let begun = Instant::now();
-    while !left.is_empty() && begun.elapsed() < AFTERMATH {
+pub(super) async fn kill_all(mut left: Vec<Orphan>) {
+    let started = Instant::now();
+    while !left.is_empty() && started.elapsed() < ORPHAN_GRACE {
         orphans::kill(&left);
-        tokio::time::sleep(AFTERMATH_STEP).await;
+        tokio::time::sleep(ORPHAN_POLL).await;
         left = orphans::orphans();
     }
 }

@@ -41,11 +41,11 @@ pub enum FrameFault {
     /// It has no number, and several may be in flight.
     NoId,
     /// Its number was never given; this one was the last.
-    Unknown { given: Option<u64> },
+    UnknownId { last_sent: Option<u64> },
     /// It comes behind the last frame of its activation.
-    Behind { id: Option<u64> },
+    AfterEnd { id: Option<u64> },
     /// It is an activation's, and holds what was sent with another.
-    Foreign { id: u64 },
+    MixedUp { id: u64 },
 }
 
 /// What a handshake of version 2 promises.
@@ -90,25 +90,25 @@ impl fmt::Display for Finding {
                 write!(f, "it did not end within {} after SIGTERM, and was killed", millis(*within))
             }
             Self::LeftBehind { orphans } => {
-                let names: Vec<_> = orphans.iter().take(MAX_NAMED).map(|survivor| survivor.name.clone()).collect();
+                let names: Vec<_> = orphans.iter().take(MAX_NAMED).map(|orphan| orphan.name.clone()).collect();
                 let more = orphans.len() - names.len();
                 write!(f, "processes live on after it has ended: {}", listing(&names, more))
             }
             Self::Frame { fault, line } => {
                 match fault {
                     FrameFault::NoId => f.write_str("a frame has no `id`, and several may be in flight")?,
-                    FrameFault::Unknown { given: Some(given) } => {
+                    FrameFault::UnknownId { last_sent: Some(last_sent) } => {
                         write!(
                             f,
-                            "a frame has an `id` that is no activation's in flight; {given} was the last that was sent"
+                            "a frame has an `id` that is no activation's in flight; {last_sent} was the last that was sent"
                         )?;
                     }
-                    FrameFault::Unknown { given: None } => f.write_str("a frame came before any activation")?,
-                    FrameFault::Behind { id: Some(id) } => {
+                    FrameFault::UnknownId { last_sent: None } => f.write_str("a frame came before any activation")?,
+                    FrameFault::AfterEnd { id: Some(id) } => {
                         write!(f, "a frame for activation {id} came behind its last one")?;
                     }
-                    FrameFault::Behind { id: None } => f.write_str("a frame came while nothing was in flight")?,
-                    FrameFault::Foreign { id } => {
+                    FrameFault::AfterEnd { id: None } => f.write_str("a frame came while nothing was in flight")?,
+                    FrameFault::MixedUp { id } => {
                         write!(f, "a frame for activation {id} holds the arguments of another")?;
                     }
                 }
@@ -144,9 +144,9 @@ impl Finding {
             Self::Terminate { .. } => "do not ignore SIGTERM; a handler has to end the program".into(),
             Self::LeftBehind { .. } => "wait for child processes before the program ends, and start no daemons: on a platform they would live on beside the next activation".into(),
             Self::Frame { fault: FrameFault::NoId, .. } => r#"copy the number of the `run` frame into every frame, `chunk` and `log` too: `{"id":7,"result":{}}`; or leave `concurrency` out of the handshake"#.into(),
-            Self::Frame { fault: FrameFault::Unknown { .. }, .. } => "send the number back as it came: a whole number of up to 64 bits, neither a text nor a float, and none of its own".into(),
-            Self::Frame { fault: FrameFault::Behind { .. }, .. } => "end each activation with exactly one of `result`, `error` and `end`, and write nothing for it after that, also when a `cancel` comes late".into(),
-            Self::Frame { fault: FrameFault::Foreign { .. }, .. } => "keep the number and the arguments of an activation together, in variables of its own thread or task: what is global, or a variable of the reading loop, is another's by then".into(),
+            Self::Frame { fault: FrameFault::UnknownId { .. }, .. } => "send the number back as it came: a whole number of up to 64 bits, neither a text nor a float, and none of its own".into(),
+            Self::Frame { fault: FrameFault::AfterEnd { .. }, .. } => "end each activation with exactly one of `result`, `error` and `end`, and write nothing for it after that, also when a `cancel` comes late".into(),
+            Self::Frame { fault: FrameFault::MixedUp { .. }, .. } => "keep the number and the arguments of an activation together, in variables of its own thread or task: what is global, or a variable of the reading loop, is another's by then".into(),
             Self::Promise { promise: Promise::Concurrency(_), .. } => "start a thread, task or process for each `run` frame and go on reading; or promise less with `concurrency`, and `PIPELOOP_WORKERS` starts several processes".into(),
             Self::Promise { promise: Promise::Cancel, .. } => "go on reading while activations are at work, and end the one that a `cancel` names, with `error` or `end`; ignore numbers that have ended; or leave `cancel` out of the handshake".into(),
             Self::Promise { promise: Promise::Pause, .. } => "write nothing for a number between its `pause` and its `resume` (or `cancel`), and go on then; ignore numbers that have ended; or leave `pause` out of the handshake".into(),

@@ -20,9 +20,9 @@ pub(super) struct LogCapture {
 #[derive(Debug)]
 pub(super) struct Stream {
     pipe: AsyncFd<OwnedFd>,
-    heard: Vec<u8>,
+    captured: Vec<u8>,
     /// How much of it has been told already.
-    told: usize,
+    reported: usize,
 }
 
 /// The most that is kept of a stream. What is beyond the last so many bytes is forgotten.
@@ -36,7 +36,7 @@ impl LogCapture {
         let system = |reason| Error::Proxy(ProxyError::System { doing: "make a pipe for the action's log", reason });
         let (out, stdout) = pipe().map_err(system)?;
         let (err, stderr) = pipe().map_err(system)?;
-        let stream = |pipe| Ok(Stream { pipe: watch(pipe).map_err(system)?, heard: Vec::new(), told: 0 });
+        let stream = |pipe| Ok(Stream { pipe: watch(pipe).map_err(system)?, captured: Vec::new(), reported: 0 });
         let log_capture = Self { stdout: stream(out)?, stderr: stream(err)? };
         Ok((log_capture, Sink::new(stdout), Sink::new(stderr)))
     }
@@ -50,8 +50,8 @@ impl LogCapture {
                 self.stderr.read();
                 done
             }
-            () = self.stdout.listen() => unreachable!("a stream is heard for ever"),
-            () = self.stderr.listen() => unreachable!("a stream is heard for ever"),
+            () = self.stdout.read_forever() => unreachable!("a stream is heard for ever"),
+            () = self.stderr.read_forever() => unreachable!("a stream is heard for ever"),
         }
     }
 
@@ -63,11 +63,11 @@ impl LogCapture {
     }
 
     /// Forgets what was heard.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn clear(&mut self) {
         for stream in [&mut self.stdout, &mut self.stderr] {
-            let untold = stream.heard.split_off(stream.told);
-            stream.heard = untold;
-            stream.told = 0;
+            let unreported = stream.captured.split_off(stream.reported);
+            stream.captured = unreported;
+            stream.reported = 0;
         }
     }
 }
@@ -84,17 +84,17 @@ impl Stream {
 
     /// Every line that is kept.
     pub(super) fn lines(&self) -> impl Iterator<Item = &[u8]> {
-        self.heard.split(|byte| *byte == b'\n')
+        self.captured.split(|byte| *byte == b'\n')
     }
 
     fn progress(&mut self) -> Vec<u8> {
-        let progress = self.heard[self.told..].to_vec();
-        self.told = self.heard.len();
+        let progress = self.captured[self.reported..].to_vec();
+        self.reported = self.captured.len();
         progress
     }
 
     /// Listens for as long as it is polled.
-    async fn listen(&mut self) {
+    async fn read_forever(&mut self) {
         loop {
             let Ok(mut ready) = self.pipe.readable().await else { return std::future::pending().await };
             ready.clear_ready();
@@ -105,14 +105,14 @@ impl Stream {
     /// Reads what there is now.
     fn read(&mut self) {
         loop {
-            self.heard.reserve(MAX_KEPT);
-            match rustix::io::read(self.pipe.get_ref(), rustix::buffer::spare_capacity(&mut self.heard)) {
+            self.captured.reserve(MAX_KEPT);
+            match rustix::io::read(self.pipe.get_ref(), rustix::buffer::spare_capacity(&mut self.captured)) {
                 Ok(0) => return,
                 Ok(_) => {
-                    let excess = self.heard.len().saturating_sub(MAX_KEPT);
+                    let excess = self.captured.len().saturating_sub(MAX_KEPT);
                     if excess > MAX_KEPT {
-                        self.heard.drain(..excess);
-                        self.told = self.told.saturating_sub(excess);
+                        self.captured.drain(..excess);
+                        self.reported = self.reported.saturating_sub(excess);
                     }
                 }
                 Err(Errno::INTR) => {}

@@ -17,12 +17,12 @@
 mod activate;
 mod answers;
 mod arguments;
-mod dialogue;
 mod endings;
 mod finding;
 mod log_capture;
 mod report;
 mod streams;
+mod transcript;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -58,7 +58,7 @@ pub use report::{Check, Fault, Name, Report, Verdict};
 
 use answers::shown;
 use arguments::Arguments;
-use endings::end_all;
+use endings::kill_all;
 use log_capture::LogCapture;
 use streams::Baseline;
 
@@ -80,11 +80,11 @@ pub struct Plan {
     /// Arguments that suit the action: an object or array.
     pub arguments: Option<Value>,
     /// The longest for one activation.
-    pub patience: Duration,
+    pub activation_timeout: Duration,
     /// The root of an unpacked image to inspect against, in place of this machine.
     pub image_root: Option<PathBuf>,
     /// Why it is only inspected and not started, when that is so.
-    pub stays_down: Option<&'static str>,
+    pub not_started: Option<&'static str>,
 }
 
 /// What there is to tell while an action is checked.
@@ -103,9 +103,9 @@ pub struct CheckRun<'a> {
     reaper: Reaper,
     logs: Logs,
     log_capture: LogCapture,
-    tell: Box<dyn FnMut(Progress<'_>) + 'a>,
+    report_progress: Box<dyn FnMut(Progress<'_>) + 'a>,
     /// Settled before its turn.
-    early: Vec<Check>,
+    settled_early: Vec<Check>,
     report: Report,
     artifact: Option<Artifact>,
     launch: Launch,
@@ -113,15 +113,15 @@ pub struct CheckRun<'a> {
     /// Lines beside answers, of all processes.
     strays: Vec<Vec<u8>>,
     /// Frames of version 2 that are nobody's, of all processes.
-    misfits: Vec<(FrameFault, Bytes)>,
+    unexpected: Vec<(FrameFault, Bytes)>,
     /// Where answers come from.
     channel: &'static str,
     /// Every number that the process of version 2 that runs was sent.
-    given: BTreeSet<u64>,
+    sent_ids: BTreeSet<u64>,
     /// How activations went that were alone in flight.
-    alone: Baseline,
+    baseline: Baseline,
     /// A process answers once only, so that each activation gets a new one.
-    one_each: bool,
+    one_activation_each: bool,
     /// A process of version 0 that lived on after its answer.
     lingered: bool,
 }
@@ -168,7 +168,7 @@ impl<'a> CheckRun<'a> {
     ///
     /// # Errors
     /// What the operating system refuses.
-    pub fn new(plan: Plan, reaper: Reaper, tell: impl FnMut(Progress<'_>) + 'a) -> Result<Self, Error> {
+    pub fn new(plan: Plan, reaper: Reaper, report_progress: impl FnMut(Progress<'_>) + 'a) -> Result<Self, Error> {
         orphans::adopt_orphans()
             .map_err(|reason| Error::Proxy(ProxyError::System { doing: "adopt orphans", reason }))?;
         let (log_capture, stdout, stderr) = LogCapture::new()?;
@@ -190,29 +190,29 @@ impl<'a> CheckRun<'a> {
             plan,
             reaper,
             log_capture,
-            tell: Box::new(tell),
-            early: Vec::new(),
+            report_progress: Box::new(report_progress),
+            settled_early: Vec::new(),
             report: Report::default(),
             artifact: None,
             launch,
             running: None,
             strays: Vec::new(),
-            misfits: Vec::new(),
+            unexpected: Vec::new(),
             channel: Channel::Descriptor3.name(),
-            given: BTreeSet::new(),
-            alone: Baseline::default(),
-            one_each: false,
+            sent_ids: BTreeSet::new(),
+            baseline: Baseline::default(),
+            one_activation_each: false,
             lingered: false,
         })
     }
 
     /// Goes through all checks. Leaving early leaves a process that [`CheckRun::stop`] ends.
     pub async fn run(&mut self) {
-        if self.look().await {
+        if self.open_and_inspect().await {
             if self.plan.settings.protocol == Protocol::SingleShot {
-                self.call_once_each().await;
+                self.check_single_shot().await;
             } else {
-                self.call().await;
+                self.check_kept_process().await;
             }
         }
         self.settle_rest(Verdict::NotReached, "");
@@ -231,7 +231,7 @@ impl<'a> CheckRun<'a> {
             self.log_capture.during(stopped).await;
         }
         // What was left in the middle has been killed, and is seen to its end here.
-        end_all(orphans::orphans()).await;
+        kill_all(orphans::orphans()).await;
         if let Some(artifact) = self.artifact.take() {
             artifact.remove();
         }
@@ -244,7 +244,7 @@ impl<'a> CheckRun<'a> {
     }
 
     /// Opens and inspects it. Whether it is to be started.
-    async fn look(&mut self) -> bool {
+    async fn open_and_inspect(&mut self) -> bool {
         let artifact = match self.open().await {
             Ok(artifact) => artifact,
             Err(error) => {
@@ -265,7 +265,7 @@ impl<'a> CheckRun<'a> {
             Some(root) => TargetSystem::new(root, &artifact.directory, &[("PATH".into(), IMAGE_PATH.into())]),
         };
         let inspection = inspect(&artifact.executable, &target);
-        let fatal: Vec<_> = match self.plan.stays_down {
+        let fatal: Vec<_> = match self.plan.not_started {
             // It was asked not to decide by it. What it found is a warning.
             None if self.plan.settings.inspect == Inspect::Off => Vec::new(),
             // The kernel will tell of what is for another machine.
@@ -284,7 +284,7 @@ impl<'a> CheckRun<'a> {
         let seen = if defects.is_empty() { format!("nothing that it needs is missing {place}") } else { String::new() };
         let faults = defects.iter().map(Fault::from).collect();
         self.settle(Check { faults, ..Check::new(Name::Executable, verdict, seen) });
-        if let Some(reason) = self.plan.stays_down {
+        if let Some(reason) = self.plan.not_started {
             self.settle_rest(Verdict::NotApplicable, reason);
         }
         if !fatal.is_empty() {
@@ -292,7 +292,7 @@ impl<'a> CheckRun<'a> {
                 Some(Error::Upload(UploadError::Unfit { path: Some(self.launch.program.clone()), defects: fatal }));
             return false;
         }
-        self.plan.stays_down.is_none()
+        self.plan.not_started.is_none()
     }
 
     /// Takes it from the file system, and compiles what has to be compiled.
@@ -315,25 +315,25 @@ impl<'a> CheckRun<'a> {
     }
 
     /// The checks of a process that is kept.
-    async fn call(&mut self) {
-        if !self.introduce().await {
+    async fn check_kept_process(&mut self) {
+        if !self.start_first().await {
             return;
         }
-        if self.first().await {
-            self.second().await;
-            self.variations().await;
-            self.in_a_row().await;
-            self.keeps_its_promises().await;
+        if self.first_activation().await {
+            self.second_activation().await;
+            self.check_argument_kinds().await;
+            self.check_sequence().await;
+            self.check_promises().await;
             self.judge_channel();
         }
-        self.ends_when_it_is_told().await;
-        self.ends_at_end_of_input().await;
-        self.ends_on_sigterm().await;
+        self.check_stop().await;
+        self.check_end_of_input().await;
+        self.check_sigterm().await;
     }
 
     /// Starts it for the first time. Whether it is ready.
-    async fn introduce(&mut self) -> bool {
-        let begun = Instant::now();
+    async fn start_first(&mut self) -> bool {
+        let started = Instant::now();
         let evidence = match self.start().await {
             Ok(evidence) => evidence,
             Err(error) => {
@@ -352,7 +352,7 @@ impl<'a> CheckRun<'a> {
                 return false;
             }
         };
-        let took = begun.elapsed();
+        let took = started.elapsed();
         self.report.init = Some(took);
         let running = self.running.as_ref().expect("it was started");
         self.channel = running.conversation.channel_name();
@@ -364,12 +364,12 @@ impl<'a> CheckRun<'a> {
             Evidence::Grace => "grace",
         });
         self.settle(Check::passed(Name::Starts, "ready").took(took));
-        self.note_promises();
+        self.skip_unpromised();
         true
     }
 
     /// Which protocol it speaks and how that was told, for a reader.
-    fn protocol_in_words(&self) -> String {
+    fn describe_protocol(&self) -> String {
         let told = match self.report.told_by {
             Some("handshake") => format!("told by its handshake on {}", self.channel),
             Some("acknowledgement") => "told by its acknowledgement on descriptor 3".into(),
@@ -383,8 +383,8 @@ impl<'a> CheckRun<'a> {
     }
 
     /// The checks of version 0, which has a process for each activation.
-    async fn call_once_each(&mut self) {
-        self.one_each = true;
+    async fn check_single_shot(&mut self) {
+        self.one_activation_each = true;
         (self.report.protocol, self.report.told_by) = (Some("0"), Some("setting"));
         let apart = |name, why: &str| Check::new(name, Verdict::NotApplicable, why);
         self.settle(apart(Name::Starts, "a process is started for each activation"));
@@ -396,19 +396,19 @@ impl<'a> CheckRun<'a> {
         for name in Name::OF_VERSION_2 {
             self.settle(apart(name, "not in version 0"));
         }
-        let arguments = self.arguments.plain();
+        let arguments = self.arguments.base();
         match self.activate(Name::Answers, &arguments).await {
             Ok(Answered { answer, took }) => {
                 self.settle(Check::passed(Name::Answers, shown(&answer)).took(took));
                 self.settle(Check::passed(Name::Framing, "an object or array on the last line"));
             }
-            Err(trouble) => {
-                let bad = matches!(&trouble, Failure::Error(Error::Run(RunError::BadAnswer { problem, .. })) if *problem != BadAnswer::Nothing);
-                return self.fail(if bad { Name::Framing } else { Name::Answers }, &trouble);
+            Err(failure) => {
+                let bad = matches!(&failure, Failure::Error(Error::Run(RunError::BadAnswer { problem, .. })) if *problem != BadAnswer::Nothing);
+                return self.fail(if bad { Name::Framing } else { Name::Answers }, &failure);
             }
         }
-        self.variations().await;
-        self.in_a_row().await;
+        self.check_argument_kinds().await;
+        self.check_sequence().await;
         let check = if self.lingered {
             self.failure(Name::EndOfFile, self.end_of_file(None))
         } else {
@@ -424,7 +424,7 @@ impl<'a> CheckRun<'a> {
     /// Starts a process if none runs that is alive.
     async fn ensure_running(&mut self) -> Result<(), Failure> {
         if let Some(running) = self.running.take_if(|running| running.guard.process().exit().is_some()) {
-            self.bury(running.guard.process()).await;
+            self.kill_and_reap(running.guard.process()).await;
         }
         if self.running.is_none() {
             self.start().await.map_err(Failure::Error)?;
@@ -442,7 +442,7 @@ impl<'a> CheckRun<'a> {
             start_grace: settings.start_grace.0,
         };
         let (guard, pipes) = spawn(&self.launch, ResultChannel::Descriptor3, &self.reaper, &mut self.logs)?;
-        self.given.clear();
+        self.sent_ids.clear();
         let detected = self.log_capture.during(detect(guard.process(), pipes, &rules, &mut self.logs)).await;
         match detected {
             Ok(detect::Ready { mut conversation, evidence }) => {
@@ -451,39 +451,39 @@ impl<'a> CheckRun<'a> {
                 Ok(evidence)
             }
             Err(error) => {
-                self.bury(guard.process()).await;
+                self.kill_and_reap(guard.process()).await;
                 Err(error)
             }
         }
     }
 
     /// Kills what is left of a process and takes its last words.
-    async fn bury(&mut self, process: &Process) {
+    async fn kill_and_reap(&mut self, process: &Process) {
         self.log_capture.during(stop::kill(process)).await;
         self.logs.detach();
-        self.hear().await;
+        self.forward_log().await;
     }
 
     /// Hears what the action has logged by now.
-    async fn hear(&mut self) {
+    async fn forward_log(&mut self) {
         self.log_capture.during(self.logs.end_without_sentinel()).await;
         let progress = self.log_capture.progress();
         if !progress.is_empty() {
-            (self.tell)(Progress::Logged(&progress));
+            (self.report_progress)(Progress::Logged(&progress));
         }
     }
 
     /// A setting of the action may be shorter than the patience of the check.
-    fn patience(&self) -> Duration {
-        self.plan.patience.min(self.plan.settings.run_timeout.0)
+    fn activation_timeout(&self) -> Duration {
+        self.plan.activation_timeout.min(self.plan.settings.run_timeout.0)
     }
 
     fn pid(&self) -> Option<rustix::process::Pid> {
         self.running.as_ref().map(|running| running.guard.process().pid)
     }
 
-    fn fail(&mut self, name: Name, trouble: &Failure) {
-        let fault = match trouble {
+    fn fail(&mut self, name: Name, failure: &Failure) {
+        let fault = match failure {
             Failure::Error(error) => Fault::from(error),
             Failure::Finding(finding) => Fault::from(finding.clone()),
             Failure::NoHandshake { line } => Fault {
@@ -507,9 +507,9 @@ impl<'a> CheckRun<'a> {
                 cure: Some("make it faster, or give it more time with `--timeout`; arguments that suit it come with `-p` or `--input`".into()),
             },
         };
-        let elsewhere = match trouble {
+        let elsewhere = match failure {
             Failure::Finding(Finding::Stray { .. }) => Some(Name::Channel),
-            Failure::Finding(Finding::Frame { fault, .. }) if !matches!(fault, FrameFault::Foreign { .. }) => {
+            Failure::Finding(Finding::Frame { fault, .. }) if !matches!(fault, FrameFault::MixedUp { .. }) => {
                 Some(Name::Ids)
             }
             _ => None,
@@ -534,18 +534,18 @@ impl<'a> CheckRun<'a> {
     }
 
     fn is_settled(&self, name: Name) -> bool {
-        self.report.checks.iter().chain(&self.early).any(|check| check.name == name)
+        self.report.checks.iter().chain(&self.settled_early).any(|check| check.name == name)
     }
 
     /// Notes how a check came out, and tells it once all before it have been told.
     fn settle(&mut self, check: Check) {
         debug_assert!(!self.is_settled(check.name), "{check:?} was settled before");
-        self.early.push(check);
+        self.settled_early.push(check);
         while let Some(next) = Name::ALL.get(self.report.checks.len())
-            && let Some(at) = self.early.iter().position(|check| check.name == *next)
+            && let Some(at) = self.settled_early.iter().position(|check| check.name == *next)
         {
-            let check = self.early.swap_remove(at);
-            (self.tell)(Progress::Settled(&check));
+            let check = self.settled_early.swap_remove(at);
+            (self.report_progress)(Progress::Settled(&check));
             self.report.checks.push(check);
         }
     }

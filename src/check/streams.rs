@@ -17,12 +17,12 @@ use crate::protocol::conversation::Conversation;
 use crate::protocol::multiplex::{Multiplex, Promises};
 use crate::text::{excerpt, millis};
 
-use super::activate::{SECOND_THOUGHTS, is_cut_off};
+use super::activate::{LATE_OUTPUT_GRACE, is_cut_off};
 use super::answers::precise;
-use super::arguments::{Seen, mark_in};
-use super::dialogue::{Dialogue, Flight, Rest, Talk};
+use super::arguments::{Echo, mark_echo};
 use super::finding::{self, Finding, FrameFault, Promise};
 use super::report::{Check, Name, Verdict};
+use super::transcript::{Peer, Received, SentActivation, Transcript};
 use super::{Answered, CheckRun, Failure, Running};
 use crate::action::worker::{gone, wait_for_end};
 
@@ -44,28 +44,28 @@ pub(super) struct Baseline {
 }
 
 /// Why a conversation is one of version 2.
-const TAKEN: &str = "it was taken as one";
+const CHECKED_VERSION: &str = "it was taken as one";
 /// The most that are sent at once, whatever was promised.
-const AT_ONCE: usize = 8;
+const MAX_AT_ONCE: usize = 8;
 /// Numbers that a process comes to that lives long: of several digits, and of more than 32 bits. Cut
 /// off, they are none that was sent before.
-const LATE_NUMBERS: [u64; 2] = [1_000_003, 4_294_967_999];
+const LARGE_IDS: [u64; 2] = [1_000_003, 4_294_967_999];
 /// An activation that takes less tells nothing about what happens beside it or in the middle of it.
-const TELLING: Duration = Duration::from_millis(50);
+const MIN_MEASURABLE: Duration = Duration::from_millis(50);
 /// How long an activation may go before it is cancelled.
-const HEAD_START: Duration = Duration::from_millis(50);
+const CANCEL_DELAY: Duration = Duration::from_millis(50);
 /// How long a process may take to look at a frame.
-const LOOK: Duration = Duration::from_secs(2);
-const LOOK_STEP: Duration = Duration::from_millis(10);
+const MAX_REACTION: Duration = Duration::from_secs(2);
+const REACTION_POLL: Duration = Duration::from_millis(10);
 /// How long what was written before a process knew that it is to pause may be on its way.
-const ON_ITS_WAY: Duration = Duration::from_millis(50);
+const IN_TRANSIT: Duration = Duration::from_millis(50);
 /// For how long no chunk may come before an activation counts as paused, and for how long that is awaited.
 const QUIET: Duration = Duration::from_millis(250);
-const UNTIL_QUIET: Duration = Duration::from_secs(1);
+const MAX_UNTIL_QUIET: Duration = Duration::from_secs(1);
 
 impl CheckRun<'_> {
     /// Settles at once what the handshake did not promise.
-    pub(super) fn note_promises(&mut self) {
+    pub(super) fn skip_unpromised(&mut self) {
         let Some(promises) = self.promises() else {
             let seen = format!(
                 "not in {}",
@@ -98,11 +98,11 @@ impl CheckRun<'_> {
     }
 
     /// The checks of what a handshake of version 2 promises. It answers one at a time.
-    pub(super) async fn keeps_its_promises(&mut self) {
+    pub(super) async fn check_promises(&mut self) {
         if self.report.protocol != Some("2") {
             return;
         }
-        if self.one_each {
+        if self.one_activation_each {
             for name in Name::OF_VERSION_2 {
                 if !self.is_settled(name) && name != Name::Stop {
                     self.settle(Check::new(name, Verdict::NotReached, "its process answers only once"));
@@ -111,50 +111,50 @@ impl CheckRun<'_> {
             return;
         }
         if !self.is_settled(Name::Ids) {
-            self.sends_late_numbers_back().await;
+            self.check_large_ids().await;
         }
         if !self.is_settled(Name::Concurrency) {
-            self.takes_several_at_once().await;
+            self.check_concurrency().await;
         }
         self.judge_chunks();
         if !self.is_settled(Name::Cancel) {
-            self.heeds_cancel().await;
+            self.check_cancel().await;
         }
         if !self.is_settled(Name::Pause) {
-            self.heeds_pause().await;
+            self.check_pause().await;
         }
         if !self.is_settled(Name::Ids) {
-            self.judge_misfits();
+            self.judge_ids();
         }
     }
 
     /// Sends numbers as they come late in the life of a process, and listens for what comes late.
-    async fn sends_late_numbers_back(&mut self) {
-        let arguments = self.arguments.plain();
-        for number in LATE_NUMBERS {
-            if let Err(trouble) = self.ensure_running().await {
-                return self.fail(Name::Ids, &trouble);
+    async fn check_large_ids(&mut self) {
+        let arguments = self.arguments.base();
+        for number in LARGE_IDS {
+            if let Err(failure) = self.ensure_running().await {
+                return self.fail(Name::Ids, &failure);
             }
             let running = self.running.as_mut().expect("it runs");
             if let Some(multiplex) = running.conversation.as_multiplex() {
                 multiplex.number_from(number);
             }
-            if let Err(trouble) = self.activate(Name::Ids, &arguments).await {
-                return self.fail(Name::Ids, &trouble);
+            if let Err(failure) = self.activate(Name::Ids, &arguments).await {
+                return self.fail(Name::Ids, &failure);
             }
         }
-        let Ok(Some(mut running)) = self.take_streams().await else { return };
-        let mut dialogue = Dialogue::default();
-        self.listen(&mut running, &mut dialogue, SECOND_THOUGHTS, |_| false).await;
+        let Ok(Some(mut running)) = self.take_multiplex().await else { return };
+        let mut transcript = Transcript::default();
+        self.receive(&mut running, &mut transcript, LATE_OUTPUT_GRACE, |_| false).await;
         self.running = Some(running);
-        self.note_beside(dialogue);
+        self.record_strays(transcript);
     }
 
-    fn judge_misfits(&mut self) {
-        let check = if let Some((fault, line)) = self.misfits.first() {
+    fn judge_ids(&mut self) {
+        let check = if let Some((fault, line)) = self.unexpected.first() {
             self.failure(Name::Ids, Finding::Frame { fault: *fault, line: line.to_vec() })
         } else {
-            let [.., longest] = LATE_NUMBERS;
+            let [.., longest] = LARGE_IDS;
             Check::passed(
                 Name::Ids,
                 format!("each frame is its activation's, each has one end; up to number {longest}"),
@@ -164,108 +164,109 @@ impl CheckRun<'_> {
     }
 
     /// Sends as many as were promised, within reason.
-    async fn takes_several_at_once(&mut self) {
+    async fn check_concurrency(&mut self) {
         let name = Name::Concurrency;
-        let Some(mut running) = self.take_streams_for(name).await else { return };
+        let Some(mut running) = self.take_multiplex_for(name).await else { return };
         let promised = running.multiplex().promises().concurrency;
-        let count = promised.min(AT_ONCE);
+        let count = promised.min(MAX_AT_ONCE);
         let promise = Promise::Concurrency(promised);
         let pid = running.guard.process().pid;
-        let worked_before = orphans::time_at_work(pid);
-        let mut dialogue = Dialogue::default();
-        let begun = Instant::now();
+        let cpu_time_before = orphans::time_at_work(pid);
+        let mut transcript = Transcript::default();
+        let started = Instant::now();
         for number in 0..count {
             let arguments = self.arguments.numbered(number);
-            if let Err(trouble) = self.send(&mut running, &mut dialogue, &arguments) {
-                return self.fail(name, &trouble);
+            if let Err(failure) = self.send(&mut running, &mut transcript, &arguments) {
+                return self.fail(name, &failure);
             }
         }
-        let rest = self.listen(&mut running, &mut dialogue, self.patience(), Dialogue::is_over).await;
-        let took = begun.elapsed();
-        let worked = orphans::time_at_work(pid).saturating_sub(worked_before);
-        self.hear().await;
-        if rest != Rest::Enough {
-            let seen = format!("of {count} at once {} had not ended after {}", dialogue.open(), millis(took));
-            let trouble = self.blame(rest, &dialogue, running, promise, seen).await;
-            return self.fail(name, &trouble);
+        let received =
+            self.receive(&mut running, &mut transcript, self.activation_timeout(), Transcript::all_ended).await;
+        let took = started.elapsed();
+        let cpu_time = orphans::time_at_work(pid).saturating_sub(cpu_time_before);
+        self.forward_log().await;
+        if received != Received::Complete {
+            let seen = format!("of {count} at once {} had not ended after {}", transcript.open_count(), millis(took));
+            let failure = self.blame(received, &transcript, running, promise, seen).await;
+            return self.fail(name, &failure);
         }
         self.running = Some(running);
-        let check = match self.judge_several(&dialogue.flights, promise) {
-            Err(trouble) => {
-                self.note_beside(dialogue);
-                return self.fail(name, &trouble);
+        let check = match self.judge_answers(&transcript.activations, promise) {
+            Err(failure) => {
+                self.record_strays(transcript);
+                return self.fail(name, &failure);
             }
             Ok(own) => {
-                let (check, side_by_side) = self.judge_order(&dialogue.flights, promise, took, worked);
+                let (check, side_by_side) = self.judge_overlap(&transcript.activations, promise, took, cpu_time);
                 check.unwrap_or_else(|| Check::passed(name, format!("{count} at once, {own}; {side_by_side}")))
             }
         };
-        self.note_beside(dialogue);
+        self.record_strays(transcript);
         self.settle(check.took(took));
     }
 
     /// Whether each of several got what is its own.
-    fn judge_several(&self, flights: &[Flight], promise: Promise) -> Result<&'static str, Failure> {
+    fn judge_answers(&self, activations: &[SentActivation], promise: Promise) -> Result<&'static str, Failure> {
         let mut own = 0;
         let mut failed = Vec::new();
-        for (number, flight) in flights.iter().enumerate() {
-            match flight.answer() {
+        for (number, sent) in activations.iter().enumerate() {
+            match sent.answer() {
                 Some(Err(problem)) => {
                     return Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })));
                 }
                 Some(Ok(answer)) if is_failure(&answer) => failed.push(answer),
                 _ => {}
             }
-            let text = flight.text();
-            match mark_in(&text, number) {
-                Seen::Intact => own += 1,
-                Seen::Nothing => {}
-                Seen::Mangled(_) => {
-                    let fault = FrameFault::Foreign { id: flight.ticket.id };
+            let text = sent.text();
+            match mark_echo(&text, number) {
+                Echo::Intact => own += 1,
+                Echo::Absent => {}
+                Echo::Mangled(_) => {
+                    let fault = FrameFault::MixedUp { id: sent.ticket.id };
                     return Err(Failure::Finding(Finding::Frame { fault, line: text }));
                 }
             }
         }
         if let Some(answer) = failed.first()
-            && self.alone.failures == 0
+            && self.baseline.failures == 0
         {
             let seen = format!(
                 "{} of {} at once failed, and none of those that were alone: {}",
                 failed.len(),
-                flights.len(),
+                activations.len(),
                 excerpt(answer)
             );
             return Err(Failure::Finding(Finding::Promise { promise, seen }));
         }
-        Ok(if own == flights.len() { "each got its own answer" } else { "all answered" })
+        Ok(if own == activations.len() { "each got its own answer" } else { "all answered" })
     }
 
     /// Whether they went side by side: a warning if they certainly did not, and what can be said.
-    fn judge_order(
+    fn judge_overlap(
         &self,
-        flights: &[Flight],
+        activations: &[SentActivation],
         promise: Promise,
         took: Duration,
-        worked: Duration,
+        cpu_time: Duration,
     ) -> (Option<Check>, String) {
-        let count = u32::try_from(flights.len()).unwrap_or(u32::MAX);
-        let Some(alone) = self.alone.took else { return (None, "nothing to compare with".into()) };
-        let in_turn = took >= alone * count * 3 / 4;
-        if overlap(flights) || (alone >= TELLING && !in_turn) {
+        let count = u32::try_from(activations.len()).unwrap_or(u32::MAX);
+        let Some(baseline) = self.baseline.took else { return (None, "nothing to compare with".into()) };
+        let in_turn = took >= baseline * count * 3 / 4;
+        if overlap(activations) || (baseline >= MIN_MEASURABLE && !in_turn) {
             return (None, "side by side".into());
         }
-        if alone < TELLING {
-            return (None, format!("one takes {}, too quick to tell their order", precise(alone)));
+        if baseline < MIN_MEASURABLE {
+            return (None, format!("one takes {}, too quick to tell their order", precise(baseline)));
         }
-        if worked > took / 10 {
+        if cpu_time > took / 10 {
             // They may wait for a core, and not for each other. On a busy machine that is a small part.
             return (None, "it was at work all the time".into());
         }
         let seen = format!(
             "it takes one after the other: {count} at once took {}, one alone {}, and it was at work for {} of that",
             millis(took),
-            millis(alone),
-            millis(worked)
+            millis(baseline),
+            millis(cpu_time)
         );
         (Some(Check::warning(Name::Concurrency, Finding::Promise { promise, seen })), String::new())
     }
@@ -273,20 +274,20 @@ impl CheckRun<'_> {
     /// Whether chunks came as they were written.
     fn judge_chunks(&mut self) {
         let name = Name::Chunks;
-        let Baseline { took, chunks, at_once, streamed, .. } = self.alone;
+        let Baseline { took, chunks, at_once, streamed, .. } = self.baseline;
         let took = took.unwrap_or_default();
         let check = if streamed == 0 {
             Check::new(name, Verdict::NotApplicable, "none came: it does not stream with these arguments")
         } else if at_once < streamed || chunks < 2 {
             Check::passed(name, format!("up to {chunks}, and they come before the end"))
-        } else if took < TELLING * 2 {
+        } else if took < MIN_MEASURABLE * 2 {
             Check::passed(name, format!("up to {chunks}; it is too quick to tell whether they wait for the end"))
         } else {
             let programs = self.running.as_ref().map(|running| orphans::programs(running.guard.process().pid));
             let finding = Finding::NotFlushed {
                 what: "chunks",
                 when: format!("together with the end, {} after the activation was sent", millis(took)),
-                line: std::mem::take(&mut self.alone.sample),
+                line: std::mem::take(&mut self.baseline.sample),
                 cure: finding::flush_cure(&programs.unwrap_or_default(), &self.launch.program),
             };
             Check::warning(name, finding)
@@ -295,60 +296,60 @@ impl CheckRun<'_> {
     }
 
     /// Cancels an activation that has begun, and one that has hardly.
-    async fn heeds_cancel(&mut self) {
+    async fn check_cancel(&mut self) {
         let name = Name::Cancel;
-        let arguments = self.arguments.plain();
+        let arguments = self.arguments.base();
         let grace = self.plan.settings.stop_grace.0;
         let mut slowest = None;
-        for head_start in [HEAD_START, Duration::ZERO] {
-            let Some(mut running) = self.take_streams_for(name).await else { return };
-            let mut dialogue = Dialogue::default();
-            if let Err(trouble) = self.send(&mut running, &mut dialogue, &arguments) {
-                return self.fail(name, &trouble);
+        for head_start in [CANCEL_DELAY, Duration::ZERO] {
+            let Some(mut running) = self.take_multiplex_for(name).await else { return };
+            let mut transcript = Transcript::default();
+            if let Err(failure) = self.send(&mut running, &mut transcript, &arguments) {
+                return self.fail(name, &failure);
             }
-            let mut rest = self.listen(&mut running, &mut dialogue, head_start, Dialogue::is_over).await;
-            let in_time = !dialogue.is_over();
+            let mut received = self.receive(&mut running, &mut transcript, head_start, Transcript::all_ended).await;
+            let in_time = !transcript.all_ended();
             let cancelled = Instant::now();
-            if !matches!(rest, Rest::Gone | Rest::TooLong) {
-                let id = dialogue.flights[0].ticket.id;
+            if !matches!(received, Received::Closed | Received::TooLong) {
+                let id = transcript.activations[0].ticket.id;
                 running.multiplex().cancel(id);
-                rest = self.listen(&mut running, &mut dialogue, grace, Dialogue::is_over).await;
+                received = self.receive(&mut running, &mut transcript, grace, Transcript::all_ended).await;
             }
             let took = cancelled.elapsed();
-            if rest == Rest::Enough {
+            if received == Received::Complete {
                 // What comes for it now comes too late; and the process has to survive it.
-                rest = self.let_it_look(&mut running, &mut dialogue, SECOND_THOUGHTS..LOOK).await;
+                received = self.await_reaction(&mut running, &mut transcript, LATE_OUTPUT_GRACE..MAX_REACTION).await;
             }
-            self.hear().await;
-            if rest != Rest::Enough {
+            self.forward_log().await;
+            if received != Received::Complete {
                 let seen = format!("an activation that was cancelled had not ended {} later", millis(grace));
-                let trouble = self.blame(rest, &dialogue, running, Promise::Cancel, seen).await;
-                return self.fail(name, &trouble);
+                let failure = self.blame(received, &transcript, running, Promise::Cancel, seen).await;
+                return self.fail(name, &failure);
             }
             self.running = Some(running);
             // One that writes too much anyway is told that once.
-            if let (Some((fault, line)), true) = (dialogue.misfits.first(), self.misfits.is_empty()) {
+            if let (Some((fault, line)), true) = (transcript.unexpected.first(), self.unexpected.is_empty()) {
                 let check = self.failure(name, Finding::Frame { fault: *fault, line: line.to_vec() });
                 return self.settle(check);
             }
             if in_time {
-                let whole = dialogue.flights[0].took().unwrap_or_default();
+                let whole = transcript.activations[0].took().unwrap_or_default();
                 slowest = slowest.max(Some((took, whole)));
             }
-            self.note_beside(dialogue);
+            self.record_strays(transcript);
         }
-        if let Err(trouble) = self.activate(name, &arguments).await {
-            return self.fail(name, &trouble);
+        if let Err(failure) = self.activate(name, &arguments).await {
+            return self.fail(name, &failure);
         }
-        let alone = self.alone.took.unwrap_or_default();
+        let baseline = self.baseline.took.unwrap_or_default();
         let check = match slowest {
             None => Check::passed(name, "ended before it could hear of it; the next one is answered"),
-            Some((took, whole)) if alone >= TELLING * 4 && whole >= alone * 3 / 4 => {
+            Some((took, whole)) if baseline >= MIN_MEASURABLE * 4 && whole >= baseline * 3 / 4 => {
                 let seen = format!(
                     "an activation that was cancelled went on for {}, and took {} in all; without that it takes {}",
                     millis(took),
                     millis(whole),
-                    millis(alone)
+                    millis(baseline)
                 );
                 Check::warning(name, Finding::Promise { promise: Promise::Cancel, seen })
             }
@@ -358,56 +359,57 @@ impl CheckRun<'_> {
     }
 
     /// Pauses an activation that streams, and has it go on.
-    async fn heeds_pause(&mut self) {
+    async fn check_pause(&mut self) {
         let name = Name::Pause;
-        let arguments = self.arguments.plain();
-        let Some(mut running) = self.take_streams_for(name).await else { return };
-        let mut dialogue = Dialogue::default();
-        if let Err(trouble) = self.send(&mut running, &mut dialogue, &arguments) {
-            return self.fail(name, &trouble);
+        let arguments = self.arguments.base();
+        let Some(mut running) = self.take_multiplex_for(name).await else { return };
+        let mut transcript = Transcript::default();
+        if let Err(failure) = self.send(&mut running, &mut transcript, &arguments) {
+            return self.fail(name, &failure);
         }
-        let (patience, id, begun) = (self.patience(), dialogue.flights[0].ticket.id, Instant::now());
-        let streams = |dialogue: &Dialogue| dialogue.is_over() || dialogue.flights[0].chunks > 0;
-        let mut rest = self.listen(&mut running, &mut dialogue, patience, streams).await;
-        let in_time = !dialogue.is_over();
-        if rest == Rest::Enough {
+        let (activation_timeout, id, started) =
+            (self.activation_timeout(), transcript.activations[0].ticket.id, Instant::now());
+        let streams = |transcript: &Transcript| transcript.all_ended() || transcript.activations[0].chunks > 0;
+        let mut received = self.receive(&mut running, &mut transcript, activation_timeout, streams).await;
+        let in_time = !transcript.all_ended();
+        if received == Received::Complete {
             running.multiplex().pause(id);
             // A stream that is slow by itself is quiet for a while, too.
-            let quiet = QUIET.max(begun.elapsed() * 3).min(LOOK);
-            rest = self.let_it_look(&mut running, &mut dialogue, ON_ITS_WAY..QUIET).await;
-            if in_time && rest == Rest::Enough {
-                match self.wait_for_quiet(&mut running, &mut dialogue, quiet).await {
-                    Ok(quiet) => rest = quiet,
+            let quiet = QUIET.max(started.elapsed() * 3).min(MAX_REACTION);
+            received = self.await_reaction(&mut running, &mut transcript, IN_TRANSIT..QUIET).await;
+            if in_time && received == Received::Complete {
+                match self.wait_for_quiet(&mut running, &mut transcript, quiet).await {
+                    Ok(quiet) => received = quiet,
                     Err(seen) => {
-                        self.bury(running.guard.process()).await;
+                        self.kill_and_reap(running.guard.process()).await;
                         let check = self.failure(name, Finding::Promise { promise: Promise::Pause, seen });
                         return self.settle(check);
                     }
                 }
             }
         }
-        let seen = match (in_time, dialogue.is_over()) {
+        let seen = match (in_time, transcript.all_ended()) {
             (false, _) => "ended before it could hear of it; the next one is answered",
             (true, true) => "ended before that could be seen; the next one is answered",
             (true, false) => "no chunk came until it was to go on; the next one is answered",
         };
-        if rest == Rest::Enough {
+        if received == Received::Complete {
             running.multiplex().resume(id);
-            rest = self.listen(&mut running, &mut dialogue, patience, Dialogue::is_over).await;
+            received = self.receive(&mut running, &mut transcript, activation_timeout, Transcript::all_ended).await;
         }
-        if rest == Rest::Enough {
-            rest = self.let_it_look(&mut running, &mut dialogue, SECOND_THOUGHTS..LOOK).await;
+        if received == Received::Complete {
+            received = self.await_reaction(&mut running, &mut transcript, LATE_OUTPUT_GRACE..MAX_REACTION).await;
         }
-        self.hear().await;
-        if rest != Rest::Enough {
-            let seen = format!("it did not go on within {} after it was to resume", millis(patience));
-            let trouble = self.blame(rest, &dialogue, running, Promise::Pause, seen).await;
-            return self.fail(name, &trouble);
+        self.forward_log().await;
+        if received != Received::Complete {
+            let seen = format!("it did not go on within {} after it was to resume", millis(activation_timeout));
+            let failure = self.blame(received, &transcript, running, Promise::Pause, seen).await;
+            return self.fail(name, &failure);
         }
         self.running = Some(running);
-        self.note_beside(dialogue);
-        if let Err(trouble) = self.activate(name, &arguments).await {
-            return self.fail(name, &trouble);
+        self.record_strays(transcript);
+        if let Err(failure) = self.activate(name, &arguments).await {
+            return self.fail(name, &failure);
         }
         self.settle(Check::passed(name, seen));
     }
@@ -416,15 +418,15 @@ impl CheckRun<'_> {
     async fn wait_for_quiet(
         &mut self,
         running: &mut Running,
-        dialogue: &mut Dialogue,
+        transcript: &mut Transcript,
         quiet: Duration,
-    ) -> Result<Rest, String> {
-        let count = |dialogue: &Dialogue| dialogue.flights[0].chunks;
-        let (asked, before) = (Instant::now(), count(dialogue));
+    ) -> Result<Received, String> {
+        let count = |transcript: &Transcript| transcript.activations[0].chunks;
+        let (asked, before) = (Instant::now(), count(transcript));
         loop {
-            let (now, elapsed) = (count(dialogue), asked.elapsed());
+            let (now, elapsed) = (count(transcript), asked.elapsed());
             // One may have been on its way when it ended.
-            let goes_on = if dialogue.is_over() { now > before + 1 } else { elapsed > UNTIL_QUIET };
+            let goes_on = if transcript.all_ended() { now > before + 1 } else { elapsed > MAX_UNTIL_QUIET };
             if goes_on {
                 let late = now - before;
                 return Err(format!(
@@ -432,31 +434,31 @@ impl CheckRun<'_> {
                     millis(elapsed)
                 ));
             }
-            if dialogue.is_over() {
-                return Ok(Rest::Enough);
+            if transcript.all_ended() {
+                return Ok(Received::Complete);
             }
-            let progress = |dialogue: &Dialogue| dialogue.is_over() || count(dialogue) > now;
-            match self.listen(running, dialogue, quiet, progress).await {
-                Rest::Enough => {}
-                Rest::TimeUp => return Ok(Rest::Enough),
+            let progress = |transcript: &Transcript| transcript.all_ended() || count(transcript) > now;
+            match self.receive(running, transcript, quiet, progress).await {
+                Received::Complete => {}
+                Received::TimedOut => return Ok(Received::Complete),
                 gone => return Ok(gone),
             }
         }
     }
 
     /// Tells a process that its end is near, as the server does: right before the end of its input.
-    pub(super) async fn ends_when_it_is_told(&mut self) {
+    pub(super) async fn check_stop(&mut self) {
         let name = Name::Stop;
         if self.is_settled(name) {
             return;
         }
-        let Some(mut running) = self.take_streams_for(name).await else { return };
+        let Some(mut running) = self.take_multiplex_for(name).await else { return };
         let within = self.plan.settings.stop_grace.0 / 2;
         self.log_capture.during(running.multiplex().say_stop(within)).await;
         let Running { guard, conversation } = running;
         let _results = conversation.into_results();
         let (ended, took) = self.wait_for_exit(guard.process()).await;
-        self.hear().await;
+        self.forward_log().await;
         let finding = |seen| Finding::Promise { promise: Promise::Stop, seen };
         let check = match ended.map(|exit| exit.status) {
             Some(ExitStatus::Exited(0)) => Check::passed(name, "ended with status 0").took(took),
@@ -470,45 +472,46 @@ impl CheckRun<'_> {
         if ended.is_some() {
             self.judge_orphans().await;
         }
-        self.bury(guard.process()).await;
+        self.kill_and_reap(guard.process()).await;
     }
 
     /// One activation, alone in flight.
-    pub(super) async fn activate_streams(&mut self, name: Name, activation: Activation) -> Result<Answered, Failure> {
+    pub(super) async fn activate_multiplex(&mut self, name: Name, activation: Activation) -> Result<Answered, Failure> {
         // As the server does: a process that ended before an activation could reach it takes nothing
         // with it.
         for fresh in [false, true] {
-            let Some(mut running) = self.take_streams().await? else {
+            let Some(mut running) = self.take_multiplex().await? else {
                 // It has changed its mind about the protocol.
                 return self.activate_pipe_loop(activation).await;
             };
-            let mut dialogue = Dialogue::default();
-            self.begin(&mut running, &mut dialogue, &activation);
-            let rest = self.listen(&mut running, &mut dialogue, self.patience(), Dialogue::is_over).await;
-            let flight = &dialogue.flights[0];
-            match (rest, flight.answer()) {
-                (Rest::Enough, Some(answer)) => {
-                    let took = flight.took().expect("it has ended");
+            let mut transcript = Transcript::default();
+            self.begin(&mut running, &mut transcript, &activation);
+            let received =
+                self.receive(&mut running, &mut transcript, self.activation_timeout(), Transcript::all_ended).await;
+            let sent = &transcript.activations[0];
+            match (received, sent.answer()) {
+                (Received::Complete, Some(answer)) => {
+                    let took = sent.took().expect("it has ended");
                     self.running = Some(running);
-                    self.note_pace(name, flight);
-                    self.note_beside(dialogue);
+                    self.record_chunks(name, sent);
+                    self.record_strays(transcript);
                     return match answer {
                         Ok(answer) => Ok(Answered { answer, took }),
                         Err(problem) => Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None }))),
                     };
                 }
-                (Rest::Gone, _) if !fresh && self.is_untouched(&mut running, flight).await => {
-                    self.bury(running.guard.process()).await;
+                (Received::Closed, _) if !fresh && self.is_untouched(&mut running, sent).await => {
+                    self.kill_and_reap(running.guard.process()).await;
                 }
                 _ => {
-                    let after = flight.begun.elapsed();
-                    return Err(match self.explain(rest, &dialogue, running).await {
-                        Ok(trouble) => trouble,
-                        Err(running) if flight.chunks > 0 => {
-                            self.bury(running.guard.process()).await;
-                            Failure::Endless { after, chunks: flight.chunks }
+                    let after = sent.started.elapsed();
+                    return Err(match self.diagnose(received, &transcript, running).await {
+                        Ok(failure) => failure,
+                        Err(running) if sent.chunks > 0 => {
+                            self.kill_and_reap(running.guard.process()).await;
+                            Failure::Endless { after, chunks: sent.chunks }
                         }
-                        Err(running) => self.look_behind(after, running).await,
+                        Err(running) => self.diagnose_silence(after, running).await,
                     });
                 }
             }
@@ -516,131 +519,141 @@ impl CheckRun<'_> {
         unreachable!("a fresh process that is gone is told")
     }
 
-    async fn is_untouched(&self, running: &mut Running, flight: &Flight) -> bool {
-        running.multiplex().is_untouched(flight.ticket) && wait_for_end(running.guard.process()).await
+    async fn is_untouched(&self, running: &mut Running, sent: &SentActivation) -> bool {
+        running.multiplex().is_untouched(sent.ticket) && wait_for_end(running.guard.process()).await
     }
 
     /// The running process if it speaks version 2, started if it has to be.
-    async fn take_streams(&mut self) -> Result<Option<Running>, Failure> {
+    async fn take_multiplex(&mut self) -> Result<Option<Running>, Failure> {
         self.ensure_running().await?;
         let speaks = |running: &mut Running| matches!(running.conversation, Conversation::Multiplex(_));
         Ok(self.running.take_if(speaks))
     }
 
     /// The same for a check, which is settled if there is none. What is heard from then on is its own.
-    async fn take_streams_for(&mut self, name: Name) -> Option<Running> {
-        match self.take_streams().await {
+    async fn take_multiplex_for(&mut self, name: Name) -> Option<Running> {
+        match self.take_multiplex().await {
             Ok(Some(running)) => {
-                self.log_capture.forget();
+                self.log_capture.clear();
                 return Some(running);
             }
             Ok(None) => self.settle(Check::new(name, Verdict::NotReached, "")),
-            Err(trouble) => self.fail(name, &trouble),
+            Err(failure) => self.fail(name, &failure),
         }
         None
     }
 
-    fn begin(&mut self, running: &mut Running, dialogue: &mut Dialogue, activation: &Activation) {
+    fn begin(&mut self, running: &mut Running, transcript: &mut Transcript, activation: &Activation) {
         let multiplex = running.multiplex();
         multiplex.bound(self.plan.settings.max_result.0);
-        if dialogue.flights.is_empty() {
-            dialogue.hear_strays(multiplex, &self.given);
+        if transcript.activations.is_empty() {
+            transcript.collect_strays(multiplex, &self.sent_ids);
         }
-        dialogue.send(multiplex, &mut self.given, activation);
+        transcript.send(multiplex, &mut self.sent_ids, activation);
     }
 
-    fn send(&mut self, running: &mut Running, dialogue: &mut Dialogue, arguments: &Value) -> Result<(), Failure> {
+    fn send(&mut self, running: &mut Running, transcript: &mut Transcript, arguments: &Value) -> Result<(), Failure> {
         let text = arguments.to_string();
         let activation = Activation::of_arguments(text.as_bytes()).map_err(Failure::Error)?;
-        self.begin(running, dialogue, &activation);
+        self.begin(running, transcript, &activation);
         Ok(())
     }
 
-    async fn listen(
+    async fn receive(
         &mut self,
         running: &mut Running,
-        dialogue: &mut Dialogue,
+        transcript: &mut Transcript,
         within: Duration,
-        enough: impl Fn(&Dialogue) -> bool,
-    ) -> Rest {
+        is_complete: impl Fn(&Transcript) -> bool,
+    ) -> Received {
         let Running { guard, conversation } = running;
-        let multiplex = conversation.as_multiplex().expect(TAKEN);
-        let talk = Talk { multiplex, given: &self.given, process: guard.process(), logs: &mut self.logs };
+        let multiplex = conversation.as_multiplex().expect(CHECKED_VERSION);
+        let peer = Peer { multiplex, sent_ids: &self.sent_ids, process: guard.process(), logs: &mut self.logs };
         let limit_bytes = self.plan.settings.max_result.0;
-        self.log_capture.during(dialogue.listen(talk, limit_bytes, within, enough)).await
+        self.log_capture.during(transcript.receive(peer, limit_bytes, within, is_complete)).await
     }
 
     /// Listens until a process has certainly seen what it was sent, and a little longer.
-    async fn let_it_look(&mut self, running: &mut Running, dialogue: &mut Dialogue, within: Range<Duration>) -> Rest {
-        let begun = Instant::now();
+    async fn await_reaction(
+        &mut self,
+        running: &mut Running,
+        transcript: &mut Transcript,
+        within: Range<Duration>,
+    ) -> Received {
+        let started = Instant::now();
         loop {
-            match self.listen(running, dialogue, LOOK_STEP, |_| false).await {
-                Rest::TimeUp => {}
+            match self.receive(running, transcript, REACTION_POLL, |_| false).await {
+                Received::TimedOut => {}
                 other => return other,
             }
             let waits = running.conversation.waits_for_input(running.guard.process());
-            let elapsed = begun.elapsed();
+            let elapsed = started.elapsed();
             if elapsed >= within.end || (elapsed >= within.start && waits != Some(false)) {
-                return Rest::Enough;
+                return Received::Complete;
             }
         }
     }
 
     /// Why something has not ended, with the process buried; the process, if nothing shows why.
-    async fn explain(&mut self, rest: Rest, dialogue: &Dialogue, mut running: Running) -> Result<Failure, Running> {
-        let trouble = match rest {
-            Rest::TooLong => {
+    async fn diagnose(
+        &mut self,
+        received: Received,
+        transcript: &Transcript,
+        mut running: Running,
+    ) -> Result<Failure, Running> {
+        let failure = match received {
+            Received::TooLong => {
                 Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes: self.plan.settings.max_result.0 }))
             }
-            Rest::Gone => {
+            Received::Closed => {
                 let partial = running.multiplex().partial().to_vec();
                 let channel = running.conversation.channel_name();
                 let why = gone(running.guard.process(), partial, channel, &mut self.logs);
                 Failure::Error(self.log_capture.during(why).await)
             }
-            Rest::Enough | Rest::TimeUp => {
-                let alone = running.multiplex().promises().concurrency == 1;
-                match what_was_lost(dialogue, alone) {
-                    Some(trouble) => trouble,
+            Received::Complete | Received::TimedOut => {
+                let one_at_a_time = running.multiplex().promises().concurrency == 1;
+                match unrecognised_answer(transcript, one_at_a_time) {
+                    Some(failure) => failure,
                     None => return Err(running),
                 }
             }
         };
-        self.bury(running.guard.process()).await;
-        Ok(trouble)
+        self.kill_and_reap(running.guard.process()).await;
+        Ok(failure)
     }
 
     /// Why something has not ended: if nothing shows why, then a promise is not kept.
     async fn blame(
         &mut self,
-        rest: Rest,
-        dialogue: &Dialogue,
+        received: Received,
+        transcript: &Transcript,
         running: Running,
         promise: Promise,
         seen: String,
     ) -> Failure {
-        match self.explain(rest, dialogue, running).await {
-            Ok(trouble) => trouble,
+        match self.diagnose(received, transcript, running).await {
+            Ok(failure) => failure,
             Err(running) => {
-                self.bury(running.guard.process()).await;
+                self.kill_and_reap(running.guard.process()).await;
                 Failure::Finding(Finding::Promise { promise, seen })
             }
         }
     }
 
     /// Keeps what came beside answers.
-    fn note_beside(&mut self, dialogue: Dialogue) {
-        let Dialogue { misfits, noise, hollow, .. } = dialogue;
-        self.misfits.extend(misfits);
-        self.strays.extend(noise.into_iter().chain(hollow).map(|(_, line)| line.to_vec()));
+    fn record_strays(&mut self, transcript: Transcript) {
+        let Transcript { unexpected, non_frames, malformed, .. } = transcript;
+        self.unexpected.extend(unexpected);
+        self.strays.extend(non_frames.into_iter().chain(malformed).map(|(_, line)| line.to_vec()));
     }
 
-    fn note_pace(&mut self, name: Name, flight: &Flight) {
-        if name == Name::Sequence && flight.chunks > 0 {
-            self.alone.streamed += 1;
-            self.alone.chunks = self.alone.chunks.max(flight.chunks);
-            self.alone.at_once += usize::from(flight.came_at_once());
-            self.alone.sample = flight.lines.split(|byte| *byte == b'\n').next().unwrap_or_default().to_vec();
+    fn record_chunks(&mut self, name: Name, sent: &SentActivation) {
+        if name == Name::Sequence && sent.chunks > 0 {
+            self.baseline.streamed += 1;
+            self.baseline.chunks = self.baseline.chunks.max(sent.chunks);
+            self.baseline.at_once += usize::from(sent.came_at_once());
+            self.baseline.sample = sent.lines.split(|byte| *byte == b'\n').next().unwrap_or_default().to_vec();
         }
     }
 }
@@ -648,36 +661,38 @@ impl CheckRun<'_> {
 impl Running {
     /// What is said to it, once [`CheckRun::take_streams`] has given it out.
     fn multiplex(&mut self) -> &mut Multiplex {
-        self.conversation.as_multiplex().expect(TAKEN)
+        self.conversation.as_multiplex().expect(CHECKED_VERSION)
     }
 }
 
 /// Why no answer was recognised, of what came instead.
-fn what_was_lost(dialogue: &Dialogue, alone: bool) -> Option<Failure> {
+fn unrecognised_answer(transcript: &Transcript, one_at_a_time: bool) -> Option<Failure> {
     let bad_frame = |(problem, line): &(String, bytes::Bytes)| {
         let line = String::from_utf8_lossy(line).into_owned();
         Failure::Error(Error::Run(RunError::BadFrame { problem: problem.clone(), line }))
     };
-    let misfit = |(fault, line): &(FrameFault, bytes::Bytes)| {
+    let unexpected_frame = |(fault, line): &(FrameFault, bytes::Bytes)| {
         Failure::Finding(Finding::Frame { fault: *fault, line: line.to_vec() })
     };
-    let is_unknown = |(fault, _): &&(FrameFault, _)| !matches!(fault, FrameFault::Behind { .. });
+    let is_unknown = |(fault, _): &&(FrameFault, _)| !matches!(fault, FrameFault::AfterEnd { .. });
     // Nothing came for those that are open: what looks like one too many for another may have been it.
-    let last = dialogue.flights.last().map(|flight| flight.ticket.id);
-    let behind = |(_, line): &(FrameFault, bytes::Bytes)| misfit(&(FrameFault::Unknown { given: last }, line.clone()));
-    let noise = dialogue.noise.first().filter(|(_, line)| alone || is_cut_off(line));
-    dialogue
-        .hollow
+    let last = transcript.activations.last().map(|sent| sent.ticket.id);
+    let after_end = |(_, line): &(FrameFault, bytes::Bytes)| {
+        unexpected_frame(&(FrameFault::UnknownId { last_sent: last }, line.clone()))
+    };
+    let non_frames = transcript.non_frames.first().filter(|(_, line)| one_at_a_time || is_cut_off(line));
+    transcript
+        .malformed
         .as_ref()
         .map(bad_frame)
-        .or_else(|| dialogue.misfits.iter().find(is_unknown).map(misfit))
-        .or_else(|| noise.map(bad_frame))
-        .or_else(|| dialogue.misfits.first().map(behind))
+        .or_else(|| transcript.unexpected.iter().find(is_unknown).map(unexpected_frame))
+        .or_else(|| non_frames.map(bad_frame))
+        .or_else(|| transcript.unexpected.first().map(after_end))
 }
 
 /// Whether one of them said something before another, which had come to its end later, had ended.
-fn overlap(flights: &[Flight]) -> bool {
-    let spans: Vec<_> = flights.iter().filter_map(|flight| Some((flight.first?, flight.ended.as_ref()?.0))).collect();
+fn overlap(activations: &[SentActivation]) -> bool {
+    let spans: Vec<_> = activations.iter().filter_map(|sent| Some((sent.first?, sent.ended.as_ref()?.0))).collect();
     spans.iter().any(|(_, ended)| spans.iter().any(|(first, later)| first < ended && ended < later))
 }
 

@@ -86,7 +86,7 @@ impl Check {
         }
         let (mut signals, reaper) = super::take_over()?;
         let compatibility = Compatibility::from_environment()?;
-        let stays_down = match (&image_root, no_start) {
+        let not_started = match (&image_root, no_start) {
             (Some(_), _) => Some("not started: it was inspected against an image (`--image-root`)"),
             (None, true) => Some("not started (`--no-start`)"),
             (None, false) => None,
@@ -99,49 +99,49 @@ impl Check {
             wait_for_ack: compatibility.wait_for_ack.is_some(),
             settings,
             arguments,
-            patience: timeout.0,
+            activation_timeout: timeout.0,
             image_root,
-            stays_down,
+            not_started,
         };
         let mut printer = output::Checklist::new(json);
-        let begun = std::time::Instant::now();
-        let mut unwritten = None;
-        let mut examination = CheckRun::new(plan, reaper, |progress| match progress {
+        let started = std::time::Instant::now();
+        let mut write_error = None;
+        let mut check_run = CheckRun::new(plan, reaper, |progress| match progress {
             Progress::Settled(check) => {
                 if let Err(reason) = printer.line(check) {
-                    unwritten.get_or_insert(reason);
+                    write_error.get_or_insert(reason);
                 }
             }
             Progress::Logged(bytes) if logs => output::log(bytes),
             Progress::Logged(_) => {}
         })?;
         let signal = tokio::select! {
-            () = examination.run() => None,
+            () = check_run.run() => None,
             signal = signals.next() => Some(signal),
         };
         if let Some(signal) = signal {
             output::note(&format!("pipeloop: {}, stopping the action", signal.name()));
         }
-        let hurried = tokio::select! {
-            () = examination.stop() => false,
+        let killed = tokio::select! {
+            () = check_run.stop() => false,
             // What runs is killed by leaving its orderly end.
             _ = signals.next() => true,
         };
-        if hurried {
-            examination.stop().await;
+        if killed {
+            check_run.stop().await;
         }
-        let report = examination.into_report();
+        let report = check_run.into_report();
         if let Some(signal) = signal {
             return Ok(signal.shell_code());
         }
         let status = exit_status(&report, strict);
         let written = if json {
-            let document = Document::new(&action, &report, status, begun.elapsed());
+            let document = Document::new(&action, &report, status, started.elapsed());
             output::result(&serde_json::to_vec(&document).expect("a report is plain data"))
         } else {
-            printer.summary(&report, begun.elapsed())
+            printer.summary(&report, started.elapsed())
         };
-        match unwritten.map_or(written, Err) {
+        match write_error.map_or(written, Err) {
             Ok(()) => Ok(status),
             Err(reason) => Err(Error::Proxy(ProxyError::System { doing: "write the report", reason })),
         }

@@ -57,7 +57,7 @@ pub(super) struct Conformance {
 
     /// Cases of this folder (GROUP/NAME.json) in place of the ones in this program.
     #[arg(long = "cases", value_name = "DIR")]
-    folder: Option<PathBuf>,
+    directory: Option<PathBuf>,
 
     /// List the cases and what each of them is about, play none.
     #[arg(long)]
@@ -72,8 +72,8 @@ impl Conformance {
     pub(super) fn execute(self) -> Result<u8, Error> {
         let bad = |setting, reason| Error::Proxy(ProxyError::BadSetting { setting, reason });
         let unwritten = |reason| Error::Proxy(ProxyError::System { doing: "write the table", reason });
-        let all = match &self.folder {
-            Some(folder) => case::read(folder).map_err(|reason| bad("--cases", reason))?,
+        let all = match &self.directory {
+            Some(directory) => case::read(directory).map_err(|reason| bad("--cases", reason))?,
             None => case::built_in(),
         };
         let known = |word: &&String| !all.iter().any(|case| case.is_meant_by(word));
@@ -121,14 +121,14 @@ impl Conformance {
             }
         };
         // The smallest cases that failed: what speaks the same is not worth a try.
-        let mut unspoken: Vec<&Case> = Vec::new();
+        let mut failed_basics: Vec<&Case> = Vec::new();
         for case in order {
-            let begun = Instant::now();
-            let basic = unspoken.iter().find(|basic| !case.action.is_empty() && basic.protocol == case.protocol);
+            let started = Instant::now();
+            let basic = failed_basics.iter().find(|basic| !case.action.is_empty() && basic.protocol == case.protocol);
             let verdict = match (target, initialised_by) {
                 (Target::Command { .. }, _) if let Some(basic) = basic => Verdict::NotRun(format!(
                     "the proxy does not speak {}, as {} shows",
-                    spoken(&basic.protocol),
+                    protocol_in_words(&basic.protocol),
                     basic.name
                 )),
                 (Target::Url { .. }, Some(other)) if case.initialises() && case.needs_a_start().is_none() => {
@@ -137,15 +137,15 @@ impl Conformance {
                 _ => play(case, target, self.timeout.0),
             };
             if case.basic && matches!(verdict, Verdict::Failed(_)) {
-                unspoken.push(case);
+                failed_basics.push(case);
             }
             if case.initialises() && !matches!(verdict, Verdict::NotRun(_)) {
                 initialised_by.get_or_insert(&case.name);
             }
             if !self.json {
-                output::case(&case.name, width, &verdict, begun.elapsed())?;
+                output::case(&case.name, width, &verdict, started.elapsed())?;
             }
-            results.push(Played::new(case, &verdict, begun.elapsed()));
+            results.push(Played::new(case, &verdict, started.elapsed()));
         }
         let count = |status| results.iter().filter(|played| played.status == status).count();
         let summary = Summary { passed: count(PASSED), failed: count(FAILED), not_run: count(NOT_RUN) };
@@ -167,7 +167,7 @@ impl Conformance {
 }
 
 /// A protocol in a sentence.
-fn spoken(protocol: &str) -> String {
+fn protocol_in_words(protocol: &str) -> String {
     if protocol.starts_with(|first: char| first.is_ascii_digit()) {
         format!("version {protocol}")
     } else {

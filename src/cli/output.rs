@@ -150,7 +150,7 @@ impl Checklist {
             }
             return Ok(());
         }
-        self.unfold()?;
+        self.print_folded()?;
         let mut stdout = io::stdout().lock();
         let Style { red, green, yellow, dim, off, .. } = self.style;
         let (mark, colour) = match check.verdict {
@@ -181,7 +181,7 @@ impl Checklist {
 
     /// The last line: what came out how often.
     pub(super) fn summary(&mut self, report: &Report, took: Duration) -> io::Result<()> {
-        self.unfold()?;
+        self.print_folded()?;
         let counts = [
             (Verdict::Passed, "passed", self.style.green),
             (Verdict::Warning, "with a warning", self.style.yellow),
@@ -190,7 +190,7 @@ impl Checklist {
             (Verdict::NotReached, "not reached", self.style.dim),
         ];
         let off = self.style.off;
-        let told: Vec<_> = counts
+        let shown: Vec<_> = counts
             .iter()
             .map(|(verdict, words, colour)| (report.count(*verdict), words, colour))
             // Zero failures are worth a word.
@@ -201,11 +201,11 @@ impl Checklist {
             })
             .collect();
         let mut stdout = io::stdout().lock();
-        writeln!(stdout, "\n{}  {}{}{off}", told.join(", "), self.style.dim, time(took))?;
+        writeln!(stdout, "\n{}  {}{}{off}", shown.join(", "), self.style.dim, time(took))?;
         stdout.flush()
     }
 
-    fn unfold(&mut self) -> io::Result<()> {
+    fn print_folded(&mut self) -> io::Result<()> {
         if self.folded.is_empty() || self.silent {
             return Ok(());
         }

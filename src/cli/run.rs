@@ -106,7 +106,7 @@ impl Run {
             reaper,
         );
         let outcome = tokio::select! {
-            outcome = converse(&action, &path, &mut inputs, printing) => outcome,
+            outcome = run_all(&action, &path, &mut inputs, printing) => outcome,
             signal = signals.next() => {
                 output::note(&format!("pipeloop: {}, stopping the action", signal.name()));
                 Ok(signal.shell_code())
@@ -125,27 +125,27 @@ impl Run {
 }
 
 /// Init, then every activation in turn.
-async fn converse(
+async fn run_all(
     action: &Action,
     path: &std::path::Path,
     inputs: &mut mpsc::Receiver<Input>,
     printing: Printing,
 ) -> Result<u8, Error> {
-    let begun = Instant::now();
+    let started = Instant::now();
     action.open(path).await?;
     if printing.time {
-        output::note(&format!("init  {}", output::time(begun.elapsed())));
+        output::note(&format!("init  {}", output::time(started.elapsed())));
     }
     let mut status = 0;
     while let Some(activation) = inputs.recv().await {
-        let begun = Instant::now();
+        let started = Instant::now();
         let outcome = match activation {
             Ok(activation) if printing.stream => stream(action, activation).await,
             Ok(activation) => action.run(activation).await.map(Some),
             Err(error) => Err(error),
         };
         if printing.time {
-            output::note(&format!("run   {}", output::time(begun.elapsed())));
+            output::note(&format!("run   {}", output::time(started.elapsed())));
         }
         match outcome {
             Ok(None) => {}
@@ -177,10 +177,10 @@ struct Printing {
 /// One activation whose chunks are printed as they come. Its result, unless its chunks are all.
 async fn stream(action: &Action, activation: Activation) -> Result<Option<Answer>, Error> {
     let failed = |reason| Error::Proxy(ProxyError::System { doing: "write a chunk", reason });
-    let (mut piece, mut pieces) = action.stream(activation).await?;
+    let (mut item, mut items) = action.stream(activation).await?;
     let mut chunks = output::Chunks::default();
     loop {
-        match piece {
+        match item {
             StreamItem::Chunk(json) => chunks.print(&json).map_err(failed)?,
             last => {
                 chunks.end().map_err(failed)?;
@@ -192,7 +192,7 @@ async fn stream(action: &Action, activation: Activation) -> Result<Option<Answer
                 };
             }
         }
-        piece = pieces.next().await;
+        item = items.next().await;
     }
 }
 

@@ -122,17 +122,17 @@ impl Serve {
         let signal = signals.next().await;
         tracing::info!(signal = signal.name(), "ending in order; a second signal ends at once");
         stop.send_replace(Stop::Accepting);
-        let mut orderly = std::pin::pin!(async {
+        let mut drained = std::pin::pin!(async {
             action.stop(self.server.drain_grace.0).await;
             stop.send_replace(Stop::Connections);
             let _ = tokio::time::timeout(LAST_ANSWERS, server).await;
         });
         tokio::select! {
-            () = &mut orderly => {}
+            () = &mut drained => {}
             signal = signals.next() => {
                 tracing::warn!(signal = signal.name(), "ending at once");
                 action.kill();
-                orderly.await;
+                drained.await;
             }
         }
         Ok(0)

@@ -12,29 +12,29 @@ use crate::protocol::answer::{self, Gathered};
 use crate::protocol::frame::{self, Id, Kind};
 use crate::protocol::multiplex::{Ended, Event, Multiplex, Step, Taken, Ticket};
 
-use super::activate::{SECOND_THOUGHTS, is_cut_off};
+use super::activate::{LATE_OUTPUT_GRACE, is_cut_off};
 use super::finding::FrameFault;
 
 /// What came back for some activations, and what came beside it.
 #[derive(Debug, Default)]
-pub(super) struct Dialogue {
-    pub(super) flights: Vec<Flight>,
+pub(super) struct Transcript {
+    pub(super) activations: Vec<SentActivation>,
     /// Frames that are nobody's, and why.
-    pub(super) misfits: Vec<(FrameFault, Bytes)>,
+    pub(super) unexpected: Vec<(FrameFault, Bytes)>,
     /// Lines that are no frame, and what is wrong with each.
-    pub(super) noise: Vec<(String, Bytes)>,
+    pub(super) non_frames: Vec<(String, Bytes)>,
     /// The first object that brings nothing, and what is wrong with it.
-    pub(super) hollow: Option<(String, Bytes)>,
+    pub(super) malformed: Option<(String, Bytes)>,
     /// When something came that may be the end of an activation, had it been told whose.
-    lost: Vec<Instant>,
+    unattributed_ends: Vec<Instant>,
     bytes: u64,
 }
 
 /// An activation that was sent.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(super) struct SentActivation {
     pub(super) ticket: Ticket,
-    pub(super) begun: Instant,
+    pub(super) started: Instant,
     /// When its first frame came.
     pub(super) first: Option<Instant>,
     /// When its first chunk came. What came together came at the same time.
@@ -48,38 +48,38 @@ pub(super) struct Flight {
 
 /// Why nothing more is listened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(super) enum Received {
     /// What was waited for has come.
-    Enough,
+    Complete,
     /// It has not come in time.
-    TimeUp,
+    TimedOut,
     /// The process is gone, or its result channel.
-    Gone,
+    Closed,
     /// More has come than an answer may hold.
     TooLong,
 }
 
-impl Dialogue {
+impl Transcript {
     /// Hears what has come while nothing was in flight.
-    pub(super) fn hear_strays(&mut self, multiplex: &mut Multiplex, given: &BTreeSet<u64>) {
+    pub(super) fn collect_strays(&mut self, multiplex: &mut Multiplex, sent_ids: &BTreeSet<u64>) {
         multiplex.look_for_strays();
         let several = multiplex.promises().concurrency > 1;
         while let Some(Taken::Frame(event, line)) = multiplex.take() {
-            self.note(Instant::now(), event, line, given, several);
+            self.record(Instant::now(), event, line, sent_ids, several);
         }
         if let Some(partial) = multiplex.take_partial() {
-            keep(&mut self.noise, ("that is not ended".into(), partial.into()));
+            push_bounded(&mut self.non_frames, ("that is not ended".into(), partial.into()));
         }
     }
 
     /// Sends an activation.
-    pub(super) fn send(&mut self, multiplex: &mut Multiplex, given: &mut BTreeSet<u64>, activation: &Activation) {
-        let begun = Instant::now();
+    pub(super) fn send(&mut self, multiplex: &mut Multiplex, sent_ids: &mut BTreeSet<u64>, activation: &Activation) {
+        let started = Instant::now();
         let ticket = multiplex.begin(activation);
-        given.insert(ticket.id);
-        self.flights.push(Flight {
+        sent_ids.insert(ticket.id);
+        self.activations.push(SentActivation {
             ticket,
-            begun,
+            started,
             first: None,
             first_chunk: None,
             chunks: 0,
@@ -89,130 +89,130 @@ impl Dialogue {
     }
 
     /// Listens until `enough` says so, or for so long. Hears what has come in any case.
-    pub(super) async fn listen(
+    pub(super) async fn receive(
         &mut self,
-        talk: Talk<'_>,
+        peer: Peer<'_>,
         limit_bytes: u64,
         within: Duration,
-        enough: impl Fn(&Self) -> bool,
-    ) -> Rest {
-        let Talk { multiplex, given, process, logs } = talk;
+        is_complete: impl Fn(&Self) -> bool,
+    ) -> Received {
+        let Peer { multiplex, sent_ids, process, logs } = peer;
         let deadline = Instant::now() + within;
         let mut gone = false;
         loop {
             let at = Instant::now();
             while let Some(taken) = multiplex.take() {
                 tokio::task::consume_budget().await;
-                let Taken::Frame(event, line) = taken else { return Rest::TooLong };
+                let Taken::Frame(event, line) = taken else { return Received::TooLong };
                 if let Event::Log(_, text) = &event {
                     let lines = logs.lines_of(text, None);
                     logs.feed_frames(&lines);
                 }
                 let several = multiplex.promises().concurrency > 1;
-                self.note(at, event, line, given, several);
-                if Instant::now() >= deadline && !enough(self) {
+                self.record(at, event, line, sent_ids, several);
+                if Instant::now() >= deadline && !is_complete(self) {
                     // Whoever writes without end is not listened to without end.
-                    return Rest::TimeUp;
+                    return Received::TimedOut;
                 }
             }
-            if enough(self) {
-                return Rest::Enough;
+            if is_complete(self) {
+                return Received::Complete;
             }
             if self.bytes > limit_bytes {
-                return Rest::TooLong;
+                return Received::TooLong;
             }
             if gone {
                 if multiplex.read_rest() {
                     continue;
                 }
-                return Rest::Gone;
+                return Received::Closed;
             }
-            let until = self.is_lost_since().map_or(deadline, |lost| deadline.min(lost + SECOND_THOUGHTS));
+            let until = self.unattributed_since().map_or(deadline, |since| deadline.min(since + LATE_OUTPUT_GRACE));
             tokio::select! {
                 step = multiplex.step(true) => gone = step == Step::Gone,
                 _ = process.exited() => gone = true,
                 () = logs.pump() => unreachable!("a pump never ends"),
-                () = tokio::time::sleep_until(until.into()) => return Rest::TimeUp,
+                () = tokio::time::sleep_until(until.into()) => return Received::TimedOut,
             }
         }
     }
 
     /// Notes what a line means.
-    fn note(&mut self, at: Instant, event: Event, line: Bytes, given: &BTreeSet<u64>, several: bool) {
+    fn record(&mut self, at: Instant, event: Event, line: Bytes, sent_ids: &BTreeSet<u64>, several: bool) {
         match event {
             Event::Chunk(id, chunk) => {
                 self.bytes += chunk.len() as u64 + 1;
-                self.of(id, at, |flight| {
-                    flight.first_chunk.get_or_insert(at);
-                    flight.chunks += 1;
-                    flight.lines.extend_from_slice(&chunk);
-                    flight.lines.push(b'\n');
+                self.with_sent(id, at, |sent| {
+                    sent.first_chunk.get_or_insert(at);
+                    sent.chunks += 1;
+                    sent.lines.extend_from_slice(&chunk);
+                    sent.lines.push(b'\n');
                 });
             }
-            Event::Log(id, _) => self.of(id, at, |_| {}),
-            Event::Ended(id, ended) => self.of(id, at, |flight| flight.ended = Some((at, ended))),
+            Event::Log(id, _) => self.with_sent(id, at, |_| {}),
+            Event::Ended(id, ended) => self.with_sent(id, at, |sent| sent.ended = Some((at, ended))),
             Event::Broken(_, problem) => {
-                keep(&mut self.lost, at);
+                push_bounded(&mut self.unattributed_ends, at);
                 match frame::parse(&line) {
-                    Ok(_) => self.hollow = self.hollow.take().or(Some((problem, line))),
-                    Err(_) => keep(&mut self.noise, (problem, line)),
+                    Ok(_) => self.malformed = self.malformed.take().or(Some((problem, line))),
+                    Err(_) => push_bounded(&mut self.non_frames, (problem, line)),
                 }
             }
             Event::Stray(_) => match frame::parse(&line) {
                 Err(problem) => {
                     if is_cut_off(&line) {
-                        keep(&mut self.lost, at);
+                        push_bounded(&mut self.unattributed_ends, at);
                     }
-                    keep(&mut self.noise, (format!("that is {problem}"), line));
+                    push_bounded(&mut self.non_frames, (format!("that is {problem}"), line));
                 }
                 Ok(frame) => {
-                    let last = given.last().copied();
+                    let last = sent_ids.last().copied();
                     let fault = match frame.id {
                         None if several => FrameFault::NoId,
-                        None => FrameFault::Behind { id: last },
-                        Some(Id::Number(id)) if given.contains(&id) => FrameFault::Behind { id: Some(id) },
-                        Some(_) => FrameFault::Unknown { given: last },
+                        None => FrameFault::AfterEnd { id: last },
+                        Some(Id::Number(id)) if sent_ids.contains(&id) => FrameFault::AfterEnd { id: Some(id) },
+                        Some(_) => FrameFault::UnknownId { last_sent: last },
                     };
-                    let behind = matches!(fault, FrameFault::Behind { .. });
+                    let after_end = matches!(fault, FrameFault::AfterEnd { .. });
                     let goes_on = matches!(frame.kind, Ok(Kind::Chunk(_) | Kind::Log(_)));
-                    if !behind && !goes_on {
-                        keep(&mut self.lost, at);
+                    if !after_end && !goes_on {
+                        push_bounded(&mut self.unattributed_ends, at);
                     }
                     match frame.kind {
-                        Err(problem) if !behind => self.hollow = self.hollow.take().or(Some((problem, line))),
-                        _ => keep(&mut self.misfits, (fault, line)),
+                        Err(problem) if !after_end => self.malformed = self.malformed.take().or(Some((problem, line))),
+                        _ => push_bounded(&mut self.unexpected, (fault, line)),
                     }
                 }
             },
         }
     }
 
-    fn of(&mut self, id: u64, at: Instant, note: impl FnOnce(&mut Flight)) {
-        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket.id == id) {
-            flight.first.get_or_insert(at);
-            note(flight);
+    fn with_sent(&mut self, id: u64, at: Instant, record: impl FnOnce(&mut SentActivation)) {
+        if let Some(sent) = self.activations.iter_mut().find(|sent| sent.ticket.id == id) {
+            sent.first.get_or_insert(at);
+            record(sent);
         }
     }
 
     /// Whether every activation has ended.
-    pub(super) fn is_over(&self) -> bool {
-        self.open() == 0
+    pub(super) fn all_ended(&self) -> bool {
+        self.open_count() == 0
     }
 
     /// How many activations have not ended.
-    pub(super) fn open(&self) -> usize {
-        self.flights.iter().filter(|flight| flight.ended.is_none()).count()
+    pub(super) fn open_count(&self) -> usize {
+        self.activations.iter().filter(|sent| sent.ended.is_none()).count()
     }
 
     /// Since when there is, for each activation that is open, an end that may have been meant for it.
-    fn is_lost_since(&self) -> Option<Instant> {
-        let open = self.open();
-        (open > 0).then(|| self.lost.get(open - 1).copied()).flatten()
+    fn unattributed_since(&self) -> Option<Instant> {
+        let open = self.open_count();
+        (open > 0).then(|| self.unattributed_ends.get(open - 1).copied()).flatten()
     }
 }
 
 /// Keeps the first of many: a process may write what is nobody's without end.
-fn keep<T>(kept: &mut Vec<T>, next: T) {
+fn push_bounded<T>(kept: &mut Vec<T>, next: T) {
     const MAX_KEPT: usize = 16;
     if kept.len() < MAX_KEPT {
         kept.push(next);
@@ -220,18 +220,18 @@ fn keep<T>(kept: &mut Vec<T>, next: T) {
 }
 
 /// A process that is spoken with.
-pub(super) struct Talk<'a> {
+pub(super) struct Peer<'a> {
     pub(super) multiplex: &'a mut Multiplex,
     /// Every number that it was sent.
-    pub(super) given: &'a BTreeSet<u64>,
+    pub(super) sent_ids: &'a BTreeSet<u64>,
     pub(super) process: &'a Process,
     pub(super) logs: &'a mut Logs,
 }
 
-impl Flight {
+impl SentActivation {
     /// How long it took, if it has ended.
     pub(super) fn took(&self) -> Option<Duration> {
-        self.ended.as_ref().map(|(at, _)| at.duration_since(self.begun))
+        self.ended.as_ref().map(|(at, _)| at.duration_since(self.started))
     }
 
     /// The answer as one body, or what is wrong with it.
