@@ -13,8 +13,10 @@ use crate::protocol::pipe_loop::{Channel, NoAnswer};
 use crate::protocol::{Protocol, answer, detect, single_shot};
 
 use super::finding::{self, Finding};
+use super::process::Running;
 use super::report::Name;
-use super::{Answered, CheckRun, Failure, Running};
+use super::settle::Failure;
+use super::{Answered, CheckRun};
 use crate::action::worker::{gone, spawn, unusable, wait_for_end};
 
 /// When something comes that was held back until then.

@@ -11,7 +11,8 @@ use crate::text::{excerpt, millis};
 use super::arguments::{Arguments, Echo, SEQUENCE_LENGTH, mark_echo, unicode_echo};
 use super::finding::Finding;
 use super::report::{Check, Fault, Name, Verdict};
-use super::{Answered, CheckRun, Failure, streams};
+use super::settle::Failure;
+use super::{Answered, CheckRun, concurrency};
 
 impl CheckRun<'_> {
     /// The first activation shows how it answers at all. Whether others can be had.
@@ -137,7 +138,7 @@ impl CheckRun<'_> {
                 Ok(Answered { answer, took }) => {
                     total += took;
                     longest = longest.max(took);
-                    self.baseline.failures += usize::from(streams::is_failure(&answer));
+                    self.baseline.failures += usize::from(concurrency::is_failure(&answer));
                     match mark_echo(&answer, number) {
                         Echo::Intact => echoes += 1,
                         Echo::Absent => {}

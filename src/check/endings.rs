@@ -6,9 +6,10 @@ use crate::process::orphans::{self, Orphan};
 use crate::process::reap::Exit;
 use crate::process::{ExitStatus, Process, stop};
 
+use super::CheckRun;
 use super::finding::Finding;
+use super::process::Running;
 use super::report::{Check, Name};
-use super::{CheckRun, Running};
 
 /// How long what an action started may take to end after it.
 const ORPHAN_GRACE: Duration = Duration::from_millis(500);

@@ -1,27 +1,34 @@
-//! Whether an action keeps the promises of its protocol: what `pipeloop check` does.
+//! Whether an action keeps the promises of its protocol: the work of `pipeloop check`.
 //!
-//! Opens, inspects, starts and calls an action with the code that serves it, and looks closer where
-//! that code only has to go on: at what came beside an answer, at what comes when the input ends, at
-//! what is left then. Knows how each check came out, in words; prints nothing.
+//! Opens, inspects, starts and calls an action with the code that serves it. It also looks where that code does
+//! not have to: at output beside an answer, at output that comes only when the input ends, and at processes
+//! that outlive the action. Describes how each check came out; prints nothing.
 //!
 //! # Theory of operation
-//! [`CheckRun::run`] goes through the checks in their order and settles each exactly once. An
-//! activation that fails is looked into until one check is to blame for it; the others go on with a
-//! new process, or say that they were not reached.
+//! [`CheckRun::run`] goes through the checks in their order and settles each exactly once. When an activation
+//! fails, a diagnosis finds the one check that it counts against; the other checks go on with a new process, or
+//! say that they were not reached.
 //!
-//! - `answers`, `streams`, `endings`: the checks, in their order; `streams` has those of version 2
-//! - `activate`: one activation, and a closer look at one that fails; `dialogue`: several, in frames
-//! - `arguments`, `log_capture`: what is sent, and what is heard of the log
-//! - `report`, `finding`: how the checks came out, in words
+//! - `inspection`, `answers`, `promises`, `concurrency`, `endings`: the checks, in their order; `promises` and
+//!   `concurrency` are for version 2
+//! - `activate`: one activation, and the diagnosis of one that fails; `frames`: the same in version 2, over a
+//!   `transcript`
+//! - `process`: the start and the end of a process; `arguments`: the input; `log_capture`: the log
+//! - `settle`, `report`, `finding`: how the checks came out, in words
 
 mod activate;
 mod answers;
 mod arguments;
+mod concurrency;
 mod endings;
 mod finding;
+mod frames;
+mod inspection;
 mod log_capture;
+mod process;
+mod promises;
 mod report;
-mod streams;
+mod settle;
 mod transcript;
 
 use std::collections::BTreeSet;
@@ -33,25 +40,16 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::activation::Answer;
-use crate::config::{ActionSettings, Inspect};
+use crate::artifact::Artifact;
+use crate::config::ActionSettings;
 use crate::error::{BadAnswer, Error, ProxyError, RunError, StartError, UploadError};
 use crate::logs::{self, Logs, Sentinels};
 use crate::process::orphans;
-use crate::process::spawn::ResultChannel;
-use crate::process::stop::KillOnDrop;
-use crate::process::{Launch, Process, Reaper, stop};
+use crate::process::{Launch, Reaper, stop};
 use crate::protocol::Protocol;
-use crate::protocol::conversation::Conversation;
-use crate::protocol::detect::{self, Evidence, detect};
+use crate::protocol::detect::Evidence;
 use crate::protocol::pipe_loop::Channel;
-use crate::text::{excerpt, millis};
-
-use crate::action::DEFAULT_MAIN;
-use crate::action::worker::spawn;
-use crate::artifact::compile::compile;
-use crate::artifact::inspect::{Inspection, TargetSystem, inspect};
-use crate::artifact::unpack;
-use crate::artifact::{Artifact, Sources};
+use crate::text::millis;
 
 pub use finding::{Finding, FrameFault, Promise};
 pub use report::{Check, Fault, Name, Report, Verdict};
@@ -60,7 +58,9 @@ use answers::shown;
 use arguments::Arguments;
 use endings::kill_all;
 use log_capture::LogCapture;
-use streams::Baseline;
+use process::Running;
+use promises::Baseline;
+use settle::Failure;
 
 /// What is to be checked, and how.
 #[derive(Debug)]
@@ -126,42 +126,11 @@ pub struct CheckRun<'a> {
     lingered: bool,
 }
 
-/// A process that is ready.
-struct Running {
-    guard: KillOnDrop,
-    conversation: Conversation,
-}
-
 /// An activation that was answered.
 struct Answered {
     answer: Answer,
     took: Duration,
 }
-
-/// Why an activation was not answered as it should be.
-enum Failure {
-    Error(Error),
-    Finding(Finding),
-    /// It answers on stdout and has not said so.
-    NoHandshake {
-        line: Vec<u8>,
-    },
-    /// Chunks came, and no end in time.
-    Endless {
-        after: Duration,
-        chunks: usize,
-    },
-    /// Nothing came in time.
-    Silence {
-        after: Duration,
-        meanwhile: &'static str,
-    },
-}
-
-/// Where programs are in an image.
-///
-/// Source: moby, `DefaultPathEnv`.
-const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl<'a> CheckRun<'a> {
     /// Prepares the check of an action. `tell` hears of each check as it comes out.
@@ -241,77 +210,6 @@ impl<'a> CheckRun<'a> {
     #[must_use]
     pub fn into_report(self) -> Report {
         self.report
-    }
-
-    /// Opens and inspects it. Whether it is to be started.
-    async fn open_and_inspect(&mut self) -> bool {
-        let artifact = match self.open().await {
-            Ok(artifact) => artifact,
-            Err(error) => {
-                let faults = match &error {
-                    Error::Upload(UploadError::Unfit { defects, .. }) => defects.iter().map(Fault::from).collect(),
-                    error => vec![Fault::from(error)],
-                };
-                self.settle(Check { faults, ..Check::new(Name::Recognised, Verdict::Failed, "") });
-                self.report.refused = Some(error);
-                return false;
-            }
-        };
-        self.launch.program.clone_from(&artifact.executable);
-        self.launch.directory.clone_from(&artifact.directory);
-        let target = match &self.plan.image_root {
-            None => TargetSystem::of(&self.launch),
-            // What an image sets is not in its file system; this is what nearly every one does.
-            Some(root) => TargetSystem::new(root, &artifact.directory, &[("PATH".into(), IMAGE_PATH.into())]),
-        };
-        let inspection = inspect(&artifact.executable, &target);
-        let fatal: Vec<_> = match self.plan.not_started {
-            // It was asked not to decide by it. What it found is a warning.
-            None if self.plan.settings.inspect == Inspect::Off => Vec::new(),
-            // The kernel will tell of what is for another machine.
-            None => inspection.fatal().cloned().collect(),
-            Some(_) => inspection.fatal_by_itself().cloned().collect(),
-        };
-        let Inspection { what, defects, .. } = inspection;
-        self.artifact = Some(artifact);
-        self.settle(Check::passed(Name::Recognised, what));
-        let verdict = match (fatal.is_empty(), defects.is_empty()) {
-            (false, _) => Verdict::Failed,
-            (true, false) => Verdict::Warning,
-            (true, true) => Verdict::Passed,
-        };
-        let place = if self.plan.image_root.is_some() { "in that image" } else { "here" };
-        let seen = if defects.is_empty() { format!("nothing that it needs is missing {place}") } else { String::new() };
-        let faults = defects.iter().map(Fault::from).collect();
-        self.settle(Check { faults, ..Check::new(Name::Executable, verdict, seen) });
-        if let Some(reason) = self.plan.not_started {
-            self.settle_rest(Verdict::NotApplicable, reason);
-        }
-        if !fatal.is_empty() {
-            self.report.refused =
-                Some(Error::Upload(UploadError::Unfit { path: Some(self.launch.program.clone()), defects: fatal }));
-            return false;
-        }
-        self.plan.not_started.is_none()
-    }
-
-    /// Takes it from the file system, and compiles what has to be compiled.
-    async fn open(&mut self) -> Result<Artifact, Error> {
-        let Plan { action, settings, compiler, environment, .. } = &self.plan;
-        let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries, halt: None };
-        let artifact = Artifact::open(action, &settings.workdir, &bounds, Sources::with(compiler.as_deref()))?;
-        let compiling = compile(
-            &artifact,
-            compiler.as_deref(),
-            settings.main.as_deref().unwrap_or(DEFAULT_MAIN),
-            environment,
-            settings.init_timeout.0,
-            &self.reaper,
-            &mut self.logs,
-        );
-        self.log_capture.during(compiling).await?;
-        artifact.check_environment(self.plan.execution_env.as_deref())?;
-        Ok(artifact)
     }
 
     /// The checks of a process that is kept.
@@ -418,144 +316,6 @@ impl<'a> CheckRun<'a> {
         self.judge_orphans().await;
         if !self.is_settled(Name::Descendants) {
             self.settle(Check::passed(Name::Descendants, "no process lives on after it"));
-        }
-    }
-
-    /// Starts a process if none runs that is alive.
-    async fn ensure_running(&mut self) -> Result<(), Failure> {
-        if let Some(running) = self.running.take_if(|running| running.guard.process().exit().is_some()) {
-            self.kill_and_reap(running.guard.process()).await;
-        }
-        if self.running.is_none() {
-            self.start().await.map_err(Failure::Error)?;
-        }
-        Ok(())
-    }
-
-    /// Starts a process and waits until it is ready.
-    async fn start(&mut self) -> Result<Evidence, Error> {
-        let settings = &self.plan.settings;
-        let rules = detect::Rules {
-            protocol: settings.protocol,
-            wait_for_ack: self.plan.wait_for_ack,
-            init_timeout: settings.init_timeout.0,
-            start_grace: settings.start_grace.0,
-        };
-        let (guard, pipes) = spawn(&self.launch, ResultChannel::Descriptor3, &self.reaper, &mut self.logs)?;
-        self.sent_ids.clear();
-        let detected = self.log_capture.during(detect(guard.process(), pipes, &rules, &mut self.logs)).await;
-        match detected {
-            Ok(detect::Ready { mut conversation, evidence }) => {
-                conversation.keep_strays();
-                self.running = Some(Running { guard, conversation });
-                Ok(evidence)
-            }
-            Err(error) => {
-                self.kill_and_reap(guard.process()).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Kills what is left of a process and takes its last words.
-    async fn kill_and_reap(&mut self, process: &Process) {
-        self.log_capture.during(stop::kill(process)).await;
-        self.logs.detach();
-        self.forward_log().await;
-    }
-
-    /// Hears what the action has logged by now.
-    async fn forward_log(&mut self) {
-        self.log_capture.during(self.logs.end_without_sentinel()).await;
-        let progress = self.log_capture.progress();
-        if !progress.is_empty() {
-            (self.report_progress)(Progress::Logged(&progress));
-        }
-    }
-
-    /// A setting of the action may be shorter than the patience of the check.
-    fn activation_timeout(&self) -> Duration {
-        self.plan.activation_timeout.min(self.plan.settings.run_timeout.0)
-    }
-
-    fn pid(&self) -> Option<rustix::process::Pid> {
-        self.running.as_ref().map(|running| running.guard.process().pid)
-    }
-
-    fn fail(&mut self, name: Name, failure: &Failure) {
-        let fault = match failure {
-            Failure::Error(error) => Fault::from(error),
-            Failure::Finding(finding) => Fault::from(finding.clone()),
-            Failure::NoHandshake { line } => Fault {
-                code: "PL055",
-                reason: format!(
-                    "it answers on stdout and has not sent a handshake, so its answers are taken for logs: {}",
-                    excerpt(line)
-                ),
-                cure: Some(
-                    "print `{\"openwhisk\":1}` on stdout first and flush it; or answer on descriptor 3".into(),
-                ),
-            },
-            Failure::Endless { after, chunks } => Fault {
-                code: "PL064",
-                reason: format!("no end came within {}, and {chunks} chunks did", millis(*after)),
-                cure: Some("end each activation with `result`, `error` or `end`; a stream that takes longer has more time with `--timeout`, and arguments that make it short come with `-p` or `--input`".into()),
-            },
-            Failure::Silence { after, meanwhile } => Fault {
-                code: "PL064",
-                reason: format!("no answer came within {}; {meanwhile}", millis(*after)),
-                cure: Some("make it faster, or give it more time with `--timeout`; arguments that suit it come with `-p` or `--input`".into()),
-            },
-        };
-        let elsewhere = match failure {
-            Failure::Finding(Finding::Stray { .. }) => Some(Name::Channel),
-            Failure::Finding(Finding::Frame { fault, .. }) if !matches!(fault, FrameFault::MixedUp { .. }) => {
-                Some(Name::Ids)
-            }
-            _ => None,
-        };
-        if let Some(blamed) = elsewhere
-            && blamed != name
-        {
-            // It is no fault of this activation's, and may come with any.
-            if !self.is_settled(blamed) {
-                let check = self.failure(blamed, fault);
-                self.settle(check);
-            }
-            return self.settle(Check::new(name, Verdict::NotReached, ""));
-        }
-        let check = self.failure(name, fault);
-        self.settle(check);
-    }
-
-    /// A check that failed, with the end of the log.
-    fn failure(&self, name: Name, fault: impl Into<Fault>) -> Check {
-        Check { log: self.log_capture.stderr.tail(), ..Check::failed(name, fault) }
-    }
-
-    fn is_settled(&self, name: Name) -> bool {
-        self.report.checks.iter().chain(&self.settled_early).any(|check| check.name == name)
-    }
-
-    /// Notes how a check came out, and tells it once all before it have been told.
-    fn settle(&mut self, check: Check) {
-        debug_assert!(!self.is_settled(check.name), "{check:?} was settled before");
-        self.settled_early.push(check);
-        while let Some(next) = Name::ALL.get(self.report.checks.len())
-            && let Some(at) = self.settled_early.iter().position(|check| check.name == *next)
-        {
-            let check = self.settled_early.swap_remove(at);
-            (self.report_progress)(Progress::Settled(&check));
-            self.report.checks.push(check);
-        }
-    }
-
-    /// Settles every check that has not come out yet.
-    fn settle_rest(&mut self, verdict: Verdict, seen: &str) {
-        for name in Name::ALL {
-            if !self.is_settled(name) {
-                self.settle(Check::new(name, verdict, seen));
-            }
         }
     }
 }

@@ -1,0 +1,356 @@
+//! The checks of version 2: numbers, and what a handshake promises.
+//!
+//! An unknown action cannot be told to take its time, to stream or to wait. So each promise is tried
+//! with the arguments that there are, and what cannot be told from that is said to be so: it passes,
+//! with words. What does show is the fault that matters: an action that does not survive a frame
+//! which it promised to understand, or does not do what it says there.
+
+use std::time::{Duration, Instant};
+
+use crate::process::{ExitStatus, orphans};
+use crate::protocol::multiplex::Promises;
+use crate::text::millis;
+
+use super::CheckRun;
+use super::activate::LATE_OUTPUT_GRACE;
+use super::finding::{self, Finding, Promise};
+use super::process::Running;
+use super::report::{Check, Name, Verdict};
+use super::transcript::{Received, Transcript};
+
+/// How activations went that were alone in flight.
+#[derive(Debug, Default)]
+pub(super) struct Baseline {
+    /// How long one of those in a row took, on average.
+    pub(super) took: Option<Duration>,
+    /// How many of those in a row failed, by their own word.
+    pub(super) failures: usize,
+    /// The most chunks that one of them had.
+    pub(super) chunks: usize,
+    /// How many of them had several chunks, all of which came together with the end.
+    pub(super) at_once: usize,
+    /// How many of them had chunks.
+    pub(super) streamed: usize,
+    /// A chunk, to be shown.
+    pub(super) sample: Vec<u8>,
+}
+
+/// Numbers that a process comes to that lives long: of several digits, and of more than 32 bits. Cut
+/// off, they are none that was sent before.
+const LARGE_IDS: [u64; 2] = [1_000_003, 4_294_967_999];
+/// An activation that takes less tells nothing about what happens beside it or in the middle of it.
+pub(super) const MIN_MEASURABLE: Duration = Duration::from_millis(50);
+/// How long an activation may go before it is cancelled.
+const CANCEL_DELAY: Duration = Duration::from_millis(50);
+/// How long a process may take to look at a frame.
+const MAX_REACTION: Duration = Duration::from_secs(2);
+/// How long what was written before a process knew that it is to pause may be on its way.
+const IN_TRANSIT: Duration = Duration::from_millis(50);
+/// For how long no chunk may come before an activation counts as paused, and for how long that is awaited.
+const QUIET: Duration = Duration::from_millis(250);
+const MAX_UNTIL_QUIET: Duration = Duration::from_secs(1);
+
+impl CheckRun<'_> {
+    /// Settles at once what the handshake did not promise.
+    pub(super) fn skip_unpromised(&mut self) {
+        let Some(promises) = self.promises() else {
+            let seen = format!(
+                "not in {}",
+                match self.report.protocol {
+                    Some("1") => "version 1",
+                    _ => "the dialect",
+                }
+            );
+            for name in Name::OF_VERSION_2 {
+                self.settle(Check::new(name, Verdict::NotApplicable, seen.as_str()));
+            }
+            return;
+        };
+        let members = [
+            (Name::Concurrency, promises.concurrency > 1),
+            (Name::Cancel, promises.cancel),
+            (Name::Pause, promises.pause),
+            (Name::Stop, promises.stop),
+        ];
+        for (name, promised) in members {
+            if !promised {
+                self.settle(Check::new(name, Verdict::NotApplicable, "not promised"));
+            }
+        }
+    }
+
+    fn promises(&mut self) -> Option<Promises> {
+        let running = self.running.as_mut()?;
+        running.conversation.as_multiplex().map(|multiplex| multiplex.promises())
+    }
+
+    /// The checks of what a handshake of version 2 promises. It answers one at a time.
+    pub(super) async fn check_promises(&mut self) {
+        if self.report.protocol != Some("2") {
+            return;
+        }
+        if self.one_activation_each {
+            for name in Name::OF_VERSION_2 {
+                if !self.is_settled(name) && name != Name::Stop {
+                    self.settle(Check::new(name, Verdict::NotReached, "its process answers only once"));
+                }
+            }
+            return;
+        }
+        if !self.is_settled(Name::Ids) {
+            self.check_large_ids().await;
+        }
+        if !self.is_settled(Name::Concurrency) {
+            self.check_concurrency().await;
+        }
+        self.judge_chunks();
+        if !self.is_settled(Name::Cancel) {
+            self.check_cancel().await;
+        }
+        if !self.is_settled(Name::Pause) {
+            self.check_pause().await;
+        }
+        if !self.is_settled(Name::Ids) {
+            self.judge_ids();
+        }
+    }
+
+    /// Sends numbers as they come late in the life of a process, and listens for what comes late.
+    async fn check_large_ids(&mut self) {
+        let arguments = self.arguments.base();
+        for number in LARGE_IDS {
+            if let Err(failure) = self.ensure_running().await {
+                return self.fail(Name::Ids, &failure);
+            }
+            let running = self.running.as_mut().expect("it runs");
+            if let Some(multiplex) = running.conversation.as_multiplex() {
+                multiplex.number_from(number);
+            }
+            if let Err(failure) = self.activate(Name::Ids, &arguments).await {
+                return self.fail(Name::Ids, &failure);
+            }
+        }
+        let Ok(Some(mut running)) = self.take_multiplex().await else { return };
+        let mut transcript = Transcript::default();
+        self.receive(&mut running, &mut transcript, LATE_OUTPUT_GRACE, |_| false).await;
+        self.running = Some(running);
+        self.record_strays(transcript);
+    }
+
+    fn judge_ids(&mut self) {
+        let check = if let Some((fault, line)) = self.unexpected.first() {
+            self.failure(Name::Ids, Finding::Frame { fault: *fault, line: line.to_vec() })
+        } else {
+            let [.., longest] = LARGE_IDS;
+            Check::passed(
+                Name::Ids,
+                format!("each frame is its activation's, each has one end; up to number {longest}"),
+            )
+        };
+        self.settle(check);
+    }
+
+    /// Whether chunks came as they were written.
+    fn judge_chunks(&mut self) {
+        let name = Name::Chunks;
+        let Baseline { took, chunks, at_once, streamed, .. } = self.baseline;
+        let took = took.unwrap_or_default();
+        let check = if streamed == 0 {
+            Check::new(name, Verdict::NotApplicable, "none came: it does not stream with these arguments")
+        } else if at_once < streamed || chunks < 2 {
+            Check::passed(name, format!("up to {chunks}, and they come before the end"))
+        } else if took < MIN_MEASURABLE * 2 {
+            Check::passed(name, format!("up to {chunks}; it is too quick to tell whether they wait for the end"))
+        } else {
+            let programs = self.running.as_ref().map(|running| orphans::programs(running.guard.process().pid));
+            let finding = Finding::NotFlushed {
+                what: "chunks",
+                when: format!("together with the end, {} after the activation was sent", millis(took)),
+                line: std::mem::take(&mut self.baseline.sample),
+                cure: finding::flush_cure(&programs.unwrap_or_default(), &self.launch.program),
+            };
+            Check::warning(name, finding)
+        };
+        self.settle(check);
+    }
+
+    /// Cancels an activation that has begun, and one that has hardly.
+    async fn check_cancel(&mut self) {
+        let name = Name::Cancel;
+        let arguments = self.arguments.base();
+        let grace = self.plan.settings.stop_grace.0;
+        let mut slowest = None;
+        for head_start in [CANCEL_DELAY, Duration::ZERO] {
+            let Some(mut running) = self.take_multiplex_for(name).await else { return };
+            let mut transcript = Transcript::default();
+            if let Err(failure) = self.send(&mut running, &mut transcript, &arguments) {
+                return self.fail(name, &failure);
+            }
+            let mut received = self.receive(&mut running, &mut transcript, head_start, Transcript::all_ended).await;
+            let in_time = !transcript.all_ended();
+            let cancelled = Instant::now();
+            if !matches!(received, Received::Closed | Received::TooLong) {
+                let id = transcript.activations[0].ticket.id;
+                running.multiplex().cancel(id);
+                received = self.receive(&mut running, &mut transcript, grace, Transcript::all_ended).await;
+            }
+            let took = cancelled.elapsed();
+            if received == Received::Complete {
+                // What comes for it now comes too late; and the process has to survive it.
+                received = self.await_reaction(&mut running, &mut transcript, LATE_OUTPUT_GRACE..MAX_REACTION).await;
+            }
+            self.forward_log().await;
+            if received != Received::Complete {
+                let seen = format!("an activation that was cancelled had not ended {} later", millis(grace));
+                let failure = self.blame(received, &transcript, running, Promise::Cancel, seen).await;
+                return self.fail(name, &failure);
+            }
+            self.running = Some(running);
+            // One that writes too much anyway is told that once.
+            if let (Some((fault, line)), true) = (transcript.unexpected.first(), self.unexpected.is_empty()) {
+                let check = self.failure(name, Finding::Frame { fault: *fault, line: line.to_vec() });
+                return self.settle(check);
+            }
+            if in_time {
+                let whole = transcript.activations[0].took().unwrap_or_default();
+                slowest = slowest.max(Some((took, whole)));
+            }
+            self.record_strays(transcript);
+        }
+        if let Err(failure) = self.activate(name, &arguments).await {
+            return self.fail(name, &failure);
+        }
+        let baseline = self.baseline.took.unwrap_or_default();
+        let check = match slowest {
+            None => Check::passed(name, "ended before it could hear of it; the next one is answered"),
+            Some((took, whole)) if baseline >= MIN_MEASURABLE * 4 && whole >= baseline * 3 / 4 => {
+                let seen = format!(
+                    "an activation that was cancelled went on for {}, and took {} in all; without that it takes {}",
+                    millis(took),
+                    millis(whole),
+                    millis(baseline)
+                );
+                Check::warning(name, Finding::Promise { promise: Promise::Cancel, seen })
+            }
+            Some((took, _)) => Check::passed(name, "ends what it is to end; the next one is answered").took(took),
+        };
+        self.settle(check);
+    }
+
+    /// Pauses an activation that streams, and has it go on.
+    async fn check_pause(&mut self) {
+        let name = Name::Pause;
+        let arguments = self.arguments.base();
+        let Some(mut running) = self.take_multiplex_for(name).await else { return };
+        let mut transcript = Transcript::default();
+        if let Err(failure) = self.send(&mut running, &mut transcript, &arguments) {
+            return self.fail(name, &failure);
+        }
+        let (activation_timeout, id, started) =
+            (self.activation_timeout(), transcript.activations[0].ticket.id, Instant::now());
+        let streams = |transcript: &Transcript| transcript.all_ended() || transcript.activations[0].chunks > 0;
+        let mut received = self.receive(&mut running, &mut transcript, activation_timeout, streams).await;
+        let in_time = !transcript.all_ended();
+        if received == Received::Complete {
+            running.multiplex().pause(id);
+            // A stream that is slow by itself is quiet for a while, too.
+            let quiet = QUIET.max(started.elapsed() * 3).min(MAX_REACTION);
+            received = self.await_reaction(&mut running, &mut transcript, IN_TRANSIT..QUIET).await;
+            if in_time && received == Received::Complete {
+                match self.wait_for_quiet(&mut running, &mut transcript, quiet).await {
+                    Ok(quiet) => received = quiet,
+                    Err(seen) => {
+                        self.kill_and_reap(running.guard.process()).await;
+                        let check = self.failure(name, Finding::Promise { promise: Promise::Pause, seen });
+                        return self.settle(check);
+                    }
+                }
+            }
+        }
+        let seen = match (in_time, transcript.all_ended()) {
+            (false, _) => "ended before it could hear of it; the next one is answered",
+            (true, true) => "ended before that could be seen; the next one is answered",
+            (true, false) => "no chunk came until it was to go on; the next one is answered",
+        };
+        if received == Received::Complete {
+            running.multiplex().resume(id);
+            received = self.receive(&mut running, &mut transcript, activation_timeout, Transcript::all_ended).await;
+        }
+        if received == Received::Complete {
+            received = self.await_reaction(&mut running, &mut transcript, LATE_OUTPUT_GRACE..MAX_REACTION).await;
+        }
+        self.forward_log().await;
+        if received != Received::Complete {
+            let seen = format!("it did not go on within {} after it was to resume", millis(activation_timeout));
+            let failure = self.blame(received, &transcript, running, Promise::Pause, seen).await;
+            return self.fail(name, &failure);
+        }
+        self.running = Some(running);
+        self.record_strays(transcript);
+        if let Err(failure) = self.activate(name, &arguments).await {
+            return self.fail(name, &failure);
+        }
+        self.settle(Check::passed(name, seen));
+    }
+
+    /// Waits until no chunk comes any more; or says how many came that should not have.
+    async fn wait_for_quiet(
+        &mut self,
+        running: &mut Running,
+        transcript: &mut Transcript,
+        quiet: Duration,
+    ) -> Result<Received, String> {
+        let count = |transcript: &Transcript| transcript.activations[0].chunks;
+        let (asked, before) = (Instant::now(), count(transcript));
+        loop {
+            let (now, elapsed) = (count(transcript), asked.elapsed());
+            // One may have been on its way when it ended.
+            let goes_on = if transcript.all_ended() { now > before + 1 } else { elapsed > MAX_UNTIL_QUIET };
+            if goes_on {
+                let late = now - before;
+                return Err(format!(
+                    "{late} chunks came in the {} after it was to pause and could know it",
+                    millis(elapsed)
+                ));
+            }
+            if transcript.all_ended() {
+                return Ok(Received::Complete);
+            }
+            let progress = |transcript: &Transcript| transcript.all_ended() || count(transcript) > now;
+            match self.receive(running, transcript, quiet, progress).await {
+                Received::Complete => {}
+                Received::TimedOut => return Ok(Received::Complete),
+                gone => return Ok(gone),
+            }
+        }
+    }
+
+    /// Tells a process that its end is near, as the server does: right before the end of its input.
+    pub(super) async fn check_stop(&mut self) {
+        let name = Name::Stop;
+        if self.is_settled(name) {
+            return;
+        }
+        let Some(mut running) = self.take_multiplex_for(name).await else { return };
+        let within = self.plan.settings.stop_grace.0 / 2;
+        self.log_capture.during(running.multiplex().say_stop(within)).await;
+        let Running { guard, conversation } = running;
+        let _results = conversation.into_results();
+        let (ended, took) = self.wait_for_exit(guard.process()).await;
+        self.forward_log().await;
+        let finding = |seen| Finding::Promise { promise: Promise::Stop, seen };
+        let check = match ended.map(|exit| exit.status) {
+            Some(ExitStatus::Exited(0)) => Check::passed(name, "ended with status 0").took(took),
+            Some(status) => self.failure(name, finding(format!("it {status} when `stop` came"))),
+            None => {
+                let seen = format!("it did not end within {} after `stop` and the end of its input", millis(within));
+                self.failure(name, finding(seen))
+            }
+        };
+        self.settle(check);
+        if ended.is_some() {
+            self.judge_orphans().await;
+        }
+        self.kill_and_reap(guard.process()).await;
+    }
+}

@@ -1,0 +1,109 @@
+//! How a check came out, noted in order.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::text::{excerpt, millis};
+
+use super::finding::{Finding, FrameFault};
+use super::report::{Check, Fault, Name, Verdict};
+use super::{CheckRun, Progress};
+
+/// Why an activation was not answered as it should be.
+pub(super) enum Failure {
+    Error(Error),
+    Finding(Finding),
+    /// It answers on stdout and has not said so.
+    NoHandshake {
+        line: Vec<u8>,
+    },
+    /// Chunks came, and no end in time.
+    Endless {
+        after: Duration,
+        chunks: usize,
+    },
+    /// Nothing came in time.
+    Silence {
+        after: Duration,
+        meanwhile: &'static str,
+    },
+}
+
+impl CheckRun<'_> {
+    pub(super) fn fail(&mut self, name: Name, failure: &Failure) {
+        let fault = match failure {
+            Failure::Error(error) => Fault::from(error),
+            Failure::Finding(finding) => Fault::from(finding.clone()),
+            Failure::NoHandshake { line } => Fault {
+                code: "PL055",
+                reason: format!(
+                    "it answers on stdout and has not sent a handshake, so its answers are taken for logs: {}",
+                    excerpt(line)
+                ),
+                cure: Some(
+                    "print `{\"openwhisk\":1}` on stdout first and flush it; or answer on descriptor 3".into(),
+                ),
+            },
+            Failure::Endless { after, chunks } => Fault {
+                code: "PL064",
+                reason: format!("no end came within {}, and {chunks} chunks did", millis(*after)),
+                cure: Some("end each activation with `result`, `error` or `end`; a stream that takes longer has more time with `--timeout`, and arguments that make it short come with `-p` or `--input`".into()),
+            },
+            Failure::Silence { after, meanwhile } => Fault {
+                code: "PL064",
+                reason: format!("no answer came within {}; {meanwhile}", millis(*after)),
+                cure: Some("make it faster, or give it more time with `--timeout`; arguments that suit it come with `-p` or `--input`".into()),
+            },
+        };
+        let elsewhere = match failure {
+            Failure::Finding(Finding::Stray { .. }) => Some(Name::Channel),
+            Failure::Finding(Finding::Frame { fault, .. }) if !matches!(fault, FrameFault::MixedUp { .. }) => {
+                Some(Name::Ids)
+            }
+            _ => None,
+        };
+        if let Some(blamed) = elsewhere
+            && blamed != name
+        {
+            // It is no fault of this activation's, and may come with any.
+            if !self.is_settled(blamed) {
+                let check = self.failure(blamed, fault);
+                self.settle(check);
+            }
+            return self.settle(Check::new(name, Verdict::NotReached, ""));
+        }
+        let check = self.failure(name, fault);
+        self.settle(check);
+    }
+
+    /// A check that failed, with the end of the log.
+    pub(super) fn failure(&self, name: Name, fault: impl Into<Fault>) -> Check {
+        Check { log: self.log_capture.stderr.tail(), ..Check::failed(name, fault) }
+    }
+
+    pub(super) fn is_settled(&self, name: Name) -> bool {
+        self.report.checks.iter().chain(&self.settled_early).any(|check| check.name == name)
+    }
+
+    /// Notes how a check came out, and tells it once all before it have been told.
+    pub(super) fn settle(&mut self, check: Check) {
+        debug_assert!(!self.is_settled(check.name), "{check:?} was settled before");
+        self.settled_early.push(check);
+        while let Some(next) = Name::ALL.get(self.report.checks.len())
+            && let Some(at) = self.settled_early.iter().position(|check| check.name == *next)
+        {
+            let check = self.settled_early.swap_remove(at);
+            (self.report_progress)(Progress::Settled(&check));
+            self.report.checks.push(check);
+        }
+    }
+
+    /// Settles every check that has not come out yet.
+    pub(super) fn settle_rest(&mut self, verdict: Verdict, seen: &str) {
+        for name in Name::ALL {
+            if !self.is_settled(name) {
+                self.settle(Check::new(name, verdict, seen));
+            }
+        }
+    }
+}
