@@ -12,15 +12,13 @@ use crate::protocol::line::Fill;
 use crate::protocol::pipe_loop::{Channel, NoAnswer};
 use crate::protocol::{Protocol, answer, detect, single_shot};
 
-use super::finding::{self, Finding};
+use super::finding::{self, Finding, HeldUntil, Output};
 use super::process::Running;
 use super::report::Name;
-use super::settle::Failure;
+use super::settle::{Failure, Meanwhile};
 use super::{Answered, CheckRun};
 use crate::action::worker::{gone, spawn, unusable, wait_for_end};
 
-/// When something comes that was held back until then.
-const AT_END_OF_INPUT: &str = "when the input had ended";
 /// How long the rest of an answer, or the answer behind a line that is none, is waited for.
 pub(super) const LATE_OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
@@ -37,7 +35,7 @@ impl CheckRun<'_> {
         let activation = Activation::of_arguments(text.as_bytes()).map_err(Failure::Error)?;
         let answered = if self.plan.settings.protocol == Protocol::SingleShot {
             self.activate_single_shot(activation).await
-        } else if self.report.protocol == Some("2") {
+        } else if self.report.protocol == Some(Protocol::Streams) {
             self.activate_multiplex(name, activation).await
         } else {
             self.activate_pipe_loop(activation).await
@@ -110,7 +108,7 @@ impl CheckRun<'_> {
             Ok(Err(single_shot::NoAnswer::Bad(problem))) => {
                 Err(Failure::Error(unusable(process, problem, &mut self.logs).await))
             }
-            Err(_) => Err(Failure::Silence { after: took, meanwhile: "its process had not ended by then" }),
+            Err(_) => Err(Failure::Silence { after: took, meanwhile: Meanwhile::HadNotExited }),
         };
         self.kill_and_reap(process).await;
         answered
@@ -118,7 +116,7 @@ impl CheckRun<'_> {
 
     /// An answer is unusable: what comes beside it tells whether it is one at all.
     pub(super) async fn diagnose_bad_answer(&mut self, problem: BadAnswer, mut running: Running) -> Failure {
-        let channel = running.conversation.channel_name();
+        let channel = running.conversation.channel();
         let more = async {
             let _ = tokio::time::timeout(LATE_OUTPUT_GRACE, running.conversation.idle(&mut self.logs)).await;
         };
@@ -149,7 +147,7 @@ impl CheckRun<'_> {
         let process = guard.process();
         if conversation.waits_for_input(process) == Some(false) {
             self.kill_and_reap(process).await;
-            return Failure::Silence { after, meanwhile: "it was still at work then" };
+            return Failure::Silence { after, meanwhile: Meanwhile::WasAtWork };
         }
         let programs = orphans::programs(process.pid);
         let on_descriptor_3 = conversation.channel() == Channel::Descriptor3;
@@ -185,8 +183,8 @@ impl CheckRun<'_> {
         let cure = || finding::flush_cure(&programs, &self.launch.program);
         if let Some(line) = held_back {
             return Failure::Finding(Finding::NotFlushed {
-                what: "answer",
-                when: AT_END_OF_INPUT.into(),
+                output: Output::Answer,
+                until: HeldUntil::EndOfInput,
                 line,
                 cure: cure(),
             });
@@ -197,8 +195,8 @@ impl CheckRun<'_> {
             }
             if let Some(line) = self.log_capture.stdout.lines().find(|line| detect::is_handshake(line)) {
                 return Failure::Finding(Finding::NotFlushed {
-                    what: "handshake",
-                    when: AT_END_OF_INPUT.into(),
+                    output: Output::Handshake,
+                    until: HeldUntil::EndOfInput,
                     line: line.to_vec(),
                     cure: cure(),
                 });
@@ -207,7 +205,7 @@ impl CheckRun<'_> {
                 return Failure::NoHandshake { line: line.to_vec() };
             }
         }
-        Failure::Silence { after, meanwhile: "nothing came when its input ended either" }
+        Failure::Silence { after, meanwhile: Meanwhile::WaitedForInput }
     }
 }
 

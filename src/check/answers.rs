@@ -17,7 +17,9 @@ use super::{Answered, CheckRun, concurrency};
 impl CheckRun<'_> {
     /// The first activation shows how it answers at all. Whether others can be had.
     pub(super) async fn first_activation(&mut self) -> bool {
-        let spoken = self.describe_protocol();
+        let (protocol, evidence) =
+            self.report.protocol.zip(self.report.evidence).expect("a process that is ready has shown its protocol");
+        let spoken = self.describe_protocol(protocol, evidence);
         let arguments = self.arguments.base();
         let failure = match self.activate(Name::Answers, &arguments).await {
             Ok(Answered { answer, took }) => {
@@ -170,7 +172,7 @@ impl CheckRun<'_> {
         }
         let channel = self.channel;
         let check = match self.strays.first() {
-            None => Check::passed(Name::Channel, format!("nothing but answers on {channel}")),
+            None => Check::passed(Name::Channel, format!("nothing but answers on {}", channel.name())),
             Some(line) => {
                 let line = line.clone();
                 self.failure(Name::Channel, Finding::Stray { channel, line })

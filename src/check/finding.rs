@@ -10,6 +10,7 @@ use memchr::memmem;
 use crate::error::codes;
 use crate::process::ExitStatus;
 use crate::process::orphans::Orphan;
+use crate::protocol::pipe_loop::Channel;
 use crate::text::{excerpt, listing, millis};
 
 /// A promise of the protocol that an action does not keep.
@@ -17,9 +18,9 @@ use crate::text::{excerpt, listing, millis};
 #[expect(missing_docs, reason = "the fields are the facts that the sentence of each is made of")]
 pub enum Finding {
     /// What it wrote came only at the end of its input, or of its activation.
-    NotFlushed { what: &'static str, when: String, line: Vec<u8>, cure: String },
+    NotFlushed { output: Output, until: HeldUntil, line: Vec<u8>, cure: String },
     /// Lines on the result channel that are no answers.
-    Stray { channel: &'static str, line: Vec<u8> },
+    Stray { channel: Channel, line: Vec<u8> },
     /// Unicode does not come back as it was sent.
     Unicode { reason: String },
     /// It does not end as it should at the end of its input.
@@ -32,6 +33,25 @@ pub enum Finding {
     Frame { fault: FrameFault, line: Vec<u8> },
     /// It does not do what its handshake promises.
     Promise { promise: Promise, seen: String },
+}
+
+/// Output that an action held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the name is all there is to say")]
+pub enum Output {
+    Answer,
+    Handshake,
+    Chunks,
+}
+
+/// How long output was held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the time is that since the activation was sent")]
+pub enum HeldUntil {
+    /// Until the input had ended.
+    EndOfInput,
+    /// Until the last frame of the activation.
+    EndOfActivation { after: Duration },
 }
 
 /// Why a frame belongs to no activation, or to the wrong one.
@@ -77,9 +97,11 @@ const MAX_NAMED: usize = 5;
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFlushed { what, when, line, .. } => write!(f, "the {what} came only {when}: {}", excerpt(line)),
+            Self::NotFlushed { output, until, line, .. } => {
+                write!(f, "the {output} came only {until}: {}", excerpt(line))
+            }
             Self::Stray { channel, line } => {
-                write!(f, "there is something else than answers on {channel}: {}", excerpt(line))
+                write!(f, "there is something else than answers on {}: {}", channel.name(), excerpt(line))
             }
             Self::Unicode { reason } => write!(f, "Unicode does not come back as it was sent: {reason}"),
             Self::EndOfFile { ended: None, within } => {
@@ -115,6 +137,27 @@ impl fmt::Display for Finding {
                 write!(f, ": {}", excerpt(line))
             }
             Self::Promise { promise, seen } => write!(f, "its handshake promises `{promise}`, and {seen}"),
+        }
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Answer => "answer",
+            Self::Handshake => "handshake",
+            Self::Chunks => "chunks",
+        })
+    }
+}
+
+impl fmt::Display for HeldUntil {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EndOfInput => f.write_str("when the input had ended"),
+            Self::EndOfActivation { after } => {
+                write!(f, "together with the end, {} after the activation was sent", millis(*after))
+            }
         }
     }
 }

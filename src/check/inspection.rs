@@ -57,8 +57,8 @@ impl CheckRun<'_> {
         let seen = if defects.is_empty() { format!("nothing that it needs is missing {place}") } else { String::new() };
         let faults = defects.iter().map(Fault::from).collect();
         self.settle(Check { faults, ..Check::new(Name::Executable, verdict, seen) });
-        if let Some(reason) = self.plan.not_started {
-            self.settle_rest(Verdict::NotApplicable, reason);
+        if let Some(not_started) = self.plan.not_started {
+            self.settle_rest(Verdict::NotApplicable, not_started.reason());
         }
         if !fatal.is_empty() {
             self.report.refused =

@@ -47,12 +47,11 @@ use crate::logs::{self, Logs, Sentinels};
 use crate::process::orphans;
 use crate::process::{Launch, Reaper, stop};
 use crate::protocol::Protocol;
-use crate::protocol::detect::Evidence;
 use crate::protocol::pipe_loop::Channel;
 use crate::text::millis;
 
-pub use finding::{Finding, FrameFault, Promise};
-pub use report::{Check, Fault, Name, Report, Verdict};
+pub use finding::{Finding, FrameFault, HeldUntil, Output, Promise};
+pub use report::{Check, Evidence, Fault, Name, Report, Verdict};
 
 use answers::shown;
 use arguments::Arguments;
@@ -84,7 +83,26 @@ pub struct Plan {
     /// The root of an unpacked image to inspect against, in place of this machine.
     pub image_root: Option<PathBuf>,
     /// Why it is only inspected and not started, when that is so.
-    pub not_started: Option<&'static str>,
+    pub not_started: Option<NotStarted>,
+}
+
+/// Why an action is only inspected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotStarted {
+    /// `--no-start`.
+    AsAsked,
+    /// `--image-root`: its libraries and its interpreter are not this machine's.
+    AgainstImage,
+}
+
+impl NotStarted {
+    /// For the checks that are left out.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::AsAsked => "not started (`--no-start`)",
+            Self::AgainstImage => "not started: it was inspected against an image (`--image-root`)",
+        }
+    }
 }
 
 /// What there is to tell while an action is checked.
@@ -115,7 +133,7 @@ pub struct CheckRun<'a> {
     /// Frames of version 2 that are nobody's, of all processes.
     unexpected: Vec<(FrameFault, Bytes)>,
     /// Where answers come from.
-    channel: &'static str,
+    channel: Channel,
     /// Every number that the process of version 2 that runs was sent.
     sent_ids: BTreeSet<u64>,
     /// How activations went that were alone in flight.
@@ -167,7 +185,7 @@ impl<'a> CheckRun<'a> {
             running: None,
             strays: Vec::new(),
             unexpected: Vec::new(),
-            channel: Channel::Descriptor3.name(),
+            channel: Channel::Descriptor3,
             sent_ids: BTreeSet::new(),
             baseline: Baseline::default(),
             one_activation_each: false,
@@ -253,40 +271,39 @@ impl<'a> CheckRun<'a> {
         let took = started.elapsed();
         self.report.init = Some(took);
         let running = self.running.as_ref().expect("it was started");
-        self.channel = running.conversation.channel_name();
-        self.report.protocol = Some(running.conversation.name());
-        self.report.told_by = Some(match evidence {
-            Evidence::Handshake(_) => "handshake",
-            Evidence::Acknowledgement => "acknowledgement",
-            Evidence::WaitsForInput => "waiting",
-            Evidence::Grace => "grace",
-        });
+        self.channel = running.conversation.channel();
+        self.report.protocol =
+            Some(running.conversation.name().parse().expect("a conversation is named after its protocol"));
+        self.report.evidence = Some(evidence.into());
         self.settle(Check::passed(Name::Starts, "ready").took(took));
         self.skip_unpromised();
         true
     }
 
     /// Which protocol it speaks and how that was told, for a reader.
-    fn describe_protocol(&self) -> String {
-        let told = match self.report.told_by {
-            Some("handshake") => format!("told by its handshake on {}", self.channel),
-            Some("acknowledgement") => "told by its acknowledgement on descriptor 3".into(),
-            Some("grace") => format!(
+    fn describe_protocol(&self, protocol: Protocol, evidence: Evidence) -> String {
+        let how = match evidence {
+            Evidence::Handshake => format!("told by its handshake on {}", self.channel.name()),
+            Evidence::Acknowledgement => "told by its acknowledgement on descriptor 3".into(),
+            Evidence::WaitsForInput => "told by waiting for input without a handshake".into(),
+            Evidence::Grace => format!(
                 "taken for that, since it said nothing for {} (`PIPELOOP_START_GRACE`)",
                 millis(self.plan.settings.start_grace.0)
             ),
-            _ => "told by waiting for input without a handshake".into(),
+            Evidence::Setting => "as it was asked for".into(),
         };
-        format!("{}, {told}", self.report.protocol.unwrap_or("unknown"))
+        format!("{protocol}, {how}")
     }
 
     /// The checks of version 0, which has a process for each activation.
     async fn check_single_shot(&mut self) {
         self.one_activation_each = true;
-        (self.report.protocol, self.report.told_by) = (Some("0"), Some("setting"));
+        let (protocol, evidence) = (Protocol::SingleShot, Evidence::Setting);
+        (self.report.protocol, self.report.evidence) = (Some(protocol), Some(evidence));
+        let spoken = self.describe_protocol(protocol, evidence);
         let apart = |name, why: &str| Check::new(name, Verdict::NotApplicable, why);
         self.settle(apart(Name::Starts, "a process is started for each activation"));
-        self.settle(Check::passed(Name::Protocol, "0, as it was asked for"));
+        self.settle(Check::passed(Name::Protocol, spoken));
         self.settle(apart(Name::Flushed, "the end of a process flushes"));
         self.settle(apart(Name::Stays, "a process is started for each activation"));
         self.settle(apart(Name::Channel, "what is printed before the last line is log"));

@@ -8,12 +8,13 @@
 use std::time::{Duration, Instant};
 
 use crate::process::{ExitStatus, orphans};
+use crate::protocol::Protocol;
 use crate::protocol::multiplex::Promises;
 use crate::text::millis;
 
 use super::CheckRun;
 use super::activate::LATE_OUTPUT_GRACE;
-use super::finding::{self, Finding, Promise};
+use super::finding::{self, Finding, HeldUntil, Output, Promise};
 use super::process::Running;
 use super::report::{Check, Name, Verdict};
 use super::transcript::{Received, Transcript};
@@ -54,15 +55,12 @@ impl CheckRun<'_> {
     /// Settles at once what the handshake did not promise.
     pub(super) fn skip_unpromised(&mut self) {
         let Some(promises) = self.promises() else {
-            let seen = format!(
-                "not in {}",
-                match self.report.protocol {
-                    Some("1") => "version 1",
-                    _ => "the dialect",
-                }
-            );
+            let seen = match self.report.protocol {
+                Some(Protocol::PipeLoop) => "not in version 1",
+                _ => "not in the dialect",
+            };
             for name in Name::OF_VERSION_2 {
-                self.settle(Check::new(name, Verdict::NotApplicable, seen.as_str()));
+                self.settle(Check::new(name, Verdict::NotApplicable, seen));
             }
             return;
         };
@@ -86,7 +84,7 @@ impl CheckRun<'_> {
 
     /// The checks of what a handshake of version 2 promises. It answers one at a time.
     pub(super) async fn check_promises(&mut self) {
-        if self.report.protocol != Some("2") {
+        if self.report.protocol != Some(Protocol::Streams) {
             return;
         }
         if self.one_activation_each {
@@ -164,8 +162,8 @@ impl CheckRun<'_> {
         } else {
             let programs = self.running.as_ref().map(|running| orphans::programs(running.guard.process().pid));
             let finding = Finding::NotFlushed {
-                what: "chunks",
-                when: format!("together with the end, {} after the activation was sent", millis(took)),
+                output: Output::Chunks,
+                until: HeldUntil::EndOfActivation { after: took },
                 line: std::mem::take(&mut self.baseline.sample),
                 cure: finding::flush_cure(&programs.unwrap_or_default(), &self.launch.program),
             };

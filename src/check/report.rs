@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::artifact::inspect::Defect;
 use crate::error::Error;
+use crate::protocol::{Protocol, detect};
 
 use super::finding::Finding;
 
@@ -130,6 +131,60 @@ pub enum Verdict {
     NotReached,
 }
 
+impl Verdict {
+    /// The name for machines.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+            Self::NotApplicable => "not_applicable",
+            Self::NotReached => "not_reached",
+        }
+    }
+}
+
+/// How the protocol of an action was recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// By its handshake.
+    Handshake,
+    /// By its acknowledgement.
+    Acknowledgement,
+    /// It waits for input, and sent no handshake before.
+    WaitsForInput,
+    /// It was silent until the grace period was over.
+    Grace,
+    /// By `PIPELOOP_PROTOCOL`.
+    Setting,
+}
+
+impl Evidence {
+    /// The name for machines.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Acknowledgement => "acknowledgement",
+            Self::WaitsForInput => "waiting",
+            Self::Grace => "grace",
+            Self::Setting => "setting",
+        }
+    }
+}
+
+impl From<detect::Evidence> for Evidence {
+    fn from(evidence: detect::Evidence) -> Self {
+        match evidence {
+            detect::Evidence::Handshake(_) => Self::Handshake,
+            detect::Evidence::Acknowledgement => Self::Acknowledgement,
+            detect::Evidence::WaitsForInput => Self::WaitsForInput,
+            detect::Evidence::Grace => Self::Grace,
+        }
+    }
+}
+
 /// One check and how it came out.
 #[derive(Debug, Clone)]
 pub struct Check {
@@ -163,10 +218,10 @@ pub struct Fault {
 pub struct Report {
     /// Each check.
     pub checks: Vec<Check>,
-    /// The protocol that it speaks, when that was learnt: as in `PIPELOOP_PROTOCOL`.
-    pub protocol: Option<&'static str>,
-    /// What told so: `handshake`, `acknowledgement`, `waiting`, `grace` or `setting`.
-    pub told_by: Option<&'static str>,
+    /// The protocol that the action speaks, once it is known. Never [`Protocol::Auto`].
+    pub protocol: Option<Protocol>,
+    /// How the protocol was recognised.
+    pub evidence: Option<Evidence>,
     /// From the start to ready.
     pub init: Option<Duration>,
     /// Every activation that was answered, with the check it was for.

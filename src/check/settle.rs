@@ -1,5 +1,6 @@
 //! How a check came out, noted in order.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -25,8 +26,29 @@ pub(super) enum Failure {
     /// Nothing came in time.
     Silence {
         after: Duration,
-        meanwhile: &'static str,
+        meanwhile: Meanwhile,
     },
+}
+
+/// What a process did while no answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meanwhile {
+    /// In version 0 its exit ends the answer.
+    HadNotExited,
+    /// It did not wait for input.
+    WasAtWork,
+    /// It waited for input, and held nothing back.
+    WaitedForInput,
+}
+
+impl fmt::Display for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HadNotExited => "its process had not ended by then",
+            Self::WasAtWork => "it was still at work then",
+            Self::WaitedForInput => "nothing came when its input ended either",
+        })
+    }
 }
 
 impl CheckRun<'_> {

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::check::{Check as Outcome, CheckRun, Fault, Name, Plan, Progress, Report, Verdict};
+use crate::check::{Check as Outcome, CheckRun, Evidence, Fault, Name, NotStarted, Plan, Progress, Report, Verdict};
 use crate::config::{ActionSettings, Compatibility, Time, container_environment};
 use crate::error::{Error, ProxyError};
 
@@ -87,8 +87,8 @@ impl Check {
         let (mut signals, reaper) = super::take_over()?;
         let compatibility = Compatibility::from_environment()?;
         let not_started = match (&image_root, no_start) {
-            (Some(_), _) => Some("not started: it was inspected against an image (`--image-root`)"),
-            (None, true) => Some("not started (`--no-start`)"),
+            (Some(_), _) => Some(NotStarted::AgainstImage),
+            (None, true) => Some(NotStarted::AsAsked),
             (None, false) => None,
         };
         let plan = Plan {
@@ -170,7 +170,7 @@ fn exit_status(report: &Report, strict: bool) -> u8 {
 struct Document<'a> {
     action: String,
     pipeloop: &'static str,
-    protocol: Option<&'static str>,
+    protocol: Option<String>,
     protocol_told_by: Option<&'static str>,
     init_ms: Option<f64>,
     total_ms: f64,
@@ -218,8 +218,8 @@ impl<'a> Document<'a> {
         Self {
             action: action.to_string_lossy().into_owned(),
             pipeloop: env!("CARGO_PKG_VERSION"),
-            protocol: report.protocol,
-            protocol_told_by: report.told_by,
+            protocol: report.protocol.map(|protocol| protocol.to_string()),
+            protocol_told_by: report.evidence.map(Evidence::id),
             init_ms: report.init.map(ms),
             total_ms: ms(total),
             activations: report.activations.iter().map(activation).collect(),
@@ -242,13 +242,7 @@ impl<'a> CheckDocument<'a> {
             |fault: &'a Fault| FaultDocument { code: fault.code, reason: &fault.reason, cure: fault.cure.as_deref() };
         Self {
             name: check.name.id(),
-            status: match check.verdict {
-                Verdict::Passed => "passed",
-                Verdict::Warning => "warning",
-                Verdict::Failed => "failed",
-                Verdict::NotApplicable => "not_applicable",
-                Verdict::NotReached => "not_reached",
-            },
+            status: check.verdict.id(),
             seen: &check.seen,
             faults: check.faults.iter().map(fault).collect(),
             ms: check.took.map(ms),

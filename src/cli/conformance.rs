@@ -148,7 +148,8 @@ impl Conformance {
             results.push(Played::new(case, &verdict, started.elapsed()));
         }
         let count = |status| results.iter().filter(|played| played.status == status).count();
-        let summary = Summary { passed: count(PASSED), failed: count(FAILED), not_run: count(NOT_RUN) };
+        let summary =
+            Summary { passed: count(Status::Passed), failed: count(Status::Failed), not_run: count(Status::NotRun) };
         let status = u8::from(summary.failed > 0);
         if self.json {
             let document = Document {
@@ -175,9 +176,14 @@ fn protocol_in_words(protocol: &str) -> String {
     }
 }
 
-const PASSED: &str = "passed";
-const FAILED: &str = "failed";
-const NOT_RUN: &str = "not_run";
+/// The verdict on a case, for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Passed,
+    Failed,
+    NotRun,
+}
 
 /// The report for machines. Members may be added; none changes its meaning.
 #[derive(Serialize)]
@@ -207,7 +213,7 @@ impl<'a> Listed<'a> {
 struct Played<'a> {
     #[serde(flatten)]
     case: Listed<'a>,
-    status: &'static str,
+    status: Status,
     /// Why it failed or was not run, or what could not be seen.
     reason: Option<String>,
     ms: f64,
@@ -216,10 +222,10 @@ struct Played<'a> {
 impl<'a> Played<'a> {
     fn new(case: &'a Case, verdict: &Verdict, took: std::time::Duration) -> Self {
         let (status, reason) = match verdict {
-            Verdict::Passed => (PASSED, None),
-            Verdict::PassedAsSeen(reason) => (PASSED, Some(reason.clone())),
-            Verdict::Failed(reason) => (FAILED, Some(reason.clone())),
-            Verdict::NotRun(reason) => (NOT_RUN, Some(reason.clone())),
+            Verdict::Passed => (Status::Passed, None),
+            Verdict::PassedAsSeen(reason) => (Status::Passed, Some(reason.clone())),
+            Verdict::Failed(reason) => (Status::Failed, Some(reason.clone())),
+            Verdict::NotRun(reason) => (Status::NotRun, Some(reason.clone())),
         };
         Self { case: Listed::new(case), status, reason, ms: took.as_micros() as f64 / 1e3 }
     }
