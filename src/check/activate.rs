@@ -1,4 +1,4 @@
-//! One activation of a check, and a closer look at one that is not answered as it should be.
+//! One activation of a check, and the diagnosis of one that fails.
 
 use std::time::{Duration, Instant};
 
@@ -19,11 +19,11 @@ use super::settle::{Failure, Meanwhile};
 use super::{Answered, CheckRun};
 use crate::action::worker::{gone, spawn, unusable, wait_for_end};
 
-/// How long the rest of an answer, or the answer behind a line that is none, is waited for.
+/// How long the rest of an answer, or an answer after a line that is none, may take to come.
 pub(super) const LATE_OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
 impl CheckRun<'_> {
-    /// One activation, answered as it should be, or the reason why not.
+    /// One activation: its answer, or why there is none.
     pub(super) async fn activate(&mut self, name: Name, arguments: &Value) -> Result<Answered, Failure> {
         self.log_capture.clear();
         if self.one_activation_each
@@ -48,8 +48,7 @@ impl CheckRun<'_> {
     }
 
     pub(super) async fn activate_pipe_loop(&mut self, mut activation: Activation) -> Result<Answered, Failure> {
-        // As the server does: a process that ended before an activation could reach it takes nothing
-        // with it.
+        // Like the server: if a process exits before it reads an activation, a new process gets it.
         for fresh in [false, true] {
             self.ensure_running().await?;
             let Running { guard, mut conversation } = self.running.take().expect("it runs");
@@ -67,7 +66,7 @@ impl CheckRun<'_> {
                 Ok(Err(NoAnswer::Bad(problem))) => {
                     return Err(self.diagnose_bad_answer(problem, Running { guard, conversation }).await);
                 }
-                Ok(Err(NoAnswer::Strayed)) => unreachable!("strays are kept here, and not reported"),
+                Ok(Err(NoAnswer::Strayed)) => unreachable!("this conversation keeps its strays"),
                 Ok(Err(NoAnswer::TooLong)) => {
                     self.kill_and_reap(guard.process()).await;
                     return Err(Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes })));
@@ -83,7 +82,7 @@ impl CheckRun<'_> {
                 Err(_) => return Err(self.diagnose_silence(took, Running { guard, conversation }).await),
             }
         }
-        unreachable!("a fresh process that is gone is told")
+        unreachable!("the second process is not replaced")
     }
 
     pub(super) async fn activate_single_shot(&mut self, activation: Activation) -> Result<Answered, Failure> {
@@ -114,7 +113,7 @@ impl CheckRun<'_> {
         answered
     }
 
-    /// An answer is unusable: what comes beside it tells whether it is one at all.
+    /// Diagnoses an unusable answer: other lines beside it show whether it is an answer at all.
     pub(super) async fn diagnose_bad_answer(&mut self, problem: BadAnswer, mut running: Running) -> Failure {
         let channel = running.conversation.channel();
         let more = async {
@@ -133,7 +132,7 @@ impl CheckRun<'_> {
         let broken_up = lines.first().is_some_and(|line| is_cut_off(line));
         let is_answer = |line: &Vec<u8>| answer::check(line.clone().into()).is_ok();
         match lines.iter().find(|line| !is_answer(line)) {
-            // Something of the two is an answer, and something is not even the beginning of one.
+            // One line is an answer, and another is not even the beginning of one.
             Some(line) if !broken_up && lines.iter().any(is_answer) => {
                 Failure::Finding(Finding::Stray { channel, line: line.clone() })
             }
@@ -141,7 +140,7 @@ impl CheckRun<'_> {
         }
     }
 
-    /// Nothing came in time: what comes when the input ends tells whether it was held back.
+    /// Diagnoses a missing answer: output that comes when the input ends was held back.
     pub(super) async fn diagnose_silence(&mut self, after: Duration, running: Running) -> Failure {
         let Running { guard, conversation } = running;
         let process = guard.process();
@@ -175,7 +174,7 @@ impl CheckRun<'_> {
         };
         let held_back = self.log_capture.during(held_back).await;
         if on_descriptor_3 {
-            // The end of its result channel comes before that of its stdout.
+            // Its result channel ends before its stdout.
             self.wait_for_exit(process).await;
         }
         self.kill_and_reap(process).await;

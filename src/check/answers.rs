@@ -1,4 +1,4 @@
-//! The checks of answers: one activation after another, with arguments of all kinds.
+//! The checks of answers: one activation after another, with many kinds of arguments.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::settle::Failure;
 use super::{Answered, CheckRun, concurrency};
 
 impl CheckRun<'_> {
-    /// The first activation shows how it answers at all. Whether others can be had.
+    /// The first activation shows how the action answers. Returns whether to send others.
     pub(super) async fn first_activation(&mut self) -> bool {
         let (protocol, evidence) =
             self.report.protocol.zip(self.report.evidence).expect("a process that is ready has shown its protocol");
@@ -58,7 +58,7 @@ impl CheckRun<'_> {
         false
     }
 
-    /// The same again, from the same process.
+    /// The same arguments again, for the same process.
     pub(super) async fn second_activation(&mut self) {
         let pid = self.pid();
         let arguments = self.arguments.base();
@@ -67,7 +67,7 @@ impl CheckRun<'_> {
                 Check::passed(Name::Stays, "the same process answers again").took(answered.took)
             }
             Ok(answered) => {
-                // The process had ended by itself before the second activation reached it.
+                // The process exited by itself before the second activation reached it.
                 self.one_activation_each = true;
                 let fault = Fault {
                     code: "PL061",
@@ -87,7 +87,7 @@ impl CheckRun<'_> {
         self.settle(check);
     }
 
-    /// Arguments of all kinds, an activation each.
+    /// Many kinds of arguments, an activation each.
     pub(super) async fn check_argument_kinds(&mut self) {
         let arguments = self.arguments.unicode();
         match self.activate(Name::Unicode, &arguments).await {
@@ -128,7 +128,7 @@ impl CheckRun<'_> {
         }
     }
 
-    /// Several activations, each with its own answer.
+    /// Several activations in sequence, each with its own answer.
     pub(super) async fn check_sequence(&mut self) {
         if self.one_activation_each && self.plan.settings.protocol != Protocol::SingleShot {
             return self.settle(Check::new(Name::Sequence, Verdict::NotReached, "its process answers only once"));
@@ -165,7 +165,7 @@ impl CheckRun<'_> {
         self.settle(Check::passed(Name::Sequence, seen).took(each));
     }
 
-    /// Whether anything came on the result channel beside the answers.
+    /// Whether anything but answers came on the result channel.
     pub(super) fn judge_channel(&mut self) {
         if self.is_settled(Name::Channel) {
             return;
@@ -182,7 +182,7 @@ impl CheckRun<'_> {
     }
 }
 
-/// An answer for a line of the report.
+/// An answer, shortened for a line of the report.
 pub(super) fn shown(answer: &[u8]) -> String {
     const MAX_CHARS: usize = 60;
     let text = String::from_utf8_lossy(answer);

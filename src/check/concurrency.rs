@@ -18,11 +18,11 @@ use super::report::{Check, Name};
 use super::settle::Failure;
 use super::transcript::{Received, SentActivation, Transcript};
 
-/// The most that are sent at once, whatever was promised.
+/// The most activations that are sent at once, also if the handshake promises more.
 const MAX_AT_ONCE: usize = 8;
 
 impl CheckRun<'_> {
-    /// Sends as many as were promised, within reason.
+    /// Sends as many activations as the handshake promises, up to [`MAX_AT_ONCE`].
     pub(super) async fn check_concurrency(&mut self) {
         let name = Name::Concurrency;
         let Some(mut running) = self.take_multiplex_for(name).await else { return };
@@ -64,7 +64,7 @@ impl CheckRun<'_> {
         self.settle(check.took(took));
     }
 
-    /// Whether each of several got what is its own.
+    /// Whether each of several activations got its own answer.
     fn judge_answers(&self, activations: &[SentActivation], promise: Promise) -> Result<&'static str, Failure> {
         let mut own = 0;
         let mut failed = Vec::new();
@@ -100,7 +100,7 @@ impl CheckRun<'_> {
         Ok(if own == activations.len() { "each got its own answer" } else { "all answered" })
     }
 
-    /// Whether they went side by side: a warning if they certainly did not, and what can be said.
+    /// Whether they ran concurrently: a warning if they certainly did not, and the observation.
     fn judge_overlap(
         &self,
         activations: &[SentActivation],
@@ -118,7 +118,7 @@ impl CheckRun<'_> {
             return (None, format!("one takes {}, too quick to tell their order", precise(baseline)));
         }
         if cpu_time > took / 10 {
-            // They may wait for a core, and not for each other. On a busy machine that is a small part.
+            // They may wait for a core and not for each other; on a busy machine they get a small part of one.
             return (None, "it was at work all the time".into());
         }
         let seen = format!(
@@ -131,13 +131,13 @@ impl CheckRun<'_> {
     }
 }
 
-/// Whether one of them said something before another, which had come to its end later, had ended.
+/// Whether two of them overlap: one sent its first frame before another ended, and ended after it.
 fn overlap(activations: &[SentActivation]) -> bool {
     let spans: Vec<_> = activations.iter().filter_map(|sent| Some((sent.first?, sent.ended.as_ref()?.0))).collect();
     spans.iter().any(|(_, ended)| spans.iter().any(|(first, later)| first < ended && ended < later))
 }
 
-/// Whether an action says in its answer that it failed.
+/// Whether an answer has a member `error`.
 pub(super) fn is_failure(answer: &Answer) -> bool {
     serde_json::from_slice::<Value>(answer).is_ok_and(|answer| answer.get("error").is_some())
 }

@@ -1,4 +1,4 @@
-//! The checks of how a process ends, and of what is left then.
+//! The checks of the end of a process, and of the processes that outlive it.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::finding::Finding;
 use super::process::Running;
 use super::report::{Check, Name};
 
-/// How long what an action started may take to end after it.
+/// How long the children of an action may take to exit after it.
 const ORPHAN_GRACE: Duration = Duration::from_millis(500);
 const ORPHAN_POLL: Duration = Duration::from_millis(10);
 
@@ -21,7 +21,7 @@ impl CheckRun<'_> {
             return self.fail(Name::EndOfFile, &failure);
         }
         let Running { guard, conversation } = self.running.take().expect("it runs");
-        // Its result channel stays open, so that a last flush is no error.
+        // Its result channel stays open, so that a last flush is not an error.
         let _results = conversation.into_results();
         let (ended, took) = self.wait_for_exit(guard.process()).await;
         let check = match ended.map(|exit| exit.status) {
@@ -63,7 +63,7 @@ impl CheckRun<'_> {
         Finding::EndOfFile { ended, within: self.plan.settings.stop_grace.0 / 2 }
     }
 
-    /// Waits for the end of a process, for as long as one that is stopped has.
+    /// Waits for the exit of a process, for the time that the server gives it.
     pub(super) async fn wait_for_exit(&mut self, process: &Process) -> (Option<Exit>, Duration) {
         let started = Instant::now();
         let within = self.plan.settings.stop_grace.0 / 2;
@@ -76,7 +76,7 @@ impl CheckRun<'_> {
         (self.log_capture.during(exit).await, started.elapsed())
     }
 
-    /// Looks for processes that outlive an action that has ended, and ends them.
+    /// Finds processes that outlive an action, and kills them.
     pub(super) async fn judge_orphans(&mut self) {
         let started = Instant::now();
         let mut left = orphans::orphans();
@@ -95,7 +95,7 @@ impl CheckRun<'_> {
     }
 }
 
-/// Kills processes, and those that are orphans then.
+/// Kills processes, and the orphans that their death leaves.
 pub(super) async fn kill_all(mut left: Vec<Orphan>) {
     let started = Instant::now();
     while !left.is_empty() && started.elapsed() < ORPHAN_GRACE {

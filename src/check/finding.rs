@@ -1,4 +1,4 @@
-//! What a check finds that no single activation is an error for.
+//! Faults that only a check can find, because no single activation fails by them.
 
 use std::fmt;
 use std::fs;
@@ -13,23 +13,23 @@ use crate::process::orphans::Orphan;
 use crate::protocol::pipe_loop::Channel;
 use crate::text::{excerpt, listing, millis};
 
-/// A promise of the protocol that an action does not keep.
+/// A promise of the protocol that an action breaks.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields are the facts that the sentence of each is made of")]
 pub enum Finding {
-    /// What it wrote came only at the end of its input, or of its activation.
+    /// Output came only at the end of the input, or of the activation.
     NotFlushed { output: Output, until: HeldUntil, line: Vec<u8>, cure: String },
-    /// Lines on the result channel that are no answers.
+    /// Lines on the result channel that are not answers.
     Stray { channel: Channel, line: Vec<u8> },
     /// Unicode does not come back as it was sent.
     Unicode { reason: String },
-    /// It does not end as it should at the end of its input.
+    /// It does not exit at the end of its input, or not with status 0.
     EndOfFile { ended: Option<ExitStatus>, within: Duration },
-    /// It does not end on SIGTERM.
+    /// It does not exit on SIGTERM.
     Terminate { within: Duration },
     /// It leaves processes behind.
     LeftBehind { orphans: Vec<Orphan> },
-    /// A frame that is not that of an activation in flight.
+    /// A frame that belongs to no activation in flight.
     Frame { fault: FrameFault, line: Vec<u8> },
     /// It does not do what its handshake promises.
     Promise { promise: Promise, seen: String },
@@ -58,17 +58,17 @@ pub enum HeldUntil {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are numbers of activations")]
 pub enum FrameFault {
-    /// It has no number, and several may be in flight.
+    /// It has no id, and several may be in flight.
     NoId,
-    /// Its number was never given; this one was the last.
+    /// Its id was never sent.
     UnknownId { last_sent: Option<u64> },
-    /// It comes behind the last frame of its activation.
+    /// It comes after the last frame of its activation.
     AfterEnd { id: Option<u64> },
-    /// It is an activation's, and holds what was sent with another.
+    /// It holds the arguments of another activation.
     MixedUp { id: u64 },
 }
 
-/// What a handshake of version 2 promises.
+/// A promise in a handshake of version 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the name of the member of the handshake is all there is to say")]
 pub enum Promise {
@@ -91,7 +91,7 @@ codes! {
     Finding::Promise { .. } => "PL104",
 }
 
-/// How many processes that were left behind are named.
+/// How many orphans the message names.
 const MAX_NAMED: usize = 5;
 
 impl fmt::Display for Finding {
@@ -175,7 +175,7 @@ impl fmt::Display for Promise {
 }
 
 impl Finding {
-    /// What to do about it.
+    /// How to fix it.
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
@@ -198,13 +198,12 @@ impl Finding {
     }
 }
 
-/// How output is flushed by the programs that an action consists of; the file that was uploaded is
-/// `executable`.
+/// How the programs of an action flush their output; `executable` is the file that was uploaded.
 pub(super) fn flush_cure(programs: &[PathBuf], executable: &Path) -> String {
     let names: Vec<_> =
         programs.iter().filter_map(|program| program.file_name()?.to_str()).map(str::to_lowercase).collect();
     let runs = |begins: &[&str]| names.iter().any(|name| begins.iter().any(|begin| name.starts_with(begin)));
-    // Filters first: a shell that starts them holds nothing back itself.
+    // Filters come first: the shell that starts them holds nothing back itself.
     let known = if runs(&["jq"]) {
         "`jq --unbuffered`"
     } else if runs(&["sed"]) {
@@ -239,7 +238,7 @@ pub(super) fn flush_cure(programs: &[PathBuf], executable: &Path) -> String {
     )
 }
 
-/// Whether a program was made by Go's compiler, which says so in it.
+/// Whether Go's compiler made a program: it leaves a mark.
 ///
 /// Source: Go, package `debug/buildinfo`.
 fn is_go(executable: &Path) -> bool {
@@ -251,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cure_is_that_of_the_program_that_holds_back() {
+    fn the_hint_is_for_the_program_that_holds_output_back() {
         let cure = |programs: &[&str]| {
             flush_cure(&programs.iter().map(PathBuf::from).collect::<Vec<_>>(), Path::new("/nonexistent"))
         };

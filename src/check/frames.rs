@@ -19,18 +19,17 @@ use super::settle::Failure;
 use super::transcript::{Peer, Received, SentActivation, Transcript};
 use super::{Answered, CheckRun};
 
-/// Why a conversation is one of version 2.
-const CHECKED_VERSION: &str = "it was taken as one";
+/// Why a conversation is one of version 2: [`CheckRun::take_multiplex`] checked it.
+const CHECKED_VERSION: &str = "take_multiplex has checked the version";
 const REACTION_POLL: Duration = Duration::from_millis(10);
 
 impl CheckRun<'_> {
-    /// One activation, alone in flight.
+    /// One activation while no other is in flight.
     pub(super) async fn activate_multiplex(&mut self, name: Name, activation: Activation) -> Result<Answered, Failure> {
-        // As the server does: a process that ended before an activation could reach it takes nothing
-        // with it.
+        // Like the server: if a process exits before it reads an activation, a new process gets it.
         for fresh in [false, true] {
             let Some(mut running) = self.take_multiplex().await? else {
-                // It has changed its mind about the protocol.
+                // The new process speaks another protocol than the first.
                 return self.activate_pipe_loop(activation).await;
             };
             let mut transcript = Transcript::default();
@@ -65,21 +64,21 @@ impl CheckRun<'_> {
                 }
             }
         }
-        unreachable!("a fresh process that is gone is told")
+        unreachable!("the second process is not replaced")
     }
 
     pub(super) async fn is_untouched(&self, running: &mut Running, sent: &SentActivation) -> bool {
         running.multiplex().is_untouched(sent.ticket) && wait_for_end(running.guard.process()).await
     }
 
-    /// The running process if it speaks version 2, started if it has to be.
+    /// The process, started if none runs; `None` if it does not speak version 2.
     pub(super) async fn take_multiplex(&mut self) -> Result<Option<Running>, Failure> {
         self.ensure_running().await?;
         let speaks = |running: &mut Running| matches!(running.conversation, Conversation::Multiplex(_));
         Ok(self.running.take_if(speaks))
     }
 
-    /// The same for a check, which is settled if there is none. What is heard from then on is its own.
+    /// The same for a check, which is settled if there is no such process. The log that follows is this check's.
     pub(super) async fn take_multiplex_for(&mut self, name: Name) -> Option<Running> {
         match self.take_multiplex().await {
             Ok(Some(running)) => {
@@ -127,7 +126,7 @@ impl CheckRun<'_> {
         self.log_capture.during(transcript.receive(peer, limit_bytes, within, is_complete)).await
     }
 
-    /// Listens until a process has certainly seen what it was sent, and a little longer.
+    /// Receives until the process has certainly read its input, and a little longer.
     pub(super) async fn await_reaction(
         &mut self,
         running: &mut Running,
@@ -148,7 +147,7 @@ impl CheckRun<'_> {
         }
     }
 
-    /// Why something has not ended, with the process buried; the process, if nothing shows why.
+    /// Why an activation has not ended, after killing the process; the process itself, if nothing shows why.
     pub(super) async fn diagnose(
         &mut self,
         received: Received,
@@ -177,7 +176,7 @@ impl CheckRun<'_> {
         Ok(failure)
     }
 
-    /// Why something has not ended: if nothing shows why, then a promise is not kept.
+    /// Why an activation has not ended. If nothing shows why, the action breaks a promise.
     pub(super) async fn blame(
         &mut self,
         received: Received,
@@ -195,7 +194,7 @@ impl CheckRun<'_> {
         }
     }
 
-    /// Keeps what came beside answers.
+    /// Keeps the output that came beside answers.
     pub(super) fn record_strays(&mut self, transcript: Transcript) {
         let Transcript { unexpected, non_frames, malformed, .. } = transcript;
         self.unexpected.extend(unexpected);
@@ -213,13 +212,13 @@ impl CheckRun<'_> {
 }
 
 impl Running {
-    /// What is said to it, once [`CheckRun::take_streams`] has given it out.
+    /// Its side of version 2. Only for a process from [`CheckRun::take_multiplex`].
     pub(super) fn multiplex(&mut self) -> &mut Multiplex {
         self.conversation.as_multiplex().expect(CHECKED_VERSION)
     }
 }
 
-/// Why no answer was recognised, of what came instead.
+/// What came in place of an answer that was recognised, as a failure.
 fn unrecognised_answer(transcript: &Transcript, one_at_a_time: bool) -> Option<Failure> {
     let bad_frame = |(problem, line): &(String, bytes::Bytes)| {
         let line = String::from_utf8_lossy(line).into_owned();
@@ -229,7 +228,7 @@ fn unrecognised_answer(transcript: &Transcript, one_at_a_time: bool) -> Option<F
         Failure::Finding(Finding::Frame { fault: *fault, line: line.to_vec() })
     };
     let is_unknown = |(fault, _): &&(FrameFault, _)| !matches!(fault, FrameFault::AfterEnd { .. });
-    // Nothing came for those that are open: what looks like one too many for another may have been it.
+    // An open activation got nothing, so a frame after the end of another may have been meant for it.
     let last = transcript.activations.last().map(|sent| sent.ticket.id);
     let after_end = |(_, line): &(FrameFault, bytes::Bytes)| {
         unexpected_frame(&(FrameFault::UnknownId { last_sent: last }, line.clone()))

@@ -10,13 +10,13 @@ use crate::error::{Error, UploadError};
 use super::report::{Check, Fault, Name, Verdict};
 use super::{CheckRun, Plan};
 
-/// Where programs are in an image.
+/// The `PATH` of nearly every image.
 ///
 /// Source: moby, `DefaultPathEnv`.
 const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl CheckRun<'_> {
-    /// Opens and inspects it. Whether it is to be started.
+    /// Opens and inspects the action. Returns whether it is to be started.
     pub(super) async fn open_and_inspect(&mut self) -> bool {
         let artifact = match self.open().await {
             Ok(artifact) => artifact,
@@ -34,14 +34,14 @@ impl CheckRun<'_> {
         self.launch.directory.clone_from(&artifact.directory);
         let target = match &self.plan.image_root {
             None => TargetSystem::of(&self.launch),
-            // What an image sets is not in its file system; this is what nearly every one does.
+            // The variables of an image are not in its file system.
             Some(root) => TargetSystem::new(root, &artifact.directory, &[("PATH".into(), IMAGE_PATH.into())]),
         };
         let inspection = inspect(&artifact.executable, &target);
         let fatal: Vec<_> = match self.plan.not_started {
-            // It was asked not to decide by it. What it found is a warning.
+            // With `--inspect off` the findings are warnings.
             None if self.plan.settings.inspect == Inspect::Off => Vec::new(),
-            // The kernel will tell of what is for another machine.
+            // An executable for another machine may still run (binfmt_misc), and the start shows it.
             None => inspection.fatal().cloned().collect(),
             Some(_) => inspection.fatal_by_itself().cloned().collect(),
         };
@@ -68,7 +68,7 @@ impl CheckRun<'_> {
         self.plan.not_started.is_none()
     }
 
-    /// Takes it from the file system, and compiles what has to be compiled.
+    /// Opens the action, and compiles it if it is source code.
     async fn open(&mut self) -> Result<Artifact, Error> {
         let Plan { action, settings, compiler, environment, .. } = &self.plan;
         let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries, halt: None };

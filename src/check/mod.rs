@@ -61,28 +61,28 @@ use process::Running;
 use promises::Baseline;
 use settle::Failure;
 
-/// What is to be checked, and how.
+/// The action to check, and how to check it.
 #[derive(Debug)]
 pub struct Plan {
-    /// The executable, folder or archive.
+    /// The executable, directory or archive.
     pub action: PathBuf,
-    /// As for an action that is served.
+    /// Its settings, as for an action that is served.
     pub settings: ActionSettings,
-    /// What the action's environment begins with.
+    /// The environment that every action gets.
     pub environment: Vec<(OsString, OsString)>,
-    /// Whether the dialect's acknowledgement is awaited.
+    /// Whether init waits for the dialect's acknowledgement.
     pub wait_for_ack: bool,
-    /// What makes an executable of source code, if there is anything.
+    /// The compiler for source code, if there is one.
     pub compiler: Option<PathBuf>,
-    /// The execution environment that uploads have to be built for, if there is one.
+    /// The execution environment that uploads must be built for, if there is one.
     pub execution_env: Option<OsString>,
     /// Arguments that suit the action: an object or array.
     pub arguments: Option<Value>,
-    /// The longest for one activation.
+    /// Time limit of one activation.
     pub activation_timeout: Duration,
     /// The root of an unpacked image to inspect against, in place of this machine.
     pub image_root: Option<PathBuf>,
-    /// Why it is only inspected and not started, when that is so.
+    /// Why the action is only inspected, if it is not to be started.
     pub not_started: Option<NotStarted>,
 }
 
@@ -91,12 +91,12 @@ pub struct Plan {
 pub enum NotStarted {
     /// `--no-start`.
     AsAsked,
-    /// `--image-root`: its libraries and its interpreter are not this machine's.
+    /// `--image-root`: the action needs the libraries and interpreters of the image.
     AgainstImage,
 }
 
 impl NotStarted {
-    /// For the checks that are left out.
+    /// The reason in the report.
     fn reason(self) -> &'static str {
         match self {
             Self::AsAsked => "not started (`--no-start`)",
@@ -105,7 +105,7 @@ impl NotStarted {
     }
 }
 
-/// What there is to tell while an action is checked.
+/// The progress of a check run.
 #[derive(Debug)]
 pub enum Progress<'a> {
     /// A check has come out.
@@ -130,31 +130,31 @@ pub struct CheckRun<'a> {
     running: Option<Running>,
     /// Lines beside answers, of all processes.
     strays: Vec<Vec<u8>>,
-    /// Frames of version 2 that are nobody's, of all processes.
+    /// Frames of version 2 that belong to no activation in flight, of all processes.
     unexpected: Vec<(FrameFault, Bytes)>,
-    /// Where answers come from.
+    /// The channel of the answers.
     channel: Channel,
-    /// Every number that the process of version 2 that runs was sent.
+    /// Every id that the current process of version 2 was sent.
     sent_ids: BTreeSet<u64>,
-    /// How activations went that were alone in flight.
+    /// What activations do while no other is in flight.
     baseline: Baseline,
-    /// A process answers once only, so that each activation gets a new one.
+    /// A process answers only once, so each activation gets a new one.
     one_activation_each: bool,
-    /// A process of version 0 that lived on after its answer.
+    /// A process of version 0 lived on after its answer.
     lingered: bool,
 }
 
-/// An activation that was answered.
+/// The answer of an activation.
 struct Answered {
     answer: Answer,
     took: Duration,
 }
 
 impl<'a> CheckRun<'a> {
-    /// Prepares the check of an action. `tell` hears of each check as it comes out.
+    /// Prepares the check of an action. `report_progress` gets each check as it comes out.
     ///
     /// # Errors
-    /// What the operating system refuses.
+    /// [`ProxyError::System`] if the operating system refuses a call.
     pub fn new(plan: Plan, reaper: Reaper, report_progress: impl FnMut(Progress<'_>) + 'a) -> Result<Self, Error> {
         orphans::adopt_orphans()
             .map_err(|reason| Error::Proxy(ProxyError::System { doing: "adopt orphans", reason }))?;
@@ -193,7 +193,7 @@ impl<'a> CheckRun<'a> {
         })
     }
 
-    /// Goes through all checks. Leaving early leaves a process that [`CheckRun::stop`] ends.
+    /// Runs all checks. A run that is dropped early leaves a process behind; [`CheckRun::stop`] stops it.
     pub async fn run(&mut self) {
         if self.open_and_inspect().await {
             if self.plan.settings.protocol == Protocol::SingleShot {
@@ -205,7 +205,7 @@ impl<'a> CheckRun<'a> {
         self.settle_rest(Verdict::NotReached, "");
     }
 
-    /// Ends what was started and removes what was made.
+    /// Stops the processes of the action and removes its temporary files.
     pub async fn stop(&mut self) {
         if let Some(Running { guard, conversation }) = self.running.take() {
             let _results = conversation.into_results();
@@ -217,20 +217,20 @@ impl<'a> CheckRun<'a> {
             };
             self.log_capture.during(stopped).await;
         }
-        // What was left in the middle has been killed, and is seen to its end here.
+        // A process that was abandoned has been killed; its orphans remain.
         kill_all(orphans::orphans()).await;
         if let Some(artifact) = self.artifact.take() {
             artifact.remove();
         }
     }
 
-    /// What was found.
+    /// The report of all checks.
     #[must_use]
     pub fn into_report(self) -> Report {
         self.report
     }
 
-    /// The checks of a process that is kept.
+    /// The checks of a process that answers one activation after another.
     async fn check_kept_process(&mut self) {
         if !self.start_first().await {
             return;
@@ -247,7 +247,7 @@ impl<'a> CheckRun<'a> {
         self.check_sigterm().await;
     }
 
-    /// Starts it for the first time. Whether it is ready.
+    /// Starts the action for the first time. Returns whether it is ready.
     async fn start_first(&mut self) -> bool {
         let started = Instant::now();
         let evidence = match self.start().await {
@@ -280,7 +280,7 @@ impl<'a> CheckRun<'a> {
         true
     }
 
-    /// Which protocol it speaks and how that was told, for a reader.
+    /// The protocol, and how it was recognised, for the report.
     fn describe_protocol(&self, protocol: Protocol, evidence: Evidence) -> String {
         let how = match evidence {
             Evidence::Handshake => format!("told by its handshake on {}", self.channel.name()),

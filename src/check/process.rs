@@ -20,7 +20,7 @@ pub(super) struct Running {
 }
 
 impl CheckRun<'_> {
-    /// Starts a process if none runs that is alive.
+    /// Starts a process if none is running.
     pub(super) async fn ensure_running(&mut self) -> Result<(), Failure> {
         if let Some(running) = self.running.take_if(|running| running.guard.process().exit().is_some()) {
             self.kill_and_reap(running.guard.process()).await;
@@ -56,14 +56,14 @@ impl CheckRun<'_> {
         }
     }
 
-    /// Kills what is left of a process and takes its last words.
+    /// Kills a process and its group, and takes the rest of its log.
     pub(super) async fn kill_and_reap(&mut self, process: &Process) {
         self.log_capture.during(stop::kill(process)).await;
         self.logs.detach();
         self.forward_log().await;
     }
 
-    /// Hears what the action has logged by now.
+    /// Forwards the log of the action up to now.
     pub(super) async fn forward_log(&mut self) {
         self.log_capture.during(self.logs.end_without_sentinel()).await;
         let progress = self.log_capture.progress();
@@ -72,7 +72,7 @@ impl CheckRun<'_> {
         }
     }
 
-    /// A setting of the action may be shorter than the patience of the check.
+    /// The limit of the check, or that of the action if it is shorter.
     pub(super) fn activation_timeout(&self) -> Duration {
         self.plan.activation_timeout.min(self.plan.settings.run_timeout.0)
     }

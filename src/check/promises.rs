@@ -1,9 +1,8 @@
-//! The checks of version 2: numbers, and what a handshake promises.
+//! The checks of version 2: ids, chunks, and the promises of a handshake.
 //!
-//! An unknown action cannot be told to take its time, to stream or to wait. So each promise is tried
-//! with the arguments that there are, and what cannot be told from that is said to be so: it passes,
-//! with words. What does show is the fault that matters: an action that does not survive a frame
-//! which it promised to understand, or does not do what it says there.
+//! A check cannot make an unknown action take its time, stream or wait. It tries each promise with the arguments
+//! that it has. If they show nothing, the check passes and says so. They always show the fault that matters: an
+//! action that crashes on a frame which it promised to understand, or does not do what the frame asks.
 
 use std::time::{Duration, Instant};
 
@@ -19,40 +18,40 @@ use super::process::Running;
 use super::report::{Check, Name, Verdict};
 use super::transcript::{Received, Transcript};
 
-/// How activations went that were alone in flight.
+/// What activations do while no other is in flight.
 #[derive(Debug, Default)]
 pub(super) struct Baseline {
-    /// How long one of those in a row took, on average.
+    /// How long one of a sequence took, on average.
     pub(super) took: Option<Duration>,
-    /// How many of those in a row failed, by their own word.
+    /// How many of a sequence had an answer with `error`.
     pub(super) failures: usize,
     /// The most chunks that one of them had.
     pub(super) chunks: usize,
-    /// How many of them had several chunks, all of which came together with the end.
+    /// How many had several chunks that all came together with the last frame.
     pub(super) at_once: usize,
-    /// How many of them had chunks.
+    /// How many had chunks.
     pub(super) streamed: usize,
-    /// A chunk, to be shown.
+    /// A chunk to show.
     pub(super) sample: Vec<u8>,
 }
 
-/// Numbers that a process comes to that lives long: of several digits, and of more than 32 bits. Cut
-/// off, they are none that was sent before.
+/// Ids such as a process with a long life gets: one of several digits, and one of more than 32 bits. Truncated,
+/// neither equals an id that was sent before.
 const LARGE_IDS: [u64; 2] = [1_000_003, 4_294_967_999];
-/// An activation that takes less tells nothing about what happens beside it or in the middle of it.
+/// An activation that takes less is too short to show what happens beside it or in the middle of it.
 pub(super) const MIN_MEASURABLE: Duration = Duration::from_millis(50);
-/// How long an activation may go before it is cancelled.
+/// How long an activation runs before it is cancelled.
 const CANCEL_DELAY: Duration = Duration::from_millis(50);
-/// How long a process may take to look at a frame.
+/// How long a process may take to read a frame.
 const MAX_REACTION: Duration = Duration::from_secs(2);
-/// How long what was written before a process knew that it is to pause may be on its way.
+/// How long chunks that were written before the process read `pause` may take to arrive.
 const IN_TRANSIT: Duration = Duration::from_millis(50);
-/// For how long no chunk may come before an activation counts as paused, and for how long that is awaited.
+/// How long an activation must send no chunk to count as paused, and how long the check waits for that.
 const QUIET: Duration = Duration::from_millis(250);
 const MAX_UNTIL_QUIET: Duration = Duration::from_secs(1);
 
 impl CheckRun<'_> {
-    /// Settles at once what the handshake did not promise.
+    /// Settles the checks of promises that the handshake does not make.
     pub(super) fn skip_unpromised(&mut self) {
         let Some(promises) = self.promises() else {
             let seen = match self.report.protocol {
@@ -82,7 +81,7 @@ impl CheckRun<'_> {
         running.conversation.as_multiplex().map(|multiplex| multiplex.promises())
     }
 
-    /// The checks of what a handshake of version 2 promises. It answers one at a time.
+    /// The checks of version 2, for an action that answers one activation at a time.
     pub(super) async fn check_promises(&mut self) {
         if self.report.protocol != Some(Protocol::Streams) {
             return;
@@ -113,7 +112,7 @@ impl CheckRun<'_> {
         }
     }
 
-    /// Sends numbers as they come late in the life of a process, and listens for what comes late.
+    /// Sends large ids, and waits for late frames.
     async fn check_large_ids(&mut self) {
         let arguments = self.arguments.base();
         for number in LARGE_IDS {
@@ -172,7 +171,7 @@ impl CheckRun<'_> {
         self.settle(check);
     }
 
-    /// Cancels an activation that has begun, and one that has hardly.
+    /// Cancels an activation in its middle, and another right after it was sent.
     async fn check_cancel(&mut self) {
         let name = Name::Cancel;
         let arguments = self.arguments.base();
@@ -194,7 +193,7 @@ impl CheckRun<'_> {
             }
             let took = cancelled.elapsed();
             if received == Received::Complete {
-                // What comes for it now comes too late; and the process has to survive it.
+                // The frame may come too late by now, and the process has to survive that.
                 received = self.await_reaction(&mut running, &mut transcript, LATE_OUTPUT_GRACE..MAX_REACTION).await;
             }
             self.forward_log().await;
@@ -204,7 +203,7 @@ impl CheckRun<'_> {
                 return self.fail(name, &failure);
             }
             self.running = Some(running);
-            // One that writes too much anyway is told that once.
+            // Stray frames that came without `cancel` too count against the check of ids.
             if let (Some((fault, line)), true) = (transcript.unexpected.first(), self.unexpected.is_empty()) {
                 let check = self.failure(name, Finding::Frame { fault: *fault, line: line.to_vec() });
                 return self.settle(check);
@@ -235,7 +234,7 @@ impl CheckRun<'_> {
         self.settle(check);
     }
 
-    /// Pauses an activation that streams, and has it go on.
+    /// Pauses an activation that streams, and resumes it.
     async fn check_pause(&mut self) {
         let name = Name::Pause;
         let arguments = self.arguments.base();
@@ -251,7 +250,7 @@ impl CheckRun<'_> {
         let in_time = !transcript.all_ended();
         if received == Received::Complete {
             running.multiplex().pause(id);
-            // A stream that is slow by itself is quiet for a while, too.
+            // A slow stream has long gaps between its chunks too.
             let quiet = QUIET.max(started.elapsed() * 3).min(MAX_REACTION);
             received = self.await_reaction(&mut running, &mut transcript, IN_TRANSIT..QUIET).await;
             if in_time && received == Received::Complete {
@@ -291,7 +290,7 @@ impl CheckRun<'_> {
         self.settle(Check::passed(name, seen));
     }
 
-    /// Waits until no chunk comes any more; or says how many came that should not have.
+    /// Waits until no more chunks come; otherwise says how many came after `pause`.
     async fn wait_for_quiet(
         &mut self,
         running: &mut Running,
@@ -302,7 +301,7 @@ impl CheckRun<'_> {
         let (asked, before) = (Instant::now(), count(transcript));
         loop {
             let (now, elapsed) = (count(transcript), asked.elapsed());
-            // One may have been on its way when it ended.
+            // One chunk may have been on its way when the activation ended.
             let goes_on = if transcript.all_ended() { now > before + 1 } else { elapsed > MAX_UNTIL_QUIET };
             if goes_on {
                 let late = now - before;
@@ -323,7 +322,7 @@ impl CheckRun<'_> {
         }
     }
 
-    /// Tells a process that its end is near, as the server does: right before the end of its input.
+    /// Sends `stop` like the server: right before the end of the input.
     pub(super) async fn check_stop(&mut self) {
         let name = Name::Stop;
         if self.is_settled(name) {

@@ -1,4 +1,4 @@
-//! What a check found: plain data, in the order in which it is read.
+//! The report of a check run: plain data, in the order of the checks.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::finding::Finding;
 
 /// The checks, in their order. Their names are stable: scripts look for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "`title` says what each is")]
+#[expect(missing_docs, reason = "`title` names each")]
 pub enum Name {
     Recognised,
     Executable,
@@ -40,7 +40,7 @@ pub enum Name {
 }
 
 impl Name {
-    /// Those that are about promises of version 2.
+    /// The checks of version 2.
     pub(super) const OF_VERSION_2: [Self; 6] =
         [Self::Ids, Self::Concurrency, Self::Chunks, Self::Cancel, Self::Pause, Self::Stop];
 
@@ -119,15 +119,15 @@ impl Name {
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// As it should be.
+    /// The action does it right.
     Passed,
-    /// It works, and not as well as it should.
+    /// It works, but not as well as it should.
     Warning,
     /// It does not work.
     Failed,
-    /// It means nothing for this action or this command.
+    /// It does not apply to this action or this command.
     NotApplicable,
-    /// Another check failed that it needs.
+    /// It needs another check, which failed.
     NotReached,
 }
 
@@ -188,13 +188,13 @@ impl From<detect::Evidence> for Evidence {
 /// One check and how it came out.
 #[derive(Debug, Clone)]
 pub struct Check {
-    /// Which.
+    /// Its name.
     pub name: Name,
     /// How it came out.
     pub verdict: Verdict,
-    /// What was seen, or why there was nothing to see.
+    /// The observation, or why there is none.
     pub seen: String,
-    /// What is wrong.
+    /// The faults that it found.
     pub faults: Vec<Fault>,
     /// How long it took: the start, or the activation.
     pub took: Option<Duration>,
@@ -202,7 +202,7 @@ pub struct Check {
     pub log: Vec<String>,
 }
 
-/// What is wrong, and what to do about it.
+/// A fault, and how to fix it.
 #[derive(Debug, Clone)]
 pub struct Fault {
     /// The code in `docs/errors.md`.
@@ -213,7 +213,7 @@ pub struct Fault {
     pub cure: Option<String>,
 }
 
-/// Everything that was found.
+/// The report of all checks.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Each check.
@@ -222,16 +222,16 @@ pub struct Report {
     pub protocol: Option<Protocol>,
     /// How the protocol was recognised.
     pub evidence: Option<Evidence>,
-    /// From the start to ready.
+    /// The time from the start until the action was ready.
     pub init: Option<Duration>,
-    /// Every activation that was answered, with the check it was for.
+    /// Each activation that was answered: its check, and its time.
     pub activations: Vec<(Name, Duration)>,
-    /// Why it was never started, when that is so.
+    /// Why the action was never started, if it was not.
     pub refused: Option<Error>,
 }
 
 impl Report {
-    /// How many checks came out so.
+    /// How many checks have this verdict.
     #[must_use]
     pub fn count(&self, verdict: Verdict) -> usize {
         self.checks.iter().filter(|check| check.verdict == verdict).count()

@@ -1,4 +1,4 @@
-//! How a check came out, noted in order.
+//! Settles checks: notes how each came out, and reports them in their order.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,20 +10,20 @@ use super::finding::{Finding, FrameFault};
 use super::report::{Check, Fault, Name, Verdict};
 use super::{CheckRun, Progress};
 
-/// Why an activation was not answered as it should be.
+/// Why an activation has no usable answer.
 pub(super) enum Failure {
     Error(Error),
     Finding(Finding),
-    /// It answers on stdout and has not said so.
+    /// It answers on stdout without a handshake that says so.
     NoHandshake {
         line: Vec<u8>,
     },
-    /// Chunks came, and no end in time.
+    /// Chunks came, and no last frame in time.
     Endless {
         after: Duration,
         chunks: usize,
     },
-    /// Nothing came in time.
+    /// No output came in time.
     Silence {
         after: Duration,
         meanwhile: Meanwhile,
@@ -87,7 +87,7 @@ impl CheckRun<'_> {
         if let Some(blamed) = elsewhere
             && blamed != name
         {
-            // It is no fault of this activation's, and may come with any.
+            // This activation is not the cause; any other could have shown the fault.
             if !self.is_settled(blamed) {
                 let check = self.failure(blamed, fault);
                 self.settle(check);
@@ -107,7 +107,7 @@ impl CheckRun<'_> {
         self.report.checks.iter().chain(&self.settled_early).any(|check| check.name == name)
     }
 
-    /// Notes how a check came out, and tells it once all before it have been told.
+    /// Notes how a check came out, and reports it once all checks before it have been reported.
     pub(super) fn settle(&mut self, check: Check) {
         debug_assert!(!self.is_settled(check.name), "{check:?} was settled before");
         self.settled_early.push(check);

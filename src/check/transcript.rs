@@ -1,4 +1,4 @@
-//! What is said with a process of version 2 while it is checked: whose each frame is, and when it came.
+//! A transcript of frames: the activations sent to a process of version 2, what came back for each, and when.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -15,17 +15,17 @@ use crate::protocol::multiplex::{Ended, Event, Multiplex, Step, Taken, Ticket};
 use super::activate::{LATE_OUTPUT_GRACE, is_cut_off};
 use super::finding::FrameFault;
 
-/// What came back for some activations, and what came beside it.
+/// The frames that came back for some activations, and other output beside them.
 #[derive(Debug, Default)]
 pub(super) struct Transcript {
     pub(super) activations: Vec<SentActivation>,
-    /// Frames that are nobody's, and why.
+    /// Frames that belong to no activation in flight, and why.
     pub(super) unexpected: Vec<(FrameFault, Bytes)>,
-    /// Lines that are no frame, and what is wrong with each.
+    /// Lines that are not frames, and what is wrong with each.
     pub(super) non_frames: Vec<(String, Bytes)>,
-    /// The first object that brings nothing, and what is wrong with it.
+    /// The first frame without a known member, and what is wrong with it.
     pub(super) malformed: Option<(String, Bytes)>,
-    /// When something came that may be the end of an activation, had it been told whose.
+    /// The times of lines that may have been the last frame of an activation, but named none.
     unattributed_ends: Vec<Instant>,
     bytes: u64,
 }
@@ -37,30 +37,30 @@ pub(super) struct SentActivation {
     pub(super) started: Instant,
     /// When its first frame came.
     pub(super) first: Option<Instant>,
-    /// When its first chunk came. What came together came at the same time.
+    /// When its first chunk came. Frames that were read together have the same time.
     pub(super) first_chunk: Option<Instant>,
     /// How many chunks it had.
     pub(super) chunks: usize,
-    /// All of them, a line each.
+    /// The chunks, one per line.
     pub(super) lines: Vec<u8>,
     pub(super) ended: Option<(Instant, Ended)>,
 }
 
-/// Why nothing more is listened to.
+/// Why receiving stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Received {
-    /// What was waited for has come.
+    /// The expected frames have come.
     Complete,
-    /// It has not come in time.
+    /// They have not come in time.
     TimedOut,
-    /// The process is gone, or its result channel.
+    /// The process has exited, or has closed its result channel.
     Closed,
-    /// More has come than an answer may hold.
+    /// The output is longer than an answer may be.
     TooLong,
 }
 
 impl Transcript {
-    /// Hears what has come while nothing was in flight.
+    /// Records output that came while nothing was in flight.
     pub(super) fn collect_strays(&mut self, multiplex: &mut Multiplex, sent_ids: &BTreeSet<u64>) {
         multiplex.look_for_strays();
         let several = multiplex.promises().concurrency > 1;
@@ -88,7 +88,7 @@ impl Transcript {
         });
     }
 
-    /// Listens until `enough` says so, or for so long. Hears what has come in any case.
+    /// Receives until `is_complete`, or for `within`. Records output that has come already in any case.
     pub(super) async fn receive(
         &mut self,
         peer: Peer<'_>,
@@ -111,7 +111,7 @@ impl Transcript {
                 let several = multiplex.promises().concurrency > 1;
                 self.record(at, event, line, sent_ids, several);
                 if Instant::now() >= deadline && !is_complete(self) {
-                    // Whoever writes without end is not listened to without end.
+                    // A process that never stops writing must not keep the check from its limit.
                     return Received::TimedOut;
                 }
             }
@@ -137,7 +137,7 @@ impl Transcript {
         }
     }
 
-    /// Notes what a line means.
+    /// Records a line under its activation, or under what is wrong with it.
     fn record(&mut self, at: Instant, event: Event, line: Bytes, sent_ids: &BTreeSet<u64>, several: bool) {
         match event {
             Event::Chunk(id, chunk) => {
@@ -204,14 +204,14 @@ impl Transcript {
         self.activations.iter().filter(|sent| sent.ended.is_none()).count()
     }
 
-    /// Since when there is, for each activation that is open, an end that may have been meant for it.
+    /// When the last line came of as many possible ends as there are open activations.
     fn unattributed_since(&self) -> Option<Instant> {
         let open = self.open_count();
         (open > 0).then(|| self.unattributed_ends.get(open - 1).copied()).flatten()
     }
 }
 
-/// Keeps the first of many: a process may write what is nobody's without end.
+/// Keeps the first of many, because a process may write stray lines without end.
 fn push_bounded<T>(kept: &mut Vec<T>, next: T) {
     const MAX_KEPT: usize = 16;
     if kept.len() < MAX_KEPT {
@@ -219,10 +219,10 @@ fn push_bounded<T>(kept: &mut Vec<T>, next: T) {
     }
 }
 
-/// A process that is spoken with.
+/// The process on the other side.
 pub(super) struct Peer<'a> {
     pub(super) multiplex: &'a mut Multiplex,
-    /// Every number that it was sent.
+    /// Every id that it was sent.
     pub(super) sent_ids: &'a BTreeSet<u64>,
     pub(super) process: &'a Process,
     pub(super) logs: &'a mut Logs,
@@ -250,7 +250,7 @@ impl SentActivation {
         })
     }
 
-    /// Everything that it brought, to be searched.
+    /// Its chunks and its result, to search in.
     pub(super) fn text(&self) -> Vec<u8> {
         let mut text = self.lines.clone();
         if let Some((_, Ended::Result(last) | Ended::Error(last))) = &self.ended {

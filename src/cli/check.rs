@@ -1,4 +1,4 @@
-//! `pipeloop check ACTION`: whether an action keeps its promises, as a report.
+//! `pipeloop check ACTION`: a report on whether an action keeps the promises of its protocol.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,48 +14,49 @@ use crate::error::{Error, ProxyError};
 use super::output;
 use super::run::{Parameters, read_json};
 
-/// Check an action without a platform: inspect it, start it, call it, end it.
+/// Check an action before a deployment: inspect it, start it, call it and stop it.
 ///
-/// The report goes to stdout, a line a check: ✓ passed, ! warning, ✗ failed, – does not apply. Below
-/// a failed check stand the reason and the cure. What speaks version 2 is also held to what its
-/// handshake promises.
+/// The report on stdout has a line for each check: ✓ passed, ! warning, ✗ failed, – does not apply or was not
+/// reached. Below a failed check it gives the reason and a hint. For an action of version 2 it also tests the
+/// promises of the handshake.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   pipeloop check hello.py
   pipeloop check action.zip -p city=Berlin      arguments that suit the action
-  pipeloop check stream.py -p ms=200            give it something to wait for: more shows of what is promised
-  pipeloop check action.zip --image-root rootfs against an unpacked image, nothing is started
-  pipeloop check hello.sh --json --strict       for a build server
+  pipeloop check stream.py -p ms=200            make it wait, so that more checks apply
+  pipeloop check action.zip --image-root rootfs against an unpacked image, without a start
+  pipeloop check hello.sh --json --strict       on a build server
 
-Exit status: 0 all is well, 1 a check failed (with --strict: or warned), 2 a wrong command line,
-126 the action cannot be executed, 127 it or a library of it is not found. docs/check.md says what each check means.")]
+Exit status: 0 no check failed, 1 a check failed (with --strict: or warned), 2 a wrong command line,
+126 the action cannot be executed, 127 the action or a library that it needs is not found. docs/check.md
+describes each check.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Check {
-    /// Executable, folder with `exec`, zip or tar.gz; with a compiler also source code, a file or a folder.
+    /// Executable, directory with `exec`, zip or tar.gz; with a compiler also source code, a file or a directory.
     action: PathBuf,
 
     #[command(flatten)]
     parameters: Parameters,
 
-    /// Only inspect it, start nothing.
+    /// Only inspect the action, and start nothing.
     #[arg(long)]
     no_start: bool,
 
-    /// Inspect it against this root file system, an unpacked image, in place of this machine's.
-    /// Nothing is started.
+    /// Root file system of an unpacked image to inspect the action against, in place of this machine. Nothing is
+    /// started.
     #[arg(long, value_name = "DIR")]
     image_root: Option<PathBuf>,
 
-    /// Longest time for one activation of the check.
+    /// Time limit of one activation.
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = crate::config::some_time)]
     timeout: Time,
 
-    /// Let warnings count as failures.
+    /// Count warnings as failures.
     #[arg(long)]
     strict: bool,
 
-    /// Show on stderr what the action logs, as it comes.
+    /// Print the action's log on stderr as it comes.
     #[arg(long)]
     logs: bool,
 
@@ -81,7 +82,7 @@ impl Check {
         if let Some(root) = &image_root
             && !root.is_dir()
         {
-            let reason = format!("`{}` is no folder", root.display());
+            let reason = format!("`{}` is not a directory", root.display());
             return Err(Error::Proxy(ProxyError::BadSetting { setting: "--image-root", reason }));
         }
         let (mut signals, reaper) = super::take_over()?;
@@ -124,7 +125,7 @@ impl Check {
         }
         let killed = tokio::select! {
             () = check_run.stop() => false,
-            // What runs is killed by leaving its orderly end.
+            // The graceful stop is dropped, which kills the process.
             _ = signals.next() => true,
         };
         if killed {
@@ -148,7 +149,7 @@ impl Check {
     }
 }
 
-/// Arguments that suit the action: what `-p` and `--input` say, if they say anything.
+/// Arguments that suit the action, from `-p` and `--input`, if either is set.
 fn arguments(parameters: Parameters) -> Result<Option<Value>, Error> {
     if parameters.is_empty() {
         return Ok(None);

@@ -2,11 +2,11 @@
 
 use clap::Args;
 
-/// Prints a completion script.
+/// Print a completion script for a shell.
 #[derive(Debug, Args)]
 #[command(after_help = "For example: pipeloop completion bash > /etc/bash_completion.d/pipeloop")]
 pub(super) struct Completion {
-    /// The shell to complete in.
+    /// Shell that runs the script.
     shell: clap_complete::Shell,
 }
 

@@ -1,8 +1,8 @@
-//! The command line: one file a command, all of them on the same [`crate::action`].
+//! The command line: one file per command, all of them on the same [`crate::action`].
 //!
 //! Exit statuses follow the shell: 0 for success, 1 for an action that failed or a result that
 //! is an error, 2 for a command line that cannot be used, 126 and 127 for an action that cannot be
-//! executed or found, 128 and the signal's number for one that a signal ended.
+//! executed or found, 128 plus the number of a signal for an action that the signal ended.
 
 mod check;
 mod completion;
@@ -23,13 +23,11 @@ use crate::process::signals::{EndSignals, HeldBack, pass_on};
 
 /// Runs any Unix executable as a serverless action.
 ///
-/// An action is any executable that reads a line of JSON and answers with one: an ELF binary, a
-/// script, or a zip or tar.gz with `exec` at its root. It needs no library.
+/// An action reads a line of JSON and answers with a line of JSON. It can be a binary, a script, or a zip or tar.gz
+/// with `exec` at its root, and it needs no library.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, max_term_width = 100)]
-#[command(
-    after_help = "Try `pipeloop run examples/bash/hello.sh -p name=Mike`; docs/protocol.md says what an action is."
-)]
+#[command(after_help = "Try `pipeloop run examples/bash/hello.sh -p name=Mike`. docs/protocol.md describes actions.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -37,28 +35,28 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve an action over HTTP: POST /init and POST /run
+    /// Serve an action over HTTP, with POST /init and POST /run
     Serve(serve::Serve),
-    /// Run one activation, or several, and print the results
+    /// Run one or more activations and print their results
     Run(run::Run),
-    /// Check an action without a platform: inspect it, start it, call it, end it
+    /// Check an action before a deployment: inspect it, start it, call it and stop it
     Check(check::Check),
-    /// Play the protocol's cases against any proxy with /init and /run
+    /// Play the test cases of the protocol against any proxy with /init and /run
     Conformance(conformance::Conformance),
     /// Explain error codes
     Explain(explain::Explain),
-    /// Print a script that completes this command line in a shell
+    /// Print a completion script for a shell
     Completion(completion::Completion),
 }
 
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Before anything else: as PID 1 we would not even be told of them.
+    // Before anything else: the kernel drops signals without a handler if this process is PID 1.
     let held_back = HeldBack::begin();
     crate::process::spawn::keep_inherited_descriptors();
     let command = Cli::parse().command;
-    // What may wait for a person's input can be interrupted until it has handlers.
+    // The other commands may wait for input on a terminal, and can be interrupted until they have handlers.
     let held_back = matches!(command, Command::Serve(_)).then_some(held_back);
     let result = match command {
         Command::Serve(serve) => serve.execute(held_back),
@@ -78,7 +76,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
-/// The exit status that tells a shell what went wrong.
+/// The exit status of an error, for a shell.
 fn exit_status(error: &Error) -> u8 {
     let of = |ending: &Ending| ending.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
     match error {
@@ -91,8 +89,8 @@ fn exit_status(error: &Error) -> u8 {
     }
 }
 
-/// What whoever starts actions takes over first: the signals that ask for an end, and the waiting for
-/// processes. Signals that are meant for the action go to it from now on.
+/// Takes over signals and the waiting for processes, before an action is started. From then on the proxy stops on
+/// SIGTERM and its like, and passes other signals on to the action.
 fn take_over() -> Result<(EndSignals, Reaper), Error> {
     let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
     let signals = EndSignals::take().map_err(system("take over signals"))?;
@@ -101,7 +99,7 @@ fn take_over() -> Result<(EndSignals, Reaper), Error> {
     Ok((signals, reaper))
 }
 
-/// A runtime on this thread alone: waking an idle core costs more than the work of an activation.
+/// A runtime on this thread only: waking an idle core costs more than the work of an activation.
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::error::catalog::Entry;
 use conformance::Verdict as Played;
 
-/// An error and its hint, on stderr. A person is told where there is more.
+/// An error and its hint, on stderr. On a terminal a line names `pipeloop explain`.
 pub(super) fn error(error: &Error) {
     let stderr = io::stderr();
     let Style { red, cyan, off, .. } = Style::of(&stderr);
@@ -27,11 +27,11 @@ pub(super) fn error(error: &Error) {
 
 /// A line on stderr.
 pub(super) fn note(line: &str) {
-    // Nobody is left to be told that stderr is gone.
+    // If stderr is gone, there is no place to report that.
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// A result on stdout: as it came, or on a terminal with indentation. Whether it could be written.
+/// A result on stdout: unchanged, or on a terminal with indentation.
 pub(super) fn result(json: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let pretty = stdout
@@ -44,14 +44,14 @@ pub(super) fn result(json: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Chunks on stdout as they come: a line of JSON each, or on a terminal strings as their text.
+/// Chunks on stdout as they come: a line of JSON each; on a terminal, strings are printed as text.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     in_line: bool,
 }
 
 impl Chunks {
-    /// Prints one. Whether it could be written.
+    /// Prints one chunk.
     pub(super) fn print(&mut self, json: &[u8]) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         let text = stdout.is_terminal().then(|| serde_json::from_slice::<String>(json).ok()).flatten();
@@ -68,13 +68,13 @@ impl Chunks {
         stdout.flush()
     }
 
-    /// Ends the line of the last one.
+    /// Ends the line of the last chunk.
     pub(super) fn end(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.in_line) { io::stdout().lock().write_all(b"\n") } else { Ok(()) }
     }
 }
 
-/// A duration for people who compare: `1.23 ms`, `845 µs`.
+/// A duration in a unit that suits it: `1.23 ms`, `845 µs`.
 pub(super) fn time(duration: Duration) -> String {
     match duration.as_micros() {
         micros @ 0..1_000 => format!("{micros} µs"),
@@ -83,8 +83,7 @@ pub(super) fn time(duration: Duration) -> String {
     }
 }
 
-/// Entries of the catalogue on stdout: as they stand in the document, or on a terminal wrapped and
-/// with literals in colour.
+/// Entries of the catalogue on stdout: unchanged, or on a terminal wrapped and with literals in colour.
 pub(super) fn entries(entries: &[&Entry]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let style = Style::of(&stdout);
@@ -105,34 +104,34 @@ pub(super) fn entries(entries: &[&Entry]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Where the text of an entry begins.
+/// The column at which the text of an entry begins.
 const ITEM_INDENT: usize = 11;
 
-/// What an action logs, on stderr.
+/// The log of an action, on stderr.
 pub(super) fn log(bytes: &[u8]) {
-    // Nobody is left to be told that stderr is gone.
+    // If stderr is gone, there is no place to report that.
     let _ = io::stderr().write_all(bytes);
 }
 
 /// A report on stdout, line by line as its checks come out.
 pub(super) struct Checklist {
     style: Style,
-    /// Nothing is printed before the end: a document for machines comes then.
+    /// Prints nothing, because a JSON document is printed at the end.
     silent: bool,
-    /// Checks that were not reached, or do not apply for one and the same reason, are told in one line.
+    /// Checks that were not reached or do not apply, by their reason: one line shows all of a reason.
     folded: Vec<(String, Vec<&'static str>)>,
 }
 
-/// Where reason and cure begin.
+/// The column at which the reason and the hint begin.
 const FAULT_COLUMN: usize = 6;
 
 impl Checklist {
-    /// A report that has not begun.
+    /// An empty report.
     pub(super) fn new(silent: bool) -> Self {
         Self { style: Style::of(&io::stdout()), silent, folded: Vec::new() }
     }
 
-    /// A check that has come out.
+    /// Prints a check that has come out.
     pub(super) fn line(&mut self, check: &Check) -> io::Result<()> {
         if self.silent {
             return Ok(());
@@ -179,7 +178,7 @@ impl Checklist {
         stdout.flush()
     }
 
-    /// The last line: what came out how often.
+    /// Prints the last line: how many checks had each verdict.
     pub(super) fn summary(&mut self, report: &Report, took: Duration) -> io::Result<()> {
         self.print_folded()?;
         let counts = [
@@ -193,7 +192,7 @@ impl Checklist {
         let shown: Vec<_> = counts
             .iter()
             .map(|(verdict, words, colour)| (report.count(*verdict), words, colour))
-            // Zero failures are worth a word.
+            // Zero failures are shown too.
             .filter(|(count, words, _)| *count > 0 || **words == "failed")
             .map(|(count, words, colour)| match count {
                 0 => format!("{count} {words}"),
@@ -231,7 +230,7 @@ pub(super) fn cases<'a>(cases: impl Iterator<Item = (&'a str, &'a str)> + Clone)
     stdout.flush()
 }
 
-/// A case of the protocol that was played, on stdout.
+/// A case that was played, on stdout.
 pub(super) fn case(name: &str, width: usize, verdict: &Played, took: Duration) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let Style { red, green, dim, off, .. } = Style::of(&stdout);
@@ -245,7 +244,7 @@ pub(super) fn case(name: &str, width: usize, verdict: &Played, took: Duration) -
     stdout.flush()
 }
 
-/// The last line below the cases.
+/// The line below the cases: how many had each verdict.
 pub(super) fn cases_summary(passed: usize, failed: usize, not_run: usize) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let Style { red, green, dim, off, .. } = Style::of(&stdout);
@@ -255,7 +254,7 @@ pub(super) fn cases_summary(passed: usize, failed: usize, not_run: usize) -> io:
     stdout.flush()
 }
 
-/// A line of somebody else's output: nothing in it moves the cursor.
+/// A line of foreign output, without control characters that could move the cursor.
 fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
@@ -271,7 +270,7 @@ pub(super) fn titles(entries: &[&Entry]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// The literals of a line of Markdown in colour. Without colour it stays as it is.
+/// A line of Markdown with its literals in colour; without colour, unchanged.
 fn literals(markdown: &str, style: &Style) -> String {
     if style.cyan.is_empty() {
         return markdown.to_owned();
@@ -282,7 +281,7 @@ fn literals(markdown: &str, style: &Style) -> String {
         let fence: String = rest[open..].chars().take_while(|c| *c == '`').collect();
         let (before, behind) = (&rest[..open], &rest[open + fence.len()..]);
         let Some((literal, behind)) = behind.split_once(&fence) else { break };
-        // White space keeps backticks inside a literal apart from those around it.
+        // Markdown allows a space between a fence and a backtick of the literal.
         let literal = literal.trim();
         let _ = write!(text, "{before}{}{literal}{}", style.cyan, style.off);
         rest = behind;
@@ -291,7 +290,7 @@ fn literals(markdown: &str, style: &Style) -> String {
     text
 }
 
-/// Breaks a text into lines of at most `width` columns, the second and later ones indented.
+/// Breaks a text into lines of at most `width` columns, and indents all but the first.
 fn wrapped(text: &str, indent: usize, width: usize) -> String {
     let mut lines = String::with_capacity(text.len() + 64);
     let mut column = indent;
@@ -310,7 +309,7 @@ fn wrapped(text: &str, indent: usize, width: usize) -> String {
     lines
 }
 
-/// How many columns a text takes: its characters, without the sequences that colour it.
+/// The number of columns of a text: its characters without the sequences for colour.
 fn columns(text: &str) -> usize {
     let mut columns = 0;
     let mut characters = text.chars();
@@ -324,8 +323,7 @@ fn columns(text: &str) -> usize {
     columns
 }
 
-/// How wide lines are: for people as wide as the terminal, and never too wide to be read; elsewhere
-/// nothing is wrapped.
+/// The width of lines: on a terminal its width, within the limits of readable text; elsewhere unlimited.
 fn line_width(stdout: &io::StdoutLock<'_>) -> usize {
     if !stdout.is_terminal() {
         return usize::MAX;
@@ -336,7 +334,7 @@ fn line_width(stdout: &io::StdoutLock<'_>) -> usize {
     }
 }
 
-/// The sequences that colour a terminal; empty where colour is not wanted.
+/// The sequences for colours; empty without colour.
 #[derive(Debug, Default, Clone, Copy)]
 struct Style {
     red: &'static str,
