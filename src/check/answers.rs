@@ -71,9 +71,9 @@ impl CheckRun<'_> {
                 self.one_activation_each = true;
                 let fault = Fault {
                     code: "PL061",
-                    reason: "it ends after an answer, and is started anew for each activation".into(),
+                    reason: "it exits after an answer, and is started again for each activation".into(),
                     cure: Some(
-                        "go on reading until the input ends; for a program that handles one activation, `--protocol 0`"
+                        "read until the input ends; for a program that handles one activation, use `--protocol 0`"
                             .into(),
                     ),
                 };
@@ -93,8 +93,8 @@ impl CheckRun<'_> {
         match self.activate(Name::Unicode, &arguments).await {
             Ok(Answered { answer, took }) => {
                 let check = match unicode_echo(&answer) {
-                    Echo::Intact => Check::passed(Name::Unicode, "comes back as it was sent"),
-                    Echo::Absent => Check::passed(Name::Unicode, "answered; nothing of it stands in the answer"),
+                    Echo::Intact => Check::passed(Name::Unicode, "comes back unchanged"),
+                    Echo::Absent => Check::passed(Name::Unicode, "answered; the answer does not contain it"),
                     Echo::Mangled(how) => {
                         let reason = format!("{how}: {}", excerpt(&answer));
                         self.failure(Name::Unicode, Finding::Unicode { reason })
@@ -114,7 +114,7 @@ impl CheckRun<'_> {
         let quotes = self.arguments.quotes();
         self.check_arguments(Name::Quotes, &quotes, "answered, with quotes and backslashes in a text").await;
         let nested = self.arguments.nested();
-        self.check_arguments(Name::Nested, &nested, "answered, with every type, 20 deep").await;
+        self.check_arguments(Name::Nested, &nested, "answered, with every type, 20 levels deep").await;
         self.check_arguments(Name::Empty, &Arguments::empty(), "answered").await;
         self.check_arguments(Name::Unknown, &Arguments::unknown(), "answered").await;
         let large = self.arguments.large();
@@ -131,7 +131,7 @@ impl CheckRun<'_> {
     /// Several activations in sequence, each with its own answer.
     pub(super) async fn check_sequence(&mut self) {
         if self.one_activation_each && self.plan.settings.protocol != Protocol::SingleShot {
-            return self.settle(Check::new(Name::Sequence, Verdict::NotReached, "its process answers only once"));
+            return self.settle(Check::new(Name::Sequence, Verdict::NotReached, "the process answers only once"));
         }
         let (mut total, mut longest, mut echoes) = (Duration::ZERO, Duration::ZERO, 0);
         for number in 0..SEQUENCE_LENGTH {
@@ -148,7 +148,7 @@ impl CheckRun<'_> {
                             let fault = Fault {
                                 code: "PL095",
                                 reason: format!("the answer to activation {} is not its own: {how}", number + 1),
-                                cure: Some("answer each line before the next is read, with exactly one line".into()),
+                                cure: Some("answer each line with exactly one line, before you read the next".into()),
                             };
                             let check = self.failure(Name::Sequence, fault);
                             return self.settle(check);

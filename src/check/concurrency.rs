@@ -90,7 +90,7 @@ impl CheckRun<'_> {
             && self.baseline.failures == 0
         {
             let seen = format!(
-                "{} of {} at once failed, and none of those that were alone: {}",
+                "{} of {} at once failed, and no single one did: {}",
                 failed.len(),
                 activations.len(),
                 excerpt(answer)
@@ -112,17 +112,17 @@ impl CheckRun<'_> {
         let Some(baseline) = self.baseline.took else { return (None, "nothing to compare with".into()) };
         let in_turn = took >= baseline * count * 3 / 4;
         if overlap(activations) || (baseline >= MIN_MEASURABLE && !in_turn) {
-            return (None, "side by side".into());
+            return (None, "concurrently".into());
         }
         if baseline < MIN_MEASURABLE {
             return (None, format!("one takes {}, too quick to tell their order", precise(baseline)));
         }
         if cpu_time > took / 10 {
             // They may wait for a core and not for each other; on a busy machine they get a small part of one.
-            return (None, "it was at work all the time".into());
+            return (None, "busy all the time".into());
         }
         let seen = format!(
-            "it takes one after the other: {count} at once took {}, one alone {}, and it was at work for {} of that",
+            "it runs one after the other: {count} at once took {}, a single one {}, and it used the CPU for {} of that",
             millis(took),
             millis(baseline),
             millis(cpu_time)

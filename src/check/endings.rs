@@ -25,7 +25,7 @@ impl CheckRun<'_> {
         let _results = conversation.into_results();
         let (ended, took) = self.wait_for_exit(guard.process()).await;
         let check = match ended.map(|exit| exit.status) {
-            Some(ExitStatus::Exited(0)) => Check::passed(Name::EndOfFile, "ended with status 0").took(took),
+            Some(ExitStatus::Exited(0)) => Check::passed(Name::EndOfFile, "exited with status 0").took(took),
             Some(status) => Check::warning(Name::EndOfFile, self.end_of_file(Some(status))),
             None => self.failure(Name::EndOfFile, self.end_of_file(None)),
         };
@@ -44,7 +44,7 @@ impl CheckRun<'_> {
         stop::terminate_group(guard.process());
         let (ended, took) = self.wait_for_exit(guard.process()).await;
         let check = if ended.is_some() {
-            Check::passed(Name::Terminate, "ended, with its input still open").took(took)
+            Check::passed(Name::Terminate, "exited, with its input still open").took(took)
         } else {
             let within = self.plan.settings.stop_grace.0 / 2;
             self.failure(Name::Terminate, Finding::Terminate { within })
@@ -53,7 +53,7 @@ impl CheckRun<'_> {
         if ended.is_some() {
             self.judge_orphans().await;
             if !self.is_settled(Name::Descendants) {
-                self.settle(Check::passed(Name::Descendants, "no process lives on after it"));
+                self.settle(Check::passed(Name::Descendants, "no process outlives it"));
             }
         }
         self.kill_and_reap(guard.process()).await;

@@ -101,20 +101,20 @@ impl fmt::Display for Finding {
                 write!(f, "the {output} came only {until}: {}", excerpt(line))
             }
             Self::Stray { channel, line } => {
-                write!(f, "there is something else than answers on {}: {}", channel.name(), excerpt(line))
+                write!(f, "there is something other than answers on {}: {}", channel.name(), excerpt(line))
             }
             Self::Unicode { reason } => write!(f, "Unicode does not come back as it was sent: {reason}"),
             Self::EndOfFile { ended: None, within } => {
-                write!(f, "it did not end within {} after the end of its input, and was killed", millis(*within))
+                write!(f, "it did not exit within {} after the end of its input, and was killed", millis(*within))
             }
             Self::EndOfFile { ended: Some(status), .. } => write!(f, "it {status} at the end of its input"),
             Self::Terminate { within } => {
-                write!(f, "it did not end within {} after SIGTERM, and was killed", millis(*within))
+                write!(f, "it did not exit within {} after SIGTERM, and was killed", millis(*within))
             }
             Self::LeftBehind { orphans } => {
                 let names: Vec<_> = orphans.iter().take(MAX_NAMED).map(|orphan| orphan.name.clone()).collect();
                 let more = orphans.len() - names.len();
-                write!(f, "processes live on after it has ended: {}", listing(&names, more))
+                write!(f, "processes outlive it: {}", listing(&names, more))
             }
             Self::Frame { fault, line } => {
                 match fault {
@@ -122,12 +122,12 @@ impl fmt::Display for Finding {
                     FrameFault::UnknownId { last_sent: Some(last_sent) } => {
                         write!(
                             f,
-                            "a frame has an `id` that is no activation's in flight; {last_sent} was the last that was sent"
+                            "a frame has an `id` of no activation in flight; {last_sent} was the last that was sent"
                         )?;
                     }
                     FrameFault::UnknownId { last_sent: None } => f.write_str("a frame came before any activation")?,
                     FrameFault::AfterEnd { id: Some(id) } => {
-                        write!(f, "a frame for activation {id} came behind its last one")?;
+                        write!(f, "a frame for activation {id} came after its last one")?;
                     }
                     FrameFault::AfterEnd { id: None } => f.write_str("a frame came while nothing was in flight")?,
                     FrameFault::MixedUp { id } => {
@@ -136,7 +136,7 @@ impl fmt::Display for Finding {
                 }
                 write!(f, ": {}", excerpt(line))
             }
-            Self::Promise { promise, seen } => write!(f, "its handshake promises `{promise}`, and {seen}"),
+            Self::Promise { promise, seen } => write!(f, "its handshake promises `{promise}`, but {seen}"),
         }
     }
 }
@@ -154,9 +154,9 @@ impl fmt::Display for Output {
 impl fmt::Display for HeldUntil {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::EndOfInput => f.write_str("when the input had ended"),
+            Self::EndOfInput => f.write_str("after the end of its input"),
             Self::EndOfActivation { after } => {
-                write!(f, "together with the end, {} after the activation was sent", millis(*after))
+                write!(f, "together with the last frame, {} after the activation was sent", millis(*after))
             }
         }
     }
@@ -180,19 +180,19 @@ impl Finding {
     pub fn hint(&self) -> String {
         match self {
             Self::NotFlushed { cure, .. } => cure.clone(),
-            Self::Stray { .. } => "print logs on stderr, also those of child processes (`command >&2`); or send the handshake and the answers on descriptor 3, and stdout is a log".into(),
-            Self::Unicode { .. } => "read and write UTF-8 whatever the locale says: `sys.stdin.reconfigure(encoding=\"utf-8\")`, `binmode(STDOUT, \":utf8\")`, `Encoding.default_external = \"UTF-8\"`".into(),
+            Self::Stray { .. } => "print logs on stderr, also those of child processes (`command >&2`); or write the handshake and the answers to descriptor 3, so that stdout is a log".into(),
+            Self::Unicode { .. } => "read and write UTF-8 in every locale: `sys.stdin.reconfigure(encoding=\"utf-8\")`, `binmode(STDOUT, \":utf8\")`, `Encoding.default_external = \"UTF-8\"`".into(),
             Self::EndOfFile { ended: None, .. } => "leave the loop when there is no next line, and let no thread or child process keep the program alive".into(),
             Self::EndOfFile { ended: Some(_), .. } => "leave the loop when there is no next line, and exit with status 0".into(),
-            Self::Terminate { .. } => "do not ignore SIGTERM; a handler has to end the program".into(),
-            Self::LeftBehind { .. } => "wait for child processes before the program ends, and start no daemons: on a platform they would live on beside the next activation".into(),
-            Self::Frame { fault: FrameFault::NoId, .. } => r#"copy the number of the `run` frame into every frame, `chunk` and `log` too: `{"id":7,"result":{}}`; or leave `concurrency` out of the handshake"#.into(),
-            Self::Frame { fault: FrameFault::UnknownId { .. }, .. } => "send the number back as it came: a whole number of up to 64 bits, neither a text nor a float, and none of its own".into(),
+            Self::Terminate { .. } => "do not ignore SIGTERM; a handler has to exit".into(),
+            Self::LeftBehind { .. } => "wait for child processes before the program exits, and start no daemons: on a platform they would run beside the next activation".into(),
+            Self::Frame { fault: FrameFault::NoId, .. } => r#"copy the id of the `run` frame into every frame, `chunk` and `log` too: `{"id":7,"result":{}}`; or leave `concurrency` out of the handshake"#.into(),
+            Self::Frame { fault: FrameFault::UnknownId { .. }, .. } => "send the `id` back unchanged: a whole number of up to 64 bits, not a string or a float, and no id of its own".into(),
             Self::Frame { fault: FrameFault::AfterEnd { .. }, .. } => "end each activation with exactly one of `result`, `error` and `end`, and write nothing for it after that, also when a `cancel` comes late".into(),
-            Self::Frame { fault: FrameFault::MixedUp { .. }, .. } => "keep the number and the arguments of an activation together, in variables of its own thread or task: what is global, or a variable of the reading loop, is another's by then".into(),
-            Self::Promise { promise: Promise::Concurrency(_), .. } => "start a thread, task or process for each `run` frame and go on reading; or promise less with `concurrency`, and `PIPELOOP_WORKERS` starts several processes".into(),
-            Self::Promise { promise: Promise::Cancel, .. } => "go on reading while activations are at work, and end the one that a `cancel` names, with `error` or `end`; ignore numbers that have ended; or leave `cancel` out of the handshake".into(),
-            Self::Promise { promise: Promise::Pause, .. } => "write nothing for a number between its `pause` and its `resume` (or `cancel`), and go on then; ignore numbers that have ended; or leave `pause` out of the handshake".into(),
+            Self::Frame { fault: FrameFault::MixedUp { .. }, .. } => "keep the id and the arguments of an activation together, in variables of its own thread or task; a global, or a variable of the reading loop, belongs to another activation by then".into(),
+            Self::Promise { promise: Promise::Concurrency(_), .. } => "start a thread, task or process for each `run` frame and go on reading; or promise a smaller `concurrency`, and start several processes with `PIPELOOP_WORKERS`".into(),
+            Self::Promise { promise: Promise::Cancel, .. } => "go on reading while activations run, and end the one that a `cancel` names, with `error` or `end`; ignore ids that have ended; or leave `cancel` out of the handshake".into(),
+            Self::Promise { promise: Promise::Pause, .. } => "write nothing for an id between its `pause` and its `resume` (or `cancel`), and go on then; ignore ids that have ended; or leave `pause` out of the handshake".into(),
             Self::Promise { promise: Promise::Stop, .. } => "leave the loop when `stop` comes or when the input ends, and exit with status 0; or leave `stop` out of the handshake".into(),
         }
     }
@@ -234,7 +234,7 @@ pub(super) fn flush_cure(programs: &[PathBuf], executable: &Path) -> String {
         "`fflush(stdout)` in C, `std::cout << std::flush` in C++, `io::stdout().flush()` in Rust, `hFlush stdout` in Haskell"
     };
     format!(
-        "flush after each line: {known}; if it reads all of its input before it answers, have it answer line by line, or use `--protocol 0`"
+        "flush after each line: {known}; if it reads all of its input before it answers, answer line by line, or use `--protocol 0`"
     )
 }
 

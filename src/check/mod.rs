@@ -100,7 +100,7 @@ impl NotStarted {
     fn reason(self) -> &'static str {
         match self {
             Self::AsAsked => "not started (`--no-start`)",
-            Self::AgainstImage => "not started: it was inspected against an image (`--image-root`)",
+            Self::AgainstImage => "not started: inspected against an image (`--image-root`)",
         }
     }
 }
@@ -283,14 +283,14 @@ impl<'a> CheckRun<'a> {
     /// The protocol, and how it was recognised, for the report.
     fn describe_protocol(&self, protocol: Protocol, evidence: Evidence) -> String {
         let how = match evidence {
-            Evidence::Handshake => format!("told by its handshake on {}", self.channel.name()),
-            Evidence::Acknowledgement => "told by its acknowledgement on descriptor 3".into(),
-            Evidence::WaitsForInput => "told by waiting for input without a handshake".into(),
+            Evidence::Handshake => format!("recognised by its handshake on {}", self.channel.name()),
+            Evidence::Acknowledgement => "recognised by its acknowledgement on descriptor 3".into(),
+            Evidence::WaitsForInput => "recognised by waiting for input without a handshake".into(),
             Evidence::Grace => format!(
-                "taken for that, since it said nothing for {} (`PIPELOOP_START_GRACE`)",
+                "assumed, because it wrote nothing for {} (`PIPELOOP_START_GRACE`)",
                 millis(self.plan.settings.start_grace.0)
             ),
-            Evidence::Setting => "as it was asked for".into(),
+            Evidence::Setting => "as set by `--protocol` or `PIPELOOP_PROTOCOL`".into(),
         };
         format!("{protocol}, {how}")
     }
@@ -306,7 +306,7 @@ impl<'a> CheckRun<'a> {
         self.settle(Check::passed(Name::Protocol, spoken));
         self.settle(apart(Name::Flushed, "the end of a process flushes"));
         self.settle(apart(Name::Stays, "a process is started for each activation"));
-        self.settle(apart(Name::Channel, "what is printed before the last line is log"));
+        self.settle(apart(Name::Channel, "every line before the last is log"));
         self.settle(apart(Name::Terminate, "a process ends with its answer"));
         for name in Name::OF_VERSION_2 {
             self.settle(apart(name, "not in version 0"));
@@ -327,12 +327,12 @@ impl<'a> CheckRun<'a> {
         let check = if self.lingered {
             self.failure(Name::EndOfFile, self.end_of_file(None))
         } else {
-            Check::passed(Name::EndOfFile, "it ended each time")
+            Check::passed(Name::EndOfFile, "it exited each time")
         };
         self.settle(check);
         self.judge_orphans().await;
         if !self.is_settled(Name::Descendants) {
-            self.settle(Check::passed(Name::Descendants, "no process lives on after it"));
+            self.settle(Check::passed(Name::Descendants, "no process outlives it"));
         }
     }
 }

@@ -89,7 +89,7 @@ impl CheckRun<'_> {
         if self.one_activation_each {
             for name in Name::OF_VERSION_2 {
                 if !self.is_settled(name) && name != Name::Stop {
-                    self.settle(Check::new(name, Verdict::NotReached, "its process answers only once"));
+                    self.settle(Check::new(name, Verdict::NotReached, "the process answers only once"));
                 }
             }
             return;
@@ -141,7 +141,7 @@ impl CheckRun<'_> {
             let [.., longest] = LARGE_IDS;
             Check::passed(
                 Name::Ids,
-                format!("each frame is its activation's, each has one end; up to number {longest}"),
+                format!("each frame names its activation, and each activation has one last frame; up to id {longest}"),
             )
         };
         self.settle(check);
@@ -153,11 +153,11 @@ impl CheckRun<'_> {
         let Baseline { took, chunks, at_once, streamed, .. } = self.baseline;
         let took = took.unwrap_or_default();
         let check = if streamed == 0 {
-            Check::new(name, Verdict::NotApplicable, "none came: it does not stream with these arguments")
+            Check::new(name, Verdict::NotApplicable, "no chunks: it does not stream with these arguments")
         } else if at_once < streamed || chunks < 2 {
-            Check::passed(name, format!("up to {chunks}, and they come before the end"))
+            Check::passed(name, format!("up to {chunks}, before the last frame"))
         } else if took < MIN_MEASURABLE * 2 {
-            Check::passed(name, format!("up to {chunks}; it is too quick to tell whether they wait for the end"))
+            Check::passed(name, format!("up to {chunks}; too quick to tell whether they wait for the last frame"))
         } else {
             let programs = self.running.as_ref().map(|running| orphans::programs(running.guard.process().pid));
             let finding = Finding::NotFlushed {
@@ -198,7 +198,7 @@ impl CheckRun<'_> {
             }
             self.forward_log().await;
             if received != Received::Complete {
-                let seen = format!("an activation that was cancelled had not ended {} later", millis(grace));
+                let seen = format!("a cancelled activation had not ended {} later", millis(grace));
                 let failure = self.blame(received, &transcript, running, Promise::Cancel, seen).await;
                 return self.fail(name, &failure);
             }
@@ -219,17 +219,19 @@ impl CheckRun<'_> {
         }
         let baseline = self.baseline.took.unwrap_or_default();
         let check = match slowest {
-            None => Check::passed(name, "ended before it could hear of it; the next one is answered"),
+            None => Check::passed(name, "ended before it could read `cancel`; the next one is answered"),
             Some((took, whole)) if baseline >= MIN_MEASURABLE * 4 && whole >= baseline * 3 / 4 => {
                 let seen = format!(
-                    "an activation that was cancelled went on for {}, and took {} in all; without that it takes {}",
+                    "a cancelled activation went on for {}, and took {} in all; without `cancel` it takes {}",
                     millis(took),
                     millis(whole),
                     millis(baseline)
                 );
                 Check::warning(name, Finding::Promise { promise: Promise::Cancel, seen })
             }
-            Some((took, _)) => Check::passed(name, "ends what it is to end; the next one is answered").took(took),
+            Some((took, _)) => {
+                Check::passed(name, "the cancelled activation ends; the next one is answered").took(took)
+            }
         };
         self.settle(check);
     }
@@ -265,9 +267,9 @@ impl CheckRun<'_> {
             }
         }
         let seen = match (in_time, transcript.all_ended()) {
-            (false, _) => "ended before it could hear of it; the next one is answered",
-            (true, true) => "ended before that could be seen; the next one is answered",
-            (true, false) => "no chunk came until it was to go on; the next one is answered",
+            (false, _) => "ended before it could read `pause`; the next one is answered",
+            (true, true) => "ended before `resume`; the next one is answered",
+            (true, false) => "no chunk came between `pause` and `resume`; the next one is answered",
         };
         if received == Received::Complete {
             running.multiplex().resume(id);
@@ -278,7 +280,7 @@ impl CheckRun<'_> {
         }
         self.forward_log().await;
         if received != Received::Complete {
-            let seen = format!("it did not go on within {} after it was to resume", millis(activation_timeout));
+            let seen = format!("it did not go on within {} after `resume`", millis(activation_timeout));
             let failure = self.blame(received, &transcript, running, Promise::Pause, seen).await;
             return self.fail(name, &failure);
         }
@@ -305,10 +307,7 @@ impl CheckRun<'_> {
             let goes_on = if transcript.all_ended() { now > before + 1 } else { elapsed > MAX_UNTIL_QUIET };
             if goes_on {
                 let late = now - before;
-                return Err(format!(
-                    "{late} chunks came in the {} after it was to pause and could know it",
-                    millis(elapsed)
-                ));
+                return Err(format!("{late} chunks came in the {} after it had time to read `pause`", millis(elapsed)));
             }
             if transcript.all_ended() {
                 return Ok(Received::Complete);
@@ -337,10 +336,10 @@ impl CheckRun<'_> {
         self.forward_log().await;
         let finding = |seen| Finding::Promise { promise: Promise::Stop, seen };
         let check = match ended.map(|exit| exit.status) {
-            Some(ExitStatus::Exited(0)) => Check::passed(name, "ended with status 0").took(took),
+            Some(ExitStatus::Exited(0)) => Check::passed(name, "exited with status 0").took(took),
             Some(status) => self.failure(name, finding(format!("it {status} when `stop` came"))),
             None => {
-                let seen = format!("it did not end within {} after `stop` and the end of its input", millis(within));
+                let seen = format!("it did not exit within {} after `stop` and the end of its input", millis(within));
                 self.failure(name, finding(seen))
             }
         };

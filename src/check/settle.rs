@@ -44,9 +44,9 @@ pub(super) enum Meanwhile {
 impl fmt::Display for Meanwhile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::HadNotExited => "its process had not ended by then",
-            Self::WasAtWork => "it was still at work then",
-            Self::WaitedForInput => "nothing came when its input ended either",
+            Self::HadNotExited => "its process was still running",
+            Self::WasAtWork => "it was still at work",
+            Self::WaitedForInput => "nothing came at the end of its input either",
         })
     }
 }
@@ -59,7 +59,7 @@ impl CheckRun<'_> {
             Failure::NoHandshake { line } => Fault {
                 code: "PL055",
                 reason: format!(
-                    "it answers on stdout and has not sent a handshake, so its answers are taken for logs: {}",
+                    "it answers on stdout and has not sent a handshake, so its answers go to the log: {}",
                     excerpt(line)
                 ),
                 cure: Some(
@@ -68,13 +68,13 @@ impl CheckRun<'_> {
             },
             Failure::Endless { after, chunks } => Fault {
                 code: "PL064",
-                reason: format!("no end came within {}, and {chunks} chunks did", millis(*after)),
-                cure: Some("end each activation with `result`, `error` or `end`; a stream that takes longer has more time with `--timeout`, and arguments that make it short come with `-p` or `--input`".into()),
+                reason: format!("no last frame came within {}, but {chunks} chunks did", millis(*after)),
+                cure: Some("end each activation with `result`, `error` or `end`; for a long stream, raise `--timeout`, or make it shorter with arguments (`-p` or `--input`)".into()),
             },
             Failure::Silence { after, meanwhile } => Fault {
                 code: "PL064",
                 reason: format!("no answer came within {}; {meanwhile}", millis(*after)),
-                cure: Some("make it faster, or give it more time with `--timeout`; arguments that suit it come with `-p` or `--input`".into()),
+                cure: Some("make it faster, or raise `--timeout`; pass arguments that suit it with `-p` or `--input`".into()),
             },
         };
         let elsewhere = match failure {

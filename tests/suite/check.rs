@@ -167,7 +167,7 @@ fn debug_output_on_stdout_is_told() {
         &[],
         "channel",
         "PL095",
-        &["something else than answers on stdout: `debug`", "stderr", "descriptor 3"],
+        &["something other than answers on stdout: `debug`", "stderr", "descriptor 3"],
     );
     let apart = python("", &format!("print('debug', flush=True)\ntime.sleep(0.05)\n{ANSWER}"));
     fails(&apart, &[], "channel", "PL095", &["`debug`"]);
@@ -187,7 +187,7 @@ fn a_program_that_is_too_slow_is_not_taken_for_one_that_does_not_flush() {
     let text = python("", &format!("time.sleep(1000)\n{ANSWER}"));
     fails(&text, &["--timeout", "300ms"], "answers", "PL064", &["within", "still at work", "--timeout"]);
     // It waits for its input, and has nothing to say.
-    fails(&python("", "pass"), &["--timeout", "300ms"], "answers", "PL064", &["when its input ended either"]);
+    fails(&python("", "pass"), &["--timeout", "300ms"], "answers", "PL064", &["at the end of its input either"]);
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_program_that_cannot_do_without_its_arguments_is_told_and_helped() {
 #[test]
 fn mangled_unicode_is_told() {
     let latin = "sys.stdout.buffer.write((json.dumps(answer, ensure_ascii=False) + '\\n').encode('latin-1', 'replace')); sys.stdout.flush()";
-    fails(&python("", latin), &[], "unicode", "PL096", &["invalid UTF-8", "UTF-8 whatever the locale"]);
+    fails(&python("", latin), &[], "unicode", "PL096", &["invalid UTF-8", "UTF-8 in every locale"]);
     let ascii = latin.replace("latin-1", "ascii");
     fails(&python("", &ascii), &[], "unicode", "PL096", &["characters were replaced"]);
     let twice = "answer = json.loads(json.dumps(answer, ensure_ascii=False).encode().decode('latin-1'))\nprint(json.dumps(answer), flush=True)";
@@ -228,13 +228,13 @@ fn an_answer_that_belongs_to_another_activation_is_told() {
 #[test]
 fn a_program_that_does_not_end_with_its_input_is_told() {
     let text = format!("{}\nwhile True: time.sleep(60)\n", python("", ANSWER));
-    fails(&text, &[], "end_of_file", "PL097", &["did not end within 1 s after the end of its input", "killed"]);
+    fails(&text, &[], "end_of_file", "PL097", &["did not exit within 1 s after the end of its input", "killed"]);
 }
 
 #[test]
 fn a_program_that_ignores_sigterm_is_told() {
     let text = python("signal.signal(signal.SIGTERM, signal.SIG_IGN)", ANSWER);
-    fails(&text, &[], "sigterm", "PL098", &["did not end within 1 s after SIGTERM"]);
+    fails(&text, &[], "sigterm", "PL098", &["did not exit within 1 s after SIGTERM"]);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_daemon_that_is_left_behind_is_told_and_ended() {
          os.closerange(0, 100); os.execvp('sleep', ['sleep', '1000'])\n    os._exit(0)\n",
         ANSWER,
     ));
-    program_fails(&program, &[], 1, "descendants", "PL099", &["live on", "`sleep`"]);
+    program_fails(&program, &[], 1, "descendants", "PL099", &["outlive", "`sleep`"]);
     let pid = fs::read_to_string(folder.path().join("pid")).expect("it was started").parse().expect("a number");
     eventually("the daemon is ended", || (!processes::lives(pid)).then_some(()));
 }
@@ -334,7 +334,13 @@ fn version_0_is_checked_with_a_process_for_each_activation() {
 
     fails("#!/bin/sh\necho 5\n", &version_0, "framing", "PL060", &["a number"]);
     fails("#!/bin/sh\nexit 3\n", &version_0, "answers", "PL060", &["without an answer", "status 3"]);
-    fails("#!/bin/sh\necho '{}'\nexec >&- 2>&-\nexec sleep 60\n", &version_0, "end_of_file", "PL097", &["did not end"]);
+    fails(
+        "#!/bin/sh\necho '{}'\nexec >&- 2>&-\nexec sleep 60\n",
+        &version_0,
+        "end_of_file",
+        "PL097",
+        &["did not exit"],
+    );
     let large = "#!/bin/sh\n[ -n \"$1\" ] || exit 1\necho '{}'\n";
     fails(large, &version_0, "large", "PL060", &["status 1"]);
 }
@@ -424,17 +430,17 @@ fn a_report_reads_well() {
   ✓ recognised       WHAT
   ✓ can be executed  nothing that it needs is missing here
   ✓ starts           ready  1 ms
-  ✓ protocol         1, told by its handshake on stdout
+  ✓ protocol         1, recognised by its handshake on stdout
   ✓ answers          something comes back
   ✗ answers at once
-      PL094: the answer came only when the input had ended: `{\"hello\": \"Mike\"}`
-      cure: flush after each line: `print(…, flush=True)`, or start it with `python3 -u`; if it reads all of its input before it answers, have it answer line by line, or use `--protocol 0`
+      PL094: the answer came only after the end of its input: `{\"hello\": \"Mike\"}`
+      cure: flush after each line: `print(…, flush=True)`, or start it with `python3 -u`; if it reads all of its input before it answers, answer line by line, or use `--protocol 0`
       log | working on {'hello': 'Mike'}
   – not reached: one line each, stays, Unicode, quotes, nested, no arguments, unknown ones, 1 MiB, ten in a row, answers only
   – not in version 1: ids, several at once, chunks, cancel, pause, stop
-  ✓ end of input     ended with status 0  1 ms
-  ✓ SIGTERM          ended, with its input still open  1 ms
-  ✓ leaves nothing   no process lives on after it
+  ✓ end of input     exited with status 0  1 ms
+  ✓ SIGTERM          exited, with its input still open  1 ms
+  ✓ leaves nothing   no process outlives it
 
 8 passed, 1 failed, 6 not applicable, 10 not reached  1 ms
 ";

@@ -116,11 +116,11 @@ fn whoever_keeps_every_promise_passes_whole() {
     let (ended, report) = checked(&program, &["--strict"]);
     ended.check(0);
     assert_eq!(named(&report, "passed").len(), 25, "{report:#}");
-    assert_eq!(seen(&report, "concurrency"), "8 at once, each got its own answer; side by side");
-    assert_eq!(seen(&report, "chunks"), "up to 8, and they come before the end");
-    assert_eq!(seen(&report, "cancel"), "ends what it is to end; the next one is answered");
-    assert_eq!(seen(&report, "pause"), "no chunk came until it was to go on; the next one is answered");
-    assert_eq!(seen(&report, "stop"), "ended with status 0");
+    assert_eq!(seen(&report, "concurrency"), "8 at once, each got its own answer; concurrently");
+    assert_eq!(seen(&report, "chunks"), "up to 8, before the last frame");
+    assert_eq!(seen(&report, "cancel"), "the cancelled activation ends; the next one is answered");
+    assert_eq!(seen(&report, "pause"), "no chunk came between `pause` and `resume`; the next one is answered");
+    assert_eq!(seen(&report, "stop"), "exited with status 0");
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_frame_without_a_number_is_told() {
 #[test]
 fn a_number_that_is_not_the_one_that_was_sent_is_told() {
     let number = "{\"id\": number, **frame}";
-    let unknown = ["an `id` that is no activation's in flight", "as it came"];
+    let unknown = ["an `id` of no activation in flight", "unchanged"];
     fails(&[(number, "{\"id\": str(number), **frame}")], "ids", "PL103", &[unknown[0], unknown[1], r#""id": "1""#]);
     fails(&[(number, "{\"id\": float(number), **frame}")], "ids", "PL103", &[unknown[0], unknown[1], r#""id": 1.0"#]);
     // Also one that is wrong only where nobody looks, late in a long life.
@@ -168,7 +168,7 @@ fn a_number_that_is_not_the_one_that_was_sent_is_told() {
     fails(&[(number, short)], "ids", "PL103", &["4294967999 was the last", r#""id": 703"#]);
     fails(&[(number, "{\"id\": 1, **frame}")], "ids", "PL103", &["2 was the last that was sent", r#""id": 1"#]);
     let own = ("    send(number, result=", "    send(number + 500, log=1)\n    send(number, result=");
-    fails(&[own], "ids", "PL103", &[unknown[0], "none of its own"]);
+    fails(&[own], "ids", "PL103", &[unknown[0], "no id of its own"]);
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_number_that_a_formatter_rounds_is_told() {
 #[test]
 fn what_comes_behind_the_end_of_an_activation_is_told() {
     let result = "    send(number, result={\"hello\": args.get(\"name\")})";
-    let behind = ["behind its last one", "exactly one of"];
+    let behind = ["after its last one", "exactly one of"];
     fails(&[(result, &format!("{result}\n{result}"))], "ids", "PL103", &behind);
     fails(&[(result, &format!("{result}\n    send(number, chunk=\"late\")"))], "ids", "PL103", &behind);
     fails(&[(result, &format!("{result}\n    time.sleep(0.05); send(number, end=True)"))], "ids", "PL103", &behind);
@@ -215,20 +215,20 @@ fn a_program_that_loses_some_of_several_is_told() {
         &[drops],
         "concurrency",
         "PL104",
-        &[r#"promises `"concurrency":8`"#, "of 8 at once ", " had not ended", "promise less"],
+        &[r#"promises `"concurrency":8`"#, "of 8 at once ", " had not ended", "promise a smaller"],
     );
     let refuses = (
         "def run(number, args):\n",
         "def run(number, args):\n    if threading.active_count() > 4: return send(number, error=\"busy\")\n",
     );
-    fails(&[refuses], "concurrency", "PL104", &[" of 8 at once failed, and none of those that were alone", "busy"]);
+    fails(&[refuses], "concurrency", "PL104", &[" of 8 at once failed, and no single one did", "busy"]);
 }
 
 #[test]
 fn a_program_that_takes_one_after_the_other_is_warned_of() {
     let serial = ("threading.Thread(target=work, args=(number, args), daemon=True).start()", "work(number, args)");
     let handshake = (r#","cancel":true,"pause":true,"stop":true"#, r#","stop":true"#);
-    let words = ["one after the other: 8 at once took", "one alone", "go on reading"];
+    let words = ["one after the other: 8 at once took", "a single one", "go on reading"];
     warns(&[serial, handshake], "concurrency", "PL104", &words);
     // Where nobody waits nobody can tell.
     let quick = ("cancelled.wait(0.03)", "cancelled.is_set()");
@@ -244,13 +244,13 @@ fn a_program_that_takes_one_after_the_other_is_warned_of() {
     let (_folder, program) = written(&broken(&[serial, handshake, busy]));
     let (ended, report) = checked(&program, &["--strict"]);
     ended.check(0);
-    assert!(seen(&report, "concurrency").contains("at work all the time"), "{report:#}");
+    assert!(seen(&report, "concurrency").contains("busy all the time"), "{report:#}");
 }
 
 #[test]
 fn chunks_that_wait_for_the_end_are_warned_of() {
     let held = ("        sys.stdout.flush()\n", "        if '\"chunk\"' not in text: sys.stdout.flush()\n");
-    let words = ["the chunks came only together with the end", "`\"Mike 0\"`", "flush=True"];
+    let words = ["the chunks came only together with the last frame", "`\"Mike 0\"`", "flush=True"];
     let held_log = ("    send(number, log=\"at work\")\n", "");
     let program = broken(&[held, held_log, LONG, (r#""pause":true,"#, "")]);
     let program = program.replace("{args.get('name')} {part}", "Mike {part}");
@@ -269,7 +269,7 @@ fn a_program_that_does_not_heed_cancel_is_told() {
         "        states[frame[\"cancel\"]][1].set()\n",
         "        send(frame[\"cancel\"], error=\"cancelled\")\n        states[frame[\"cancel\"]][1].set()\n",
     );
-    fails(&[twice], "cancel", "PL103", &["behind its last one", "`cancel` comes late"]);
+    fails(&[twice], "cancel", "PL103", &["after its last one", "`cancel` comes late"]);
     // It has never heard of it.
     let unknown = ("    if \"run\" in frame:\n", "    if \"cancel\" in frame or \"run\" in frame:\n");
     fails(&[unknown], "cancel", "PL061", &["exited with status 1", "KeyError: 'run'"]);
@@ -278,23 +278,18 @@ fn a_program_that_does_not_heed_cancel_is_told() {
     fails(&[("0.03", "0.01"), forgotten, (r#""pause":true,"#, "")], "cancel", "PL061", &["KeyError: "]);
     // It does not care.
     let ignores = (heeds, "        time.sleep(0.03)\n");
-    warns(
-        &[LONG, ignores],
-        "cancel",
-        "PL104",
-        &["an activation that was cancelled went on for", "without that it takes"],
-    );
+    warns(&[LONG, ignores], "cancel", "PL104", &["a cancelled activation went on for", "without `cancel` it takes"]);
 }
 
 #[test]
 fn a_program_that_does_not_heed_pause_is_told() {
     let ignores = ("        states[frame[\"pause\"]][0].clear()\n", "        pass\n");
-    let words = [r#"promises `"pause":true`"#, "chunks came in the 1", "after it was to pause", "`resume`"];
+    let words = [r#"promises `"pause":true`"#, "chunks came in the 1", "after it had time to read `pause`", "`resume`"];
     // Only the activation that is paused is that long, which is the thirty-second.
     let long_once = ("range(parts)", "range(60 if len(states) == 32 else 2)");
     fails(&[long_once, ignores], "pause", "PL104", &words);
     let stays = ("        states[frame[\"resume\"]][0].set()\n", "        pass\n");
-    fails(&[long_once, stays], "pause", "PL104", &["it did not go on within 4 s after it was to resume"]);
+    fails(&[long_once, stays], "pause", "PL104", &["it did not go on within 4 s after `resume`"]);
     let unknown = (
         "    elif \"pause\" in frame:\n",
         "    elif \"resume\" not in frame and \"stop\" not in frame:\n        frame[\"run\"]\n    elif False:\n",
@@ -304,7 +299,7 @@ fn a_program_that_does_not_heed_pause_is_told() {
     let serial = ("threading.Thread(target=work, args=(number, args), daemon=True).start()", "work(number, args)");
     let long_once = ("range(parts)", "range(60 if len(states) == 21 else 2)");
     let only_pause = (r#""concurrency":8,"cancel":true,"pause""#, r#""pause""#);
-    let words = ["chunks came in the 1", "could know it"];
+    let words = ["chunks came in the 1", "had time to read"];
     fails(&[serial, long_once, only_pause], "pause", "PL104", &words);
 }
 
@@ -313,7 +308,7 @@ fn a_program_that_does_not_end_on_stop_is_told() {
     let hangs = ("        break\n", "        time.sleep(1000)\n");
     let words = [
         r#"promises `"stop":true`"#,
-        "did not end within 1 s after `stop` and the end of its input",
+        "did not exit within 1 s after `stop` and the end of its input",
         "exit with status 0",
     ];
     fails(&[hangs], "stop", "PL104", &words);
@@ -345,17 +340,17 @@ fn lines_that_are_no_frames_are_told() {
     fails(&[(result, "send(number, result=5)")], "framing", "PL060", &["a number, not an object or array"]);
     let debug = (result, "write(\"debug\"); send(number, result={\"hello\": args.get(\"name\")})");
     for changes in [&[debug][..], &[debug, one]] {
-        fails(changes, "channel", "PL095", &["something else than answers on stdout: `debug`", "descriptor 3"]);
+        fails(changes, "channel", "PL095", &["something other than answers on stdout: `debug`", "descriptor 3"]);
     }
 }
 
 #[test]
 fn a_stream_without_an_end_is_told() {
     let endless = ("range(parts)", "iter(int, 1)");
-    let words = ["no end came within 500 ms", "chunks did", "`result`, `error` or `end`"];
+    let words = ["no last frame came within 500 ms", "chunks did", "`result`, `error` or `end`"];
     let (_folder, program) = written(&broken(&[endless]));
     let (ended, report) = checked(&program, &["--timeout", "500ms"]);
     is_told_of(&ended, &report, "failed", "answers", "PL064", &words[1..]);
     let (_, reason, _) = fault(&report, "answers");
-    assert!(reason.starts_with("no end came within 5"), "{reason}");
+    assert!(reason.starts_with("no last frame came within 5"), "{reason}");
 }
