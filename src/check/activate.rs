@@ -179,13 +179,13 @@ impl CheckRun<'_> {
         }
         self.kill_and_reap(process).await;
 
-        let cure = || finding::flush_cure(&programs, &self.launch.program);
+        let hint = || finding::flush_hint(&programs, &self.launch.program);
         if let Some(line) = held_back {
             return Failure::Finding(Finding::NotFlushed {
                 output: Output::Answer,
                 until: HeldUntil::EndOfInput,
                 line,
-                cure: cure(),
+                hint: hint(),
             });
         }
         if on_descriptor_3 {
@@ -197,7 +197,7 @@ impl CheckRun<'_> {
                     output: Output::Handshake,
                     until: HeldUntil::EndOfInput,
                     line: line.to_vec(),
-                    cure: cure(),
+                    hint: hint(),
                 });
             }
             if let Some(line) = self.log_capture.stdout.lines().find(is_answer) {

@@ -62,9 +62,9 @@ impl CheckRun<'_> {
     pub(super) async fn second_activation(&mut self) {
         let pid = self.pid();
         let arguments = self.arguments.base();
-        let check = match self.activate(Name::Stays, &arguments).await {
+        let check = match self.activate(Name::Reused, &arguments).await {
             Ok(answered) if self.pid() == pid => {
-                Check::passed(Name::Stays, "the same process answers again").took(answered.took)
+                Check::passed(Name::Reused, "the same process answers again").took(answered.took)
             }
             Ok(answered) => {
                 // The process exited by itself before the second activation reached it.
@@ -72,16 +72,16 @@ impl CheckRun<'_> {
                 let fault = Fault {
                     code: "PL061",
                     reason: "it exits after an answer, and is started again for each activation".into(),
-                    cure: Some(
+                    hint: Some(
                         "read until the input ends; for a program that handles one activation, use `--protocol 0`"
                             .into(),
                     ),
                 };
-                Check::warning(Name::Stays, fault).took(answered.took)
+                Check::warning(Name::Reused, fault).took(answered.took)
             }
             Err(failure) => {
                 self.one_activation_each = true;
-                return self.fail(Name::Stays, &failure);
+                return self.fail(Name::Reused, &failure);
             }
         };
         self.settle(check);
@@ -148,7 +148,7 @@ impl CheckRun<'_> {
                             let fault = Fault {
                                 code: "PL095",
                                 reason: format!("the answer to activation {} is not its own: {how}", number + 1),
-                                cure: Some("answer each line with exactly one line, before you read the next".into()),
+                                hint: Some("answer each line with exactly one line, before you read the next".into()),
                             };
                             let check = self.failure(Name::Sequence, fault);
                             return self.settle(check);

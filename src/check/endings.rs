@@ -38,22 +38,22 @@ impl CheckRun<'_> {
 
     pub(super) async fn check_sigterm(&mut self) {
         if let Err(failure) = self.ensure_running().await {
-            return self.fail(Name::Terminate, &failure);
+            return self.fail(Name::Sigterm, &failure);
         }
         let Running { guard, conversation: _conversation } = self.running.take().expect("it runs");
         stop::terminate_group(guard.process());
         let (ended, took) = self.wait_for_exit(guard.process()).await;
         let check = if ended.is_some() {
-            Check::passed(Name::Terminate, "exited, with its input still open").took(took)
+            Check::passed(Name::Sigterm, "exited, with its input still open").took(took)
         } else {
             let within = self.plan.settings.stop_grace.0 / 2;
-            self.failure(Name::Terminate, Finding::Terminate { within })
+            self.failure(Name::Sigterm, Finding::Terminate { within })
         };
         self.settle(check);
         if ended.is_some() {
             self.judge_orphans().await;
-            if !self.is_settled(Name::Descendants) {
-                self.settle(Check::passed(Name::Descendants, "no process outlives it"));
+            if !self.is_settled(Name::Orphans) {
+                self.settle(Check::passed(Name::Orphans, "no process outlives it"));
             }
         }
         self.kill_and_reap(guard.process()).await;
@@ -87,8 +87,8 @@ impl CheckRun<'_> {
         if left.is_empty() {
             return;
         }
-        if !self.is_settled(Name::Descendants) {
-            let check = self.failure(Name::Descendants, Finding::LeftBehind { orphans: left.clone() });
+        if !self.is_settled(Name::Orphans) {
+            let check = self.failure(Name::Orphans, Finding::LeftBehind { orphans: left.clone() });
             self.settle(check);
         }
         kill_all(left).await;

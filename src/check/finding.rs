@@ -18,7 +18,7 @@ use crate::text::{excerpt, listing, millis};
 #[expect(missing_docs, reason = "the fields are the facts that the sentence of each is made of")]
 pub enum Finding {
     /// Output came only at the end of the input, or of the activation.
-    NotFlushed { output: Output, until: HeldUntil, line: Vec<u8>, cure: String },
+    NotFlushed { output: Output, until: HeldUntil, line: Vec<u8>, hint: String },
     /// Lines on the result channel that are not answers.
     Stray { channel: Channel, line: Vec<u8> },
     /// Unicode does not come back as it was sent.
@@ -179,7 +179,7 @@ impl Finding {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::NotFlushed { cure, .. } => cure.clone(),
+            Self::NotFlushed { hint, .. } => hint.clone(),
             Self::Stray { .. } => "print logs on stderr, also those of child processes (`command >&2`); or write the handshake and the answers to descriptor 3, so that stdout is a log".into(),
             Self::Unicode { .. } => "read and write UTF-8 in every locale: `sys.stdin.reconfigure(encoding=\"utf-8\")`, `binmode(STDOUT, \":utf8\")`, `Encoding.default_external = \"UTF-8\"`".into(),
             Self::EndOfFile { ended: None, .. } => "leave the loop when there is no next line, and let no thread or child process keep the program alive".into(),
@@ -199,7 +199,7 @@ impl Finding {
 }
 
 /// How the programs of an action flush their output; `executable` is the file that was uploaded.
-pub(super) fn flush_cure(programs: &[PathBuf], executable: &Path) -> String {
+pub(super) fn flush_hint(programs: &[PathBuf], executable: &Path) -> String {
     let names: Vec<_> =
         programs.iter().filter_map(|program| program.file_name()?.to_str()).map(str::to_lowercase).collect();
     let runs = |begins: &[&str]| names.iter().any(|name| begins.iter().any(|begin| name.starts_with(begin)));
@@ -251,13 +251,13 @@ mod tests {
 
     #[test]
     fn the_hint_is_for_the_program_that_holds_output_back() {
-        let cure = |programs: &[&str]| {
-            flush_cure(&programs.iter().map(PathBuf::from).collect::<Vec<_>>(), Path::new("/nonexistent"))
+        let hint = |programs: &[&str]| {
+            flush_hint(&programs.iter().map(PathBuf::from).collect::<Vec<_>>(), Path::new("/nonexistent"))
         };
-        assert!(cure(&["/usr/bin/python3.11"]).contains("python3 -u"));
-        assert!(cure(&["/usr/bin/perl"]).contains("$| = 1"));
-        assert!(cure(&["/bin/bash", "/usr/bin/sed"]).contains("sed -u"));
-        assert!(cure(&["/bin/bash", "/usr/bin/jq", "/usr/bin/python3"]).contains("jq --unbuffered"));
-        assert!(cure(&["/srv/exec"]).contains("fflush(stdout)"));
+        assert!(hint(&["/usr/bin/python3.11"]).contains("python3 -u"));
+        assert!(hint(&["/usr/bin/perl"]).contains("$| = 1"));
+        assert!(hint(&["/bin/bash", "/usr/bin/sed"]).contains("sed -u"));
+        assert!(hint(&["/bin/bash", "/usr/bin/jq", "/usr/bin/python3"]).contains("jq --unbuffered"));
+        assert!(hint(&["/srv/exec"]).contains("fflush(stdout)"));
     }
 }

@@ -305,9 +305,9 @@ impl<'a> CheckRun<'a> {
         self.settle(apart(Name::Starts, "a process is started for each activation"));
         self.settle(Check::passed(Name::Protocol, spoken));
         self.settle(apart(Name::Flushed, "the end of a process flushes"));
-        self.settle(apart(Name::Stays, "a process is started for each activation"));
+        self.settle(apart(Name::Reused, "a process is started for each activation"));
         self.settle(apart(Name::Channel, "every line before the last is log"));
-        self.settle(apart(Name::Terminate, "a process ends with its answer"));
+        self.settle(apart(Name::Sigterm, "a process ends with its answer"));
         for name in Name::OF_VERSION_2 {
             self.settle(apart(name, "not in version 0"));
         }
@@ -331,8 +331,8 @@ impl<'a> CheckRun<'a> {
         };
         self.settle(check);
         self.judge_orphans().await;
-        if !self.is_settled(Name::Descendants) {
-            self.settle(Check::passed(Name::Descendants, "no process outlives it"));
+        if !self.is_settled(Name::Orphans) {
+            self.settle(Check::passed(Name::Orphans, "no process outlives it"));
         }
     }
 }

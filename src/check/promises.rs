@@ -164,7 +164,7 @@ impl CheckRun<'_> {
                 output: Output::Chunks,
                 until: HeldUntil::EndOfActivation { after: took },
                 line: std::mem::take(&mut self.baseline.sample),
-                cure: finding::flush_cure(&programs.unwrap_or_default(), &self.launch.program),
+                hint: finding::flush_hint(&programs.unwrap_or_default(), &self.launch.program),
             };
             Check::warning(name, finding)
         };

@@ -19,7 +19,7 @@ pub enum Name {
     Answers,
     Flushed,
     Framing,
-    Stays,
+    Reused,
     Unicode,
     Quotes,
     Nested,
@@ -35,8 +35,8 @@ pub enum Name {
     Stop,
     Channel,
     EndOfFile,
-    Terminate,
-    Descendants,
+    Sigterm,
+    Orphans,
 }
 
 impl Name {
@@ -53,7 +53,7 @@ impl Name {
         Self::Answers,
         Self::Flushed,
         Self::Framing,
-        Self::Stays,
+        Self::Reused,
         Self::Unicode,
         Self::Quotes,
         Self::Nested,
@@ -69,8 +69,8 @@ impl Name {
         Self::Stop,
         Self::Channel,
         Self::EndOfFile,
-        Self::Terminate,
-        Self::Descendants,
+        Self::Sigterm,
+        Self::Orphans,
     ];
 
     /// The name for machines.
@@ -88,30 +88,30 @@ impl Name {
     fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Recognised => ("recognised", "recognised"),
-            Self::Executable => ("executable", "can be executed"),
+            Self::Executable => ("executable", "executable"),
             Self::Starts => ("starts", "starts"),
             Self::Protocol => ("protocol", "protocol"),
             Self::Answers => ("answers", "answers"),
-            Self::Flushed => ("flushed", "answers at once"),
-            Self::Framing => ("framing", "one line each"),
-            Self::Stays => ("stays", "stays"),
+            Self::Flushed => ("flushed", "flushed"),
+            Self::Framing => ("framing", "framing"),
+            Self::Reused => ("reused", "reused"),
             Self::Unicode => ("unicode", "Unicode"),
             Self::Quotes => ("quotes", "quotes"),
-            Self::Nested => ("nested", "nested"),
-            Self::Empty => ("empty", "no arguments"),
-            Self::Unknown => ("unknown", "unknown ones"),
-            Self::Large => ("large", "1 MiB"),
-            Self::Sequence => ("sequence", "ten in a row"),
+            Self::Nested => ("nested", "nested JSON"),
+            Self::Empty => ("empty", "empty object"),
+            Self::Unknown => ("unknown", "unknown keys"),
+            Self::Large => ("large", "1 MiB input"),
+            Self::Sequence => ("sequence", "sequence"),
             Self::Ids => ("ids", "ids"),
-            Self::Concurrency => ("concurrency", "several at once"),
+            Self::Concurrency => ("concurrency", "concurrency"),
             Self::Chunks => ("chunks", "chunks"),
             Self::Cancel => ("cancel", "cancel"),
             Self::Pause => ("pause", "pause"),
             Self::Stop => ("stop", "stop"),
-            Self::Channel => ("channel", "answers only"),
+            Self::Channel => ("channel", "result channel"),
             Self::EndOfFile => ("end_of_file", "end of input"),
-            Self::Terminate => ("sigterm", "SIGTERM"),
-            Self::Descendants => ("descendants", "leaves nothing"),
+            Self::Sigterm => ("sigterm", "SIGTERM"),
+            Self::Orphans => ("orphans", "orphans"),
         }
     }
 }
@@ -209,8 +209,8 @@ pub struct Fault {
     pub code: &'static str,
     /// The sentence.
     pub reason: String,
-    /// The cure.
-    pub cure: Option<String>,
+    /// How to fix it.
+    pub hint: Option<String>,
 }
 
 /// The report of all checks.
@@ -264,19 +264,19 @@ impl Check {
 impl From<&Error> for Fault {
     fn from(error: &Error) -> Self {
         let reason = error.detail().unwrap_or_else(|| error.to_string());
-        Self { code: error.code(), reason, cure: error.hint() }
+        Self { code: error.code(), reason, hint: error.hint() }
     }
 }
 
 impl From<Finding> for Fault {
     fn from(finding: Finding) -> Self {
-        Self { code: finding.code(), reason: finding.to_string(), cure: Some(finding.hint()) }
+        Self { code: finding.code(), reason: finding.to_string(), hint: Some(finding.hint()) }
     }
 }
 
 impl From<&Defect> for Fault {
     fn from(defect: &Defect) -> Self {
-        Self { code: defect.code(), reason: defect.to_string(), cure: Some(defect.hint()) }
+        Self { code: defect.code(), reason: defect.to_string(), hint: Some(defect.hint()) }
     }
 }
 
@@ -287,6 +287,6 @@ mod tests {
     #[test]
     fn every_check_is_listed_once_and_in_order() {
         assert!(Name::ALL.is_sorted_by(|one, next| one < next));
-        assert_eq!(Name::ALL.len(), Name::Descendants as usize + 1);
+        assert_eq!(Name::ALL.len(), Name::Orphans as usize + 1);
     }
 }

@@ -62,19 +62,19 @@ impl CheckRun<'_> {
                     "it answers on stdout and has not sent a handshake, so its answers go to the log: {}",
                     excerpt(line)
                 ),
-                cure: Some(
+                hint: Some(
                     "print `{\"openwhisk\":1}` on stdout first and flush it; or answer on descriptor 3".into(),
                 ),
             },
             Failure::Endless { after, chunks } => Fault {
                 code: "PL064",
                 reason: format!("no last frame came within {}, but {chunks} chunks did", millis(*after)),
-                cure: Some("end each activation with `result`, `error` or `end`; for a long stream, raise `--timeout`, or make it shorter with arguments (`-p` or `--input`)".into()),
+                hint: Some("end each activation with `result`, `error` or `end`; for a long stream, raise `--timeout`, or make it shorter with arguments (`-p` or `--input`)".into()),
             },
             Failure::Silence { after, meanwhile } => Fault {
                 code: "PL064",
                 reason: format!("no answer came within {}; {meanwhile}", millis(*after)),
-                cure: Some("make it faster, or raise `--timeout`; pass arguments that suit it with `-p` or `--input`".into()),
+                hint: Some("make it faster, or raise `--timeout`; pass arguments that suit it with `-p` or `--input`".into()),
             },
         };
         let elsewhere = match failure {

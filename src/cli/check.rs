@@ -172,7 +172,7 @@ struct Document<'a> {
     action: String,
     pipeloop: &'static str,
     protocol: Option<String>,
-    protocol_told_by: Option<&'static str>,
+    protocol_evidence: Option<&'static str>,
     init_ms: Option<f64>,
     total_ms: f64,
     activations: Vec<ActivationDocument>,
@@ -201,7 +201,7 @@ struct CheckDocument<'a> {
 struct FaultDocument<'a> {
     code: &'static str,
     reason: &'a str,
-    cure: Option<&'a str>,
+    hint: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -220,7 +220,7 @@ impl<'a> Document<'a> {
             action: action.to_string_lossy().into_owned(),
             pipeloop: env!("CARGO_PKG_VERSION"),
             protocol: report.protocol.map(|protocol| protocol.to_string()),
-            protocol_told_by: report.evidence.map(Evidence::id),
+            protocol_evidence: report.evidence.map(Evidence::id),
             init_ms: report.init.map(ms),
             total_ms: ms(total),
             activations: report.activations.iter().map(activation).collect(),
@@ -240,7 +240,7 @@ impl<'a> Document<'a> {
 impl<'a> CheckDocument<'a> {
     fn new(check: &'a Outcome) -> Self {
         let fault =
-            |fault: &'a Fault| FaultDocument { code: fault.code, reason: &fault.reason, cure: fault.cure.as_deref() };
+            |fault: &'a Fault| FaultDocument { code: fault.code, reason: &fault.reason, hint: fault.hint.as_deref() };
         Self {
             name: check.name.id(),
             status: check.verdict.id(),

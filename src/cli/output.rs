@@ -167,9 +167,9 @@ impl Checklist {
         for fault in &check.faults {
             let reason = format!("{colour}{}{off}: {}", fault.code, fault.reason);
             writeln!(stdout, "{:FAULT_COLUMN$}{}", "", wrapped(&reason, FAULT_COLUMN, width))?;
-            if let Some(cure) = &fault.cure {
-                let cure = wrapped(&literals(cure, &self.style), FAULT_COLUMN + 6, width);
-                writeln!(stdout, "{:FAULT_COLUMN$}{dim}cure:{off} {cure}", "")?;
+            if let Some(hint) = &fault.hint {
+                let hint = wrapped(&literals(hint, &self.style), FAULT_COLUMN + 6, width);
+                writeln!(stdout, "{:FAULT_COLUMN$}{dim}hint:{off} {hint}", "")?;
             }
         }
         for line in &check.log {

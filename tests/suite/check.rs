@@ -58,15 +58,15 @@ pub(crate) fn named(report: &Value, status: &str) -> Vec<String> {
     of_status.map(|check| check["name"].as_str().expect("a check has a name").to_owned()).collect()
 }
 
-/// What is wrong, as code, reason and cure, of one check.
+/// What is wrong, as code, reason and hint, of one check.
 pub(crate) fn fault<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str, &'a str) {
     let checks = report["checks"].as_array().expect("checks are an array");
     let check = checks.iter().find(|check| check["name"] == name).expect("there is such a check");
     let text = |member: &str| check["faults"][0][member].as_str().unwrap_or_default();
-    (text("code"), text("reason"), text("cure"))
+    (text("code"), text("reason"), text("hint"))
 }
 
-/// Asserts that exactly one check fails, with this code and these words in its reason and cure.
+/// Asserts that exactly one check fails, with this code and these words in its reason and hint.
 #[track_caller]
 fn fails(text: &str, args: &[&str], name: &str, code: &str, words: &[&str]) {
     let (_folder, program) = written(text);
@@ -79,10 +79,10 @@ fn program_fails(program: &Path, args: &[&str], status: i32, name: &str, code: &
     ended.check(status);
     assert_eq!(named(&report, "failed"), [name], "{report:#}");
     assert_eq!(named(&report, "warning"), [""; 0], "{report:#}");
-    let (found, reason, cure) = fault(&report, name);
+    let (found, reason, hint) = fault(&report, name);
     assert_eq!(found, code, "{reason}");
     for word in words {
-        assert!(reason.contains(word) || cure.contains(word), "{word:?} is missing in {reason:?} and {cure:?}");
+        assert!(reason.contains(word) || hint.contains(word), "{word:?} is missing in {reason:?} and {hint:?}");
     }
 }
 
@@ -193,7 +193,7 @@ fn a_program_that_is_too_slow_is_not_taken_for_one_that_does_not_flush() {
 #[test]
 fn a_program_that_dies_on_its_second_activation_is_told() {
     let text = python("count = 0", &format!("count += 1\nif count == 2: os.abort()\n{ANSWER}"));
-    fails(&text, &[], "stays", "PL061", &["SIGABRT"]);
+    fails(&text, &[], "reused", "PL061", &["SIGABRT"]);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_daemon_that_is_left_behind_is_told_and_ended() {
          os.closerange(0, 100); os.execvp('sleep', ['sleep', '1000'])\n    os._exit(0)\n",
         ANSWER,
     ));
-    program_fails(&program, &[], 1, "descendants", "PL099", &["outlive", "`sleep`"]);
+    program_fails(&program, &[], 1, "orphans", "PL099", &["outlive", "`sleep`"]);
     let pid = fs::read_to_string(folder.path().join("pid")).expect("it was started").parse().expect("a number");
     eventually("the daemon is ended", || (!processes::lives(pid)).then_some(()));
 }
@@ -306,8 +306,8 @@ fn a_program_that_answers_once_is_warned_of() {
     let (ended, report) = checked(&program, &[]);
     ended.check(0);
     assert_eq!(named(&report, "failed"), [""; 0], "{report:#}");
-    assert_eq!(named(&report, "warning"), ["stays"], "{report:#}");
-    assert!(fault(&report, "stays").2.contains("--protocol 0"));
+    assert_eq!(named(&report, "warning"), ["reused"], "{report:#}");
+    assert!(fault(&report, "reused").2.contains("--protocol 0"));
     assert_eq!(named(&report, "not_reached"), ["sequence"]);
     checked(&program, &["--strict"]).0.check(1);
 }
@@ -327,10 +327,10 @@ fn version_0_is_checked_with_a_process_for_each_activation() {
     let (_folder, program) = written("#!/bin/sh\necho log\necho '{\"hello\":\"you\"}'\n");
     let (ended, report) = checked(&program, &version_0);
     ended.check(0);
-    let apart = ["starts", "flushed", "stays"].into_iter().chain(OF_VERSION_2).chain(["channel", "sigterm"]);
+    let apart = ["starts", "flushed", "reused"].into_iter().chain(OF_VERSION_2).chain(["channel", "sigterm"]);
     assert_eq!(named(&report, "not_applicable"), apart.collect::<Vec<_>>(), "{report:#}");
     assert_eq!(named(&report, "passed").len(), 14, "{report:#}");
-    assert_eq!((&report["protocol"], &report["protocol_told_by"]), (&"0".into(), &"setting".into()));
+    assert_eq!((&report["protocol"], &report["protocol_evidence"]), (&"0".into(), &"setting".into()));
 
     fails("#!/bin/sh\necho 5\n", &version_0, "framing", "PL060", &["a number"]);
     fails("#!/bin/sh\nexit 3\n", &version_0, "answers", "PL060", &["without an answer", "status 3"]);
@@ -428,19 +428,19 @@ fn a_report_reads_well() {
     assert_eq!(ended.stderr, "", "the action's log is no part of it");
     let expected = "  \
   ✓ recognised       WHAT
-  ✓ can be executed  nothing that it needs is missing here
+  ✓ executable       nothing that it needs is missing here
   ✓ starts           ready  1 ms
   ✓ protocol         1, recognised by its handshake on stdout
   ✓ answers          something comes back
-  ✗ answers at once
+  ✗ flushed
       PL094: the answer came only after the end of its input: `{\"hello\": \"Mike\"}`
-      cure: flush after each line: `print(…, flush=True)`, or start it with `python3 -u`; if it reads all of its input before it answers, answer line by line, or use `--protocol 0`
+      hint: flush after each line: `print(…, flush=True)`, or start it with `python3 -u`; if it reads all of its input before it answers, answer line by line, or use `--protocol 0`
       log | working on {'hello': 'Mike'}
-  – not reached: one line each, stays, Unicode, quotes, nested, no arguments, unknown ones, 1 MiB, ten in a row, answers only
-  – not in version 1: ids, several at once, chunks, cancel, pause, stop
+  – not reached: framing, reused, Unicode, quotes, nested JSON, empty object, unknown keys, 1 MiB input, sequence, result channel
+  – not in version 1: ids, concurrency, chunks, cancel, pause, stop
   ✓ end of input     exited with status 0  1 ms
   ✓ SIGTERM          exited, with its input still open  1 ms
-  ✓ leaves nothing   no process outlives it
+  ✓ orphans          no process outlives it
 
 8 passed, 1 failed, 6 not applicable, 10 not reached  1 ms
 ";
@@ -463,7 +463,7 @@ fn the_document_for_machines_keeps_its_shape() {
         "init_ms",
         "pipeloop",
         "protocol",
-        "protocol_told_by",
+        "protocol_evidence",
         "summary",
         "total_ms",
     ];
@@ -471,7 +471,7 @@ fn the_document_for_machines_keeps_its_shape() {
     assert_eq!(members(&report["checks"][0]), ["faults", "log", "ms", "name", "seen", "status"]);
     assert_eq!(members(&report["activations"][0]), ["check", "ms"]);
     assert_eq!(members(&report["summary"]), ["failed", "not_applicable", "not_reached", "passed", "warnings"]);
-    assert_eq!((&report["protocol"], &report["protocol_told_by"]), (&"1".into(), &"handshake".into()));
+    assert_eq!((&report["protocol"], &report["protocol_evidence"]), (&"1".into(), &"handshake".into()));
     assert_eq!(report["summary"]["passed"], 19);
     let mut activations: BTreeMap<_, usize> = BTreeMap::new();
     for activation in report["activations"].as_array().expect("an array") {

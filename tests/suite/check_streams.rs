@@ -85,10 +85,10 @@ fn is_told_of(
     let other = if status == "failed" { "warning" } else { "failed" };
     assert_eq!(named(report, status), [name], "{report:#}");
     assert_eq!(named(report, other), [""; 0], "{report:#}");
-    let (found, reason, cure) = fault(report, name);
+    let (found, reason, hint) = fault(report, name);
     assert_eq!(found, code, "{reason}");
     for word in words {
-        assert!(reason.contains(word) || cure.contains(word), "{word:?} is missing in {reason:?} and {cure:?}");
+        assert!(reason.contains(word) || hint.contains(word), "{word:?} is missing in {reason:?} and {hint:?}");
     }
 }
 
