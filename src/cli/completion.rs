@@ -2,6 +2,10 @@
 
 use clap::Args;
 
+use crate::error::{Error, ProxyError};
+
+use super::output;
+
 /// Print a completion script for a shell.
 #[derive(Debug, Args)]
 #[command(after_help = "For example: pipeloop completion bash > /etc/bash_completion.d/pipeloop")]
@@ -11,7 +15,11 @@ pub(super) struct Completion {
 }
 
 impl Completion {
-    pub(super) fn execute(&self, mut command: clap::Command) {
-        clap_complete::generate(self.shell, &mut command, "pipeloop", &mut std::io::stdout());
+    pub(super) fn execute(&self, mut command: clap::Command) -> Result<u8, Error> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut command, "pipeloop", &mut script);
+        output::script(&script)
+            .map_err(|reason| Error::Proxy(ProxyError::System { doing: "write the script", reason }))?;
+        Ok(0)
     }
 }

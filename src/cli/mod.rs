@@ -64,10 +64,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.execute(),
         Command::Conformance(conformance) => conformance.execute(),
         Command::Explain(explain) => explain.execute(),
-        Command::Completion(completion) => {
-            completion.execute(Cli::command());
-            Ok(0)
-        }
+        Command::Completion(completion) => completion.execute(Cli::command()),
     };
     let status = result.unwrap_or_else(|error| {
         output::error(&error);

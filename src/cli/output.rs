@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
 
 use crate::check::{Check, Report, Verdict};
 use crate::error::Error;
@@ -29,6 +32,13 @@ pub(super) fn error(error: &Error) {
 pub(super) fn note(line: &str) {
     // If stderr is gone, there is no place to report that.
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A script on stdout, unchanged.
+pub(super) fn script(script: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(script)?;
+    stdout.flush()
 }
 
 /// A result on stdout: unchanged, or on a terminal with indentation.
@@ -111,6 +121,16 @@ const ITEM_INDENT: usize = 11;
 pub(super) fn log(bytes: &[u8]) {
     // If stderr is gone, there is no place to report that.
     let _ = io::stderr().write_all(bytes);
+}
+
+/// Writes to stdout or stderr without their locks, unless the reader stalls: for a broken process, which must end in
+/// any case.
+pub(super) fn write_unless_stalled(stream: BorrowedFd<'_>, text: &str) {
+    let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+    let mut fds = [PollFd::from_borrowed_fd(stream, PollFlags::OUT)];
+    if rustix::event::poll(&mut fds, Some(&second)).is_ok_and(|ready| ready > 0) {
+        let _ = rustix::io::write(stream, text.as_bytes());
+    }
 }
 
 /// A report on stdout, line by line as its checks come out.

@@ -1,13 +1,11 @@
 //! `pipeloop serve [ACTION]`.
 
 use std::io::IsTerminal;
-use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags};
 use tokio::sync::watch;
 
 use crate::action::{Action, ActionConfig, InitFailures};
@@ -144,20 +142,11 @@ impl Serve {
 fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let fault = format!("pipeloop: internal error, please report it: {panic}\n{SENTINEL}\n");
-        write_last(rustix::stdio::stderr(), &fault);
+        output::write_unless_stalled(rustix::stdio::stderr(), &fault);
         // The last line may be open. If it is not, an empty line does no harm.
-        write_last(rustix::stdio::stdout(), &format!("\n{SENTINEL}\n"));
+        output::write_unless_stalled(rustix::stdio::stdout(), &format!("\n{SENTINEL}\n"));
         std::process::abort();
     }));
-}
-
-/// Writes unless the reader stalls, because a broken process must end in any case.
-fn write_last(stream: BorrowedFd<'_>, text: &str) {
-    let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
-    let mut fds = [PollFd::from_borrowed_fd(stream, PollFlags::OUT)];
-    if rustix::event::poll(&mut fds, Some(&second)).is_ok_and(|ready| ready > 0) {
-        let _ = rustix::io::write(stream, text.as_bytes());
-    }
 }
 
 #[cfg(test)]
