@@ -7,6 +7,8 @@
 //! `hide` is a constant in all but name: no reader is known to need another value, and its flag and variable
 //! keep working for platforms that set it.
 
+#![expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

@@ -30,7 +30,7 @@ impl CheckRun<'_> {
         let count = promised.min(MAX_AT_ONCE);
         let promise = Promise::Concurrency(promised);
         let pid = running.guard.process().pid;
-        let cpu_time_before = orphans::time_at_work(pid);
+        let cpu_time_before = orphans::cpu_time(pid);
         let mut transcript = Transcript::default();
         let started = Instant::now();
         for number in 0..count {
@@ -42,7 +42,7 @@ impl CheckRun<'_> {
         let received =
             self.receive(&mut running, &mut transcript, self.activation_timeout(), Transcript::all_ended).await;
         let took = started.elapsed();
-        let cpu_time = orphans::time_at_work(pid).saturating_sub(cpu_time_before);
+        let cpu_time = orphans::cpu_time(pid).saturating_sub(cpu_time_before);
         self.forward_log().await;
         if received != Received::Complete {
             let seen = format!("of {count} at once {} had not ended after {}", transcript.open_count(), millis(took));

@@ -10,7 +10,7 @@ use memchr::memmem;
 use crate::error::codes;
 use crate::process::ExitStatus;
 use crate::process::orphans::Orphan;
-use crate::protocol::pipe_loop::Channel;
+use crate::process::spawn::ResultChannel;
 use crate::text::{excerpt, listing, millis};
 
 /// A promise of the protocol that an action breaks.
@@ -20,7 +20,7 @@ pub enum Finding {
     /// Output came only at the end of the input, or of the activation.
     NotFlushed { output: Output, until: HeldUntil, line: Vec<u8>, hint: String },
     /// Lines on the result channel that are not answers.
-    Stray { channel: Channel, line: Vec<u8> },
+    Stray { channel: ResultChannel, line: Vec<u8> },
     /// Unicode does not come back as it was sent.
     Unicode { reason: String },
     /// It does not exit at the end of its input, or not with status 0.

@@ -160,7 +160,7 @@ impl CheckRun<'_> {
             }
             Received::Closed => {
                 let partial = running.multiplex().partial().to_vec();
-                let channel = running.conversation.channel_name();
+                let channel = running.conversation.channel().name();
                 let why = gone(running.guard.process(), partial, channel, &mut self.logs);
                 Failure::Error(self.log_capture.during(why).await)
             }

@@ -45,9 +45,9 @@ use crate::config::ActionSettings;
 use crate::error::{BadAnswer, Error, ProxyError, RunError, StartError, UploadError};
 use crate::logs::{self, Logs, Sentinels};
 use crate::process::orphans;
+use crate::process::spawn::ResultChannel;
 use crate::process::{Launch, Reaper, stop};
 use crate::protocol::Protocol;
-use crate::protocol::pipe_loop::Channel;
 use crate::text::millis;
 
 pub use finding::{Finding, FrameFault, HeldUntil, Output, Promise};
@@ -133,7 +133,7 @@ pub struct CheckRun<'a> {
     /// Frames of version 2 that belong to no activation in flight, of all processes.
     unexpected: Vec<(FrameFault, Bytes)>,
     /// The channel of the answers.
-    channel: Channel,
+    channel: ResultChannel,
     /// Every id that the current process of version 2 was sent.
     sent_ids: BTreeSet<u64>,
     /// What activations do while no other is in flight.
@@ -185,7 +185,7 @@ impl<'a> CheckRun<'a> {
             running: None,
             strays: Vec::new(),
             unexpected: Vec::new(),
-            channel: Channel::Descriptor3,
+            channel: ResultChannel::Descriptor3,
             sent_ids: BTreeSet::new(),
             baseline: Baseline::default(),
             one_activation_each: false,
@@ -272,8 +272,7 @@ impl<'a> CheckRun<'a> {
         self.report.init = Some(took);
         let running = self.running.as_ref().expect("it was started");
         self.channel = running.conversation.channel();
-        self.report.protocol =
-            Some(running.conversation.name().parse().expect("a conversation is named after its protocol"));
+        self.report.protocol = Some(running.conversation.protocol());
         self.report.evidence = Some(evidence.into());
         self.settle(Check::passed(Name::Starts, "ready").took(took));
         self.skip_unpromised();

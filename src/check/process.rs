@@ -58,7 +58,7 @@ impl CheckRun<'_> {
 
     /// Kills a process and its group, and takes the rest of its log.
     pub(super) async fn kill_and_reap(&mut self, process: &Process) {
-        self.log_capture.during(stop::kill(process)).await;
+        self.log_capture.during(stop::kill_and_reap(process)).await;
         self.logs.detach();
         self.forward_log().await;
     }

@@ -329,7 +329,7 @@ impl CheckRun<'_> {
         }
         let Some(mut running) = self.take_multiplex_for(name).await else { return };
         let within = self.plan.settings.stop_grace.0 / 2;
-        self.log_capture.during(running.multiplex().say_stop(within)).await;
+        self.log_capture.during(running.multiplex().send_stop(within)).await;
         let Running { guard, conversation } = running;
         let _results = conversation.into_results();
         let (ended, took) = self.wait_for_exit(guard.process()).await;

@@ -62,7 +62,7 @@ pub(super) enum Received {
 impl Transcript {
     /// Records output that came while nothing was in flight.
     pub(super) fn collect_strays(&mut self, multiplex: &mut Multiplex, sent_ids: &BTreeSet<u64>) {
-        multiplex.look_for_strays();
+        multiplex.read_strays();
         let several = multiplex.promises().concurrency > 1;
         while let Some(Taken::Frame(event, line)) = multiplex.take() {
             self.record(Instant::now(), event, line, sent_ids, several);
@@ -151,7 +151,7 @@ impl Transcript {
             }
             Event::Log(id, _) => self.with_sent(id, at, |_| {}),
             Event::Ended(id, ended) => self.with_sent(id, at, |sent| sent.ended = Some((at, ended))),
-            Event::Broken(_, problem) => {
+            Event::Malformed(_, problem) => {
                 push_bounded(&mut self.unattributed_ends, at);
                 match frame::parse(&line) {
                     Ok(_) => self.malformed = self.malformed.take().or(Some((problem, line))),

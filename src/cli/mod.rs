@@ -19,7 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::artifact::inspect::Defect;
 use crate::error::{Ending, Error, ProxyError, RunError, StartError, UploadError};
 use crate::process::Reaper;
-use crate::process::signals::{EndSignals, HeldBack, pass_on};
+use crate::process::signals::{BlockedSignals, TerminationSignals, forward_to_actions};
 
 /// Runs any Unix executable as a serverless action.
 ///
@@ -53,13 +53,13 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     // Before anything else: the kernel drops signals without a handler if this process is PID 1.
-    let held_back = HeldBack::begin();
-    crate::process::spawn::keep_inherited_descriptors();
+    let blocked_signals = BlockedSignals::block();
+    crate::process::spawn::close_inherited_on_exec();
     let command = Cli::parse().command;
     // The other commands may wait for input on a terminal, and can be interrupted until they have handlers.
-    let held_back = matches!(command, Command::Serve(_)).then_some(held_back);
+    let blocked_signals = matches!(command, Command::Serve(_)).then_some(blocked_signals);
     let result = match command {
-        Command::Serve(serve) => serve.execute(held_back),
+        Command::Serve(serve) => serve.execute(blocked_signals),
         Command::Run(run) => run.execute(),
         Command::Check(check) => check.execute(),
         Command::Conformance(conformance) => conformance.execute(),
@@ -88,11 +88,11 @@ fn exit_status(error: &Error) -> u8 {
 
 /// Takes over signals and the waiting for processes, before an action is started. From then on the proxy stops on
 /// SIGTERM and its like, and passes other signals on to the action.
-fn take_over() -> Result<(EndSignals, Reaper), Error> {
+fn take_over() -> Result<(TerminationSignals, Reaper), Error> {
     let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
-    let signals = EndSignals::take().map_err(system("take over signals"))?;
+    let signals = TerminationSignals::install().map_err(system("take over signals"))?;
     let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
-    pass_on(&reaper).map_err(system("take over signals"))?;
+    forward_to_actions(&reaper).map_err(system("take over signals"))?;
     Ok((signals, reaper))
 }
 

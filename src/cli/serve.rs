@@ -14,7 +14,7 @@ use crate::error::{Error, ProxyError};
 use crate::front::openwhisk::OpenWhisk;
 use crate::logs::{SENTINEL, Sentinels, Sink};
 use crate::memory_budget::MemoryBudget;
-use crate::process::signals::HeldBack;
+use crate::process::signals::BlockedSignals;
 use crate::server::{self, Limits, Stop};
 
 use super::output;
@@ -39,8 +39,8 @@ pub(super) struct Serve {
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 impl Serve {
-    /// `held_back`: signals that have no handler yet.
-    pub(super) fn execute(self, held_back: Option<HeldBack>) -> Result<u8, Error> {
+    /// `blocked_signals`: signals that have no handler yet.
+    pub(super) fn execute(self, blocked_signals: Option<BlockedSignals>) -> Result<u8, Error> {
         // Before anything can panic.
         install_panic_hook();
         tracing_subscriber::fmt()
@@ -49,16 +49,16 @@ impl Serve {
             .with_ansi(std::io::stderr().is_terminal())
             .init();
         let runtime = super::runtime()?;
-        let status = runtime.block_on(self.serve(held_back));
+        let status = runtime.block_on(self.serve(blocked_signals));
         // Without waiting for a thread that still unpacks an archive.
         runtime.shutdown_background();
         status
     }
 
-    async fn serve(self, held_back: Option<HeldBack>) -> Result<u8, Error> {
+    async fn serve(self, blocked_signals: Option<BlockedSignals>) -> Result<u8, Error> {
         let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
         let (mut signals, reaper) = super::take_over()?;
-        drop(held_back);
+        drop(blocked_signals);
         let compatibility = Compatibility::from_environment()?;
         let log_init_error = compatibility.log_init_error;
         let workers = Workers::of(self.server.workers, &compatibility).count();
