@@ -254,9 +254,11 @@ impl<'a> CheckRun<'a> {
             Ok(evidence) => evidence,
             Err(error) => {
                 let name = match error {
-                    Error::Start(StartError::NoHandshake { .. })
-                    | Error::Start(StartError::WrongFirstLine { .. })
-                    | Error::Start(StartError::UnsupportedVersion { .. }) => {
+                    Error::Start(
+                        StartError::NoHandshake { .. }
+                        | StartError::WrongFirstLine { .. }
+                        | StartError::UnsupportedVersion { .. },
+                    ) => {
                         self.settle(Check::passed(Name::Starts, "runs"));
                         Name::Protocol
                     }

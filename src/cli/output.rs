@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::check::{Check, Report, Verdict};
 use crate::error::Error;
@@ -28,6 +29,16 @@ pub(super) fn error(error: &Error) {
     if stderr.is_terminal() {
         note(&format!("{cyan}for more{off}: pipeloop explain {}", error.code()));
     }
+}
+
+/// Whether stderr is a terminal.
+pub(super) fn stderr_is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Starts the proxy's own log, on stderr.
+pub(super) fn start_proxy_log(level: LevelFilter) {
+    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(stderr_is_terminal()).init();
 }
 
 /// A line on stderr.

@@ -1,6 +1,5 @@
 //! `pipeloop serve [ACTION]`.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,11 +42,7 @@ impl Serve {
     pub(super) fn execute(self, blocked_signals: Option<BlockedSignals>) -> Result<u8, Error> {
         // Before anything can panic.
         install_panic_hook();
-        tracing_subscriber::fmt()
-            .with_max_level(self.server.log)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .init();
+        output::start_proxy_log(self.server.log);
         let runtime = super::runtime()?;
         let status = runtime.block_on(self.serve(blocked_signals));
         // Without waiting for a thread that still unpacks an archive.
@@ -100,7 +95,7 @@ impl Serve {
                 })
             })?;
         }
-        if self.server.port == 0 || std::io::stderr().is_terminal() {
+        if self.server.port == 0 || output::stderr_is_terminal() {
             output::note(&format!("pipeloop: listening on port {}", address.port()));
         }
         tracing::info!(%address, "listening");
