@@ -75,7 +75,7 @@ impl CheckRun<'_> {
                     self.kill_and_reap(guard.process()).await;
                 }
                 Ok(Err(NoAnswer::Gone { partial, .. })) => {
-                    let channel = conversation.channel().name();
+                    let channel = conversation.channel();
                     let why = gone(guard.process(), partial, channel, &mut self.logs);
                     return Err(Failure::Error(self.log_capture.during(why).await));
                 }
@@ -136,7 +136,7 @@ impl CheckRun<'_> {
             Some(line) if !broken_up && lines.iter().any(is_answer) => {
                 Failure::Finding(Finding::Stray { channel, line: line.clone() })
             }
-            _ => Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })),
+            _ => Failure::Error(Error::Run(RunError::BadAnswer { problem, exit: None })),
         }
     }
 

@@ -71,7 +71,7 @@ impl CheckRun<'_> {
         for (number, sent) in activations.iter().enumerate() {
             match sent.answer() {
                 Some(Err(problem)) => {
-                    return Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })));
+                    return Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, exit: None })));
                 }
                 Some(Ok(answer)) if is_failure(&answer) => failed.push(answer),
                 _ => {}

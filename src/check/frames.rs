@@ -45,7 +45,7 @@ impl CheckRun<'_> {
                     self.record_strays(transcript);
                     return match answer {
                         Ok(answer) => Ok(Answered { answer, took }),
-                        Err(problem) => Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None }))),
+                        Err(problem) => Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, exit: None }))),
                     };
                 }
                 (Received::Closed, _) if !fresh && self.is_untouched(&mut running, sent).await => {
@@ -160,7 +160,7 @@ impl CheckRun<'_> {
             }
             Received::Closed => {
                 let partial = running.multiplex().partial().to_vec();
-                let channel = running.conversation.channel().name();
+                let channel = running.conversation.channel();
                 let why = gone(running.guard.process(), partial, channel, &mut self.logs);
                 Failure::Error(self.log_capture.during(why).await)
             }

@@ -22,7 +22,7 @@ impl CheckRun<'_> {
             Ok(artifact) => artifact,
             Err(error) => {
                 let faults = match &error {
-                    Error::Upload(UploadError::Unfit { defects, .. }) => defects.iter().map(Fault::from).collect(),
+                    Error::Upload(UploadError::Unusable { defects, .. }) => defects.iter().map(Fault::from).collect(),
                     error => vec![Fault::from(error)],
                 };
                 self.settle(Check { faults, ..Check::new(Name::Recognised, Verdict::Failed, "") });
@@ -62,7 +62,7 @@ impl CheckRun<'_> {
         }
         if !fatal.is_empty() {
             self.report.refused =
-                Some(Error::Upload(UploadError::Unfit { path: Some(self.launch.program.clone()), defects: fatal }));
+                Some(Error::Upload(UploadError::Unusable { path: Some(self.launch.program.clone()), defects: fatal }));
             return false;
         }
         self.plan.not_started.is_none()

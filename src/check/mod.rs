@@ -266,7 +266,7 @@ impl<'a> CheckRun<'a> {
                 };
                 self.settle(Check::failed(name, &error));
                 self.report.refused =
-                    Some(error).filter(|error| matches!(error, Error::Upload(UploadError::Unfit { .. })));
+                    Some(error).filter(|error| matches!(error, Error::Upload(UploadError::Unusable { .. })));
                 return false;
             }
         };

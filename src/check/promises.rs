@@ -203,7 +203,7 @@ impl CheckRun<'_> {
                 return self.fail(name, &failure);
             }
             self.running = Some(running);
-            // Stray frames that came without `cancel` too count against the check of ids.
+            // If stray frames came before `cancel` too, only the check of ids reports them.
             if let (Some((fault, line)), true) = (transcript.unexpected.first(), self.unexpected.is_empty()) {
                 let check = self.failure(name, Finding::Frame { fault: *fault, line: line.to_vec() });
                 return self.settle(check);

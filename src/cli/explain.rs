@@ -35,7 +35,7 @@ impl Explain {
         } else {
             output::entries(&entries)
         }
-        .map_err(|reason| Error::Proxy(ProxyError::System { doing: "write the explanation", reason }))?;
+        .map_err(|reason| ProxyError::System { doing: "write the explanation", reason })?;
         Ok(0)
     }
 }
