@@ -86,7 +86,8 @@ async fn next_chunk(
     request: &'static str,
     caller_timeout: Duration,
 ) -> Result<Option<Bytes>, Error> {
-    loop {
+    // hyper knows the end of a body with a Content-Length without another poll, which could need a timer.
+    while !body.is_end_stream() {
         let frame = time::timeout(caller_timeout, body.frame())
             .await
             .ok_or(Error::Request(RequestError::BodyStalled { waited: caller_timeout }))?;
@@ -103,4 +104,5 @@ async fn next_chunk(
             }
         }
     }
+    Ok(None)
 }

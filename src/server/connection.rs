@@ -66,8 +66,7 @@ pub(super) async fn serve<F: Front>(
         handovers += 1;
         let handover = if handovers <= MAX_RETURNS { Handover::UntilIdle } else { Handover::ForGood };
         // Boxed, because most connections need it only for their init.
-        let over_hyper =
-            Box::pin(serve_over_hyper(stream, unread, front.clone(), caller_timeout, stop.clone(), handover));
+        let over_hyper = Box::pin(serve_over_hyper(stream, unread, &*front, caller_timeout, &stop, handover));
         let Some(returned) = over_hyper.await else { return };
         (stream, unread) = returned;
     }
@@ -80,47 +79,42 @@ pub(super) async fn serve<F: Front>(
 async fn serve_over_hyper<F: Front>(
     stream: TcpStream,
     unread: Bytes,
-    front: Arc<F>,
+    front: &F,
     caller_timeout: Duration,
-    stop: watch::Receiver<Stop>,
+    stop: &watch::Receiver<Stop>,
     handover: Handover,
 ) -> Option<(TcpStream, Bytes)> {
     let state = Arc::new(ConnectionState::default());
     let io = TokioIo::new(Io::new(stream, unread, state.clone()));
-    let stopping = stop.clone();
-    let service = service_fn(|request: Request<Incoming>| {
-        let front = front.clone();
-        let state = state.clone();
-        let stopping = stopping.clone();
-        async move {
-            state.begin_request();
-            let asks_to_keep = request.version() == Version::HTTP_11
-                && request
-                    .headers()
-                    .get(CONNECTION)
-                    .is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
-            let unmet = unmet_expectation(&request);
-            let mut reply = match &unmet {
-                None => front.answer(request).await,
-                Some(error) => front.refuse(error),
-            };
-            // A caller with an unmet expectation may never send its body, so the proxy does not wait for it.
-            let closes = unmet.is_some() || *stopping.borrow() >= Stop::Accepting;
-            if closes {
-                reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            state.set_keep_alive(asks_to_keep && !closes);
-            match reply.body_mut() {
-                Payload::Whole(_) => state.end_request(),
-                Payload::Stream(body) => body.hold_request(state),
-            }
-            Ok::<_, Infallible>(reply)
+    // Borrows what outlives the connection, so that a request clones nothing.
+    let service = service_fn(|request: Request<Incoming>| async {
+        state.begin_request();
+        let asks_to_keep = request.version() == Version::HTTP_11
+            && request
+                .headers()
+                .get(CONNECTION)
+                .is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
+        let unmet = unmet_expectation(&request);
+        let mut reply = match &unmet {
+            None => front.answer(request).await,
+            Some(error) => front.refuse(error),
+        };
+        // A caller with an unmet expectation may never send its body, so the proxy does not wait for it.
+        let closes = unmet.is_some() || *stop.borrow() >= Stop::Accepting;
+        if closes {
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        state.set_keep_alive(asks_to_keep && !closes);
+        match reply.body_mut() {
+            Payload::Whole(_) => state.end_request(),
+            Payload::Stream(body) => body.hold_request(state.clone()),
+        }
+        Ok::<_, Infallible>(reply)
     });
     let mut connection =
         hyper::server::conn::http1::Builder::new().max_header_size(MAX_HEADER_BYTES).serve_connection(io, service);
     let mut stall_timer = StallTimer::new(caller_timeout);
-    let mut close_idle = pin!(wait_to_close_idle(stop));
+    let mut close_idle = pin!(wait_to_close_idle(stop.clone()));
     let mut closes = false;
     let result = std::future::poll_fn(|context| {
         let mut polled = Pin::new(&mut connection).poll(context);
