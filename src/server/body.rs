@@ -6,15 +6,15 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
-use crate::error::{Error, RequestError};
+use crate::error::{Error, RequestError, RequestKind};
 use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::time;
 
 /// The limits of a body, and what an error about it names.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyBound<'a> {
-    /// The request that the body belongs to: `init` or `run`.
-    pub request: &'static str,
+    /// The request that the body belongs to.
+    pub request: RequestKind,
     /// The maximum length.
     pub limit_bytes: u64,
     /// The setting that holds the maximum length.
@@ -73,7 +73,8 @@ pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec
 /// Reads a body and drops it, up to 1 GiB.
 pub async fn discard(mut body: Incoming, caller_timeout: Duration) {
     let mut total = 0;
-    while let Ok(Some(chunk)) = next_chunk(&mut body, "the request", caller_timeout).await {
+    // An error ends the reading and is not reported, so its kind of request does not matter.
+    while let Ok(Some(chunk)) = next_chunk(&mut body, RequestKind::Run, caller_timeout).await {
         total += chunk.len() as u64;
         if total > MAX_DISCARDED_BYTES {
             return;
@@ -83,7 +84,7 @@ pub async fn discard(mut body: Incoming, caller_timeout: Duration) {
 
 async fn next_chunk(
     body: &mut Incoming,
-    request: &'static str,
+    request: RequestKind,
     caller_timeout: Duration,
 ) -> Result<Option<Bytes>, Error> {
     // hyper knows the end of a body with a Content-Length without another poll, which could need a timer.
