@@ -21,7 +21,6 @@ use crate::activation::{Activation, Object, as_text};
 use crate::artifact::Code;
 use crate::error::{Error, JsonType, ProxyError, RequestError, RequestKind, RunError, StartError, UploadError};
 use crate::protocol::Protocol;
-
 use crate::server::{BodyBound, Front, Reply, StreamFormat, discard, json, read_body};
 
 use super::stream::streamed;
@@ -158,9 +157,9 @@ impl OpenWhisk {
     /// The reply to a failed init.
     fn init_refusal(&self, error: &Error) -> Reply {
         if self.log_init_error {
-            match Upload::of(error) {
-                Some(Upload::Artifact) => return error_reply(StatusCode::BAD_GATEWAY, fixed::NO_BINARY),
-                Some(Upload::Start) => return error_reply(StatusCode::BAD_GATEWAY, fixed::CANNOT_START),
+            match InitStep::of(error) {
+                Some(InitStep::Place) => return error_reply(StatusCode::BAD_GATEWAY, fixed::NO_BINARY),
+                Some(InitStep::Start) => return error_reply(StatusCode::BAD_GATEWAY, fixed::CANNOT_START),
                 None => {}
             }
         }
@@ -249,24 +248,24 @@ fn bad_member(member: &'static str, expected: &'static str, raw: &RawValue) -> E
     Error::Request(RequestError::BadMember { member, expected, found: JsonType::of(raw.get()) })
 }
 
-/// Which part of an init failed, where the platform has fixed texts for it.
-enum Upload {
-    Artifact,
+/// The steps of an init for whose failure the platform has fixed texts.
+enum InitStep {
+    Place,
     Start,
 }
 
-impl Upload {
+impl InitStep {
     fn of(error: &Error) -> Option<Self> {
         match error {
-            // What was placed already, and is looked at before it is started.
+            // Inspection of a placed file is the first part of its start.
             Error::Upload(UploadError::Unusable { path: Some(_), .. } | UploadError::WrongEnvironment { .. })
             | Error::Start(_) => Some(Self::Start),
-            // From the command line, not by an init.
+            // Only the command line names a path; an init cannot.
             Error::Upload(UploadError::NoSuchAction { .. } | UploadError::DirectoryWithoutExec { .. })
             | Error::Request(_)
             | Error::Run(_)
             | Error::Proxy(_) => None,
-            Error::Upload(_) => Some(Self::Artifact),
+            Error::Upload(_) => Some(Self::Place),
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) const MAX_DISCARDED_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// Collects a body into one buffer, which has a spare byte at its end, and reserves its memory.
 ///
-/// On an error, the rest of the body has been [discarded](discard), so that the caller gets to read the
+/// After a refusal, the rest of the body has been [discarded](discard), so that the caller gets to read the
 /// answer.
 ///
 /// # Errors
@@ -57,7 +57,7 @@ pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec
     // An announcement costs the caller nothing, so it reserves no more than this.
     let capacity = announced.min(MAX_RESERVED_BYTES);
     let mut bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or(0) + 1);
-    while let Some(chunk) = next_chunk(&mut body, bound.request, bound.caller_timeout).await? {
+    while let Some(chunk) = next_chunk(&mut body, bound.caller_timeout).await.map_err(|error| error.about(bound))? {
         let length = bytes.len() + chunk.len();
         let grown = if length as u64 > bound.limit_bytes { Err(too_large()) } else { reservation.grow_to(length) };
         if let Err(error) = grown {
@@ -73,8 +73,7 @@ pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec
 /// Reads a body and drops it, up to 1 GiB.
 pub async fn discard(mut body: Incoming, caller_timeout: Duration) {
     let mut total = 0;
-    // An error ends the reading and is not reported, so its kind of request does not matter.
-    while let Ok(Some(chunk)) = next_chunk(&mut body, RequestKind::Run, caller_timeout).await {
+    while let Ok(Some(chunk)) = next_chunk(&mut body, caller_timeout).await {
         total += chunk.len() as u64;
         if total > MAX_DISCARDED_BYTES {
             return;
@@ -82,21 +81,28 @@ pub async fn discard(mut body: Incoming, caller_timeout: Duration) {
     }
 }
 
-async fn next_chunk(
-    body: &mut Incoming,
-    request: RequestKind,
-    caller_timeout: Duration,
-) -> Result<Option<Bytes>, Error> {
+/// Why the next chunk of a body does not arrive.
+enum ChunkError {
+    Stalled,
+    Broken(hyper::Error),
+}
+
+impl ChunkError {
+    fn about(self, bound: &BodyBound<'_>) -> Error {
+        Error::Request(match self {
+            Self::Stalled => RequestError::BodyStalled { waited: bound.caller_timeout },
+            Self::Broken(error) => RequestError::BrokenBody { request: bound.request, reason: error.to_string() },
+        })
+    }
+}
+
+/// The next chunk of a body, or `None` at its end.
+async fn next_chunk(body: &mut Incoming, caller_timeout: Duration) -> Result<Option<Bytes>, ChunkError> {
     // hyper knows the end of a body with a Content-Length without another poll, which could need a timer.
     while !body.is_end_stream() {
-        let frame = time::timeout(caller_timeout, body.frame())
-            .await
-            .ok_or(Error::Request(RequestError::BodyStalled { waited: caller_timeout }))?;
-        match frame {
+        match time::timeout(caller_timeout, body.frame()).await.ok_or(ChunkError::Stalled)? {
             None => return Ok(None),
-            Some(Err(error)) => {
-                return Err(Error::Request(RequestError::BrokenBody { request, reason: error.to_string() }));
-            }
+            Some(Err(error)) => return Err(ChunkError::Broken(error)),
             // The other frames are trailers, which no request here needs.
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
