@@ -28,13 +28,13 @@ const MAX_RETURNS: u32 = 2;
 /// After so many fast requests in a row, the next other request is an exception.
 const FAST_STREAK: u32 = 16;
 
-/// Whether hyper gives a connection back.
+/// How long hyper serves a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Handover {
-    /// hyper gives it back as soon as it is idle.
-    UntilIdle,
-    /// hyper serves it to its end.
-    ForGood,
+enum ServeUntil {
+    /// Until the connection is idle. Then hyper gives the stream back.
+    Idle,
+    /// Until the connection is closed.
+    Closed,
 }
 
 /// What hyper leaves when it is done with a connection.
@@ -52,7 +52,7 @@ pub(super) async fn serve<F: Front>(
     caller_timeout: Duration,
     stop: watch::Receiver<Stop>,
 ) {
-    let mut handovers = 0;
+    let mut rounds_over_hyper = 0;
     let mut unread = Bytes::new();
     loop {
         if unread.is_empty() {
@@ -60,13 +60,13 @@ pub(super) async fn serve<F: Front>(
             let FastPathEnd::OtherRequest { read, answered } = ended else { return };
             unread = read;
             if answered >= FAST_STREAK {
-                handovers = 0;
+                rounds_over_hyper = 0;
             }
         }
-        handovers += 1;
-        let handover = if handovers <= MAX_RETURNS { Handover::UntilIdle } else { Handover::ForGood };
+        rounds_over_hyper += 1;
+        let until = if rounds_over_hyper <= MAX_RETURNS { ServeUntil::Idle } else { ServeUntil::Closed };
         // Boxed, because most connections need it only for their init.
-        let over_hyper = Box::pin(serve_over_hyper(stream, unread, &*front, caller_timeout, &stop, handover));
+        let over_hyper = Box::pin(serve_over_hyper(stream, unread, &*front, caller_timeout, &stop, until));
         let Some(returned) = over_hyper.await else { return };
         (stream, unread) = returned;
     }
@@ -82,7 +82,7 @@ async fn serve_over_hyper<F: Front>(
     front: &F,
     caller_timeout: Duration,
     stop: &watch::Receiver<Stop>,
-    handover: Handover,
+    until: ServeUntil,
 ) -> Option<(TcpStream, Bytes)> {
     let state = Arc::new(ConnectionState::default());
     let io = TokioIo::new(Io::new(stream, unread, state.clone()));
@@ -118,7 +118,7 @@ async fn serve_over_hyper<F: Front>(
     let mut closes = false;
     let result = std::future::poll_fn(|context| {
         let mut polled = Pin::new(&mut connection).poll(context);
-        if polled.is_pending() && handover == Handover::UntilIdle && state.is_idle_and_kept() {
+        if polled.is_pending() && until == ServeUntil::Idle && state.is_idle_and_kept() {
             state.set_giving_back(true);
             Pin::new(&mut connection).graceful_shutdown();
             polled = Pin::new(&mut connection).poll(context);
