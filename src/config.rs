@@ -286,12 +286,6 @@ pub fn container_environment(compatibility: &Compatibility) -> Vec<(OsString, Os
     environment
 }
 
-/// Whether colour is unwanted even on a terminal: `NO_COLOR`.
-#[must_use]
-pub fn no_color() -> bool {
-    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-}
-
 /// How many processes of an action work at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Workers {

@@ -49,7 +49,7 @@ impl Serve {
         tracing_subscriber::fmt()
             .with_max_level(self.server.log)
             .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
+            .with_ansi(output::has_colour(&std::io::stderr()))
             .init();
         let runtime = super::runtime()?;
         let status = runtime.block_on(self.serve(held_back));

@@ -293,7 +293,8 @@ fn a_person_is_told_where_an_error_is_explained() {
     assert!(!ended.check(127).stderr.contains("explain"), "scripts are not");
     let seen = on_terminal(&["explain", "60"], "");
     assert!(seen.starts_with("\x1b[1mPL060: the answer is unusable\x1b[0m"), "{seen:?}");
-    let widths = seen.lines().map(|line| line.replace("\x1b[0m", "").replace("\x1b[1;36m", "").replace("\x1b[2m", ""));
+    let styles = ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[36m"];
+    let widths = seen.lines().map(|line| styles.iter().fold(line.to_owned(), |line, style| line.replace(style, "")));
     assert!(
         widths.clone().count() > 6 && widths.into_iter().all(|line| line.trim_end().chars().count() <= 80),
         "{seen}"
