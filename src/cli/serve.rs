@@ -104,7 +104,7 @@ impl Serve {
             action: action.clone(),
             max_init_body: self.server.max_init_body.0,
             max_body: self.server.max_body.0,
-            patience: self.server.caller_timeout.0,
+            caller_timeout: self.server.caller_timeout.0,
             log_init_error,
         });
         let limits = Limits { caller_timeout: self.server.caller_timeout.0, connections: self.server.max_connections };
