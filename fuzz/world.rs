@@ -13,7 +13,7 @@ thread_local! {
 }
 
 /// Writes and inspects a file. What is found can be said.
-pub fn inspected(bytes: &[u8]) {
+pub(crate) fn inspected(bytes: &[u8]) {
     WORLD.with_borrow_mut(|world| {
         let (folder, program) = world.get_or_insert_with(|| {
             let folder = tempfile::tempdir().expect("a folder of its own");

@@ -292,16 +292,6 @@ pub fn container_environment(compatibility: &Compatibility) -> Vec<(OsString, Os
     environment
 }
 
-/// Keeps settings of the shell that we were started from, ours and a platform's, from a proxy that is looked at.
-pub fn forget_proxy_settings(command: &mut std::process::Command) {
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if ["PIPELOOP_", "OW_", "__OW_"].iter().any(|prefix| text.starts_with(prefix)) {
-            command.env_remove(name);
-        }
-    }
-}
-
 /// Whether colour is unwanted even on a terminal: `NO_COLOR`.
 #[must_use]
 pub fn no_color() -> bool {

@@ -14,14 +14,13 @@
 //! Beside the road: [`activation`] and [`error`] are what travels on it, [`logs`] is the action's
 //! output on its way to ours, [`config`] the settings, [`patience`] limits of time, [`courtesy`] when to give way,
 //! [`text`] words for messages, [`catalogue`] the
-//! documentation of errors. [`cli`] has one file a command. [`conformance`] is a caller from outside, for any proxy.
+//! documentation of errors. [`cli`] has one file a command.
 
 pub mod action;
 pub mod activation;
 pub mod catalogue;
 pub mod cli;
 pub mod config;
-pub mod conformance;
 pub mod courtesy;
 pub mod diagnosis;
 pub mod error;

@@ -84,7 +84,7 @@ impl Contestant {
         let mut command = Command::new(program);
         command.args(&words[1..]).stdin(Stdio::null());
         // What the shell has set is not to decide the result.
-        pipeloop::config::forget_proxy_settings(&mut command);
+        testkit::command::forget_proxy_settings(&mut command);
         if acknowledgement == Acknowledgement::Awaited {
             command.env("OW_WAIT_FOR_ACK", "1");
         }

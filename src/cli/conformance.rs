@@ -7,9 +7,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::config::Time;
-use crate::conformance::case::{self, Case};
-use crate::conformance::{Target, Verdict, play};
 use crate::error::Error;
+use conformance::case::{self, Case};
+use conformance::{Target, Verdict, play};
 
 use super::output;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::action::check::{Check, Report, Verdict};
 use crate::catalogue::Entry;
-use crate::conformance::Verdict as Played;
 use crate::error::Error;
+use conformance::Verdict as Played;
 
 /// An error and its hint, on stderr. A person is told where there is more.
 pub(super) fn error(error: &Error) {

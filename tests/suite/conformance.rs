@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use pipeloop::conformance::case::{ALL, Case, built_in, read};
-use pipeloop::conformance::{Target, Verdict, play};
+use ::conformance::case::{ALL, Case, built_in, read};
+use ::conformance::{Target, Verdict, play};
 use serde_json::{Value, json};
 
 use crate::support::{pipeloop, root};
@@ -67,7 +67,7 @@ fn the_program_has_every_case_of_the_folder() {
     let folder = read(&root().join("conformance/cases")).expect("every case can be read");
     let folder: Vec<_> = folder.iter().map(|case| case.name.as_str()).collect();
     let built_in: Vec<_> = ALL.iter().map(|(name, _)| *name).collect();
-    assert_eq!(built_in, folder, "src/conformance/list.rs against conformance/cases");
+    assert_eq!(built_in, folder, "conformance/src/list.rs against conformance/cases");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A case: what is sent, what the executable does, what the caller and the log must show.
 //!
-//! The files are `conformance/cases/GROUP/NAME.json`; `conformance/README.md` explains them and
+//! The files are `conformance/cases/GROUP/NAME.json`; `README.md` explains them and
 //! `conformance/schema.json` says the same for machines. Nothing in here runs anything.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ macro_rules! cases {
     ($($name:literal),* $(,)?) => {
         /// Name and text of every case of `conformance/cases`; a test keeps the list complete.
         pub const ALL: &[(&str, &str)] =
-            &[$(($name, include_str!(concat!("../../conformance/cases/", $name, ".json")))),*];
+            &[$(($name, include_str!(concat!("../cases/", $name, ".json")))),*];
     };
 }
 

@@ -32,7 +32,7 @@ pub use proxy::Target;
 use proxy::{Folder, PACE, Running};
 
 /// The executable of every case.
-const ACTOR: &str = include_str!("../../conformance/actor.sh");
+const ACTOR: &str = include_str!("../actor.sh");
 
 /// The line that ends an activation's log on each stream.
 const SENTINEL: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";

@@ -1,6 +1,6 @@
 //! The proxy that is looked at: a program that is started for each case, or one that runs somewhere.
 //!
-//! It is a stranger's, and this is a client: nothing of [`crate::process`] is used on it, which is for
+//! It is a stranger's, and this is a client: nothing of pipeloop's own `process` is used on it, which is for
 //! actions of our own.
 
 use std::fs;
@@ -161,7 +161,7 @@ impl Running {
         };
         let mut command = Command::new(&words[0]);
         command.args(words[1..].iter().map(filled)).current_dir(folder.0.join("a/b/c/work"));
-        crate::config::forget_proxy_settings(&mut command);
+        testkit::command::forget_proxy_settings(&mut command);
         command.envs(&needs.env);
         command.envs(needs.limits());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
