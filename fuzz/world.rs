@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use pipeloop::action::inspect::{World, inspect};
+use pipeloop::artifact::inspect::{World, inspect};
 use tempfile::TempDir;
 
 thread_local! {

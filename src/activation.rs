@@ -13,7 +13,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::Error;
-use crate::room::Held;
+use crate::memory_budget::Held;
 
 /// An activation as a caller sent it: `{"value":…, other members}`.
 #[derive(Debug, Default)]

@@ -3,31 +3,32 @@
 //! On one side it answers a platform over HTTP, on the other it speaks a line protocol with the
 //! executable that is simple enough to be implemented without libraries.
 //!
-//! # The map of the house
-//! An activation takes this road, and imports point that way only:
+//! # The map
+//! An activation takes this road, and imports point along it only:
 //!
-//! - [`front`]: who calls us: HTTP, the OpenWhisk contract
-//! - [`action`]: one action's life: what was uploaded, its start, its queue, its end
-//! - [`protocol`]: how we talk to the executable
+//! - [`cli`]: one file a command
+//! - [`front`]: who calls us: the OpenWhisk contract; over [`server`], which speaks HTTP and knows no action
+//! - [`action`]: one action's life: its start, its queue, its end; [`mod@check`] tries one out
+//! - [`artifact`]: what was uploaded, on its way to an executable; [`protocol`]: how we talk to it
+//! - [`logs`]: the action's output on its way to the proxy's own
 //! - [`process`]: the child: spawn, wait, stop
 //!
-//! Beside the road: [`activation`] and [`error`] are what travels on it, [`logs`] is the action's
-//! output on its way to ours, [`config`] the settings, [`patience`] limits of time, [`courtesy`] when to give way,
-//! [`text`] words for messages, [`catalogue`] the
-//! documentation of errors. [`cli`] has one file a command.
+//! Beside the road: [`activation`] and [`error`] are what travels on it, [`config`] holds the settings, [`time`]
+//! limits that a freeze does not run out, [`memory_budget`] the bound for all that callers make the proxy hold,
+//! [`text`] words for messages.
 
 pub mod action;
 pub mod activation;
-pub mod catalogue;
+pub mod artifact;
+pub mod check;
 pub mod cli;
 pub mod config;
-pub mod courtesy;
-pub mod diagnosis;
 pub mod error;
 pub mod front;
 pub mod logs;
-pub mod patience;
+pub mod memory_budget;
 pub mod process;
 pub mod protocol;
-pub mod room;
+pub mod server;
 pub mod text;
+pub mod time;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use pipeloop::action::unpack::{Bounds, Format, unpack};
+use pipeloop::artifact::unpack::{Bounds, Format, unpack};
 
 const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, entries: 64, halt: None };
 

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pipeloop::action::artifact::Code;
+use pipeloop::artifact::Code;
 
 fuzz_target!(|text: &[u8]| {
     let decoded = Code::Encoded(text.to_vec()).decode().ok();

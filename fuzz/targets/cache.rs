@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use pipeloop::action::inspect::{World, inspect};
+use pipeloop::artifact::inspect::{World, inspect};
 
 /// An image with a loader, and a program that needs libraries: this one.
 fn image() -> &'static (PathBuf, PathBuf) {

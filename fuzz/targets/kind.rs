@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pipeloop::action::inspect::{Defect, Kind};
+use pipeloop::artifact::inspect::{Defect, Kind};
 
 fuzz_target!(|bytes: &[u8]| {
     let kind = Kind::of(bytes);

@@ -16,16 +16,10 @@
 //! There may be several workers at one desk. They are as many tasks, each with a process of its own,
 //! which it starts when activations wait that the others cannot take; init waits for the first.
 
-pub mod artifact;
-pub mod check;
-mod compile;
-mod crowd;
-mod desk;
-pub mod inspect;
-pub mod pieces;
-mod restart;
-pub mod unpack;
-mod worker;
+mod backoff;
+mod queue;
+pub mod response_stream;
+pub(crate) mod worker;
 
 use std::convert::identity;
 use std::ffi::OsString;
@@ -41,17 +35,18 @@ use crate::activation::{Activation, Answer};
 use crate::config::{ActionSettings, Inspect};
 use crate::error::Error;
 use crate::logs::{self, Logs, Sentinels, Sink};
-use crate::patience;
+use crate::memory_budget::Room;
 use crate::process::{Launch, Reaper};
 use crate::protocol::Protocol;
-use crate::room::Room;
+use crate::time;
 
-use artifact::{Artifact, Code, Sources};
-use compile::compile;
-use desk::Desk;
-use inspect::World;
-use pieces::{Piece, Pieces, pieces};
-use restart::Deaths;
+use crate::artifact::compile::compile;
+use crate::artifact::inspect::{self, World};
+use crate::artifact::unpack;
+use crate::artifact::{Artifact, Code, Sources};
+use backoff::Deaths;
+use queue::Desk;
+use response_stream::{Piece, Pieces, pieces};
 use worker::{Job, Message, Phase, Reply, Worker};
 
 /// What init brings.
@@ -339,7 +334,7 @@ impl Action {
         drop(self.0.under_way.lock().await);
         if let State::Ready(mut ready) = state {
             ready.crew.desk.clear();
-            if patience::timeout(drain, ready.ended()).await.is_none() {
+            if time::timeout(drain, ready.ended()).await.is_none() {
                 self.0.phase.send_if_modified(|phase| {
                     let later = *phase < Phase::Cutting;
                     *phase = (*phase).max(Phase::Cutting);

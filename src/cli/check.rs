@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::action::check::{Check as Outcome, Examination, Fault, Name, News, Plan, Report, Verdict};
+use crate::check::{Check as Outcome, Examination, Fault, Name, News, Plan, Report, Verdict};
 use crate::config::{ActionSettings, Compatibility, Time, container_environment};
 use crate::error::Error;
 

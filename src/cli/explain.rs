@@ -3,8 +3,8 @@
 use clap::Args;
 use clap::builder::{PossibleValue, TypedValueParser};
 
-use crate::catalogue::{self, Entry};
 use crate::error::Error;
+use crate::error::catalog::{self, Entry};
 
 use super::output;
 
@@ -26,7 +26,7 @@ pub(super) struct Explain {
 impl Explain {
     pub(super) fn execute(self) -> Result<u8, Error> {
         let all = self.codes.is_empty();
-        let entries = if all { catalogue::entries().iter().collect() } else { self.codes };
+        let entries = if all { catalog::entries().iter().collect() } else { self.codes };
         if self.json {
             let json = serde_json::to_vec(&entries).expect("an entry is plain text");
             output::result(&json)
@@ -57,12 +57,12 @@ impl TypedValueParser for Code {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(catalogue::entries().iter().map(|entry| PossibleValue::new(entry.code).help(entry.title))))
+        Some(Box::new(catalog::entries().iter().map(|entry| PossibleValue::new(entry.code).help(entry.title))))
     }
 }
 
 fn parse(typed: &str) -> Result<&'static Entry, String> {
-    catalogue::find(typed).map_err(|near| {
+    catalog::find(typed).map_err(|near| {
         let near: Vec<_> = near.iter().map(|entry| format!("{} ({})", entry.code, entry.title)).collect();
         match &near[..] {
             [] => "no error has this code; `pipeloop explain` lists all of them".into(),

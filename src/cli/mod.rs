@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::action::inspect::Defect;
+use crate::artifact::inspect::Defect;
 use crate::error::{Ending, Error};
 use crate::process::Reaper;
 use crate::process::signals::{EndSignals, HeldBack, pass_on};

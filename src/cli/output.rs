@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use crate::action::check::{Check, Report, Verdict};
-use crate::catalogue::Entry;
+use crate::check::{Check, Report, Verdict};
 use crate::error::Error;
+use crate::error::catalog::Entry;
 use conformance::Verdict as Played;
 
 /// An error and its hint, on stderr. A person is told where there is more.

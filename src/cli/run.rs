@@ -9,14 +9,14 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::action::pieces::Piece;
+use crate::action::response_stream::Piece;
 use crate::action::{Action, InitFailures, Surroundings};
 use crate::activation::{Activation, Answer};
 use crate::config::{ActionSettings, Compatibility, container_environment};
 use crate::error::Error;
 use crate::logs::{Sentinels, Sink};
+use crate::memory_budget::Room;
 use crate::protocol::answer::failure;
-use crate::room::Room;
 
 use super::output;
 

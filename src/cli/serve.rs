@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use crate::action::{Action, InitFailures, Surroundings};
 use crate::config::{ActionSettings, Compatibility, ServerSettings, Workers, container_environment};
 use crate::error::Error;
-use crate::front::http::{self, Limits, Stop};
 use crate::front::openwhisk::OpenWhisk;
 use crate::logs::{SENTINEL, Sentinels, Sink};
+use crate::memory_budget::Room;
 use crate::process::signals::HeldBack;
-use crate::room::Room;
+use crate::server::{self, Limits, Stop};
 
 use super::output;
 
@@ -93,7 +93,7 @@ impl Serve {
                 }
             }
         }
-        let listener = http::listen(self.server.host, self.server.port)?;
+        let listener = server::listen(self.server.host, self.server.port)?;
         let address = listener.local_addr().map_err(system("learn the port"))?;
         if let Some(path) = &self.server.port_file {
             std::fs::write(path, format!("{}\n", address.port())).map_err(|reason| Error::BadSetting {
@@ -115,7 +115,7 @@ impl Serve {
         });
         let limits = Limits { caller_timeout: self.server.caller_timeout.0, connections: self.server.max_connections };
         let (stop, stopped) = watch::channel(Stop::No);
-        let server = tokio::spawn(http::serve(listener, front, limits, stopped));
+        let server = tokio::spawn(server::serve(listener, front, limits, stopped));
 
         let signal = signals.next().await;
         tracing::info!(signal = signal.name(), "ending in order; a second signal ends at once");

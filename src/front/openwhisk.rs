@@ -16,14 +16,14 @@ use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use serde_json::value::RawValue;
 
-use crate::action::artifact::Code;
 use crate::action::{Action, DEFAULT_MAIN, Init};
 use crate::activation::{Activation, Object, as_text, type_of};
+use crate::artifact::Code;
 use crate::error::Error;
 use crate::protocol::Protocol;
 
-use super::http::{BodyBound, Front, Reply, discard, json, read_body};
 use super::stream::Wanted;
+use crate::server::{BodyBound, Front, Reply, discard, json, read_body};
 
 /// Texts that existing test suites and images compare, to the letter.
 ///

@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::header::{ACCEPT, HeaderMap};
 
-use crate::action::pieces::{Piece, Pieces};
+use crate::action::response_stream::{Piece, Pieces};
 use crate::protocol::answer::failure;
 
-use super::http::{Reply, Source, stream};
+use crate::server::{Reply, Source, stream};
 
 /// What a caller wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::config::LogFormat;
-use crate::patience;
+use crate::time;
 
 use super::json::Lines;
 use super::{Bounds, DEFUSED, SENTINEL, Sentinels, Sink};
@@ -461,7 +461,7 @@ impl Stream {
     pub(super) async fn pump(&mut self) {
         loop {
             if !self.flush() {
-                let stalls = self.stalled || patience::timeout(self.stall_limit, self.may_flush()).await.is_none();
+                let stalls = self.stalled || time::timeout(self.stall_limit, self.may_flush()).await.is_none();
                 if stalls {
                     self.give_up();
                 }

@@ -5,19 +5,20 @@
 //! # Theory of operation
 //! [`spawn`] makes the pipes, starts the executable as leader of its own process group and closes
 //! the child's ends on our side, so that end-of-file tells the truth. [`reap`] alone waits for
-//! processes and keeps each exit status as a fact that may be asked for twice. [`ready`] looks at
-//! what a process waits for; [`stop`] ends the whole group, and [`survivors`] are what is left then.
-//! [`memory`] and [`heap`] are about memory: the kernel's kills for want of it, and our own share.
+//! processes and keeps each exit status as a fact that may be asked for twice. [`wait_state`] looks at
+//! what a process waits for; [`stop`] ends the whole group, and [`orphans`] are what is left then.
+//! [`memory`] and [`allocator`] are about memory: the kernel's kills for want of it, and our own share.
 
-pub mod heap;
+pub mod adaptive_yield;
+pub mod allocator;
 pub mod memory;
+pub mod orphans;
 pub mod pipe;
-pub mod ready;
 pub mod reap;
 pub mod signals;
 pub mod spawn;
 pub mod stop;
-pub mod survivors;
+pub mod wait_state;
 
 pub use reap::{ExitStatus, Reaper};
 pub use spawn::{Launch, Pipes, Process, start};

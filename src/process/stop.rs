@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process_group};
 
-use crate::patience;
+use crate::time;
 
 use super::spawn::Process;
 
@@ -50,9 +50,9 @@ const BURIAL: Duration = Duration::from_secs(5);
 /// action would hold its pipes and memory.
 pub async fn stop(process: &Process, grace: Duration) {
     let step = grace / 2;
-    if patience::timeout(step, process.exited()).await.is_none() {
+    if time::timeout(step, process.exited()).await.is_none() {
         terminate_group(process);
-        let _ = patience::timeout(step, process.exited()).await;
+        let _ = time::timeout(step, process.exited()).await;
     }
     kill(process).await;
 }

@@ -11,10 +11,10 @@ use serde_json::value::RawValue;
 use crate::activation::Object;
 use crate::error::{Ending, Error, Stage};
 use crate::logs::Logs;
-use crate::patience;
 use crate::process::Process;
-use crate::process::ready::{Alarm, Look, look};
 use crate::process::spawn::Pipes;
+use crate::process::wait_state::{Alarm, Look, look};
+use crate::time;
 
 use super::Protocol;
 use super::conversation::Conversation;
@@ -88,7 +88,7 @@ pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut L
         waiting_for_input: false,
         other_line: None,
     };
-    let verdict = patience::timeout(rules.init_timeout, start.verdict(logs)).await;
+    let verdict = time::timeout(rules.init_timeout, start.verdict(logs)).await;
     let verdict = match verdict {
         Some(verdict) => verdict?,
         None => return Err(start.too_late(logs)),
@@ -311,7 +311,7 @@ impl Start<'_> {
 
     /// Both channels are closed: it is about to end, or has made itself a daemon.
     async fn closed(&mut self, logs: &mut Logs) -> Error {
-        let _ = patience::timeout(self.rules.start_grace, self.process.exited()).await;
+        let _ = time::timeout(self.rules.start_grace, self.process.exited()).await;
         let stage = if self.process.exit().is_some() { Stage::BeforeReady } else { Stage::ChannelClosed };
         self.ended(stage, logs)
     }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
 use crate::process::Process;
-use crate::process::ready::{Look, look};
+use crate::process::wait_state::{Look, look};
 
 /// What is read at once at first. A small answer fits, and an idle proxy stays small.
 const FIRST_READ: usize = 8 * 1024;

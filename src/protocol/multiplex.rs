@@ -1,7 +1,7 @@
 //! Version 2 of the protocol: frames, with several activations in flight over one pair of pipes.
 //!
 //! Knows frames, ids and bounds; knows no caller, no time and no pid. What a frame means for whoever
-//! waits is the worker's (`action/crowd.rs`).
+//! waits is the worker's (`action/worker/concurrent.rs`).
 //!
 //! # Theory of operation
 //! One [`Multiplex`] holds one conversation. [`Multiplex::begin`] gives an activation the next number
@@ -31,10 +31,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::activation::{Activation, Answer};
-use crate::courtesy::Courtesy;
 use crate::error::BadAnswer;
 use crate::logs::Logs;
 use crate::process::Process;
+use crate::process::adaptive_yield::Courtesy;
 use crate::text::excerpt;
 
 use super::answer::{self, Gathered};
@@ -284,7 +284,7 @@ impl Multiplex {
                 }
             }
         };
-        let _ = crate::patience::timeout(grace, written).await;
+        let _ = crate::time::timeout(grace, written).await;
     }
 
     /// Whether it is certain that the process never read a byte of this activation. To be asked only

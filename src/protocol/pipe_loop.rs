@@ -7,10 +7,10 @@
 use bytes::Bytes;
 
 use crate::activation::{Activation, Answer};
-use crate::courtesy::Courtesy;
 use crate::error::BadAnswer;
 use crate::logs::Logs;
 use crate::process::Process;
+use crate::process::adaptive_yield::Courtesy;
 use crate::text::excerpt;
 
 use super::answer;

@@ -172,7 +172,7 @@ fn the_table_of_settings_is_what_help_prints() {
     assert_eq!(documented, printed, "docs/configuration.md (left) and `pipeloop serve --help` (right) differ");
 }
 
-/// `src/catalogue.rs` holds the document to the codes of the source; this holds the command to both.
+/// `src/error/catalog.rs` holds the document to the codes of the source; this holds the command to both.
 #[test]
 fn explain_prints_the_sections_of_the_document() {
     let document = document("errors.md");

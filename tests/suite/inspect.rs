@@ -10,14 +10,14 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pipeloop::action::inspect::{Severity, World, inspect};
+use pipeloop::artifact::inspect::{Severity, World, inspect};
 use serde_json::json;
 
 use crate::support::bench::{ACTION, Bench};
 use crate::support::{Proxy, archive, pipeloop, pipeloop_in, search_path};
 
 /// An inspection of an executable in its own folder, with this environment.
-fn look(path: &Path, environment: &[(&str, &str)]) -> pipeloop::action::inspect::Inspection {
+fn look(path: &Path, environment: &[(&str, &str)]) -> pipeloop::artifact::inspect::Inspection {
     let mut all = vec![("PATH".into(), search_path().into())];
     all.extend(environment.iter().map(|(name, value)| (name.into(), value.into())));
     inspect(path, &World::new(Path::new("/"), path.parent().expect("it is a file"), &all))
@@ -873,7 +873,7 @@ fn scripts_within_scripts_end_where_the_kernel_ends() {
         interpreter = bench.write(&format!("script-{depth}"), format!("#!{}\n", interpreter.display()));
         let taken = kernel_takes(&interpreter);
         followed += i32::from(taken);
-        let codes: Vec<_> = look(&interpreter, &[]).fatal().map(pipeloop::action::inspect::Defect::code).collect();
+        let codes: Vec<_> = look(&interpreter, &[]).fatal().map(pipeloop::artifact::inspect::Defect::code).collect();
         assert_eq!(codes, if taken { vec![] } else { vec!["PL084"] }, "{depth} scripts");
     }
     assert!((3..8).contains(&followed), "the kernel follows {followed} scripts");
@@ -980,7 +980,7 @@ fn the_examples_are_told_by_their_language() {
         for entry in fs::read_dir(examples.join(folder)).expect("the examples are there") {
             let path = entry.expect("it can be listed").path();
             if path.extension().is_some_and(|extension| extensions.iter().any(|known| extension == *known)) {
-                let found = pipeloop::action::inspect::Kind::of(&fs::read(&path).expect("it can be read")).in_words();
+                let found = pipeloop::artifact::inspect::Kind::of(&fs::read(&path).expect("it can be read")).in_words();
                 assert_eq!(found, format!("{language} source text"), "{}", path.display());
                 told += 1;
             }

@@ -17,18 +17,18 @@ use std::time::Duration;
 
 use crate::error::{BadCompile, Error};
 use crate::logs::Logs;
-use crate::patience;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::{KillOnDrop, kill};
 use crate::process::{ExitStatus, Launch, Reaper, start};
+use crate::time;
 
-use super::artifact::{Artifact, is_executable};
+use super::{Artifact, is_executable};
 
 /// Compiles what an artifact brings as source code, if it does and there is a compiler.
 ///
 /// # Errors
 /// As [`Compilation::run`].
-pub(super) async fn compile(
+pub(crate) async fn compile(
     artifact: &Artifact,
     compiler: Option<&Path>,
     main: &str,
@@ -90,7 +90,7 @@ impl Compilation<'_> {
         logs.stdout.attach(pipes.stdout, b"");
         logs.stderr.attach(pipes.stderr, b"");
         let exit = tokio::select! {
-            exit = patience::timeout(self.limit, process.exited()) => exit,
+            exit = time::timeout(self.limit, process.exited()) => exit,
             () = logs.pump() => unreachable!("a pump never ends"),
         };
         kill(process).await;

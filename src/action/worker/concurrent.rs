@@ -35,19 +35,17 @@ use tokio::time::Instant;
 use crate::activation::{Activation, Answer};
 use crate::error::{Error, TimeLimit};
 use crate::logs::Logs;
-use crate::patience::PIECES;
 use crate::process::{Process, stop};
 use crate::protocol::answer::{self, Gathered};
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::ending;
 use crate::protocol::multiplex::{Ended, Event, Multiplex, Step, Taken, Ticket, stray};
+use crate::time::PIECES;
 
-use super::Place;
-use super::desk::{Means, Next};
-use super::pieces::Piece;
-use super::worker::{
-    Job, Message, Phase, Reply, Running, Worker, time_is_up, time_limit, wait_for_end, without_answer,
-};
+use super::super::Place;
+use super::super::queue::{Means, Next};
+use super::super::response_stream::Piece;
+use super::{Job, Message, Phase, Reply, Running, Worker, time_is_up, time_limit, wait_for_end, without_answer};
 
 /// An activation that was taken from the desk and is not in flight yet.
 pub(super) struct Waiting {

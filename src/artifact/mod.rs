@@ -2,6 +2,11 @@
 //!
 //! What it is is told by its content, never by its name. Nothing here is executed.
 
+pub mod compile;
+pub mod inspect;
+pub mod kind;
+pub mod unpack;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -12,9 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
 
-use super::inspect::kind::HEAD_BYTES;
-use super::inspect::{Defect, Kind};
-use super::unpack::{self, Format, unpack};
+use inspect::{Defect, Kind};
+use kind::HEAD_BYTES;
+use unpack::{Format, unpack};
 
 /// An executable that is ready to be started, and the folder it works in. What was made for it is removed
 /// with it, however an init ends.

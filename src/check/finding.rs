@@ -9,7 +9,7 @@ use memchr::memmem;
 
 use crate::error::codes;
 use crate::process::ExitStatus;
-use crate::process::survivors::Survivor;
+use crate::process::orphans::Survivor;
 use crate::text::{excerpt, listing, millis};
 
 /// A promise of the protocol that an action does not keep.
@@ -27,7 +27,7 @@ pub enum Finding {
     /// It does not end on SIGTERM.
     Terminate { within: Duration },
     /// It leaves processes behind.
-    LeftBehind { survivors: Vec<Survivor> },
+    LeftBehind { orphans: Vec<Survivor> },
     /// A frame that is not that of an activation in flight.
     Frame { fault: FrameFault, line: Vec<u8> },
     /// It does not do what its handshake promises.
@@ -89,9 +89,9 @@ impl fmt::Display for Finding {
             Self::Terminate { within } => {
                 write!(f, "it did not end within {} after SIGTERM, and was killed", millis(*within))
             }
-            Self::LeftBehind { survivors } => {
-                let names: Vec<_> = survivors.iter().take(MOST_NAMED).map(|survivor| survivor.name.clone()).collect();
-                let more = survivors.len() - names.len();
+            Self::LeftBehind { orphans } => {
+                let names: Vec<_> = orphans.iter().take(MOST_NAMED).map(|survivor| survivor.name.clone()).collect();
+                let more = orphans.len() - names.len();
                 write!(f, "processes live on after it has ended: {}", listing(&names, more))
             }
             Self::Frame { fault, line } => {

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::process::orphans::{self, Survivor};
 use crate::process::reap::Exit;
-use crate::process::survivors::{self, Survivor};
 use crate::process::{ExitStatus, Process, stop};
 
 use super::finding::Finding;
@@ -78,16 +78,16 @@ impl Examination<'_> {
     /// Looks for processes that outlive an action that has ended, and ends them.
     pub(super) async fn judge_survivors(&mut self) {
         let begun = Instant::now();
-        let mut left = survivors::survivors();
+        let mut left = orphans::orphans();
         while !left.is_empty() && begun.elapsed() < AFTERMATH {
             tokio::time::sleep(AFTERMATH_STEP).await;
-            left = survivors::survivors();
+            left = orphans::orphans();
         }
         if left.is_empty() {
             return;
         }
         if !self.is_settled(Name::Descendants) {
-            let check = self.failure(Name::Descendants, Finding::LeftBehind { survivors: left.clone() });
+            let check = self.failure(Name::Descendants, Finding::LeftBehind { orphans: left.clone() });
             self.settle(check);
         }
         end_all(left).await;
@@ -98,8 +98,8 @@ impl Examination<'_> {
 pub(super) async fn end_all(mut left: Vec<Survivor>) {
     let begun = Instant::now();
     while !left.is_empty() && begun.elapsed() < AFTERMATH {
-        survivors::kill(&left);
+        orphans::kill(&left);
         tokio::time::sleep(AFTERMATH_STEP).await;
-        left = survivors::survivors();
+        left = orphans::orphans();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::action::inspect::Defect;
+use crate::artifact::inspect::Defect;
 use crate::error::Error;
 
 use super::finding::Finding;

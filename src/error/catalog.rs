@@ -25,7 +25,7 @@ pub struct Entry {
     pub cure: String,
 }
 
-const DOCUMENT: &str = include_str!("../docs/errors.md");
+const DOCUMENT: &str = include_str!("../../docs/errors.md");
 
 /// Every entry, in the order of the document.
 #[must_use]
@@ -107,8 +107,8 @@ fn parse_section(section: &'static str) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::action::check::Finding;
-    use crate::action::inspect::Defect;
+    use crate::artifact::inspect::Defect;
+    use crate::check::Finding;
     use crate::error::Error;
     use std::collections::BTreeSet;
 

@@ -6,16 +6,16 @@ use serde_json::Value;
 
 use crate::activation::Activation;
 use crate::error::{BadAnswer, Error};
+use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
-use crate::process::survivors;
 use crate::protocol::line::Fill;
 use crate::protocol::pipe_loop::{Channel, NoAnswer};
 use crate::protocol::{Protocol, answer, detect, single_shot};
 
-use super::super::worker::{gone, spawn, unusable, wait_for_end};
 use super::finding::{self, Finding};
 use super::report::Name;
 use super::{Answered, Examination, Running, Trouble};
+use crate::action::worker::{gone, spawn, unusable, wait_for_end};
 
 /// When something comes that was held back until then.
 const AT_THE_END: &str = "when the input had ended";
@@ -145,7 +145,7 @@ impl Examination<'_> {
             self.bury(process).await;
             return Trouble::Silence { after, meanwhile: "it was still at work then" };
         }
-        let programs = survivors::programs(process.pid);
+        let programs = orphans::programs(process.pid);
         let on_descriptor_3 = conversation.channel() == Channel::Descriptor3;
         self.hear().await;
         let is_answer = |line: &&[u8]| answer::check(line.trim_ascii().to_vec().into()).is_ok();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::error::codes;
 use crate::text::{excerpt, listing};
 
-use super::kind::{Foreign, Language};
+use crate::artifact::kind::{Foreign, Language};
 
 /// One thing that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,13 +7,15 @@
 //! Nothing here knows how an error is reported: a front turns it into a status, `cli/output.rs`
 //! into `error[PL0xx]: …`. `docs/errors.md` lists the codes.
 
+pub mod catalog;
+mod exit_report;
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::action::inspect::Defect;
-use crate::diagnosis;
+use crate::artifact::inspect::Defect;
 use crate::process::ExitStatus;
 use crate::text::{excerpt, listing, millis};
 
@@ -375,12 +377,12 @@ impl Error {
                 "write each answer on one line (no pretty-printing), and logs on stderr".into()
             }
             // What a shell could not find or execute says more than the answer that is missing.
-            Self::BadAnswer { ending: Some(ending), .. } if ending.lacks_program() => return diagnosis::hint(ending, None),
+            Self::BadAnswer { ending: Some(ending), .. } if ending.lacks_program() => return exit_report::hint(ending, None),
             Self::BadAnswer { .. } => {
                 "answer each activation with one JSON object or array on one line, and flush it; logs belong on stderr".into()
             }
-            Self::EndedAtStart { ending, stage } => return diagnosis::hint(ending, Some(stage)),
-            Self::Died { ending } => return diagnosis::hint(ending, None),
+            Self::EndedAtStart { ending, stage } => return exit_report::hint(ending, Some(stage)),
+            Self::Died { ending } => return exit_report::hint(ending, None),
             Self::ChannelClosed { .. } => "keep the channel open for as long as the action serves".into(),
             Self::AnswerTooLong { .. } => "return less, or raise `PIPELOOP_MAX_RESULT`".into(),
             Self::TimeOut { limit: TimeLimit::Deadline, .. } => {

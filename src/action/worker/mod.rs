@@ -4,6 +4,8 @@
 //! activation, so that one crash costs one activation. Where there are several workers, a process
 //! that cannot be started costs none, as long as another one lives.
 
+mod concurrent;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use tokio::time::Instant;
 use crate::activation::{Activation, Answer};
 use crate::error::{BadAnswer, Ending, Error, TimeLimit};
 use crate::logs::{Logs, Sentinels};
-use crate::patience;
+use crate::memory_budget::Room;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
 use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
@@ -22,13 +24,13 @@ use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, detect, ending};
 use crate::protocol::pipe_loop::NoAnswer;
 use crate::protocol::{Protocol, single_shot};
-use crate::room::Room;
+use crate::time;
 
-use super::crowd::Waiting;
-use super::desk::{Means, Next};
-use super::inspect::{self, World};
-use super::pieces::{Feed, Piece};
+use super::queue::{Means, Next};
+use super::response_stream::{Feed, Piece};
 use super::{Crew, Place, Shared};
+use crate::artifact::inspect::{self, World};
+use concurrent::Waiting;
 
 /// What is sent to a worker.
 #[derive(Debug)]
@@ -516,7 +518,7 @@ impl Worker {
 }
 
 /// Starts a process that is killed unless it is taken over.
-pub(super) fn spawn(
+pub(crate) fn spawn(
     launch: &Launch,
     channel: ResultChannel,
     reaper: &Reaper,
@@ -538,7 +540,7 @@ async fn pause(left: Duration, logs: &mut Logs) {
 
 /// A process left in the middle of an activation: waits for its end, kills what is left of it and
 /// says why.
-pub(super) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static str, logs: &mut Logs) -> Error {
+pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static str, logs: &mut Logs) -> Error {
     let ended = wait_for_end(process).await;
     stop::kill(process).await;
     logs.detach();
@@ -557,7 +559,7 @@ pub(super) fn without_answer(ending: Option<Ending>, partial: &[u8], channel: &'
 }
 
 /// An answer of a process of its own that is unusable: how it ended is part of why.
-pub(super) async fn unusable(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
+pub(crate) async fn unusable(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
     wait_for_end(process).await;
     logs.stderr.drain();
     Error::BadAnswer { problem, ending: Some(ending(process, logs)) }
@@ -589,12 +591,12 @@ pub(super) async fn time_is_up(limit: TimeLimit, ends: Instant, run_timeout: Dur
     match limit {
         // A point in time, whatever we did meanwhile.
         TimeLimit::Deadline => tokio::time::sleep_until(ends).await,
-        TimeLimit::RunTimeout => patience::sleep(run_timeout).await,
+        TimeLimit::RunTimeout => time::sleep(run_timeout).await,
     }
 }
 
 /// Gives a process that seems to be gone the time to be so. Whether it is.
-pub(super) async fn wait_for_end(process: &Process) -> bool {
-    let _ = patience::timeout(LAST_BREATH, process.exited()).await;
+pub(crate) async fn wait_for_end(process: &Process) -> bool {
+    let _ = time::timeout(LAST_BREATH, process.exited()).await;
     process.exit().is_some()
 }

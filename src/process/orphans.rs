@@ -30,13 +30,13 @@ pub fn adopt_orphans() -> io::Result<()> {
 /// The living children of this process: once those that it started itself have ended, the orphans
 /// that it has adopted.
 #[must_use]
-pub fn survivors() -> Vec<Survivor> {
+pub fn orphans() -> Vec<Survivor> {
     children_of(getpid().as_raw_nonzero().get())
 }
 
 /// Kills processes. What they leave behind is adopted in turn.
-pub fn kill(survivors: &[Survivor]) {
-    for survivor in survivors {
+pub fn kill(orphans: &[Survivor]) {
+    for survivor in orphans {
         let _ = kill_process(survivor.pid, Signal::KILL);
     }
 }

@@ -47,8 +47,8 @@ use zip::{CompressionMethod, ZipArchive};
 use crate::error::{Error, Instead};
 use crate::text::excerpt;
 
-use super::inspect::kind::HEAD_BYTES;
-use super::inspect::{Defect, Foreign, Kind as FileKind};
+use crate::artifact::inspect::{Defect, Foreign, Kind as FileKind};
+use crate::artifact::kind::HEAD_BYTES;
 
 /// What an archive is, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The pieces of one answer on their way from a worker to a caller, bounded in bytes.
 //!
 //! The worker never waits here: it asks how much is held, and decides itself whether to read on
-//! (`crowd.rs`). The caller takes piece after piece; the last one says how it ended.
+//! (`worker/concurrent.rs`). The caller takes piece after piece; the last one says how it ended.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};

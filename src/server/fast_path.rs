@@ -18,10 +18,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::courtesy::Courtesy;
-use crate::patience;
+use crate::process::adaptive_yield::Courtesy;
+use crate::time;
 
-use super::http::{Front, Stop, end_of, head_and_body};
+use super::{Front, Stop, end_of, head_and_body};
 
 /// What is read at once, and so the largest request that is plain.
 const MOST_BYTES: usize = 8 * 1024;
@@ -233,7 +233,7 @@ impl Unread {
 async fn send(stream: &mut TcpStream, mut bytes: &[u8], limit: Duration) -> bool {
     while !bytes.is_empty() {
         let write = std::future::poll_fn(|context| Pin::new(&mut *stream).poll_write(context, bytes));
-        let Some(Ok(count @ 1..)) = patience::timeout(limit, write).await else { return false };
+        let Some(Ok(count @ 1..)) = time::timeout(limit, write).await else { return false };
         bytes = &bytes[count..];
     }
     true

@@ -12,12 +12,11 @@ use serde_json::Value;
 
 use crate::activation::{Activation, Answer};
 use crate::error::Error;
-use crate::process::{ExitStatus, survivors};
+use crate::process::{ExitStatus, orphans};
 use crate::protocol::conversation::Conversation;
 use crate::protocol::multiplex::{Multiplex, Promises};
 use crate::text::{excerpt, millis};
 
-use super::super::worker::{gone, wait_for_end};
 use super::activate::{SECOND_THOUGHTS, is_cut_off};
 use super::answers::precise;
 use super::arguments::{Seen, mark_in};
@@ -25,6 +24,7 @@ use super::dialogue::{Dialogue, Flight, Rest, Talk};
 use super::finding::{self, Finding, FrameFault, Promise};
 use super::report::{Check, Name, Verdict};
 use super::{Answered, Examination, Running, Trouble};
+use crate::action::worker::{gone, wait_for_end};
 
 /// How activations went that were alone in flight.
 #[derive(Debug, Default)]
@@ -171,7 +171,7 @@ impl Examination<'_> {
         let count = promised.min(AT_ONCE);
         let promise = Promise::Concurrency(promised);
         let pid = running.guard.process().pid;
-        let worked_before = survivors::time_at_work(pid);
+        let worked_before = orphans::time_at_work(pid);
         let mut dialogue = Dialogue::default();
         let begun = Instant::now();
         for number in 0..count {
@@ -182,7 +182,7 @@ impl Examination<'_> {
         }
         let rest = self.listen(&mut running, &mut dialogue, self.patience(), Dialogue::is_over).await;
         let took = begun.elapsed();
-        let worked = survivors::time_at_work(pid).saturating_sub(worked_before);
+        let worked = orphans::time_at_work(pid).saturating_sub(worked_before);
         self.hear().await;
         if rest != Rest::Enough {
             let seen = format!("of {count} at once {} had not ended after {}", dialogue.open(), millis(took));
@@ -280,7 +280,7 @@ impl Examination<'_> {
         } else if took < TELLING * 2 {
             Check::passed(name, format!("up to {chunks}; it is too quick to tell whether they wait for the end"))
         } else {
-            let programs = self.running.as_ref().map(|running| survivors::programs(running.guard.process().pid));
+            let programs = self.running.as_ref().map(|running| orphans::programs(running.guard.process().pid));
             let finding = Finding::NotFlushed {
                 what: "chunks",
                 when: format!("together with the end, {} after the activation was sent", millis(took)),

@@ -26,10 +26,10 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::cache::Cache;
-use super::defect::{Defect, Libc, MissingLibrary};
 use super::elf::{Elf, Fault, Machine};
-use super::world::{World, x86_level};
+use super::ld_cache::Cache;
+use super::report::{Defect, Libc, MissingLibrary};
+use super::target::{World, x86_level};
 
 /// A shared library that would be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]

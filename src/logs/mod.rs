@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use crate::activation::Activation;
 use crate::config::LogFormat;
-use crate::patience;
 use crate::process::pipe;
+use crate::time;
 
 pub use sink::Sink;
 pub use stream::Stream;
@@ -126,7 +126,7 @@ impl Logs {
 
     async fn finish(&mut self, sentinels: Sentinels) {
         // One for both streams. It begins when it is waited for.
-        let mut patience = std::pin::pin!(patience::sleep(self.stall_limit));
+        let mut patience = std::pin::pin!(time::sleep(self.stall_limit));
         let mut over = false;
         self.drain();
         for stream in [&mut self.stdout, &mut self.stderr] {
@@ -183,7 +183,7 @@ impl Logs {
             if !stream.is_full() {
                 continue;
             }
-            if stream.is_stalled() || patience::timeout(self.stall_limit, stream.flushed()).await.is_none() {
+            if stream.is_stalled() || time::timeout(self.stall_limit, stream.flushed()).await.is_none() {
                 stream.give_up();
             }
         }
@@ -194,7 +194,7 @@ impl Logs {
     pub async fn pass_on(&mut self) {
         for stream in [&mut self.stdout, &mut self.stderr] {
             stream.let_go();
-            let _ = patience::timeout(self.stall_limit, stream.flushed()).await;
+            let _ = time::timeout(self.stall_limit, stream.flushed()).await;
         }
     }
 

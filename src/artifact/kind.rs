@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::action::unpack::Format;
+use crate::artifact::unpack::Format;
 use crate::text::excerpt;
 
 /// As many bytes of a file are enough to tell what it is.

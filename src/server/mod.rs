@@ -5,6 +5,8 @@
 //! and freezes the container meanwhile. Patience begins with a request's first byte, and it is
 //! counted in pieces, so that time which passed while we were frozen does not count.
 
+mod fast_path;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -27,11 +29,11 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
 use crate::error::Error;
-use crate::patience::{self, PIECES};
-use crate::process::heap;
-use crate::room::{Held, Room};
+use crate::memory_budget::{Held, Room};
+use crate::process::allocator;
+use crate::time::{self, PIECES};
 
-use super::plain::{self, After};
+use fast_path::After;
 
 /// What a front answers with.
 pub type Reply = Response<Payload>;
@@ -195,7 +197,7 @@ pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limit
             let mut connection = pin!(connection);
             std::future::poll_fn(|context| {
                 let polled = connection.as_mut().poll(context);
-                if heap::is_untidy() {
+                if allocator::is_untidy() {
                     housekeeping.notify_one();
                 }
                 polled
@@ -245,7 +247,7 @@ async fn keep_tidy(wanted: Arc<Notify>) {
     loop {
         wanted.notified().await;
         tokio::time::sleep(UNTIDY_FOR).await;
-        heap::tidy();
+        allocator::tidy();
     }
 }
 
@@ -255,7 +257,7 @@ async fn connection<F: Front>(mut stream: TcpStream, front: Arc<F>, patience: Du
     let mut unread = Bytes::new();
     loop {
         if unread.is_empty() {
-            let ended = plain::serve(&mut stream, &*front, patience, &stop).await;
+            let ended = fast_path::serve(&mut stream, &*front, patience, &stop).await;
             let After::Other(bytes, answered) = ended else { return };
             unread = bytes;
             if answered >= MANY {
@@ -415,7 +417,7 @@ async fn refuse(mut stream: TcpStream, reply: Reply, limit: Duration) {
         io::Result::Ok(())
     };
     // Whoever does not take it has lost nothing else.
-    let _ = patience::timeout(limit, farewell).await;
+    let _ = time::timeout(limit, farewell).await;
 }
 
 /// Writes the status and the headers of an answer that is there in whole, and gives its body.
@@ -674,7 +676,7 @@ pub async fn discard(mut body: Incoming, patience: Duration) {
 
 async fn next_frame(body: &mut Incoming, request: &'static str, limit: Duration) -> Result<Option<Bytes>, Error> {
     loop {
-        let frame = patience::timeout(limit, body.frame()).await.ok_or(Error::BodyStalled { waited: limit })?;
+        let frame = time::timeout(limit, body.frame()).await.ok_or(Error::BodyStalled { waited: limit })?;
         match frame {
             None => return Ok(None),
             Some(Err(error)) => {

@@ -6,8 +6,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::defect::Defect;
-use super::world::World;
+use super::report::Defect;
+use super::target::World;
 use super::{Chain, Inspection};
 
 /// As much of a file as the kernel looks at: `BINPRM_BUF_SIZE`.

@@ -1,7 +1,7 @@
 //! Why an executable could not work, told before it is started. Reads headers, executes nothing.
 //!
-//! Knows what the kernel asks of a program ([`elf`], [`script`]), what a loader asks of its libraries
-//! ([`libraries`]), and the formats that people upload by mistake ([`kind`]). It looks into a
+//! Knows what the kernel asks of a program ([`elf`], [`shebang`]), what a loader asks of its libraries
+//! ([`libraries`]), and the formats that people upload by mistake ([`kind`](super::kind)). It looks into a
 //! [`World`], which is this machine or an unpacked image. Everything that a file says about itself is
 //! believed within bounds only, and no more is read than an answer needs: some pages of a file of any
 //! size.
@@ -11,23 +11,23 @@
 //! machine is left to the kernel, which may have been given something that runs it (`binfmt_misc`); that
 //! cannot be looked up from inside a container. Once the kernel has refused it, that is the reason.
 
-mod cache;
-mod defect;
 pub mod elf;
-pub mod kind;
+mod ld_cache;
 pub mod libraries;
-pub mod script;
-pub mod world;
+mod report;
+pub mod shebang;
+pub mod target;
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use crate::artifact::kind::HEAD_BYTES;
 use crate::error::Error;
 
-pub use defect::{Defect, Libc, MissingLibrary, Severity};
-pub use kind::{Foreign, Kind, Language};
-pub use world::World;
+pub use crate::artifact::kind::{Foreign, Kind, Language};
+pub use report::{Defect, Libc, MissingLibrary, Severity};
+pub use target::World;
 
 /// What an inspection found.
 #[derive(Debug)]
@@ -123,15 +123,15 @@ fn inspect_file(path: &Path, world: &World, chain: &mut Chain) -> Inspection {
     if refusals.iter().any(|defect| matches!(defect, Defect::Unreadable { .. })) {
         return Inspection { defects: refusals, ..Inspection::new("no file") };
     }
-    let mut head = Vec::with_capacity(kind::HEAD_BYTES);
-    let read = File::open(&host).and_then(|file| file.take(kind::HEAD_BYTES as u64).read_to_end(&mut head));
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    let read = File::open(&host).and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut head));
     let mut inspection = match read {
         // What may be executed and not read is executed all the same; the kernel reads it.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Inspection::new("unreadable"),
         Err(error) => return unreadable(&error),
         Ok(_) => match Kind::of(&head) {
             Kind::Elf => elf::inspect(path, &host, world),
-            Kind::Script => script::inspect(path, &head, world, chain),
+            Kind::Script => shebang::inspect(path, &head, world, chain),
             other => match Defect::of(&other) {
                 Some(defect) => Inspection::of_defect(other.in_words(), defect),
                 None => Inspection::new(other.in_words()),

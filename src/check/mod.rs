@@ -18,9 +18,9 @@ mod activate;
 mod answers;
 mod arguments;
 mod dialogue;
-mod ear;
 mod endings;
 mod finding;
+mod log_capture;
 mod report;
 mod streams;
 
@@ -36,9 +36,9 @@ use crate::activation::Answer;
 use crate::config::{ActionSettings, Inspect};
 use crate::error::{BadAnswer, Error};
 use crate::logs::{self, Logs, Sentinels};
+use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
-use crate::process::survivors;
 use crate::process::{Launch, Process, Reaper, stop};
 use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
@@ -46,19 +46,20 @@ use crate::protocol::detect::{self, Evidence, detect};
 use crate::protocol::pipe_loop::Channel;
 use crate::text::{excerpt, millis};
 
-use super::artifact::{Artifact, Sources};
-use super::compile::compile;
-use super::inspect::{Inspection, World, inspect};
-use super::worker::spawn;
-use super::{DEFAULT_MAIN, unpack};
+use crate::action::DEFAULT_MAIN;
+use crate::action::worker::spawn;
+use crate::artifact::compile::compile;
+use crate::artifact::inspect::{Inspection, World, inspect};
+use crate::artifact::unpack;
+use crate::artifact::{Artifact, Sources};
 
 pub use finding::{Finding, FrameFault, Promise};
 pub use report::{Check, Fault, Name, Report, Verdict};
 
 use answers::shown;
 use arguments::Arguments;
-use ear::Ear;
 use endings::end_all;
+use log_capture::Ear;
 use streams::Alone;
 
 /// What is to be checked, and how.
@@ -168,7 +169,7 @@ impl<'a> Examination<'a> {
     /// # Errors
     /// What the operating system refuses.
     pub fn new(plan: Plan, reaper: Reaper, tell: impl FnMut(News<'_>) + 'a) -> Result<Self, Error> {
-        survivors::adopt_orphans().map_err(|reason| Error::System { doing: "adopt orphans", reason })?;
+        orphans::adopt_orphans().map_err(|reason| Error::System { doing: "adopt orphans", reason })?;
         let (ear, stdout, stderr) = Ear::new()?;
         let settings = &plan.settings;
         let bounds = logs::Bounds {
@@ -229,7 +230,7 @@ impl<'a> Examination<'a> {
             self.ear.during(stopped).await;
         }
         // What was left in the middle has been killed, and is seen to its end here.
-        end_all(survivors::survivors()).await;
+        end_all(orphans::orphans()).await;
         if let Some(artifact) = self.artifact.take() {
             artifact.remove();
         }

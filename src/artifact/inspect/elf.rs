@@ -17,9 +17,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::Inspection;
-use super::defect::{Defect, Libc};
 use super::libraries;
-use super::world::World;
+use super::report::{Defect, Libc};
+use super::target::World;
 
 /// What an ELF file says about itself.
 #[derive(Debug, Clone, Default)]

@@ -8,7 +8,7 @@ use crate::text::excerpt;
 /// The cure for an end, by the best evidence there is: what was counted, then what the process or
 /// its loader said, then the bare status.
 #[must_use]
-pub fn hint(ending: &Ending, stage: Option<&Stage>) -> Option<String> {
+pub(super) fn hint(ending: &Ending, stage: Option<&Stage>) -> Option<String> {
     if ending.is_success() {
         return Some(of_success(ending, stage));
     }
