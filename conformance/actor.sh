@@ -1,7 +1,8 @@
 #!/bin/sh
-# The executable of every case: plays the script in the file `scenario` beside it, a step a line.
-# README.md, "The action's script", says what the steps are. Needs a POSIX shell, cat, head, tr and sleep.
-# Events are files in the folder whose name is in the file `events`; when that folder goes, so do we.
+# The executable of every case: plays the script in the file `scenario` beside it, one step per line.
+# README.md, "The action's script", explains the steps. Needs a POSIX shell, cat, head, tr and sleep.
+# Events are files in the directory whose name is in the file `events`. The executable exits when that
+# directory is removed.
 
 PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}
 [ -f scenario ] || cd "$(dirname "$0")" || exit 69
@@ -9,7 +10,7 @@ IFS= read -r events <events
 arguments=$# argument=${1-}
 line='' count=0
 
-# Adds the number or the arguments of the `run` frame $2 to $text. Its members stand in one order.
+# Adds the number or the arguments of the `run` frame $2 to $text. The order of its members is fixed.
 member() {
   case $1 in
     id) number=${2#'{"run":'}; text=$text${number%%,*} ;;
@@ -17,7 +18,7 @@ member() {
   esac
 }
 
-# Puts $1 with its @…@ filled in into $text.
+# Replaces each @…@ in $1 and stores the result in $text.
 fill() {
   text='' rest=$1
   while :; do
@@ -86,7 +87,7 @@ step() {
   esac
 }
 
-# The input has ended, and so do we, after the last step.
+# At the end of input: does the last step and exits.
 finish() {
   [ -z "${ending-}" ] || step "$ending"
   exit 0

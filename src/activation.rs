@@ -12,8 +12,8 @@ use bytes::Bytes;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::error::Error;
-use crate::memory_budget::Held;
+use crate::error::{Error, RequestError};
+use crate::memory_budget::Reservation;
 
 /// An activation as a caller sent it: `{"value":…, other members}`.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ pub struct Activation {
     /// `deadline`, in milliseconds since the epoch.
     pub deadline_epoch_ms: Option<u64>,
     /// What the body takes of the room for all of them.
-    pub held: Held,
+    pub held: Reservation,
 }
 
 /// An answer: one JSON object or array on one line, without the newline.
@@ -38,8 +38,8 @@ impl Activation {
     /// Takes the body of a run request apart.
     ///
     /// # Errors
-    /// [`Error::EmptyBody`], [`Error::NotJson`], [`Error::NotAnObject`], and
-    /// [`Error::BadArguments`] when `value` is neither object nor array.
+    /// [`RequestError::EmptyBody`], [`RequestError::NotJson`], [`RequestError::NotAnObject`], and
+    /// [`RequestError::BadArguments`] when `value` is neither object nor array.
     pub fn parse(mut body: Vec<u8>) -> Result<Self, Error> {
         let object = Object::parse("run", &body)?;
         let mut value = 0..0;
@@ -54,10 +54,10 @@ impl Activation {
         if value.is_empty() || &body[value.clone()] == b"null" {
             value = 0..0;
         } else if !matches!(body[value.start], b'{' | b'[') {
-            return Err(Error::BadArguments);
+            return Err(Error::Request(RequestError::BadArguments));
         }
         join_lines(&mut body);
-        Ok(Self { body, value, deadline_epoch_ms, held: Held::default() })
+        Ok(Self { body, value, deadline_epoch_ms, held: Reservation::default() })
     }
 
     /// An activation of these arguments and nothing else.
@@ -74,7 +74,7 @@ impl Activation {
 
     /// The same, with what its body takes of the room for all of them.
     #[must_use]
-    pub fn holding(self, held: Held) -> Self {
+    pub fn holding(self, held: Reservation) -> Self {
         Self { held, ..self }
     }
 
@@ -176,18 +176,20 @@ pub(crate) struct Object<'a> {
 impl<'a> Object<'a> {
     /// Parses the body of `request`, which names it in errors.
     pub(crate) fn parse(request: &'static str, body: &'a [u8]) -> Result<Self, Error> {
-        let text = std::str::from_utf8(body).map_err(|error| Error::NotJson {
-            request,
-            reason: format!("invalid UTF-8 at byte {}", error.valid_up_to() + 1),
+        let text = std::str::from_utf8(body).map_err(|error| {
+            Error::Request(RequestError::NotJson {
+                request,
+                reason: format!("invalid UTF-8 at byte {}", error.valid_up_to() + 1),
+            })
         })?;
         match text.trim_ascii_start().as_bytes().first() {
-            None => return Err(Error::EmptyBody { request }),
+            None => return Err(Error::Request(RequestError::EmptyBody { request })),
             Some(b'{') => {}
             // Only well-formed JSON is told its type.
             Some(_) => {
                 return Err(match serde_json::from_str::<&RawValue>(text) {
-                    Ok(raw) => Error::NotAnObject { request, found: type_of(raw.get()) },
-                    Err(error) => Error::NotJson { request, reason: error.to_string() },
+                    Ok(raw) => Error::Request(RequestError::NotAnObject { request, found: type_of(raw.get()) }),
+                    Err(error) => Error::Request(RequestError::NotJson { request, reason: error.to_string() }),
                 });
             }
         }
@@ -195,7 +197,7 @@ impl<'a> Object<'a> {
         let object = deserializer
             .deserialize_map(Members)
             .and_then(|object| deserializer.end().map(|()| object))
-            .map_err(|error| Error::NotJson { request, reason: error.to_string() })?;
+            .map_err(|error| Error::Request(RequestError::NotJson { request, reason: error.to_string() }))?;
         Ok(object)
     }
 }

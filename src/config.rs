@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
+use crate::logs::LogFormat;
 use crate::protocol::Protocol;
 
 /// The settings of an action, wherever it runs.
@@ -99,16 +100,6 @@ pub struct ActionSettings {
     /// a line.
     #[arg(long, env = "PIPELOOP_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
-}
-
-/// How the log of an action is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum LogFormat {
-    /// As it came, byte for byte.
-    #[default]
-    Text,
-    /// A JSON object for each line.
-    Json,
 }
 
 /// Whether an action that has ended is started again.
@@ -229,7 +220,7 @@ impl Compatibility {
     /// Reads them. A variable counts as set when it is not empty, as for the proxies it is made for.
     ///
     /// # Errors
-    /// [`Error::BadSetting`] for a compiler that is not here.
+    /// [`ProxyError::BadSetting`] for a compiler that is not here.
     pub fn from_environment() -> Result<Self, Error> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let compiler = set("OW_COMPILER").map(|name| find_program(&name)).transpose();
@@ -238,7 +229,8 @@ impl Compatibility {
             wait_for_ack: set("OW_WAIT_FOR_ACK"),
             execution_env: set("OW_EXECUTION_ENV"),
             allow_concurrent: set("__OW_ALLOW_CONCURRENT").is_some_and(|value| value.eq_ignore_ascii_case("true")),
-            compiler: compiler.map_err(|reason| Error::BadSetting { setting: "OW_COMPILER", reason })?,
+            compiler: compiler
+                .map_err(|reason| Error::Proxy(ProxyError::BadSetting { setting: "OW_COMPILER", reason }))?,
         })
     }
 }
@@ -308,7 +300,7 @@ pub enum Workers {
 }
 
 /// More would be a mistake: each of them is a process.
-const MOST_WORKERS: usize = 1024;
+const MAX_WORKERS: usize = 1024;
 
 impl Workers {
     /// What is set, or else what the container says about its activations.
@@ -321,7 +313,7 @@ impl Workers {
     #[must_use]
     pub fn count(self) -> usize {
         match self {
-            Self::Auto => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MOST_WORKERS),
+            Self::Auto => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_WORKERS),
             Self::Count(count) => count,
         }
     }
@@ -334,8 +326,8 @@ impl FromStr for Workers {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        let count = text.parse().ok().filter(|count| (1..=MOST_WORKERS).contains(count));
-        count.map(Self::Count).ok_or_else(|| format!("expected `auto` or a count from 1 to {MOST_WORKERS}"))
+        let count = text.parse().ok().filter(|count| (1..=MAX_WORKERS).contains(count));
+        count.map(Self::Count).ok_or_else(|| format!("expected `auto` or a count from 1 to {MAX_WORKERS}"))
     }
 }
 

@@ -11,12 +11,12 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::error::Error;
+use crate::error::{Error, RequestError};
 use crate::process::memory;
 
 /// What callers hold together, and how much that may be.
 #[derive(Debug, Clone)]
-pub struct Room(Arc<Inner>);
+pub struct MemoryBudget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -26,8 +26,8 @@ struct Inner {
 
 /// A part of the room, given back when it is dropped.
 #[derive(Debug, Default)]
-pub struct Held {
-    room: Option<Room>,
+pub struct Reservation {
+    room: Option<MemoryBudget>,
     bytes: u64,
 }
 
@@ -35,10 +35,10 @@ pub struct Held {
 const COUNTED_FROM: usize = 4096;
 /// What callers may hold in any case, where nobody set how much. Until then nobody is asked how much memory
 /// there is.
-const LEAST: u64 = 32 << 20;
+const MIN: u64 = 32 << 20;
 
-impl Room {
-    /// Room for so many bytes. Without a number, half of the memory that this process may use.
+impl MemoryBudget {
+    /// MemoryBudget for so many bytes. Without a number, half of the memory that this process may use.
     #[must_use]
     pub fn new(limit_bytes: Option<u64>) -> Self {
         let limit = limit_bytes.map_or_else(OnceLock::new, OnceLock::from);
@@ -48,7 +48,7 @@ impl Room {
     /// Whether a body of this announced length would be refused now, to be known before it is read.
     ///
     /// # Errors
-    /// [`Error::MemoryFull`].
+    /// [`RequestError::MemoryFull`].
     pub fn admit(&self, announced_bytes: u64) -> Result<(), Error> {
         self.check(self.held(), announced_bytes)
     }
@@ -56,15 +56,15 @@ impl Room {
     /// Whether an activation that holds this much already may be begun.
     ///
     /// # Errors
-    /// [`Error::MemoryFull`].
-    pub fn begin(&self, own: &Held) -> Result<(), Error> {
+    /// [`RequestError::MemoryFull`].
+    pub fn begin(&self, own: &Reservation) -> Result<(), Error> {
         self.check(self.held().saturating_sub(own.bytes), own.bytes)
     }
 
     /// Begins to hold something, of which nothing has come yet.
     #[must_use]
-    pub fn hold(&self) -> Held {
-        Held { room: Some(self.clone()), bytes: 0 }
+    pub fn hold(&self) -> Reservation {
+        Reservation { room: Some(self.clone()), bytes: 0 }
     }
 
     /// An answer that counts until it has been taken.
@@ -84,19 +84,23 @@ impl Room {
 
     fn check(&self, others: u64, own: u64) -> Result<(), Error> {
         let total = others.saturating_add(own);
-        if others == 0 || (total <= LEAST && self.0.limit.get().is_none()) {
+        if others == 0 || (total <= MIN && self.0.limit.get().is_none()) {
             return Ok(());
         }
-        let limit = *self.0.limit.get_or_init(|| (memory::limit().unwrap_or(u64::MAX) / 2).max(LEAST));
-        if total <= limit { Ok(()) } else { Err(Error::MemoryFull { held_bytes: others, limit_bytes: limit }) }
+        let limit = *self.0.limit.get_or_init(|| (memory::limit().unwrap_or(u64::MAX) / 2).max(MIN));
+        if total <= limit {
+            Ok(())
+        } else {
+            Err(Error::Request(RequestError::MemoryFull { held_bytes: others, limit_bytes: limit }))
+        }
     }
 }
 
-impl Held {
+impl Reservation {
     /// Holds so much more, if there is room for it. What is small at all is not counted.
     ///
     /// # Errors
-    /// [`Error::MemoryFull`]; then it holds as much as before.
+    /// [`RequestError::MemoryFull`]; then it holds as much as before.
     pub fn grow_to(&mut self, length: usize) -> Result<(), Error> {
         let Some(room) = &self.room else { return Ok(()) };
         if length < COUNTED_FROM {
@@ -116,7 +120,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(room) = &self.room
             && self.bytes > 0
@@ -129,7 +133,7 @@ impl Drop for Held {
 /// An answer with its part of the room.
 struct Kept {
     answer: Bytes,
-    _held: Held,
+    _held: Reservation,
 }
 
 impl AsRef<[u8]> for Kept {
@@ -144,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_is_held_counts_until_it_is_dropped() {
-        let room = Room::new(Some(100_000));
+        let room = MemoryBudget::new(Some(100_000));
         let mut first = room.hold();
         first.grow_to(60_000).unwrap();
         assert!(room.admit(40_000).is_ok());
@@ -168,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_is_small_or_alone_is_let_in() {
-        let room = Room::new(Some(10));
+        let room = MemoryBudget::new(Some(10));
         let mut alone = room.hold();
         alone.grow_to(1_000_000).unwrap();
         assert!(room.begin(&alone).is_ok());
@@ -180,13 +184,13 @@ mod tests {
 
     #[test]
     fn unless_set_it_is_half_of_what_there_is() {
-        let room = Room::new(None);
+        let room = MemoryBudget::new(None);
         let mut held = room.hold();
         held.grow_to(1 << 20).unwrap();
-        room.admit(LEAST - (1 << 20)).unwrap();
+        room.admit(MIN - (1 << 20)).unwrap();
         assert!(room.0.limit.get().is_none(), "nobody had to be asked");
         room.admit(u64::MAX / 2).unwrap_err();
         let limit = *room.0.limit.get().unwrap();
-        assert!((LEAST..u64::MAX / 4).contains(&limit), "{limit}");
+        assert!((MIN..u64::MAX / 4).contains(&limit), "{limit}");
     }
 }

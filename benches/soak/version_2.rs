@@ -212,9 +212,9 @@ fn streams(load: &Load, n: u64) {
 
 /// Arguments, chunks and answers of up to 4 MiB.
 fn large(load: &Load, n: u64) {
-    const MOST: usize = 4 << 20;
+    const MAX: usize = 4 << 20;
     let pad_bytes = 1 << (10 + n % 13);
-    let pieces = u64::try_from((MOST / pad_bytes).min(64)).expect("few");
+    let pieces = u64::try_from((MAX / pad_bytes).min(64)).expect("few");
     let order = || Order::new(load, "large").pieces(pieces, pad_bytes);
     match n % 3 {
         0 => {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use pipeloop::artifact::inspect::{World, inspect};
+use pipeloop::artifact::inspect::{TargetSystem, inspect};
 
 /// An image with a loader, and a program that needs libraries: this one.
 fn image() -> &'static (PathBuf, PathBuf) {
@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (root, program) = image();
     fs::write(root.join("etc/ld.so.cache"), bytes).expect("the folder is ours");
     let directory = program.parent().expect("it lies in a folder");
-    let inspection = inspect(program, &World::new(root, directory, &[]));
+    let inspection = inspect(program, &TargetSystem::new(root, directory, &[]));
     // Nothing in a cache brings a library that is not there.
     assert!(!inspection.defects.is_empty(), "the image has no libraries");
 });

@@ -2,8 +2,8 @@
 
 #![no_main]
 
-#[path = "../world.rs"]
-mod world;
+#[path = "../target_system.rs"]
+mod target_system;
 
 use libfuzzer_sys::fuzz_target;
 
@@ -13,5 +13,5 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some(magic) = file.get_mut(..4) {
         magic.copy_from_slice(b"\x7fELF");
     }
-    world::inspected(&file);
+    target_system::inspected(&file);
 });

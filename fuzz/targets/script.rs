@@ -2,11 +2,11 @@
 
 #![no_main]
 
-#[path = "../world.rs"]
-mod world;
+#[path = "../target_system.rs"]
+mod target_system;
 
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    world::inspected(&[b"#!", bytes].concat());
+    target_system::inspected(&[b"#!", bytes].concat());
 });

@@ -1,4 +1,4 @@
-//! Deaths in a row, and when the action may be started again.
+//! CrashBackoff in a row, and when the action may be started again.
 //!
 //! Knows counts and times; starts nothing. `docs/lifecycle.md`, "Back-off", has the schedule.
 
@@ -7,20 +7,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Restart;
-use crate::error::Error;
+use crate::error::{Error, RunError};
 
 /// The pause before the second restart in a row; the first has none, and each later one waits
 /// twice as long as the one before it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// The longest that an activation waits for the end of a pause: callers are told about a crash loop
 /// rather than held by it.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// What became of the processes of one action.
 #[derive(Debug)]
-pub(super) struct Deaths {
+pub(super) struct CrashBackoff {
     policy: Restart,
     /// How often a process ended by itself since the last answer.
     in_a_row: u32,
@@ -29,7 +29,7 @@ pub(super) struct Deaths {
     not_before: Option<Instant>,
 }
 
-impl Deaths {
+impl CrashBackoff {
     /// No process has ended yet.
     pub(super) fn new(policy: Restart) -> Self {
         Self { policy, in_a_row: 0, last: None, not_before: None }
@@ -70,25 +70,25 @@ impl Deaths {
     /// The same for an activation that has to be over at `ends`.
     ///
     /// # Errors
-    /// [`Error::CrashLoop`] when the pause is too long for it, [`Error::NotRestarted`].
+    /// [`RunError::CrashLoop`] when the pause is too long for it, [`RunError::NotRestarted`].
     pub(super) fn pause_for(&self, ends: Instant) -> Result<Option<Duration>, Error> {
         let last = || self.last.clone().unwrap_or_default();
         if !self.may_start() {
-            return Err(Error::NotRestarted { last: last() });
+            return Err(Error::Run(RunError::NotRestarted { last: last() }));
         }
         let Some(left) = self.pause_left() else { return Ok(None) };
-        if left > LONGEST_WAIT || Instant::now() + left >= ends {
-            return Err(Error::CrashLoop { deaths: self.in_a_row, last: last(), retry_in: left });
+        if left > MAX_WAIT || Instant::now() + left >= ends {
+            return Err(Error::Run(RunError::CrashLoop { crashes: self.in_a_row, last: last(), retry_in: left }));
         }
         Ok(Some(left))
     }
 }
 
-/// The pause after so many deaths in a row.
-fn pause(deaths: u32) -> Duration {
-    match deaths {
+/// The pause after so many backoff in a row.
+fn pause(backoff: u32) -> Duration {
+    match backoff {
         0 | 1 => Duration::ZERO,
-        _ => FIRST_PAUSE.saturating_mul(1 << (deaths - 2).min(16)).min(LONGEST_PAUSE),
+        _ => FIRST_PAUSE.saturating_mul(1 << (backoff - 2).min(16)).min(MAX_PAUSE),
     }
 }
 
@@ -99,54 +99,56 @@ mod tests {
     /// The schedule of `docs/lifecycle.md`.
     #[test]
     fn pauses_double_up_to_the_longest() {
-        let pauses: Vec<_> = (1..=11).map(|deaths| pause(deaths).as_millis()).collect();
+        let pauses: Vec<_> = (1..=11).map(|backoff| pause(backoff).as_millis()).collect();
         assert_eq!(pauses, [0, 100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000, 10_000]);
-        assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
+        assert_eq!(pause(u32::MAX), MAX_PAUSE);
     }
 
     #[test]
     fn short_pauses_are_waited_for_and_long_ones_are_told() {
-        let mut deaths = Deaths::new(Restart::Always);
+        let mut backoff = CrashBackoff::new(Restart::Always);
         let far = Instant::now() + Duration::from_secs(3_600);
-        deaths.died("first".into());
-        assert!(matches!(deaths.pause_for(far), Ok(None)));
-        deaths.died("second".into());
-        assert!(matches!(deaths.pause_for(far), Ok(Some(left)) if left <= Duration::from_millis(100)));
+        backoff.died("first".into());
+        assert!(matches!(backoff.pause_for(far), Ok(None)));
+        backoff.died("second".into());
+        assert!(matches!(backoff.pause_for(far), Ok(Some(left)) if left <= Duration::from_millis(100)));
         // Its limit is nearer than the end of the pause.
-        assert!(matches!(deaths.pause_for(Instant::now()), Err(Error::CrashLoop { deaths: 2, .. })));
+        assert!(matches!(backoff.pause_for(Instant::now()), Err(Error::Run(RunError::CrashLoop { crashes: 2, .. }))));
         for _ in 0..4 {
-            deaths.died("again".into());
+            backoff.died("again".into());
         }
-        match deaths.pause_for(far) {
-            Err(Error::CrashLoop { deaths: 6, last, retry_in }) => {
+        match backoff.pause_for(far) {
+            Err(Error::Run(RunError::CrashLoop { crashes: 6, last, retry_in })) => {
                 assert_eq!(last, "again");
-                assert!(retry_in > LONGEST_WAIT && retry_in <= Duration::from_millis(1_600), "{retry_in:?}");
+                assert!(retry_in > MAX_WAIT && retry_in <= Duration::from_millis(1_600), "{retry_in:?}");
             }
             other => panic!("{other:?}"),
         }
-        deaths.answered();
-        assert!(matches!(deaths.pause_for(far), Ok(None)));
-        deaths.died("anew".into());
-        assert!(matches!(deaths.pause_for(far), Ok(None)), "the count begins anew");
+        backoff.answered();
+        assert!(matches!(backoff.pause_for(far), Ok(None)));
+        backoff.died("anew".into());
+        assert!(matches!(backoff.pause_for(far), Ok(None)), "the count begins anew");
     }
 
     #[test]
     fn what_we_stop_is_no_crash_loop() {
-        let mut deaths = Deaths::new(Restart::Always);
+        let mut backoff = CrashBackoff::new(Restart::Always);
         for _ in 0..20 {
-            deaths.stopped("too slow".into());
+            backoff.stopped("too slow".into());
         }
-        assert_eq!(deaths.pause_left(), None);
-        assert!(deaths.may_start());
+        assert_eq!(backoff.pause_left(), None);
+        assert!(backoff.may_start());
     }
 
     #[test]
     fn with_never_the_first_end_is_the_last() {
-        let mut deaths = Deaths::new(Restart::Never);
+        let mut backoff = CrashBackoff::new(Restart::Never);
         let far = Instant::now() + Duration::from_secs(3_600);
-        assert!(matches!(deaths.pause_for(far), Ok(None)), "the first start is none again");
-        deaths.stopped("too slow".into());
-        deaths.answered();
-        assert!(matches!(deaths.pause_for(far), Err(Error::NotRestarted { last }) if last == "too slow"));
+        assert!(matches!(backoff.pause_for(far), Ok(None)), "the first start is none again");
+        backoff.stopped("too slow".into());
+        backoff.answered();
+        assert!(
+            matches!(backoff.pause_for(far), Err(Error::Run(RunError::NotRestarted { last })) if last == "too slow")
+        );
     }
 }

@@ -7,13 +7,13 @@
 //! # Theory of operation
 //! [`Action`] is a handle that any number of callers share. Init places the code and starts a
 //! `worker`, one task that owns a process, its conversation and its logs. Activations go to it
-//! over a `desk`, one queue, and are worked on one at a time, in order, to their end, whether or not
+//! over a `queue`, one queue, and are worked on one at a time, in order, to their end, whether or not
 //! their caller is still there: an answer can never meet another activation than its own.
 //!
-//! A process of version 2 has several activations in flight: its worker becomes a `crowd` then, with
+//! A process of version 2 has several activations in flight: its worker becomes a `concurrent` then, with
 //! a reply, a log and a limit of time for each. Whoever asks for that gets the answer in `pieces`.
 //!
-//! There may be several workers at one desk. They are as many tasks, each with a process of its own,
+//! There may be several workers at one queue. They are as many tasks, each with a process of its own,
 //! which it starts when activations wait that the others cannot take; init waits for the first.
 
 mod backoff;
@@ -33,20 +33,20 @@ use tokio::task::JoinHandle;
 
 use crate::activation::{Activation, Answer};
 use crate::config::{ActionSettings, Inspect};
-use crate::error::Error;
+use crate::error::{Error, ProxyError, RequestError, RunError};
 use crate::logs::{self, Logs, Sentinels, Sink};
-use crate::memory_budget::Room;
+use crate::memory_budget::MemoryBudget;
 use crate::process::{Launch, Reaper};
 use crate::protocol::Protocol;
 use crate::time;
 
 use crate::artifact::compile::compile;
-use crate::artifact::inspect::{self, World};
+use crate::artifact::inspect::{self, TargetSystem};
 use crate::artifact::unpack;
 use crate::artifact::{Artifact, Code, Sources};
-use backoff::Deaths;
-use queue::Desk;
-use response_stream::{Piece, Pieces, pieces};
+use backoff::CrashBackoff;
+use queue::Queue;
+use response_stream::{ResponseStream, StreamItem, pieces};
 use worker::{Job, Message, Phase, Reply, Worker};
 
 /// What init brings.
@@ -64,7 +64,7 @@ pub struct Init {
 
 /// Everything an action needs to know about where it lives.
 #[derive(Debug)]
-pub struct Surroundings {
+pub struct ActionConfig {
     /// Bounds, times, folder and protocol.
     pub settings: ActionSettings,
     /// What the action's environment begins with.
@@ -88,7 +88,7 @@ pub struct Surroundings {
     /// How many activations may wait.
     pub queue: usize,
     /// What bodies and answers may take together.
-    pub room: Room,
+    pub room: MemoryBudget,
 }
 
 /// Where the reason of a failed init goes.
@@ -106,11 +106,11 @@ pub struct Action(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    surroundings: Surroundings,
+    config: ActionConfig,
     reaper: Reaper,
     state: Mutex<State>,
     phase: watch::Sender<Phase>,
-    /// Held by the init that is under way.
+    /// Reservation by the init that is under way.
     under_way: tokio::sync::Mutex<()>,
     /// Whoever unpacks an upload is to leave it.
     halt: Arc<AtomicBool>,
@@ -128,7 +128,7 @@ enum State {
 
 #[derive(Debug)]
 struct Ready {
-    crew: Arc<Crew>,
+    pool: Arc<WorkerPool>,
     /// The tasks of its workers.
     tasks: Vec<JoinHandle<()>>,
     /// Where an action of the command line lies, until the platform has initialised it: it does so
@@ -138,12 +138,12 @@ struct Ready {
 
 /// What the workers of an action have in common.
 #[derive(Debug)]
-struct Crew {
-    desk: Desk,
+struct WorkerPool {
+    queue: Queue,
     artifact: Artifact,
     launch: Launch,
     protocol: Protocol,
-    deaths: Mutex<Deaths>,
+    backoff: Mutex<CrashBackoff>,
     /// Its processes speak version 2, as far as is known.
     speaks_frames: AtomicBool,
     /// How many activations one of its processes takes at once.
@@ -162,9 +162,9 @@ enum Source<'a> {
 impl Action {
     /// An action without code.
     #[must_use]
-    pub fn new(surroundings: Surroundings, reaper: Reaper) -> Self {
+    pub fn new(config: ActionConfig, reaper: Reaper) -> Self {
         Self(Arc::new(Shared {
-            surroundings,
+            config,
             reaper,
             state: Mutex::new(State::Empty),
             phase: watch::channel(Phase::Serving).0,
@@ -178,7 +178,7 @@ impl Action {
     /// Goes on when the caller leaves.
     ///
     /// # Errors
-    /// [`Error::AlreadyInitialised`], [`Error::InitUnderWay`], [`Error::ShuttingDown`], and every
+    /// [`RequestError::AlreadyInitialised`], [`RequestError::InitUnderWay`], [`ProxyError::ShuttingDown`], and every
     /// reason for which code cannot be placed or started. The action can be initialised again then.
     pub async fn init(&self, init: Init) -> Result<(), Error> {
         let action = self.clone();
@@ -192,10 +192,10 @@ impl Action {
             };
             tokio::spawn(async move {
                 // It runs without what this init brings; it is started anew with that.
-                running.crew.desk.close();
+                running.pool.queue.close();
                 running.ended().await;
                 // Whoever baked it in knows its entry point; platforms always send one.
-                let main = action.0.surroundings.settings.main.as_deref().unwrap_or(&main);
+                let main = action.0.config.settings.main.as_deref().unwrap_or(&main);
                 action.initialise(Source::File(&path), main, environment, protocol).await
             })
         };
@@ -205,10 +205,10 @@ impl Action {
     /// Initialises the action from a file, folder or archive.
     ///
     /// # Errors
-    /// As [`Action::init`], and [`Error::NoSuchAction`].
+    /// As [`Action::init`], and [`UploadError::NoSuchAction`].
     pub async fn open(&self, path: &Path) -> Result<(), Error> {
         self.admit_init()?;
-        let main = self.0.surroundings.settings.main.as_deref().unwrap_or(DEFAULT_MAIN);
+        let main = self.0.config.settings.main.as_deref().unwrap_or(DEFAULT_MAIN);
         self.initialise(Source::File(path), main, Vec::new(), None).await?;
         if let State::Ready(ready) = &mut *self.state() {
             ready.baked = Some(path.to_owned());
@@ -218,14 +218,14 @@ impl Action {
 
     /// What bodies and answers may take together.
     #[must_use]
-    pub fn room(&self) -> &Room {
-        &self.0.surroundings.room
+    pub fn room(&self) -> &MemoryBudget {
+        &self.0.config.room
     }
 
     /// Whether an init would be refused now, to be known before its body is read.
     ///
     /// # Errors
-    /// [`Error::AlreadyInitialised`], [`Error::InitUnderWay`], [`Error::ShuttingDown`].
+    /// [`RequestError::AlreadyInitialised`], [`RequestError::InitUnderWay`], [`ProxyError::ShuttingDown`].
     pub fn check_init(&self) -> Result<(), Error> {
         self.state().check_init()
     }
@@ -246,8 +246,8 @@ impl Action {
     fn admit_baked_init(&self, brings_nothing: bool) -> Result<Option<(PathBuf, Ready)>, Error> {
         let mut state = self.state();
         state.check_init()?;
-        let State::Ready(ready) = &mut *state else { return Err(Error::NoCode) };
-        let path = ready.baked.take().ok_or(Error::NoCode)?;
+        let State::Ready(ready) = &mut *state else { return Err(Error::Request(RequestError::NoCode)) };
+        let path = ready.baked.take().ok_or(Error::Request(RequestError::NoCode))?;
         if brings_nothing {
             return Ok(None);
         }
@@ -260,13 +260,13 @@ impl Action {
     /// Runs one activation to its end. Leaving early loses the answer and nothing else.
     ///
     /// # Errors
-    /// [`Error::NotInitialised`], [`Error::QueueFull`], [`Error::ShuttingDown`], and every reason
+    /// [`RequestError::NotInitialised`], [`RunError::QueueFull`], [`ProxyError::ShuttingDown`], and every reason
     /// for which there is no answer.
     pub async fn run(&self, activation: Activation) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
         let claim = self.submit(activation, Reply::Whole(reply))?;
         // The sender is dropped without an answer only when the action is stopped meanwhile.
-        told(claim, answer).await?.unwrap_or(Err(Error::ShuttingDown))
+        told(claim, answer).await?.unwrap_or(Err(Error::Proxy(ProxyError::ShuttingDown)))
     }
 
     /// As [`Action::run`], with the answer in pieces: the first one, and what gives the others.
@@ -274,53 +274,53 @@ impl Action {
     ///
     /// # Errors
     /// As [`Action::run`]. What goes wrong behind the first piece is a piece.
-    pub async fn stream(&self, activation: Activation) -> Result<(Piece, Pieces), Error> {
+    pub async fn stream(&self, activation: Activation) -> Result<(StreamItem, ResponseStream), Error> {
         let (feed, mut pieces) = pieces();
-        let claim = self.submit(activation, Reply::Pieces(feed))?;
+        let claim = self.submit(activation, Reply::ResponseStream(feed))?;
         let first = told(claim, pieces.next()).await?;
-        if let Piece::Broken(error) = first { Err(error) } else { Ok((first, pieces)) }
+        if let StreamItem::Broken(error) = first { Err(error) } else { Ok((first, pieces)) }
     }
 
-    /// Puts an activation on the desk. Where it waits for others, its deadline is looked after by the
+    /// Puts an activation on the queue. Where it waits for others, its deadline is looked after by the
     /// caller until a worker claims it.
     fn submit(&self, activation: Activation, reply: Reply) -> Result<Option<Claim>, Error> {
-        let crew = self.crew()?;
-        let (place, waits) = Place::take(&self.0, &crew).or_else(|_| {
+        let pool = self.pool()?;
+        let (place, waits) = Place::take(&self.0, &pool).or_else(|_| {
             // Some of those who have a place may not need it any more.
-            crew.desk.tidy();
-            Place::take(&self.0, &crew)
+            pool.queue.drop_abandoned();
+            Place::take(&self.0, &pool)
         })?;
         let deadline = activation.time_to_deadline().map(|left| tokio::time::Instant::now() + left);
         let claim = deadline.filter(|_| waits).map(|deadline| (deadline, Arc::new(AtomicBool::new(false))));
         let claimed = claim.as_ref().map(|(_, claimed)| claimed.clone());
         let job = Job { activation, deadline, reply, place, claimed };
-        crew.desk.send(Message::Run(job)).map_err(|_| Error::ShuttingDown)?;
+        pool.queue.send(Message::Run(job)).map_err(|_| Error::Proxy(ProxyError::ShuttingDown))?;
         Ok(claim)
     }
 
     /// Whether an activation would be refused now, to be known before its body is read.
     ///
     /// # Errors
-    /// [`Error::NotInitialised`], [`Error::ShuttingDown`].
+    /// [`RequestError::NotInitialised`], [`ProxyError::ShuttingDown`].
     pub fn check_run(&self) -> Result<(), Error> {
-        self.crew().map(|_| ())
+        self.pool().map(|_| ())
     }
 
     /// An activation that cannot even be begun has a log all the same, an empty one: whoever reads
     /// logs counts its sentinels.
     pub async fn refuse(&self) {
         let (reply, written) = oneshot::channel();
-        if let Ok(crew) = self.crew() {
-            let _ = crew.desk.send(Message::Refuse(reply));
+        if let Ok(pool) = self.pool() {
+            let _ = pool.queue.send(Message::Refuse(reply));
             let _ = written.await;
         }
     }
 
-    fn crew(&self) -> Result<Arc<Crew>, Error> {
+    fn pool(&self) -> Result<Arc<WorkerPool>, Error> {
         match &*self.state() {
-            State::Empty | State::Initialising => Err(Error::NotInitialised),
-            State::Stopping => Err(Error::ShuttingDown),
-            State::Ready(ready) => Ok(ready.crew.clone()),
+            State::Empty | State::Initialising => Err(Error::Request(RequestError::NotInitialised)),
+            State::Stopping => Err(Error::Proxy(ProxyError::ShuttingDown)),
+            State::Ready(ready) => Ok(ready.pool.clone()),
         }
     }
 
@@ -333,7 +333,7 @@ impl Action {
         self.0.phase.send_replace(Phase::Draining);
         drop(self.0.under_way.lock().await);
         if let State::Ready(mut ready) = state {
-            ready.crew.desk.clear();
+            ready.pool.queue.clear();
             if time::timeout(drain, ready.ended()).await.is_none() {
                 self.0.phase.send_if_modified(|phase| {
                     let later = *phase < Phase::Cutting;
@@ -364,23 +364,23 @@ impl Action {
             // What it started is killed, and what it made removed, when it is left in the middle.
             Ok(artifact) => tokio::select! {
                 biased;
-                _ = phase.wait_for(|phase| *phase > Phase::Serving) => Err(Error::ShuttingDown),
+                _ = phase.wait_for(|phase| *phase > Phase::Serving) => Err(Error::Proxy(ProxyError::ShuttingDown)),
                 readied = self.ready_worker(artifact, main, environment, protocol, &mut logs) => readied,
             },
             Err(error) => Err(error),
         };
         let error = match readied {
-            Ok((crew, worker)) => {
-                let Some((worker, mut logs)) = self.employ(&crew, worker, logs) else { return Ok(()) };
+            Ok((pool, worker)) => {
+                let Some((worker, mut logs)) = self.employ(&pool, worker, logs) else { return Ok(()) };
                 worker.end(&mut logs).await;
-                crew.artifact.remove();
-                return Err(Error::ShuttingDown);
+                pool.artifact.remove();
+                return Err(Error::Proxy(ProxyError::ShuttingDown));
             }
             Err(error) => error,
         };
-        match self.0.surroundings.init_failures {
+        match self.0.config.init_failures {
             // It did not fail: whoever asked for it goes elsewhere.
-            _ if matches!(error, Error::ShuttingDown) => logs.end_without_sentinel().await,
+            _ if matches!(error, Error::Proxy(ProxyError::ShuttingDown)) => logs.end_without_sentinel().await,
             InitFailures::Tell => logs.end_without_sentinel().await,
             InitFailures::Log => {
                 worker::tell(&mut logs, &error);
@@ -396,7 +396,7 @@ impl Action {
 
     /// Logs that nothing has been written to.
     fn logs(&self) -> Logs {
-        let Surroundings { settings, stdout, stderr, sentinels, .. } = &self.0.surroundings;
+        let ActionConfig { settings, stdout, stderr, sentinels, .. } = &self.0.config;
         let bounds = logs::Bounds {
             backlog_bytes: settings.log_backlog.bytes(),
             stall_limit: settings.log_stall.0,
@@ -407,12 +407,12 @@ impl Action {
 
     /// Sets the first worker to work, and the others beside it. Gives it back when a stop came
     /// meanwhile, which has replaced the state and found nothing to stop.
-    fn employ(&self, crew: &Arc<Crew>, first: Worker, mut logs: Logs) -> Option<(Worker, Logs)> {
+    fn employ(&self, pool: &Arc<WorkerPool>, first: Worker, mut logs: Logs) -> Option<(Worker, Logs)> {
         let mut state = self.state();
         if !matches!(*state, State::Initialising) {
             return Some((first, logs));
         }
-        let workers = self.0.surroundings.workers;
+        let workers = self.0.config.workers;
         if workers > 1 {
             logs.share();
         }
@@ -420,15 +420,15 @@ impl Action {
         for post in 1..workers {
             let mut logs = self.logs();
             logs.share();
-            tasks.push(tokio::spawn(Worker::new(self.0.clone(), crew.clone(), post).serve(logs)));
+            tasks.push(tokio::spawn(Worker::new(self.0.clone(), pool.clone(), post).serve(logs)));
         }
-        *state = State::Ready(Ready { crew: crew.clone(), tasks, baked: None });
+        *state = State::Ready(Ready { pool: pool.clone(), tasks, baked: None });
         None
     }
 
     /// Places the code.
     async fn place(&self, source: Source<'_>) -> Result<Artifact, Error> {
-        let Surroundings { settings, compiler, .. } = &self.0.surroundings;
+        let ActionConfig { settings, compiler, .. } = &self.0.config;
         let bounds = unpack::Bounds {
             bytes: settings.max_unpacked.0,
             entries: settings.max_entries,
@@ -454,17 +454,17 @@ impl Action {
         environment: Vec<(OsString, OsString)>,
         protocol: Option<Protocol>,
         logs: &mut Logs,
-    ) -> Result<(Arc<Crew>, Worker), Error> {
-        let surroundings = &self.0.surroundings;
-        let settings = &surroundings.settings;
-        let compiler = surroundings.compiler.as_deref();
-        let mut all = surroundings.environment.clone();
+    ) -> Result<(Arc<WorkerPool>, Worker), Error> {
+        let config = &self.0.config;
+        let settings = &config.settings;
+        let compiler = config.compiler.as_deref();
+        let mut all = config.environment.clone();
         for (name, value) in environment {
             all.retain(|(other, _)| *other != name);
             all.push((name, value));
         }
         compile(&artifact, compiler, main, &all, settings.init_timeout.0, &self.0.reaper, logs).await?;
-        artifact.check_environment(surroundings.execution_env.as_deref())?;
+        artifact.check_environment(config.execution_env.as_deref())?;
         let launch = Launch {
             program: artifact.executable.clone(),
             arguments: Vec::new(),
@@ -472,23 +472,23 @@ impl Action {
             directory: artifact.directory.clone(),
         };
         if settings.inspect == Inspect::On {
-            inspect::check(&launch.program, &World::of(&launch))?;
+            inspect::check(&launch.program, &TargetSystem::of(&launch))?;
         }
         let protocol = protocol.unwrap_or(settings.protocol);
-        let deaths = Mutex::new(Deaths::new(settings.restart));
-        let crew = Arc::new(Crew {
-            desk: Desk::new(surroundings.workers),
+        let backoff = Mutex::new(CrashBackoff::new(settings.restart));
+        let pool = Arc::new(WorkerPool {
+            queue: Queue::new(config.workers),
             artifact,
             launch,
             protocol,
-            deaths,
+            backoff,
             speaks_frames: AtomicBool::new(false),
             concurrency: AtomicUsize::new(1),
         });
-        match Worker::new(self.0.clone(), crew.clone(), 0).ready(logs).await {
-            Ok(worker) => Ok((crew, worker)),
+        match Worker::new(self.0.clone(), pool.clone(), 0).ready(logs).await {
+            Ok(worker) => Ok((pool, worker)),
             Err(error) => {
-                crew.artifact.remove();
+                pool.artifact.remove();
                 Err(error)
             }
         }
@@ -504,9 +504,9 @@ impl State {
     fn check_init(&self) -> Result<(), Error> {
         match self {
             Self::Empty | Self::Ready(Ready { baked: Some(_), .. }) => Ok(()),
-            Self::Initialising => Err(Error::InitUnderWay),
+            Self::Initialising => Err(Error::Request(RequestError::InitUnderWay)),
             Self::Ready(ready) => Err(ready.refuse_init()),
-            Self::Stopping => Err(Error::ShuttingDown),
+            Self::Stopping => Err(Error::Proxy(ProxyError::ShuttingDown)),
         }
     }
 }
@@ -514,8 +514,8 @@ impl State {
 impl Ready {
     /// Refuses an init, also in the log: the platform's test suites look for it there.
     fn refuse_init(&self) -> Error {
-        let error = Error::AlreadyInitialised;
-        let _ = self.crew.desk.send(Message::Say(error.to_string()));
+        let error = Error::Request(RequestError::AlreadyInitialised);
+        let _ = self.pool.queue.send(Message::Say(error.to_string()));
         error
     }
 
@@ -526,13 +526,13 @@ impl Ready {
             let _ = task.await;
             self.tasks.pop();
         }
-        self.crew.artifact.remove();
+        self.pool.artifact.remove();
     }
 }
 
-impl Crew {
-    fn deaths(&self) -> MutexGuard<'_, Deaths> {
-        self.deaths.lock().expect("no holder of the record panics")
+impl WorkerPool {
+    fn backoff(&self) -> MutexGuard<'_, CrashBackoff> {
+        self.backoff.lock().expect("no holder of the record panics")
     }
 
     /// A process of it has shaken hands on version 2.
@@ -556,14 +556,14 @@ struct Place(Arc<AtomicUsize>);
 
 impl Place {
     /// A place, and whether others are before it.
-    fn take(shared: &Shared, crew: &Crew) -> Result<(Self, bool), Error> {
-        let Surroundings { workers, queue, .. } = shared.surroundings;
-        let at_once = workers.saturating_mul(crew.concurrency.load(Ordering::Relaxed));
+    fn take(shared: &Shared, pool: &WorkerPool) -> Result<(Self, bool), Error> {
+        let ActionConfig { workers, queue, .. } = shared.config;
+        let at_once = workers.saturating_mul(pool.concurrency.load(Ordering::Relaxed));
         let place = Self(shared.open.clone());
         let before = shared.open.fetch_add(1, Ordering::Relaxed);
         // So many are worked on, the others wait.
         if before >= queue.saturating_add(at_once) {
-            return Err(Error::QueueFull { limit: queue });
+            return Err(Error::Run(RunError::QueueFull { limit: queue }));
         }
         Ok((place, before > 0))
     }
@@ -584,7 +584,7 @@ async fn told<T>(claim: Option<Claim>, first: impl Future<Output = T>) -> Result
             first = &mut first => return Ok(first),
             () = tokio::time::sleep_until(deadline) => {
                 if !claimed.swap(true, Ordering::AcqRel) {
-                    return Err(Error::Expired);
+                    return Err(Error::Run(RunError::Expired));
                 }
             }
         }
@@ -595,7 +595,7 @@ async fn told<T>(claim: Option<Claim>, first: impl Future<Output = T>) -> Result
 /// Does something that takes long on a thread of its own. The runtime's threads are no help: where
 /// none can be started, for the container may have no more processes, it panics.
 async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    let failed = |reason| Error::System { doing: "start a thread that unpacks the action", reason };
+    let failed = |reason| Error::Proxy(ProxyError::System { doing: "start a thread that unpacks the action", reason });
     let (reply, done) = oneshot::channel();
     let work = move || {
         // Whoever waited may have left.
@@ -606,5 +606,8 @@ async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
 }
 
 fn panicked(error: &tokio::task::JoinError) -> Error {
-    Error::System { doing: "initialise the action", reason: std::io::Error::other(error.to_string()) }
+    Error::Proxy(ProxyError::System {
+        doing: "initialise the action",
+        reason: std::io::Error::other(error.to_string()),
+    })
 }

@@ -10,11 +10,11 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use crate::activation::Answer;
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
 
 /// A piece of an answer.
 #[derive(Debug)]
-pub enum Piece {
+pub enum StreamItem {
     /// A part of it, any JSON.
     Chunk(Bytes),
     /// The last piece: a result.
@@ -27,7 +27,7 @@ pub enum Piece {
     Broken(Error),
 }
 
-impl Piece {
+impl StreamItem {
     /// Whether nothing comes after it.
     #[must_use]
     pub fn is_last(&self) -> bool {
@@ -37,15 +37,15 @@ impl Piece {
 
 /// The end of a caller. Dropping it says that nobody waits any more.
 #[derive(Debug)]
-pub struct Pieces(Arc<Mutex<Inner>>);
+pub struct ResponseStream(Arc<Mutex<Inner>>);
 
 /// The end of a worker. Dropping it without a last piece says that the proxy is shutting down.
 #[derive(Debug)]
-pub(super) struct Feed(Arc<Mutex<Inner>>);
+pub(super) struct StreamSender(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    queue: VecDeque<Piece>,
+    queue: VecDeque<StreamItem>,
     held_bytes: usize,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -61,28 +61,28 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 }
 
 /// Both ends.
-pub(super) fn pieces() -> (Feed, Pieces) {
+pub(super) fn pieces() -> (StreamSender, ResponseStream) {
     let inner = Arc::new(Mutex::new(Inner::default()));
-    (Feed(inner.clone()), Pieces(inner))
+    (StreamSender(inner.clone()), ResponseStream(inner))
 }
 
-impl Pieces {
+impl ResponseStream {
     /// The next piece. Nothing comes after the last one.
-    pub async fn next(&mut self) -> Piece {
+    pub async fn next(&mut self) -> StreamItem {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// As [`Pieces::next`].
-    pub fn poll_next(&mut self, context: &Context<'_>) -> Poll<Piece> {
+    /// As [`ResponseStream::next`].
+    pub fn poll_next(&mut self, context: &Context<'_>) -> Poll<StreamItem> {
         let mut inner = lock(&self.0);
         let Some(piece) = inner.queue.pop_front() else {
             if inner.writer_left {
-                return Poll::Ready(Piece::Broken(Error::ShuttingDown));
+                return Poll::Ready(StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown)));
             }
             inner.reader = Some(context.waker().clone());
             return Poll::Pending;
         };
-        if let Piece::Chunk(chunk) = &piece {
+        if let StreamItem::Chunk(chunk) = &piece {
             inner.held_bytes -= chunk.len() + PIECE_BYTES;
         }
         let writer = inner.writer.take();
@@ -94,7 +94,7 @@ impl Pieces {
     }
 }
 
-impl Drop for Pieces {
+impl Drop for ResponseStream {
     fn drop(&mut self) {
         let mut inner = lock(&self.0);
         inner.reader_left = true;
@@ -106,11 +106,11 @@ impl Drop for Pieces {
     }
 }
 
-impl Feed {
+impl StreamSender {
     /// Adds a piece, and says how many bytes are held now.
-    pub(super) fn push(&self, piece: Piece) -> usize {
+    pub(super) fn push(&self, piece: StreamItem) -> usize {
         let mut inner = lock(&self.0);
-        if let Piece::Chunk(chunk) = &piece {
+        if let StreamItem::Chunk(chunk) = &piece {
             inner.held_bytes += chunk.len() + PIECE_BYTES;
         }
         inner.queue.push_back(piece);
@@ -147,7 +147,7 @@ impl Feed {
     }
 }
 
-impl Drop for Feed {
+impl Drop for StreamSender {
     fn drop(&mut self) {
         let mut inner = lock(&self.0);
         inner.writer_left = true;
@@ -168,15 +168,15 @@ mod tests {
         let (feed, mut pieces) = pieces();
         let context = Context::from_waker(Waker::noop());
         assert!(pieces.poll_next(&context).is_pending());
-        assert_eq!(feed.push(Piece::Chunk("12345".into())), 5 + PIECE_BYTES);
-        assert_eq!(feed.push(Piece::Chunk("".into())), 5 + 2 * PIECE_BYTES);
-        assert_eq!(feed.push(Piece::End), 5 + 2 * PIECE_BYTES);
+        assert_eq!(feed.push(StreamItem::Chunk("12345".into())), 5 + PIECE_BYTES);
+        assert_eq!(feed.push(StreamItem::Chunk("".into())), 5 + 2 * PIECE_BYTES);
+        assert_eq!(feed.push(StreamItem::End), 5 + 2 * PIECE_BYTES);
         assert!(feed.poll_change(Some(PIECE_BYTES), &context).is_pending());
-        assert!(matches!(pieces.poll_next(&context), Poll::Ready(Piece::Chunk(chunk)) if chunk == "12345"));
+        assert!(matches!(pieces.poll_next(&context), Poll::Ready(StreamItem::Chunk(chunk)) if chunk == "12345"));
         assert!(feed.poll_change(Some(PIECE_BYTES), &context).is_ready());
-        assert!(matches!(pieces.poll_next(&context), Poll::Ready(Piece::Chunk(_))));
+        assert!(matches!(pieces.poll_next(&context), Poll::Ready(StreamItem::Chunk(_))));
         assert_eq!(feed.held_bytes(), 0);
-        assert!(matches!(pieces.poll_next(&context), Poll::Ready(Piece::End)));
+        assert!(matches!(pieces.poll_next(&context), Poll::Ready(StreamItem::End)));
     }
 
     #[test]
@@ -184,7 +184,10 @@ mod tests {
         let context = Context::from_waker(Waker::noop());
         let (feed, mut caller) = pieces();
         drop(feed);
-        assert!(matches!(caller.poll_next(&context), Poll::Ready(Piece::Broken(Error::ShuttingDown))));
+        assert!(matches!(
+            caller.poll_next(&context),
+            Poll::Ready(StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown)))
+        ));
         let (feed, caller) = pieces();
         assert!(!feed.is_closed() && feed.poll_change(None, &context).is_pending());
         drop(caller);

@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::{BadCompile, Error};
+use crate::error::{BadCompile, Error, UploadError};
 use crate::logs::Logs;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::{KillOnDrop, kill};
@@ -64,7 +64,7 @@ impl Compilation<'_> {
     /// in the middle.
     ///
     /// # Errors
-    /// [`Error::Compile`] when the compiler cannot be started, fails, takes too long or leaves no
+    /// [`UploadError::Compile`] when the compiler cannot be started, fails, takes too long or leaves no
     /// executable.
     async fn run(&self, reaper: &Reaper, logs: &mut Logs) -> Result<(), Error> {
         logs.stdout.forget_tail();
@@ -72,7 +72,7 @@ impl Compilation<'_> {
         self.call(reaper, logs).await.and_then(|()| self.check()).map_err(|problem| {
             // Where compilers complain, and where wrappers of compilers do.
             let tail = Some(logs.stderr.tail()).filter(|tail| !tail.is_empty()).unwrap_or_else(|| logs.stdout.tail());
-            Error::Compile { compiler: self.compiler.to_owned(), problem, tail }
+            Error::Upload(UploadError::Compile { compiler: self.compiler.to_owned(), problem, tail })
         })
     }
 

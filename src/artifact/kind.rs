@@ -1,8 +1,7 @@
 //! What a file is, by its content and never by its name.
 
-use std::fmt;
-
 use crate::artifact::unpack::Format;
+use crate::error::{Foreign, Language};
 use crate::text::excerpt;
 
 /// As many bytes of a file are enough to tell what it is.
@@ -29,50 +28,6 @@ pub enum Kind {
     Empty,
     /// Data that is none of these.
     Unknown(String),
-}
-
-/// A known format that Linux does not execute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their names say it, and `Display` does in words")]
-pub enum Foreign {
-    MachO,
-    Windows,
-    JavaClass,
-    Jar,
-    WebAssembly,
-    Tar,
-    SevenZip,
-    Xz,
-    Zstd,
-    Bzip2,
-    Rar,
-    Html,
-    LfsPointer,
-    Utf16,
-    Zeros,
-    Pdf,
-    PythonBytecode,
-}
-
-/// A language that source text is written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their names say it")]
-pub enum Language {
-    Python,
-    JavaScript,
-    TypeScript,
-    Php,
-    Go,
-    Rust,
-    Shell,
-    Ruby,
-    Perl,
-    Java,
-    C,
-    Cpp,
-    CSharp,
-    Swift,
-    Haskell,
 }
 
 impl Kind {
@@ -214,36 +169,6 @@ impl Foreign {
             || (lower.starts_with("<?xml") && lower.contains("<html"));
         is_page.then_some(Self::Html)
     }
-
-    /// What to do with it.
-    pub(super) fn cure(self) -> &'static str {
-        match self {
-            Self::MachO => {
-                "build it for Linux: `GOOS=linux go build`, `cargo build --target x86_64-unknown-linux-musl`, or inside a container"
-            }
-            Self::Windows => "build it for Linux, for example in a container or with `GOOS=linux go build`",
-            Self::JavaClass | Self::Jar => {
-                "put it into an archive beside a script `exec` that starts it, such as `#!/bin/sh` and `exec java -cp . Main`, for an image with Java"
-            }
-            Self::WebAssembly => {
-                "put it into an archive beside a script `exec` that starts it with a runtime of the image, such as `exec wasmtime main.wasm`; or build it for Linux"
-            }
-            Self::Tar => "compress it: `gzip action.tar`; archives are taken as zip or tar.gz",
-            Self::SevenZip | Self::Xz | Self::Zstd | Self::Bzip2 | Self::Rar => {
-                "pack it as zip or tar.gz: `zip -r action.zip exec`, or `tar -czf action.tar.gz exec`"
-            }
-            Self::Html => {
-                "look at the page: most often it is what a server said in place of a download, such as a login or an error; then download the file itself"
-            }
-            Self::LfsPointer => "fetch the file itself before packing: `git lfs pull`",
-            Self::Utf16 => "save it as UTF-8 without a byte-order mark; PowerShell's `>` writes UTF-16",
-            Self::Zeros => {
-                "build or download it again and compare its size and checksum: the space was reserved and nothing was written into it"
-            }
-            Self::Pdf => "upload the program, not its documentation",
-            Self::PythonBytecode => "upload the source with `#!/usr/bin/env python3` as its first line",
-        }
-    }
 }
 
 fn is_windows(rest: &[u8], head: &[u8]) -> bool {
@@ -257,30 +182,6 @@ fn is_windows(rest: &[u8], head: &[u8]) -> bool {
 fn is_python_bytecode(head: &[u8]) -> bool {
     // The magic number of Python 3, 3000 and up, ended by CR LF, then flags.
     u16::from_le_bytes([head[0], head[1]]) >= 3000
-}
-
-impl fmt::Display for Foreign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::MachO => "a Mach-O executable, for macOS",
-            Self::Windows => "a PE executable, for Windows",
-            Self::JavaClass => "a compiled Java class",
-            Self::Jar => "a Java archive (jar)",
-            Self::WebAssembly => "a WebAssembly module",
-            Self::Tar => "a tar archive that is not compressed",
-            Self::SevenZip => "a 7z archive",
-            Self::Xz => "an xz file",
-            Self::Zstd => "a zstd file",
-            Self::Bzip2 => "a bzip2 file",
-            Self::Rar => "a rar archive",
-            Self::Html => "an HTML page",
-            Self::LfsPointer => "a Git LFS pointer, not the file that it stands for",
-            Self::Utf16 => "text in UTF-16",
-            Self::Zeros => "zero bytes where a program should begin",
-            Self::Pdf => "a PDF document",
-            Self::PythonBytecode => "compiled Python (pyc)",
-        })
-    }
 }
 
 /// So many lines are looked at to guess a language.
@@ -388,57 +289,5 @@ impl Language {
                 return None;
             },
         )
-    }
-
-    /// The `#!` line that starts it, for a language that is interpreted.
-    #[must_use]
-    pub fn interpreter_line(self) -> Option<&'static str> {
-        Some(match self {
-            Self::Python => "#!/usr/bin/env python3",
-            Self::JavaScript => "#!/usr/bin/env node",
-            Self::TypeScript => "#!/usr/bin/env -S deno run",
-            Self::Php => "#!/usr/bin/env php",
-            Self::Shell => "#!/bin/sh",
-            Self::Ruby => "#!/usr/bin/env ruby",
-            Self::Perl => "#!/usr/bin/env perl",
-            Self::Go | Self::Rust | Self::Java | Self::C | Self::Cpp | Self::CSharp | Self::Swift | Self::Haskell => {
-                return None;
-            }
-        })
-    }
-
-    /// How to make a program of it that needs nothing of the image, for a language that is compiled.
-    pub(super) fn compile_command(self) -> Option<&'static str> {
-        Some(match self {
-            Self::Go => "`CGO_ENABLED=0 go build -o exec`",
-            Self::Rust => "`cargo build --release --target x86_64-unknown-linux-musl`",
-            Self::C => "`gcc -static -o exec main.c`",
-            Self::Cpp => "`g++ -static -o exec main.cpp`",
-            Self::Swift => "`swiftc -static-executable -o exec main.swift`",
-            Self::Haskell => "`ghc -o exec Main.hs`",
-            _ => return None,
-        })
-    }
-}
-
-impl fmt::Display for Language {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Python => "Python",
-            Self::JavaScript => "JavaScript",
-            Self::TypeScript => "TypeScript",
-            Self::Php => "PHP",
-            Self::Go => "Go",
-            Self::Rust => "Rust",
-            Self::Shell => "shell",
-            Self::Ruby => "Ruby",
-            Self::Perl => "Perl",
-            Self::Java => "Java",
-            Self::C => "C",
-            Self::Cpp => "C++",
-            Self::CSharp => "C#",
-            Self::Swift => "Swift",
-            Self::Haskell => "Haskell",
-        })
     }
 }

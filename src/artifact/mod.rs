@@ -15,7 +15,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::Error;
+use crate::error::{Error, ProxyError, RequestError, UploadError};
 
 use inspect::{Defect, Kind};
 use kind::HEAD_BYTES;
@@ -73,7 +73,7 @@ impl Artifact {
     /// folder `bin`, code for a compiler into its folder `src`, beside an empty `bin`.
     ///
     /// # Errors
-    /// Everything that is wrong with the code, and [`Error::Unwritable`]. Nothing is left behind.
+    /// Everything that is wrong with the code, and [`UploadError::Unwritable`]. Nothing is left behind.
     pub fn place(code: Code, workdir: &Path, bounds: &unpack::Bounds, sources: Sources) -> Result<Self, Error> {
         let bytes = code.decode()?;
         let kind = Kind::of(&bytes);
@@ -118,7 +118,7 @@ impl Artifact {
         }
         contents.exec?;
         fs::rename(&source, &self.directory)
-            .map_err(|reason| Error::Unwritable { path: self.directory.clone(), reason })
+            .map_err(|reason| Error::Upload(UploadError::Unwritable { path: self.directory.clone(), reason }))
     }
 
     fn place_source(&mut self, bytes: &[u8], source: PathBuf) -> Result<(), Error> {
@@ -135,9 +135,9 @@ impl Artifact {
     /// compiler, which may write into what it is given.
     ///
     /// # Errors
-    /// [`Error::NoSuchAction`], and as [`Artifact::place`].
+    /// [`UploadError::NoSuchAction`], and as [`Artifact::place`].
     pub fn open(path: &Path, workdir: &Path, bounds: &unpack::Bounds, sources: Sources) -> Result<Self, Error> {
-        let unreadable = |reason| Error::NoSuchAction { path: path.to_owned(), reason };
+        let unreadable = |reason| Error::Upload(UploadError::NoSuchAction { path: path.to_owned(), reason });
         let path = path.canonicalize().map_err(unreadable)?;
         if path.is_dir() {
             let executable = path.join("exec");
@@ -162,14 +162,14 @@ impl Artifact {
         let executable = folder.join("exec");
         if !executable.is_file() {
             let mut holds: Vec<_> = fs::read_dir(&folder)
-                .map_err(|reason| Error::NoSuchAction { path: folder.clone(), reason })?
+                .map_err(|reason| Error::Upload(UploadError::NoSuchAction { path: folder.clone(), reason }))?
                 .flatten()
                 .map(|entry| entry.file_name().to_string_lossy().into_owned())
                 .collect();
             holds.sort();
             let more = holds.len().saturating_sub(10);
             holds.truncate(10);
-            return Err(Error::FolderWithoutExec { path: folder, holds, more });
+            return Err(Error::Upload(UploadError::FolderWithoutExec { path: folder, holds, more }));
         }
         Ok(Self { executable, directory: folder, source: None, made: None })
     }
@@ -193,7 +193,7 @@ impl Artifact {
     /// executable tells. What lies in the image is of this one by definition, and not looked at.
     ///
     /// # Errors
-    /// [`Error::WrongEnvironment`], also when it does not tell.
+    /// [`UploadError::WrongEnvironment`], also when it does not tell.
     ///
     /// Source: apache/openwhisk-runtime-go, `docs/ENVVARS.md`, `OW_EXECUTION_ENV`.
     pub fn check_environment(&self, expected: Option<&OsStr>) -> Result<(), Error> {
@@ -202,15 +202,15 @@ impl Artifact {
         let mut found = None;
         // Neither a folder nor a pipe, which would be waited for.
         if path.is_file() {
-            let text = read_start(&path, LONGEST_ENVIRONMENT)
-                .map_err(|reason| Error::System { doing: "read `exec.env`", reason })?;
+            let text = read_start(&path, MAX_ENVIRONMENT)
+                .map_err(|reason| Error::Proxy(ProxyError::System { doing: "read `exec.env`", reason }))?;
             found = Some(text.trim_ascii().to_owned());
         }
         if found.as_deref() == Some(expected.as_bytes()) {
             return Ok(());
         }
         let found = found.map(|text| String::from_utf8_lossy(&text).into_owned());
-        Err(Error::WrongEnvironment { expected: expected.to_string_lossy().into_owned(), found })
+        Err(Error::Upload(UploadError::WrongEnvironment { expected: expected.to_string_lossy().into_owned(), found }))
     }
 
     /// Removes what was made for the action.
@@ -239,7 +239,7 @@ impl Drop for Made {
 }
 
 /// The most that is read of `exec.env`: a name, such as that of an image.
-const LONGEST_ENVIRONMENT: usize = 4096;
+const MAX_ENVIRONMENT: usize = 4096;
 
 impl Code {
     /// How long it is as it was sent, in bytes.
@@ -262,7 +262,7 @@ impl Code {
     /// arrive as binary; it then decodes to something unrecognised, and is told so.
     ///
     /// # Errors
-    /// [`Error::BadBase64`].
+    /// [`RequestError::BadBase64`].
     pub fn decode(self) -> Result<Vec<u8>, Error> {
         match self {
             Self::Text(bytes) => Ok(bytes),
@@ -270,7 +270,9 @@ impl Code {
                 text.retain(|byte| !byte.is_ascii_whitespace());
                 let length =
                     base64_simd::STANDARD.decode_inplace(&mut text).map(|decoded| decoded.len()).map_err(|_| {
-                        Error::BadBase64 { reason: "it holds other characters, or its padding is wrong".into() }
+                        Error::Request(RequestError::BadBase64 {
+                            reason: "it holds other characters, or its padding is wrong".into(),
+                        })
                     })?;
                 text.truncate(length);
                 Ok(text)
@@ -288,7 +290,9 @@ fn require_usable(kind: &Kind, path: Option<&Path>, sources: Sources) -> Result<
         _ => {}
     }
     match Defect::of(kind) {
-        Some(defect) => Err(Error::Unfit { path: path.map(Path::to_owned), defects: vec![defect] }),
+        Some(defect) => {
+            Err(Error::Upload(UploadError::Unfit { path: path.map(Path::to_owned), defects: vec![defect] }))
+        }
         None => Ok(()),
     }
 }
@@ -300,7 +304,7 @@ pub(super) fn is_executable(path: &Path) -> io::Result<bool> {
 
 /// A folder `action/N` that did not exist, where N counts on from the highest there is.
 fn new_folder(workdir: &Path) -> Result<PathBuf, Error> {
-    let unwritable = |path: &Path, reason| Error::Unwritable { path: path.to_owned(), reason };
+    let unwritable = |path: &Path, reason| Error::Upload(UploadError::Unwritable { path: path.to_owned(), reason });
     let workdir = workdir.canonicalize().map_err(|reason| unwritable(workdir, reason))?;
     let actions = workdir.join("action");
     fs::create_dir_all(&actions).map_err(|reason| unwritable(&actions, reason))?;
@@ -322,7 +326,7 @@ fn new_folder(workdir: &Path) -> Result<PathBuf, Error> {
 }
 
 fn create_folder(path: &Path) -> Result<(), Error> {
-    fs::create_dir(path).map_err(|reason| Error::Unwritable { path: path.to_owned(), reason })
+    fs::create_dir(path).map_err(|reason| Error::Upload(UploadError::Unwritable { path: path.to_owned(), reason }))
 }
 
 fn write_executable(path: &Path, bytes: &[u8]) -> Result<(), Error> {
@@ -332,7 +336,7 @@ fn write_executable(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         // Whatever the umask says.
         file.set_permissions(fs::Permissions::from_mode(0o755))
     };
-    write().map_err(|reason| Error::Unwritable { path: path.to_owned(), reason })
+    write().map_err(|reason| Error::Upload(UploadError::Unwritable { path: path.to_owned(), reason }))
 }
 
 /// At most so many of the first bytes of a file.

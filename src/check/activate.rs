@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::activation::Activation;
-use crate::error::{BadAnswer, Error};
+use crate::error::{BadAnswer, Error, RunError};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
 use crate::protocol::line::Fill;
@@ -14,7 +14,7 @@ use crate::protocol::{Protocol, answer, detect, single_shot};
 
 use super::finding::{self, Finding};
 use super::report::Name;
-use super::{Answered, Examination, Running, Trouble};
+use super::{Answered, CheckRun, Failure, Running};
 use crate::action::worker::{gone, spawn, unusable, wait_for_end};
 
 /// When something comes that was held back until then.
@@ -22,17 +22,17 @@ const AT_THE_END: &str = "when the input had ended";
 /// How long the rest of an answer, or the answer behind a line that is none, is waited for.
 pub(super) const SECOND_THOUGHTS: Duration = Duration::from_millis(200);
 
-impl Examination<'_> {
+impl CheckRun<'_> {
     /// One activation, answered as it should be, or the reason why not.
-    pub(super) async fn activate(&mut self, name: Name, arguments: &Value) -> Result<Answered, Trouble> {
-        self.ear.forget();
+    pub(super) async fn activate(&mut self, name: Name, arguments: &Value) -> Result<Answered, Failure> {
+        self.log_capture.forget();
         if self.one_each
             && let Some(running) = self.running.take()
         {
             self.bury(running.guard.process()).await;
         }
         let text = arguments.to_string();
-        let activation = Activation::of_arguments(text.as_bytes()).map_err(Trouble::Error)?;
+        let activation = Activation::of_arguments(text.as_bytes()).map_err(Failure::Error)?;
         let answered = if self.plan.settings.protocol == Protocol::SingleShot {
             self.activate_single_shot(activation).await
         } else if self.report.protocol == Some("2") {
@@ -47,7 +47,7 @@ impl Examination<'_> {
         answered
     }
 
-    pub(super) async fn activate_pipe_loop(&mut self, mut activation: Activation) -> Result<Answered, Trouble> {
+    pub(super) async fn activate_pipe_loop(&mut self, mut activation: Activation) -> Result<Answered, Failure> {
         // As the server does: a process that ended before an activation could reach it takes nothing
         // with it.
         for fresh in [false, true] {
@@ -56,7 +56,7 @@ impl Examination<'_> {
             let (limit_bytes, patience) = (self.plan.settings.max_result.0, self.patience());
             let begun = Instant::now();
             let interaction = conversation.interact(&mut activation, limit_bytes, guard.process(), &mut self.logs);
-            let outcome = self.ear.during(tokio::time::timeout(patience, interaction)).await;
+            let outcome = self.log_capture.during(tokio::time::timeout(patience, interaction)).await;
             let took = begun.elapsed();
             match outcome {
                 Ok(Ok(answer)) => {
@@ -70,7 +70,7 @@ impl Examination<'_> {
                 Ok(Err(NoAnswer::Strayed)) => unreachable!("strays are kept here, and not reported"),
                 Ok(Err(NoAnswer::TooLong)) => {
                     self.bury(guard.process()).await;
-                    return Err(Trouble::Error(Error::AnswerTooLong { limit_bytes }));
+                    return Err(Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes })));
                 }
                 Ok(Err(NoAnswer::Gone { untouched: true, .. })) if !fresh && wait_for_end(guard.process()).await => {
                     self.bury(guard.process()).await;
@@ -78,7 +78,7 @@ impl Examination<'_> {
                 Ok(Err(NoAnswer::Gone { partial, .. })) => {
                     let channel = conversation.channel_name();
                     let why = gone(guard.process(), partial, channel, &mut self.logs);
-                    return Err(Trouble::Error(self.ear.during(why).await));
+                    return Err(Failure::Error(self.log_capture.during(why).await));
                 }
                 Err(_) => return Err(self.look_behind(took, Running { guard, conversation }).await),
             }
@@ -86,15 +86,15 @@ impl Examination<'_> {
         unreachable!("a fresh process that is gone is told")
     }
 
-    pub(super) async fn activate_single_shot(&mut self, activation: Activation) -> Result<Answered, Trouble> {
+    pub(super) async fn activate_single_shot(&mut self, activation: Activation) -> Result<Answered, Failure> {
         let launch = single_shot::launch(&self.launch, &activation);
         let (guard, pipes) =
-            spawn(&launch, ResultChannel::Stdout, &self.reaper, &mut self.logs).map_err(Trouble::Error)?;
+            spawn(&launch, ResultChannel::Stdout, &self.reaper, &mut self.logs).map_err(Failure::Error)?;
         let process = guard.process();
         let (limit_bytes, patience) = (self.plan.settings.max_result.0, self.patience());
         let begun = Instant::now();
         let interaction = single_shot::interact(process, pipes, &activation, limit_bytes, &mut self.logs);
-        let outcome = self.ear.during(tokio::time::timeout(patience, interaction)).await;
+        let outcome = self.log_capture.during(tokio::time::timeout(patience, interaction)).await;
         let took = begun.elapsed();
         let answered = match outcome {
             Ok(Ok(answer)) => {
@@ -102,23 +102,25 @@ impl Examination<'_> {
                 self.lingered |= ended.is_none();
                 Ok(Answered { answer, took })
             }
-            Ok(Err(single_shot::NoAnswer::TooLong)) => Err(Trouble::Error(Error::AnswerTooLong { limit_bytes })),
-            Ok(Err(single_shot::NoAnswer::Bad(problem))) => {
-                Err(Trouble::Error(unusable(process, problem, &mut self.logs).await))
+            Ok(Err(single_shot::NoAnswer::TooLong)) => {
+                Err(Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes })))
             }
-            Err(_) => Err(Trouble::Silence { after: took, meanwhile: "its process had not ended by then" }),
+            Ok(Err(single_shot::NoAnswer::Bad(problem))) => {
+                Err(Failure::Error(unusable(process, problem, &mut self.logs).await))
+            }
+            Err(_) => Err(Failure::Silence { after: took, meanwhile: "its process had not ended by then" }),
         };
         self.bury(process).await;
         answered
     }
 
     /// An answer is unusable: what comes beside it tells whether it is one at all.
-    pub(super) async fn look_beside(&mut self, problem: BadAnswer, mut running: Running) -> Trouble {
+    pub(super) async fn look_beside(&mut self, problem: BadAnswer, mut running: Running) -> Failure {
         let channel = running.conversation.channel_name();
         let more = async {
             let _ = tokio::time::timeout(SECOND_THOUGHTS, running.conversation.idle(&mut self.logs)).await;
         };
-        self.ear.during(more).await;
+        self.log_capture.during(more).await;
         let mut lines = match &problem {
             BadAnswer::NotJson { line, .. } => vec![line.clone().into_bytes()],
             BadAnswer::TwoLines { first, second } => vec![first.clone().into_bytes(), second.clone().into_bytes()],
@@ -131,25 +133,25 @@ impl Examination<'_> {
         match lines.iter().find(|line| !is_answer(line)) {
             // Something of the two is an answer, and something is not even the beginning of one.
             Some(line) if !broken_up && lines.iter().any(is_answer) => {
-                Trouble::Finding(Finding::Stray { channel, line: line.clone() })
+                Failure::Finding(Finding::Stray { channel, line: line.clone() })
             }
-            _ => Trouble::Error(Error::BadAnswer { problem, ending: None }),
+            _ => Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })),
         }
     }
 
     /// Nothing came in time: what comes when the input ends tells whether it was held back.
-    pub(super) async fn look_behind(&mut self, after: Duration, running: Running) -> Trouble {
+    pub(super) async fn look_behind(&mut self, after: Duration, running: Running) -> Failure {
         let Running { guard, conversation } = running;
         let process = guard.process();
         if conversation.waits_for_input(process) == Some(false) {
             self.bury(process).await;
-            return Trouble::Silence { after, meanwhile: "it was still at work then" };
+            return Failure::Silence { after, meanwhile: "it was still at work then" };
         }
         let programs = orphans::programs(process.pid);
         let on_descriptor_3 = conversation.channel() == Channel::Descriptor3;
         self.hear().await;
         let is_answer = |line: &&[u8]| answer::check(line.trim_ascii().to_vec().into()).is_ok();
-        let on_stdout = self.ear.stdout.lines().find(is_answer).map(<[u8]>::to_vec);
+        let on_stdout = self.log_capture.stdout.lines().find(is_answer).map(<[u8]>::to_vec);
 
         let mut results = conversation.into_results();
         let within = self.plan.settings.stop_grace.0 / 2;
@@ -169,7 +171,7 @@ impl Examination<'_> {
                 () = self.logs.pump() => unreachable!("a pump never ends"),
             }
         };
-        let held_back = self.ear.during(held_back).await;
+        let held_back = self.log_capture.during(held_back).await;
         if on_descriptor_3 {
             // The end of its result channel comes before that of its stdout.
             self.wait_for_exit(process).await;
@@ -178,7 +180,7 @@ impl Examination<'_> {
 
         let cure = || finding::flush_cure(&programs, &self.launch.program);
         if let Some(line) = held_back {
-            return Trouble::Finding(Finding::NotFlushed {
+            return Failure::Finding(Finding::NotFlushed {
                 what: "answer",
                 when: AT_THE_END.into(),
                 line,
@@ -187,21 +189,21 @@ impl Examination<'_> {
         }
         if on_descriptor_3 {
             if let Some(line) = on_stdout {
-                return Trouble::NoHandshake { line };
+                return Failure::NoHandshake { line };
             }
-            if let Some(line) = self.ear.stdout.lines().find(|line| detect::is_handshake(line)) {
-                return Trouble::Finding(Finding::NotFlushed {
+            if let Some(line) = self.log_capture.stdout.lines().find(|line| detect::is_handshake(line)) {
+                return Failure::Finding(Finding::NotFlushed {
                     what: "handshake",
                     when: AT_THE_END.into(),
                     line: line.to_vec(),
                     cure: cure(),
                 });
             }
-            if let Some(line) = self.ear.stdout.lines().find(is_answer) {
-                return Trouble::NoHandshake { line: line.to_vec() };
+            if let Some(line) = self.log_capture.stdout.lines().find(is_answer) {
+                return Failure::NoHandshake { line: line.to_vec() };
             }
         }
-        Trouble::Silence { after, meanwhile: "nothing came when its input ended either" }
+        Failure::Silence { after, meanwhile: "nothing came when its input ended either" }
     }
 }
 

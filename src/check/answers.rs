@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::error::{BadAnswer, Error};
+use crate::error::{BadAnswer, Error, RunError};
 use crate::protocol::Protocol;
 use crate::text::{excerpt, millis};
 
 use super::arguments::{Arguments, IN_A_ROW, Seen, mark_in, unicode_in};
 use super::finding::Finding;
 use super::report::{Check, Fault, Name, Verdict};
-use super::{Answered, Examination, Trouble, streams};
+use super::{Answered, CheckRun, Failure, streams};
 
-impl Examination<'_> {
+impl CheckRun<'_> {
     /// The first activation shows how it answers at all. Whether others can be had.
     pub(super) async fn first(&mut self) -> bool {
         let spoken = self.protocol_in_words();
@@ -29,12 +29,14 @@ impl Examination<'_> {
             Err(trouble) => trouble,
         };
         let blamed = match &trouble {
-            Trouble::NoHandshake { .. } => Name::Protocol,
-            Trouble::Finding(Finding::NotFlushed { .. }) => Name::Flushed,
-            Trouble::Finding(Finding::Stray { .. }) => Name::Channel,
-            Trouble::Finding(Finding::Frame { .. }) => Name::Ids,
-            Trouble::Error(Error::BadFrame { .. }) => Name::Framing,
-            Trouble::Error(Error::BadAnswer { problem, .. }) if *problem != BadAnswer::Nothing => Name::Framing,
+            Failure::NoHandshake { .. } => Name::Protocol,
+            Failure::Finding(Finding::NotFlushed { .. }) => Name::Flushed,
+            Failure::Finding(Finding::Stray { .. }) => Name::Channel,
+            Failure::Finding(Finding::Frame { .. }) => Name::Ids,
+            Failure::Error(Error::Run(RunError::BadFrame { .. })) => Name::Framing,
+            Failure::Error(Error::Run(RunError::BadAnswer { problem, .. })) if *problem != BadAnswer::Nothing => {
+                Name::Framing
+            }
             _ => Name::Answers,
         };
         if blamed != Name::Protocol {
@@ -97,7 +99,10 @@ impl Examination<'_> {
                 };
                 self.settle(check.took(took));
             }
-            Err(Trouble::Error(Error::BadAnswer { problem: problem @ BadAnswer::NotJson { .. }, .. })) => {
+            Err(Failure::Error(Error::Run(RunError::BadAnswer {
+                problem: problem @ BadAnswer::NotJson { .. },
+                ..
+            }))) => {
                 let check = self.failure(Name::Unicode, Finding::Unicode { reason: problem.to_string() });
                 self.settle(check);
             }
@@ -176,9 +181,9 @@ impl Examination<'_> {
 
 /// An answer for a line of the report.
 pub(super) fn shown(answer: &[u8]) -> String {
-    const MOST_CHARS: usize = 60;
+    const MAX_CHARS: usize = 60;
     let text = String::from_utf8_lossy(answer);
-    match text.char_indices().nth(MOST_CHARS) {
+    match text.char_indices().nth(MAX_CHARS) {
         Some((cut, _)) => format!("{}… ({} bytes)", &text[..cut], answer.len()),
         None => text.into_owned(),
     }

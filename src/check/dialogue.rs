@@ -213,8 +213,8 @@ impl Dialogue {
 
 /// Keeps the first of many: a process may write what is nobody's without end.
 fn keep<T>(kept: &mut Vec<T>, next: T) {
-    const MOST_KEPT: usize = 16;
-    if kept.len() < MOST_KEPT {
+    const MAX_KEPT: usize = 16;
+    if kept.len() < MAX_KEPT {
         kept.push(next);
     }
 }

@@ -2,19 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use crate::process::orphans::{self, Survivor};
+use crate::process::orphans::{self, Orphan};
 use crate::process::reap::Exit;
 use crate::process::{ExitStatus, Process, stop};
 
 use super::finding::Finding;
 use super::report::{Check, Name};
-use super::{Examination, Running};
+use super::{CheckRun, Running};
 
 /// How long what an action started may take to end after it.
 const AFTERMATH: Duration = Duration::from_millis(500);
 const AFTERMATH_STEP: Duration = Duration::from_millis(10);
 
-impl Examination<'_> {
+impl CheckRun<'_> {
     pub(super) async fn ends_at_end_of_input(&mut self) {
         if let Err(trouble) = self.ensure_running().await {
             return self.fail(Name::EndOfFile, &trouble);
@@ -30,7 +30,7 @@ impl Examination<'_> {
         };
         self.settle(check);
         if ended.is_some() {
-            self.judge_survivors().await;
+            self.judge_orphans().await;
         }
         self.bury(guard.process()).await;
     }
@@ -50,7 +50,7 @@ impl Examination<'_> {
         };
         self.settle(check);
         if ended.is_some() {
-            self.judge_survivors().await;
+            self.judge_orphans().await;
             if !self.is_settled(Name::Descendants) {
                 self.settle(Check::passed(Name::Descendants, "no process lives on after it"));
             }
@@ -72,11 +72,11 @@ impl Examination<'_> {
                 () = self.logs.pump() => unreachable!("a pump never ends"),
             }
         };
-        (self.ear.during(exit).await, begun.elapsed())
+        (self.log_capture.during(exit).await, begun.elapsed())
     }
 
     /// Looks for processes that outlive an action that has ended, and ends them.
-    pub(super) async fn judge_survivors(&mut self) {
+    pub(super) async fn judge_orphans(&mut self) {
         let begun = Instant::now();
         let mut left = orphans::orphans();
         while !left.is_empty() && begun.elapsed() < AFTERMATH {
@@ -95,7 +95,7 @@ impl Examination<'_> {
 }
 
 /// Kills processes, and those that are orphans then.
-pub(super) async fn end_all(mut left: Vec<Survivor>) {
+pub(super) async fn end_all(mut left: Vec<Orphan>) {
     let begun = Instant::now();
     while !left.is_empty() && begun.elapsed() < AFTERMATH {
         orphans::kill(&left);

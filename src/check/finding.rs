@@ -9,7 +9,7 @@ use memchr::memmem;
 
 use crate::error::codes;
 use crate::process::ExitStatus;
-use crate::process::orphans::Survivor;
+use crate::process::orphans::Orphan;
 use crate::text::{excerpt, listing, millis};
 
 /// A promise of the protocol that an action does not keep.
@@ -27,7 +27,7 @@ pub enum Finding {
     /// It does not end on SIGTERM.
     Terminate { within: Duration },
     /// It leaves processes behind.
-    LeftBehind { orphans: Vec<Survivor> },
+    LeftBehind { orphans: Vec<Orphan> },
     /// A frame that is not that of an activation in flight.
     Frame { fault: FrameFault, line: Vec<u8> },
     /// It does not do what its handshake promises.
@@ -72,7 +72,7 @@ codes! {
 }
 
 /// How many processes that were left behind are named.
-const MOST_NAMED: usize = 5;
+const MAX_NAMED: usize = 5;
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,7 +90,7 @@ impl fmt::Display for Finding {
                 write!(f, "it did not end within {} after SIGTERM, and was killed", millis(*within))
             }
             Self::LeftBehind { orphans } => {
-                let names: Vec<_> = orphans.iter().take(MOST_NAMED).map(|survivor| survivor.name.clone()).collect();
+                let names: Vec<_> = orphans.iter().take(MAX_NAMED).map(|survivor| survivor.name.clone()).collect();
                 let more = orphans.len() - names.len();
                 write!(f, "processes live on after it has ended: {}", listing(&names, more))
             }

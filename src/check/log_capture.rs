@@ -5,13 +5,13 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
 use crate::logs::Sink;
 use crate::process::pipe::{pipe, watch};
 
 /// Listens to both streams of an action.
 #[derive(Debug)]
-pub(super) struct Ear {
+pub(super) struct LogCapture {
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
 }
@@ -26,19 +26,19 @@ pub(super) struct Stream {
 }
 
 /// The most that is kept of a stream. What is beyond the last so many bytes is forgotten.
-const MOST_KEPT: usize = 64 * 1024;
+const MAX_KEPT: usize = 64 * 1024;
 /// The last lines that a report shows.
 const TAIL_LINES: usize = 10;
 
-impl Ear {
-    /// An ear, and the sinks that it listens to.
+impl LogCapture {
+    /// An log_capture, and the sinks that it listens to.
     pub(super) fn new() -> Result<(Self, Sink, Sink), Error> {
-        let system = |reason| Error::System { doing: "make a pipe for the action's log", reason };
+        let system = |reason| Error::Proxy(ProxyError::System { doing: "make a pipe for the action's log", reason });
         let (out, stdout) = pipe().map_err(system)?;
         let (err, stderr) = pipe().map_err(system)?;
         let stream = |pipe| Ok(Stream { pipe: watch(pipe).map_err(system)?, heard: Vec::new(), told: 0 });
-        let ear = Self { stdout: stream(out)?, stderr: stream(err)? };
-        Ok((ear, Sink::new(stdout), Sink::new(stderr)))
+        let log_capture = Self { stdout: stream(out)?, stderr: stream(err)? };
+        Ok((log_capture, Sink::new(stdout), Sink::new(stderr)))
     }
 
     /// Does something and listens meanwhile: the action's output must not come to a stop.
@@ -56,10 +56,10 @@ impl Ear {
     }
 
     /// What was heard and has not been told yet.
-    pub(super) fn news(&mut self) -> Vec<u8> {
-        let mut news = self.stdout.news();
-        news.extend(self.stderr.news());
-        news
+    pub(super) fn progress(&mut self) -> Vec<u8> {
+        let mut progress = self.stdout.progress();
+        progress.extend(self.stderr.progress());
+        progress
     }
 
     /// Forgets what was heard.
@@ -87,10 +87,10 @@ impl Stream {
         self.heard.split(|byte| *byte == b'\n')
     }
 
-    fn news(&mut self) -> Vec<u8> {
-        let news = self.heard[self.told..].to_vec();
+    fn progress(&mut self) -> Vec<u8> {
+        let progress = self.heard[self.told..].to_vec();
         self.told = self.heard.len();
-        news
+        progress
     }
 
     /// Listens for as long as it is polled.
@@ -105,12 +105,12 @@ impl Stream {
     /// Reads what there is now.
     fn read(&mut self) {
         loop {
-            self.heard.reserve(MOST_KEPT);
+            self.heard.reserve(MAX_KEPT);
             match rustix::io::read(self.pipe.get_ref(), rustix::buffer::spare_capacity(&mut self.heard)) {
                 Ok(0) => return,
                 Ok(_) => {
-                    let excess = self.heard.len().saturating_sub(MOST_KEPT);
-                    if excess > MOST_KEPT {
+                    let excess = self.heard.len().saturating_sub(MAX_KEPT);
+                    if excess > MAX_KEPT {
                         self.heard.drain(..excess);
                         self.told = self.told.saturating_sub(excess);
                     }

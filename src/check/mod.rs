@@ -5,13 +5,13 @@
 //! what is left then. Knows how each check came out, in words; prints nothing.
 //!
 //! # Theory of operation
-//! [`Examination::run`] goes through the checks in their order and settles each exactly once. An
+//! [`CheckRun::run`] goes through the checks in their order and settles each exactly once. An
 //! activation that fails is looked into until one check is to blame for it; the others go on with a
 //! new process, or say that they were not reached.
 //!
 //! - `answers`, `streams`, `endings`: the checks, in their order; `streams` has those of version 2
 //! - `activate`: one activation, and a closer look at one that fails; `dialogue`: several, in frames
-//! - `arguments`, `ear`: what is sent, and what is heard of the log
+//! - `arguments`, `log_capture`: what is sent, and what is heard of the log
 //! - `report`, `finding`: how the checks came out, in words
 
 mod activate;
@@ -34,7 +34,7 @@ use serde_json::Value;
 
 use crate::activation::Answer;
 use crate::config::{ActionSettings, Inspect};
-use crate::error::{BadAnswer, Error};
+use crate::error::{BadAnswer, Error, ProxyError, RunError, StartError, UploadError};
 use crate::logs::{self, Logs, Sentinels};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
@@ -49,7 +49,7 @@ use crate::text::{excerpt, millis};
 use crate::action::DEFAULT_MAIN;
 use crate::action::worker::spawn;
 use crate::artifact::compile::compile;
-use crate::artifact::inspect::{Inspection, World, inspect};
+use crate::artifact::inspect::{Inspection, TargetSystem, inspect};
 use crate::artifact::unpack;
 use crate::artifact::{Artifact, Sources};
 
@@ -59,8 +59,8 @@ pub use report::{Check, Fault, Name, Report, Verdict};
 use answers::shown;
 use arguments::Arguments;
 use endings::end_all;
-use log_capture::Ear;
-use streams::Alone;
+use log_capture::LogCapture;
+use streams::Baseline;
 
 /// What is to be checked, and how.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ pub struct Plan {
 
 /// What there is to tell while an action is checked.
 #[derive(Debug)]
-pub enum News<'a> {
+pub enum Progress<'a> {
     /// A check has come out.
     Settled(&'a Check),
     /// The action has logged something.
@@ -97,13 +97,13 @@ pub enum News<'a> {
 }
 
 /// An action that is being checked.
-pub struct Examination<'a> {
+pub struct CheckRun<'a> {
     plan: Plan,
     arguments: Arguments,
     reaper: Reaper,
     logs: Logs,
-    ear: Ear,
-    tell: Box<dyn FnMut(News<'_>) + 'a>,
+    log_capture: LogCapture,
+    tell: Box<dyn FnMut(Progress<'_>) + 'a>,
     /// Settled before its turn.
     early: Vec<Check>,
     report: Report,
@@ -119,7 +119,7 @@ pub struct Examination<'a> {
     /// Every number that the process of version 2 that runs was sent.
     given: BTreeSet<u64>,
     /// How activations went that were alone in flight.
-    alone: Alone,
+    alone: Baseline,
     /// A process answers once only, so that each activation gets a new one.
     one_each: bool,
     /// A process of version 0 that lived on after its answer.
@@ -139,7 +139,7 @@ struct Answered {
 }
 
 /// Why an activation was not answered as it should be.
-enum Trouble {
+enum Failure {
     Error(Error),
     Finding(Finding),
     /// It answers on stdout and has not said so.
@@ -163,19 +163,20 @@ enum Trouble {
 /// Source: moby, `DefaultPathEnv`.
 const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-impl<'a> Examination<'a> {
+impl<'a> CheckRun<'a> {
     /// Prepares the check of an action. `tell` hears of each check as it comes out.
     ///
     /// # Errors
     /// What the operating system refuses.
-    pub fn new(plan: Plan, reaper: Reaper, tell: impl FnMut(News<'_>) + 'a) -> Result<Self, Error> {
-        orphans::adopt_orphans().map_err(|reason| Error::System { doing: "adopt orphans", reason })?;
-        let (ear, stdout, stderr) = Ear::new()?;
+    pub fn new(plan: Plan, reaper: Reaper, tell: impl FnMut(Progress<'_>) + 'a) -> Result<Self, Error> {
+        orphans::adopt_orphans()
+            .map_err(|reason| Error::Proxy(ProxyError::System { doing: "adopt orphans", reason }))?;
+        let (log_capture, stdout, stderr) = LogCapture::new()?;
         let settings = &plan.settings;
         let bounds = logs::Bounds {
             backlog_bytes: settings.log_backlog.bytes(),
             stall_limit: settings.log_stall.0,
-            format: crate::config::LogFormat::Text,
+            format: logs::LogFormat::Text,
         };
         let launch = Launch {
             program: PathBuf::new(),
@@ -188,7 +189,7 @@ impl<'a> Examination<'a> {
             logs: Logs::new(stdout, stderr, Sentinels::Omit, &bounds),
             plan,
             reaper,
-            ear,
+            log_capture,
             tell: Box::new(tell),
             early: Vec::new(),
             report: Report::default(),
@@ -199,13 +200,13 @@ impl<'a> Examination<'a> {
             misfits: Vec::new(),
             channel: Channel::Descriptor3.name(),
             given: BTreeSet::new(),
-            alone: Alone::default(),
+            alone: Baseline::default(),
             one_each: false,
             lingered: false,
         })
     }
 
-    /// Goes through all checks. Leaving early leaves a process that [`Examination::stop`] ends.
+    /// Goes through all checks. Leaving early leaves a process that [`CheckRun::stop`] ends.
     pub async fn run(&mut self) {
         if self.look().await {
             if self.plan.settings.protocol == Protocol::SingleShot {
@@ -227,7 +228,7 @@ impl<'a> Examination<'a> {
                     () = self.logs.pump() => unreachable!("a pump never ends"),
                 }
             };
-            self.ear.during(stopped).await;
+            self.log_capture.during(stopped).await;
         }
         // What was left in the middle has been killed, and is seen to its end here.
         end_all(orphans::orphans()).await;
@@ -248,7 +249,7 @@ impl<'a> Examination<'a> {
             Ok(artifact) => artifact,
             Err(error) => {
                 let faults = match &error {
-                    Error::Unfit { defects, .. } => defects.iter().map(Fault::from).collect(),
+                    Error::Upload(UploadError::Unfit { defects, .. }) => defects.iter().map(Fault::from).collect(),
                     error => vec![Fault::from(error)],
                 };
                 self.settle(Check { faults, ..Check::new(Name::Recognised, Verdict::Failed, "") });
@@ -258,12 +259,12 @@ impl<'a> Examination<'a> {
         };
         self.launch.program.clone_from(&artifact.executable);
         self.launch.directory.clone_from(&artifact.directory);
-        let world = match &self.plan.image_root {
-            None => World::of(&self.launch),
+        let target = match &self.plan.image_root {
+            None => TargetSystem::of(&self.launch),
             // What an image sets is not in its file system; this is what nearly every one does.
-            Some(root) => World::new(root, &artifact.directory, &[("PATH".into(), IMAGE_PATH.into())]),
+            Some(root) => TargetSystem::new(root, &artifact.directory, &[("PATH".into(), IMAGE_PATH.into())]),
         };
-        let inspection = inspect(&artifact.executable, &world);
+        let inspection = inspect(&artifact.executable, &target);
         let fatal: Vec<_> = match self.plan.stays_down {
             // It was asked not to decide by it. What it found is a warning.
             None if self.plan.settings.inspect == Inspect::Off => Vec::new(),
@@ -287,7 +288,8 @@ impl<'a> Examination<'a> {
             self.settle_rest(Verdict::NotApplicable, reason);
         }
         if !fatal.is_empty() {
-            self.report.refused = Some(Error::Unfit { path: Some(self.launch.program.clone()), defects: fatal });
+            self.report.refused =
+                Some(Error::Upload(UploadError::Unfit { path: Some(self.launch.program.clone()), defects: fatal }));
             return false;
         }
         self.plan.stays_down.is_none()
@@ -307,7 +309,7 @@ impl<'a> Examination<'a> {
             &self.reaper,
             &mut self.logs,
         );
-        self.ear.during(compiling).await?;
+        self.log_capture.during(compiling).await?;
         artifact.check_environment(self.plan.execution_env.as_deref())?;
         Ok(artifact)
     }
@@ -336,14 +338,17 @@ impl<'a> Examination<'a> {
             Ok(evidence) => evidence,
             Err(error) => {
                 let name = match error {
-                    Error::NoHandshake { .. } | Error::WrongFirstLine { .. } | Error::UnsupportedVersion { .. } => {
+                    Error::Start(StartError::NoHandshake { .. })
+                    | Error::Start(StartError::WrongFirstLine { .. })
+                    | Error::Start(StartError::UnsupportedVersion { .. }) => {
                         self.settle(Check::passed(Name::Starts, "runs"));
                         Name::Protocol
                     }
                     _ => Name::Starts,
                 };
                 self.settle(Check::failed(name, &error));
-                self.report.refused = Some(error).filter(|error| matches!(error, Error::Unfit { .. }));
+                self.report.refused =
+                    Some(error).filter(|error| matches!(error, Error::Upload(UploadError::Unfit { .. })));
                 return false;
             }
         };
@@ -398,7 +403,7 @@ impl<'a> Examination<'a> {
                 self.settle(Check::passed(Name::Framing, "an object or array on the last line"));
             }
             Err(trouble) => {
-                let bad = matches!(&trouble, Trouble::Error(Error::BadAnswer { problem, .. }) if *problem != BadAnswer::Nothing);
+                let bad = matches!(&trouble, Failure::Error(Error::Run(RunError::BadAnswer { problem, .. })) if *problem != BadAnswer::Nothing);
                 return self.fail(if bad { Name::Framing } else { Name::Answers }, &trouble);
             }
         }
@@ -410,19 +415,19 @@ impl<'a> Examination<'a> {
             Check::passed(Name::EndOfFile, "it ended each time")
         };
         self.settle(check);
-        self.judge_survivors().await;
+        self.judge_orphans().await;
         if !self.is_settled(Name::Descendants) {
             self.settle(Check::passed(Name::Descendants, "no process lives on after it"));
         }
     }
 
     /// Starts a process if none runs that is alive.
-    async fn ensure_running(&mut self) -> Result<(), Trouble> {
+    async fn ensure_running(&mut self) -> Result<(), Failure> {
         if let Some(running) = self.running.take_if(|running| running.guard.process().exit().is_some()) {
             self.bury(running.guard.process()).await;
         }
         if self.running.is_none() {
-            self.start().await.map_err(Trouble::Error)?;
+            self.start().await.map_err(Failure::Error)?;
         }
         Ok(())
     }
@@ -438,7 +443,7 @@ impl<'a> Examination<'a> {
         };
         let (guard, pipes) = spawn(&self.launch, ResultChannel::Descriptor3, &self.reaper, &mut self.logs)?;
         self.given.clear();
-        let detected = self.ear.during(detect(guard.process(), pipes, &rules, &mut self.logs)).await;
+        let detected = self.log_capture.during(detect(guard.process(), pipes, &rules, &mut self.logs)).await;
         match detected {
             Ok(detect::Ready { mut conversation, evidence }) => {
                 conversation.keep_strays();
@@ -454,17 +459,17 @@ impl<'a> Examination<'a> {
 
     /// Kills what is left of a process and takes its last words.
     async fn bury(&mut self, process: &Process) {
-        self.ear.during(stop::kill(process)).await;
+        self.log_capture.during(stop::kill(process)).await;
         self.logs.detach();
         self.hear().await;
     }
 
     /// Hears what the action has logged by now.
     async fn hear(&mut self) {
-        self.ear.during(self.logs.end_without_sentinel()).await;
-        let news = self.ear.news();
-        if !news.is_empty() {
-            (self.tell)(News::Logged(&news));
+        self.log_capture.during(self.logs.end_without_sentinel()).await;
+        let progress = self.log_capture.progress();
+        if !progress.is_empty() {
+            (self.tell)(Progress::Logged(&progress));
         }
     }
 
@@ -477,11 +482,11 @@ impl<'a> Examination<'a> {
         self.running.as_ref().map(|running| running.guard.process().pid)
     }
 
-    fn fail(&mut self, name: Name, trouble: &Trouble) {
+    fn fail(&mut self, name: Name, trouble: &Failure) {
         let fault = match trouble {
-            Trouble::Error(error) => Fault::from(error),
-            Trouble::Finding(finding) => Fault::from(finding.clone()),
-            Trouble::NoHandshake { line } => Fault {
+            Failure::Error(error) => Fault::from(error),
+            Failure::Finding(finding) => Fault::from(finding.clone()),
+            Failure::NoHandshake { line } => Fault {
                 code: "PL055",
                 reason: format!(
                     "it answers on stdout and has not sent a handshake, so its answers are taken for logs: {}",
@@ -491,20 +496,20 @@ impl<'a> Examination<'a> {
                     "print `{\"openwhisk\":1}` on stdout first and flush it; or answer on descriptor 3".into(),
                 ),
             },
-            Trouble::Endless { after, chunks } => Fault {
+            Failure::Endless { after, chunks } => Fault {
                 code: "PL064",
                 reason: format!("no end came within {}, and {chunks} chunks did", millis(*after)),
                 cure: Some("end each activation with `result`, `error` or `end`; a stream that takes longer has more time with `--timeout`, and arguments that make it short come with `-p` or `--input`".into()),
             },
-            Trouble::Silence { after, meanwhile } => Fault {
+            Failure::Silence { after, meanwhile } => Fault {
                 code: "PL064",
                 reason: format!("no answer came within {}; {meanwhile}", millis(*after)),
                 cure: Some("make it faster, or give it more time with `--timeout`; arguments that suit it come with `-p` or `--input`".into()),
             },
         };
         let elsewhere = match trouble {
-            Trouble::Finding(Finding::Stray { .. }) => Some(Name::Channel),
-            Trouble::Finding(Finding::Frame { fault, .. }) if !matches!(fault, FrameFault::Foreign { .. }) => {
+            Failure::Finding(Finding::Stray { .. }) => Some(Name::Channel),
+            Failure::Finding(Finding::Frame { fault, .. }) if !matches!(fault, FrameFault::Foreign { .. }) => {
                 Some(Name::Ids)
             }
             _ => None,
@@ -525,7 +530,7 @@ impl<'a> Examination<'a> {
 
     /// A check that failed, with the end of the log.
     fn failure(&self, name: Name, fault: impl Into<Fault>) -> Check {
-        Check { log: self.ear.stderr.tail(), ..Check::failed(name, fault) }
+        Check { log: self.log_capture.stderr.tail(), ..Check::failed(name, fault) }
     }
 
     fn is_settled(&self, name: Name) -> bool {
@@ -540,7 +545,7 @@ impl<'a> Examination<'a> {
             && let Some(at) = self.early.iter().position(|check| check.name == *next)
         {
             let check = self.early.swap_remove(at);
-            (self.tell)(News::Settled(&check));
+            (self.tell)(Progress::Settled(&check));
             self.report.checks.push(check);
         }
     }

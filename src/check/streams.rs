@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::activation::{Activation, Answer};
-use crate::error::Error;
+use crate::error::{Error, RunError};
 use crate::process::{ExitStatus, orphans};
 use crate::protocol::conversation::Conversation;
 use crate::protocol::multiplex::{Multiplex, Promises};
@@ -23,12 +23,12 @@ use super::arguments::{Seen, mark_in};
 use super::dialogue::{Dialogue, Flight, Rest, Talk};
 use super::finding::{self, Finding, FrameFault, Promise};
 use super::report::{Check, Name, Verdict};
-use super::{Answered, Examination, Running, Trouble};
+use super::{Answered, CheckRun, Failure, Running};
 use crate::action::worker::{gone, wait_for_end};
 
 /// How activations went that were alone in flight.
 #[derive(Debug, Default)]
-pub(super) struct Alone {
+pub(super) struct Baseline {
     /// How long one of those in a row took, on average.
     pub(super) took: Option<Duration>,
     /// How many of those in a row failed, by their own word.
@@ -63,7 +63,7 @@ const ON_ITS_WAY: Duration = Duration::from_millis(50);
 const QUIET: Duration = Duration::from_millis(250);
 const UNTIL_QUIET: Duration = Duration::from_secs(1);
 
-impl Examination<'_> {
+impl CheckRun<'_> {
     /// Settles at once what the handshake did not promise.
     pub(super) fn note_promises(&mut self) {
         let Some(promises) = self.promises() else {
@@ -205,12 +205,14 @@ impl Examination<'_> {
     }
 
     /// Whether each of several got what is its own.
-    fn judge_several(&self, flights: &[Flight], promise: Promise) -> Result<&'static str, Trouble> {
+    fn judge_several(&self, flights: &[Flight], promise: Promise) -> Result<&'static str, Failure> {
         let mut own = 0;
         let mut failed = Vec::new();
         for (number, flight) in flights.iter().enumerate() {
             match flight.answer() {
-                Some(Err(problem)) => return Err(Trouble::Error(Error::BadAnswer { problem, ending: None })),
+                Some(Err(problem)) => {
+                    return Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })));
+                }
                 Some(Ok(answer)) if is_failure(&answer) => failed.push(answer),
                 _ => {}
             }
@@ -220,7 +222,7 @@ impl Examination<'_> {
                 Seen::Nothing => {}
                 Seen::Mangled(_) => {
                     let fault = FrameFault::Foreign { id: flight.ticket.id };
-                    return Err(Trouble::Finding(Finding::Frame { fault, line: text }));
+                    return Err(Failure::Finding(Finding::Frame { fault, line: text }));
                 }
             }
         }
@@ -233,7 +235,7 @@ impl Examination<'_> {
                 flights.len(),
                 excerpt(answer)
             );
-            return Err(Trouble::Finding(Finding::Promise { promise, seen }));
+            return Err(Failure::Finding(Finding::Promise { promise, seen }));
         }
         Ok(if own == flights.len() { "each got its own answer" } else { "all answered" })
     }
@@ -271,7 +273,7 @@ impl Examination<'_> {
     /// Whether chunks came as they were written.
     fn judge_chunks(&mut self) {
         let name = Name::Chunks;
-        let Alone { took, chunks, at_once, streamed, .. } = self.alone;
+        let Baseline { took, chunks, at_once, streamed, .. } = self.alone;
         let took = took.unwrap_or_default();
         let check = if streamed == 0 {
             Check::new(name, Verdict::NotApplicable, "none came: it does not stream with these arguments")
@@ -433,8 +435,8 @@ impl Examination<'_> {
             if dialogue.is_over() {
                 return Ok(Rest::Enough);
             }
-            let news = |dialogue: &Dialogue| dialogue.is_over() || count(dialogue) > now;
-            match self.listen(running, dialogue, quiet, news).await {
+            let progress = |dialogue: &Dialogue| dialogue.is_over() || count(dialogue) > now;
+            match self.listen(running, dialogue, quiet, progress).await {
                 Rest::Enough => {}
                 Rest::TimeUp => return Ok(Rest::Enough),
                 gone => return Ok(gone),
@@ -450,7 +452,7 @@ impl Examination<'_> {
         }
         let Some(mut running) = self.take_streams_for(name).await else { return };
         let within = self.plan.settings.stop_grace.0 / 2;
-        self.ear.during(running.multiplex().say_stop(within)).await;
+        self.log_capture.during(running.multiplex().say_stop(within)).await;
         let Running { guard, conversation } = running;
         let _results = conversation.into_results();
         let (ended, took) = self.wait_for_exit(guard.process()).await;
@@ -466,13 +468,13 @@ impl Examination<'_> {
         };
         self.settle(check);
         if ended.is_some() {
-            self.judge_survivors().await;
+            self.judge_orphans().await;
         }
         self.bury(guard.process()).await;
     }
 
     /// One activation, alone in flight.
-    pub(super) async fn activate_streams(&mut self, name: Name, activation: Activation) -> Result<Answered, Trouble> {
+    pub(super) async fn activate_streams(&mut self, name: Name, activation: Activation) -> Result<Answered, Failure> {
         // As the server does: a process that ended before an activation could reach it takes nothing
         // with it.
         for fresh in [false, true] {
@@ -492,7 +494,7 @@ impl Examination<'_> {
                     self.note_beside(dialogue);
                     return match answer {
                         Ok(answer) => Ok(Answered { answer, took }),
-                        Err(problem) => Err(Trouble::Error(Error::BadAnswer { problem, ending: None })),
+                        Err(problem) => Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None }))),
                     };
                 }
                 (Rest::Gone, _) if !fresh && self.is_untouched(&mut running, flight).await => {
@@ -504,7 +506,7 @@ impl Examination<'_> {
                         Ok(trouble) => trouble,
                         Err(running) if flight.chunks > 0 => {
                             self.bury(running.guard.process()).await;
-                            Trouble::Endless { after, chunks: flight.chunks }
+                            Failure::Endless { after, chunks: flight.chunks }
                         }
                         Err(running) => self.look_behind(after, running).await,
                     });
@@ -519,7 +521,7 @@ impl Examination<'_> {
     }
 
     /// The running process if it speaks version 2, started if it has to be.
-    async fn take_streams(&mut self) -> Result<Option<Running>, Trouble> {
+    async fn take_streams(&mut self) -> Result<Option<Running>, Failure> {
         self.ensure_running().await?;
         let speaks = |running: &mut Running| matches!(running.conversation, Conversation::Multiplex(_));
         Ok(self.running.take_if(speaks))
@@ -529,7 +531,7 @@ impl Examination<'_> {
     async fn take_streams_for(&mut self, name: Name) -> Option<Running> {
         match self.take_streams().await {
             Ok(Some(running)) => {
-                self.ear.forget();
+                self.log_capture.forget();
                 return Some(running);
             }
             Ok(None) => self.settle(Check::new(name, Verdict::NotReached, "")),
@@ -547,9 +549,9 @@ impl Examination<'_> {
         dialogue.send(multiplex, &mut self.given, activation);
     }
 
-    fn send(&mut self, running: &mut Running, dialogue: &mut Dialogue, arguments: &Value) -> Result<(), Trouble> {
+    fn send(&mut self, running: &mut Running, dialogue: &mut Dialogue, arguments: &Value) -> Result<(), Failure> {
         let text = arguments.to_string();
-        let activation = Activation::of_arguments(text.as_bytes()).map_err(Trouble::Error)?;
+        let activation = Activation::of_arguments(text.as_bytes()).map_err(Failure::Error)?;
         self.begin(running, dialogue, &activation);
         Ok(())
     }
@@ -565,7 +567,7 @@ impl Examination<'_> {
         let multiplex = conversation.as_multiplex().expect(TAKEN);
         let talk = Talk { multiplex, given: &self.given, process: guard.process(), logs: &mut self.logs };
         let limit_bytes = self.plan.settings.max_result.0;
-        self.ear.during(dialogue.listen(talk, limit_bytes, within, enough)).await
+        self.log_capture.during(dialogue.listen(talk, limit_bytes, within, enough)).await
     }
 
     /// Listens until a process has certainly seen what it was sent, and a little longer.
@@ -585,14 +587,16 @@ impl Examination<'_> {
     }
 
     /// Why something has not ended, with the process buried; the process, if nothing shows why.
-    async fn explain(&mut self, rest: Rest, dialogue: &Dialogue, mut running: Running) -> Result<Trouble, Running> {
+    async fn explain(&mut self, rest: Rest, dialogue: &Dialogue, mut running: Running) -> Result<Failure, Running> {
         let trouble = match rest {
-            Rest::TooLong => Trouble::Error(Error::AnswerTooLong { limit_bytes: self.plan.settings.max_result.0 }),
+            Rest::TooLong => {
+                Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes: self.plan.settings.max_result.0 }))
+            }
             Rest::Gone => {
                 let partial = running.multiplex().partial().to_vec();
                 let channel = running.conversation.channel_name();
                 let why = gone(running.guard.process(), partial, channel, &mut self.logs);
-                Trouble::Error(self.ear.during(why).await)
+                Failure::Error(self.log_capture.during(why).await)
             }
             Rest::Enough | Rest::TimeUp => {
                 let alone = running.multiplex().promises().concurrency == 1;
@@ -614,12 +618,12 @@ impl Examination<'_> {
         running: Running,
         promise: Promise,
         seen: String,
-    ) -> Trouble {
+    ) -> Failure {
         match self.explain(rest, dialogue, running).await {
             Ok(trouble) => trouble,
             Err(running) => {
                 self.bury(running.guard.process()).await;
-                Trouble::Finding(Finding::Promise { promise, seen })
+                Failure::Finding(Finding::Promise { promise, seen })
             }
         }
     }
@@ -642,20 +646,20 @@ impl Examination<'_> {
 }
 
 impl Running {
-    /// What is said to it, once [`Examination::take_streams`] has given it out.
+    /// What is said to it, once [`CheckRun::take_streams`] has given it out.
     fn multiplex(&mut self) -> &mut Multiplex {
         self.conversation.as_multiplex().expect(TAKEN)
     }
 }
 
 /// Why no answer was recognised, of what came instead.
-fn what_was_lost(dialogue: &Dialogue, alone: bool) -> Option<Trouble> {
+fn what_was_lost(dialogue: &Dialogue, alone: bool) -> Option<Failure> {
     let bad_frame = |(problem, line): &(String, bytes::Bytes)| {
         let line = String::from_utf8_lossy(line).into_owned();
-        Trouble::Error(Error::BadFrame { problem: problem.clone(), line })
+        Failure::Error(Error::Run(RunError::BadFrame { problem: problem.clone(), line }))
     };
     let misfit = |(fault, line): &(FrameFault, bytes::Bytes)| {
-        Trouble::Finding(Finding::Frame { fault: *fault, line: line.to_vec() })
+        Failure::Finding(Finding::Frame { fault: *fault, line: line.to_vec() })
     };
     let is_unknown = |(fault, _): &&(FrameFault, _)| !matches!(fault, FrameFault::Behind { .. });
     // Nothing came for those that are open: what looks like one too many for another may have been it.

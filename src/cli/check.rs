@@ -7,9 +7,9 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::check::{Check as Outcome, Examination, Fault, Name, News, Plan, Report, Verdict};
+use crate::check::{Check as Outcome, CheckRun, Fault, Name, Plan, Progress, Report, Verdict};
 use crate::config::{ActionSettings, Compatibility, Time, container_environment};
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
 
 use super::output;
 use super::run::{Parameters, read_json};
@@ -82,7 +82,7 @@ impl Check {
             && !root.is_dir()
         {
             let reason = format!("`{}` is no folder", root.display());
-            return Err(Error::BadSetting { setting: "--image-root", reason });
+            return Err(Error::Proxy(ProxyError::BadSetting { setting: "--image-root", reason }));
         }
         let (mut signals, reaper) = super::take_over()?;
         let compatibility = Compatibility::from_environment()?;
@@ -106,14 +106,14 @@ impl Check {
         let mut printer = output::Checklist::new(json);
         let begun = std::time::Instant::now();
         let mut unwritten = None;
-        let mut examination = Examination::new(plan, reaper, |news| match news {
-            News::Settled(check) => {
+        let mut examination = CheckRun::new(plan, reaper, |progress| match progress {
+            Progress::Settled(check) => {
                 if let Err(reason) = printer.line(check) {
                     unwritten.get_or_insert(reason);
                 }
             }
-            News::Logged(bytes) if logs => output::log(bytes),
-            News::Logged(_) => {}
+            Progress::Logged(bytes) if logs => output::log(bytes),
+            Progress::Logged(_) => {}
         })?;
         let signal = tokio::select! {
             () = examination.run() => None,
@@ -143,7 +143,7 @@ impl Check {
         };
         match unwritten.map_or(written, Err) {
             Ok(()) => Ok(status),
-            Err(reason) => Err(Error::System { doing: "write the report", reason }),
+            Err(reason) => Err(Error::Proxy(ProxyError::System { doing: "write the report", reason })),
         }
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::config::Time;
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
 use conformance::case::{self, Case};
 use conformance::{Target, Verdict, play};
 
@@ -70,8 +70,8 @@ pub(super) struct Conformance {
 
 impl Conformance {
     pub(super) fn execute(self) -> Result<u8, Error> {
-        let bad = |setting, reason| Error::BadSetting { setting, reason };
-        let unwritten = |reason| Error::System { doing: "write the table", reason };
+        let bad = |setting, reason| Error::Proxy(ProxyError::BadSetting { setting, reason });
+        let unwritten = |reason| Error::Proxy(ProxyError::System { doing: "write the table", reason });
         let all = match &self.folder {
             Some(folder) => case::read(folder).map_err(|reason| bad("--cases", reason))?,
             None => case::built_in(),

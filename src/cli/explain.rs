@@ -3,8 +3,8 @@
 use clap::Args;
 use clap::builder::{PossibleValue, TypedValueParser};
 
-use crate::error::Error;
 use crate::error::catalog::{self, Entry};
+use crate::error::{Error, ProxyError};
 
 use super::output;
 
@@ -35,7 +35,7 @@ impl Explain {
         } else {
             output::entries(&entries)
         }
-        .map_err(|reason| Error::System { doing: "write the explanation", reason })?;
+        .map_err(|reason| Error::Proxy(ProxyError::System { doing: "write the explanation", reason }))?;
         Ok(0)
     }
 }

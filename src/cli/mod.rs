@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::artifact::inspect::Defect;
-use crate::error::{Ending, Error};
+use crate::error::{Ending, Error, ProxyError, RunError, StartError, UploadError};
 use crate::process::Reaper;
 use crate::process::signals::{EndSignals, HeldBack, pass_on};
 
@@ -82,11 +82,11 @@ pub fn main() -> ExitCode {
 fn exit_status(error: &Error) -> u8 {
     let of = |ending: &Ending| ending.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
     match error {
-        Error::NoSuchAction { .. } => 127,
-        Error::CannotStart { .. } | Error::Compile { .. } => 126,
-        Error::Unfit { defects, .. } => defects.first().map_or(126, Defect::exit_status),
-        Error::EndedAtStart { ending, .. } | Error::Died { ending } => of(ending),
-        Error::BadSetting { .. } => 2,
+        Error::Upload(UploadError::NoSuchAction { .. }) => 127,
+        Error::Start(StartError::CannotStart { .. }) | Error::Upload(UploadError::Compile { .. }) => 126,
+        Error::Upload(UploadError::Unfit { defects, .. }) => defects.first().map_or(126, Defect::exit_status),
+        Error::Start(StartError::EndedAtStart { ending, .. }) | Error::Run(RunError::Died { ending }) => of(ending),
+        Error::Proxy(ProxyError::BadSetting { .. }) => 2,
         _ => 1,
     }
 }
@@ -94,7 +94,7 @@ fn exit_status(error: &Error) -> u8 {
 /// What whoever starts actions takes over first: the signals that ask for an end, and the waiting for
 /// processes. Signals that are meant for the action go to it from now on.
 fn take_over() -> Result<(EndSignals, Reaper), Error> {
-    let system = |doing| move |reason| Error::System { doing, reason };
+    let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
     let signals = EndSignals::take().map_err(system("take over signals"))?;
     let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
     pass_on(&reaper).map_err(system("take over signals"))?;
@@ -106,5 +106,5 @@ fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|reason| Error::System { doing: "start the runtime", reason })
+        .map_err(|reason| Error::Proxy(ProxyError::System { doing: "start the runtime", reason }))
 }

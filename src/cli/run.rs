@@ -9,13 +9,13 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::action::response_stream::Piece;
-use crate::action::{Action, InitFailures, Surroundings};
+use crate::action::response_stream::StreamItem;
+use crate::action::{Action, ActionConfig, InitFailures};
 use crate::activation::{Activation, Answer};
 use crate::config::{ActionSettings, Compatibility, container_environment};
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
 use crate::logs::{Sentinels, Sink};
-use crate::memory_budget::Room;
+use crate::memory_budget::MemoryBudget;
 use crate::protocol::answer::failure;
 
 use super::output;
@@ -74,13 +74,13 @@ impl Run {
     }
 
     async fn run(self) -> Result<u8, Error> {
-        let system = |doing| move |reason| Error::System { doing, reason };
+        let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
         let Self { action: path, parameters, lines, stream, time, settings } = self;
         let printing = Printing { stream, time };
         // Looked at before anything is started.
         if lines && !parameters.parameters.is_empty() {
             let reason = "with `--lines` each line holds the whole arguments".into();
-            return Err(Error::BadSetting { setting: "--param", reason });
+            return Err(Error::Proxy(ProxyError::BadSetting { setting: "--param", reason }));
         }
         let mut inputs =
             if lines { by_line(parameters.input)? } else { once(Activation::of_arguments(&parameters.arguments()?)?) };
@@ -89,7 +89,7 @@ impl Run {
         let compatibility = Compatibility::from_environment()?;
         let stderr = Sink::stderr().map_err(system("use stderr"))?;
         let action = Action::new(
-            Surroundings {
+            ActionConfig {
                 compiler: settings.compiler.clone().or_else(|| compatibility.compiler.clone()),
                 execution_env: compatibility.execution_env.clone(),
                 settings,
@@ -101,7 +101,7 @@ impl Run {
                 init_failures: InitFailures::Tell,
                 workers: 1,
                 queue: 1,
-                room: Room::new(Some(u64::MAX)),
+                room: MemoryBudget::new(Some(u64::MAX)),
             },
             reaper,
         );
@@ -153,7 +153,8 @@ async fn converse(
                 if is_error(&answer) {
                     status = status.max(1);
                 }
-                output::result(&answer).map_err(|reason| Error::System { doing: "write the result", reason })?;
+                output::result(&answer)
+                    .map_err(|reason| Error::Proxy(ProxyError::System { doing: "write the result", reason }))?;
             }
             Err(error) => {
                 output::error(&error);
@@ -175,19 +176,19 @@ struct Printing {
 
 /// One activation whose chunks are printed as they come. Its result, unless its chunks are all.
 async fn stream(action: &Action, activation: Activation) -> Result<Option<Answer>, Error> {
-    let failed = |reason| Error::System { doing: "write a chunk", reason };
+    let failed = |reason| Error::Proxy(ProxyError::System { doing: "write a chunk", reason });
     let (mut piece, mut pieces) = action.stream(activation).await?;
     let mut chunks = output::Chunks::default();
     loop {
         match piece {
-            Piece::Chunk(json) => chunks.print(&json).map_err(failed)?,
+            StreamItem::Chunk(json) => chunks.print(&json).map_err(failed)?,
             last => {
                 chunks.end().map_err(failed)?;
                 return match last {
-                    Piece::Result(answer) => Ok(Some(answer)),
-                    Piece::Failed(error) => Ok(Some(failure(&error))),
-                    Piece::Broken(error) => Err(error),
-                    Piece::End | Piece::Chunk(_) => Ok(None),
+                    StreamItem::Result(answer) => Ok(Some(answer)),
+                    StreamItem::Failed(error) => Ok(Some(failure(&error))),
+                    StreamItem::Broken(error) => Err(error),
+                    StreamItem::End | StreamItem::Chunk(_) => Ok(None),
                 };
             }
         }
@@ -232,13 +233,13 @@ impl Parameters {
         let mut text = Vec::new();
         open(&input)
             .and_then(|mut file| file.read_to_end(&mut text))
-            .map_err(|reason| Error::System { doing: "read the input", reason })?;
+            .map_err(|reason| Error::Proxy(ProxyError::System { doing: "read the input", reason }))?;
         if parameters.is_empty() {
             let text = text.trim_ascii();
             read_json::<&RawValue>(text)?;
             return Ok(text.to_vec());
         }
-        let unusable = |reason: String| Error::BadSetting { setting: "--input", reason };
+        let unusable = |reason: String| Error::Proxy(ProxyError::BadSetting { setting: "--input", reason });
         let mut object: serde_json::Map<String, Value> = serde_json::from_slice(&text)
             .map_err(|error| unusable(format!("to add `-p` to it, it must be a JSON object: {error}")))?;
         object.extend(parameters);
@@ -248,8 +249,9 @@ impl Parameters {
 
 /// JSON of the input, with an error that speaks of it.
 pub(super) fn read_json<'a, T: serde::Deserialize<'a>>(text: &'a [u8]) -> Result<T, Error> {
-    serde_json::from_slice(text)
-        .map_err(|error| Error::BadSetting { setting: "--input", reason: format!("it is not JSON: {error}") })
+    serde_json::from_slice(text).map_err(|error| {
+        Error::Proxy(ProxyError::BadSetting { setting: "--input", reason: format!("it is not JSON: {error}") })
+    })
 }
 
 /// Arguments as an activation, with errors that speak of the input.
@@ -266,7 +268,7 @@ fn once(activation: Activation) -> mpsc::Receiver<Input> {
 
 /// Reads lines as they come, on a thread of its own: stdin may be a person.
 fn by_line(input: Option<PathBuf>) -> Result<mpsc::Receiver<Input>, Error> {
-    let failed = |reason| Error::System { doing: "read the input", reason };
+    let failed = |reason| Error::Proxy(ProxyError::System { doing: "read the input", reason });
     let reader = io::BufReader::new(open(&input.unwrap_or_else(|| "-".into())).map_err(failed)?);
     let (sender, receiver) = mpsc::channel(1);
     std::thread::spawn(move || {
@@ -288,10 +290,10 @@ fn by_line(input: Option<PathBuf>) -> Result<mpsc::Receiver<Input>, Error> {
 fn in_line(number: u64, error: &Error) -> Error {
     let reason = match error {
         // The text is a line, so its own lines say nothing.
-        Error::BadSetting { reason, .. } => reason.replace(" at line 1 column ", " at column "),
+        Error::Proxy(ProxyError::BadSetting { reason, .. }) => reason.replace(" at line 1 column ", " at column "),
         other => other.to_string(),
     };
-    Error::BadSetting { setting: "--input", reason: format!("line {number}: {reason}") }
+    Error::Proxy(ProxyError::BadSetting { setting: "--input", reason: format!("line {number}: {reason}") })
 }
 
 fn open(path: &std::path::Path) -> io::Result<Box<dyn Read + Send>> {

@@ -10,12 +10,12 @@ use clap::Args;
 use rustix::event::{PollFd, PollFlags};
 use tokio::sync::watch;
 
-use crate::action::{Action, InitFailures, Surroundings};
+use crate::action::{Action, ActionConfig, InitFailures};
 use crate::config::{ActionSettings, Compatibility, ServerSettings, Workers, container_environment};
-use crate::error::Error;
+use crate::error::{Error, ProxyError};
 use crate::front::openwhisk::OpenWhisk;
 use crate::logs::{SENTINEL, Sentinels, Sink};
-use crate::memory_budget::Room;
+use crate::memory_budget::MemoryBudget;
 use crate::process::signals::HeldBack;
 use crate::server::{self, Limits, Stop};
 
@@ -59,14 +59,14 @@ impl Serve {
     }
 
     async fn serve(self, held_back: Option<HeldBack>) -> Result<u8, Error> {
-        let system = |doing| move |reason| Error::System { doing, reason };
+        let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
         let (mut signals, reaper) = super::take_over()?;
         drop(held_back);
         let compatibility = Compatibility::from_environment()?;
         let log_init_error = compatibility.log_init_error;
         let workers = Workers::of(self.server.workers, &compatibility).count();
         let action = Action::new(
-            Surroundings {
+            ActionConfig {
                 environment: container_environment(&compatibility),
                 wait_for_ack: compatibility.wait_for_ack.is_some(),
                 compiler: self.settings.compiler.clone().or(compatibility.compiler),
@@ -77,7 +77,7 @@ impl Serve {
                 init_failures: if log_init_error { InitFailures::Log } else { InitFailures::Tell },
                 workers,
                 queue: self.server.queue,
-                room: Room::new(self.server.max_memory.0),
+                room: MemoryBudget::new(self.server.max_memory.0),
                 settings: self.settings,
             },
             reaper,
@@ -96,9 +96,11 @@ impl Serve {
         let listener = server::listen(self.server.host, self.server.port)?;
         let address = listener.local_addr().map_err(system("learn the port"))?;
         if let Some(path) = &self.server.port_file {
-            std::fs::write(path, format!("{}\n", address.port())).map_err(|reason| Error::BadSetting {
-                setting: "--port-file",
-                reason: format!("cannot write `{}`: {reason}", path.display()),
+            std::fs::write(path, format!("{}\n", address.port())).map_err(|reason| {
+                Error::Proxy(ProxyError::BadSetting {
+                    setting: "--port-file",
+                    reason: format!("cannot write `{}`: {reason}", path.display()),
+                })
             })?;
         }
         if self.server.port == 0 || std::io::stderr().is_terminal() {

@@ -52,7 +52,7 @@ pub fn find(typed: &str) -> Result<&'static Entry, Vec<&'static Entry>> {
     match near.first() {
         Some(entry) if distance(entry) == 0 => Ok(entry),
         _ => {
-            near.truncate(MOST_NEAR);
+            near.truncate(MAX_NEAR);
             near.retain(|entry| distance(entry) <= NEAR);
             Err(near)
         }
@@ -60,7 +60,7 @@ pub fn find(typed: &str) -> Result<&'static Entry, Vec<&'static Entry>> {
 }
 
 /// How many entries are named for a code that does not exist, and how far they may be away from it.
-const MOST_NEAR: usize = 3;
+const MAX_NEAR: usize = 3;
 const NEAR: u32 = 10;
 
 /// Entries whose titles hold one of these words.
@@ -71,7 +71,7 @@ fn entitled(words: &str) -> Vec<&'static Entry> {
         let title = entry.title.to_lowercase();
         words.iter().any(|word| title.contains(word))
     };
-    entries().iter().filter(holds).take(MOST_NEAR).collect()
+    entries().iter().filter(holds).take(MAX_NEAR).collect()
 }
 
 impl Entry {

@@ -8,6 +8,7 @@
 //! into `error[PL0xx]: …`. `docs/errors.md` lists the codes.
 
 pub mod catalog;
+mod defect;
 mod exit_report;
 
 use std::fmt;
@@ -15,7 +16,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::artifact::inspect::Defect;
 use crate::process::ExitStatus;
 use crate::text::{excerpt, listing, millis};
 
@@ -40,12 +40,27 @@ macro_rules! codes {
     };
 }
 pub(crate) use codes;
+pub use defect::{Defect, Foreign, Language, Libc, MissingLibrary, Severity};
 
-/// Anything that keeps an action from being initialised or an activation from being answered.
+/// Anything that keeps an action from being initialised or an activation from being answered, by stage.
+#[derive(Debug)]
+pub enum Error {
+    /// What is wrong with what the caller sent, or why it is refused.
+    Request(RequestError),
+    /// Why what was uploaded cannot be an action.
+    Upload(UploadError),
+    /// Why the action does not become ready.
+    Start(StartError),
+    /// Why an activation has no result.
+    Run(RunError),
+    /// What the proxy itself cannot do.
+    Proxy(ProxyError),
+}
+
+/// What is wrong with what the caller sent, or why it is refused.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
-pub enum Error {
-    // What the platform sent.
+pub enum RequestError {
     /// The head of a request breaks the rules of HTTP.
     NotHttp { reason: String },
     /// The head of a request is over its bounds.
@@ -84,8 +99,14 @@ pub enum Error {
     BadVariable { name: String },
     /// Init's `env` names a protocol that does not exist.
     UnknownProtocol { name: String },
+    /// Callers hold as much memory already as they may.
+    MemoryFull { held_bytes: u64, limit_bytes: u64 },
+}
 
-    // What was uploaded.
+/// Why what was uploaded cannot be an action.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
+pub enum UploadError {
     /// It cannot work, which was seen without starting it: all that was found, the worst first.
     /// Without a path it is the code as it was uploaded.
     Unfit { path: Option<PathBuf>, defects: Vec<Defect> },
@@ -113,8 +134,12 @@ pub enum Error {
     Unwritable { path: PathBuf, reason: io::Error },
     /// What the command line names cannot be read.
     NoSuchAction { path: PathBuf, reason: io::Error },
+}
 
-    // How the action starts.
+/// Why the action does not become ready.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
+pub enum StartError {
     /// The kernel refused to execute it.
     CannotStart { path: PathBuf, reason: String, hint: &'static str },
     /// It ended before it was ready.
@@ -129,8 +154,12 @@ pub enum Error {
     UnsupportedVersion { version: String },
     /// It waits for input without having sent the handshake that was asked for.
     NoHandshake { protocol: &'static str },
+}
 
-    // How an activation ends.
+/// Why an activation has no result.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
+pub enum RunError {
     /// The answer is not one JSON object or array on one line.
     BadAnswer { problem: BadAnswer, ending: Option<Ending> },
     /// The action ended while it was working on the activation.
@@ -144,7 +173,7 @@ pub enum Error {
     /// The activation's deadline passed while it waited for others.
     Expired,
     /// The action dies again and again, and is given a pause.
-    CrashLoop { deaths: u32, last: String, retry_in: Duration },
+    CrashLoop { crashes: u32, last: String, retry_in: Duration },
     /// The action, which speaks version 2, wrote for this activation what is no frame.
     BadFrame { problem: String, line: String },
     /// The caller of a stream read so slowly that it fell behind by a whole buffer.
@@ -155,18 +184,20 @@ pub enum Error {
     Cut { after: Duration },
     /// Too many activations wait already.
     QueueFull { limit: usize },
-    /// Callers hold as much memory already as they may.
-    MemoryFull { held_bytes: u64, limit_bytes: u64 },
+    /// The action has ended, and is not to be started again.
+    NotRestarted { last: String },
+}
+
+/// What the proxy itself cannot do.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
+pub enum ProxyError {
     /// The proxy is shutting down.
     ShuttingDown,
-
-    // The proxy itself.
     /// The proxy cannot listen where it was told to.
     CannotListen { address: String, reason: io::Error },
     /// A setting has a value that cannot be used.
     BadSetting { setting: &'static str, reason: String },
-    /// The action has ended, and is not to be started again.
-    NotRestarted { last: String },
     /// Something the operating system refused in the middle of the work.
     System { doing: &'static str, reason: io::Error },
 }
@@ -265,65 +296,65 @@ codes! {
     /// The stable code, `PL` and three digits: 01x and 02x requests, 03x and 04x uploads, 05x starts,
     /// 06x activations, 07x and 08x what an inspection finds, 09x the proxy itself, 10x frames of version 2.
     Error,
-    Error::NotJson { .. } => "PL010",
-    Error::NotAnObject { .. } => "PL011",
-    Error::EmptyBody { .. } => "PL012",
-    Error::BodyTooLarge { .. } => "PL013",
-    Error::BodyStalled { .. } => "PL014",
-    Error::BrokenBody { .. } => "PL024",
-    Error::BadMember { .. } => "PL015",
-    Error::NoCode => "PL016",
-    Error::BadArguments => "PL017",
-    Error::AlreadyInitialised => "PL018",
-    Error::InitUnderWay => "PL019",
-    Error::NotInitialised => "PL020",
-    Error::BadBase64 { .. } => "PL021",
-    Error::UnknownProtocol { .. } => "PL022",
-    Error::BadVariable { .. } => "PL023",
-    Error::NotHttp { .. } => "PL025",
-    Error::HeadTooLarge { .. } => "PL026",
-    Error::Http2 => "PL027",
-    Error::UnmetExpectation { .. } => "PL028",
-    Error::Compile { .. } => "PL033",
-    Error::ArchiveDamaged { .. } => "PL034",
-    Error::ArchiveWithoutExec { .. } => "PL035",
-    Error::ArchiveEscapes { .. } => "PL036",
-    Error::ArchiveEntryKind { .. } => "PL037",
-    Error::ArchiveTooLarge { .. } => "PL038",
-    Error::ArchiveTooManyEntries { .. } => "PL039",
-    Error::Unwritable { .. } => "PL040",
-    Error::NoSuchAction { .. } => "PL041",
-    Error::FolderWithoutExec { .. } => "PL042",
-    Error::ArchiveUnsupported { .. } => "PL043",
-    Error::CannotStart { .. } => "PL050",
-    Error::EndedAtStart { .. } => "PL051",
-    Error::NotReady { .. } => "PL052",
-    Error::WrongFirstLine { .. } => "PL053",
-    Error::UnsupportedVersion { .. } => "PL054",
-    Error::NoHandshake { .. } => "PL055",
-    Error::BadHandshake { .. } => "PL056",
-    Error::WrongEnvironment { .. } => "PL057",
-    Error::BadAnswer { .. } => "PL060",
-    Error::Died { .. } => "PL061",
-    Error::ChannelClosed { .. } => "PL062",
-    Error::AnswerTooLong { .. } => "PL063",
-    Error::TimeOut { .. } => "PL064",
-    Error::QueueFull { .. } => "PL065",
-    Error::ShuttingDown => "PL066",
-    Error::Cut { .. } => "PL067",
-    Error::Expired => "PL068",
-    Error::CrashLoop { .. } => "PL069",
-    Error::BadFrame { .. } => "PL100",
-    Error::Overrun { .. } => "PL101",
-    Error::FrameTooLong { .. } => "PL102",
-    Error::MemoryFull { .. } => "PL105",
-    Error::CannotListen { .. } => "PL090",
-    Error::BadSetting { .. } => "PL091",
-    Error::System { .. } => "PL092",
-    Error::NotRestarted { .. } => "PL093",
+    Error::Request(RequestError::NotJson { .. }) => "PL010",
+    Error::Request(RequestError::NotAnObject { .. }) => "PL011",
+    Error::Request(RequestError::EmptyBody { .. }) => "PL012",
+    Error::Request(RequestError::BodyTooLarge { .. }) => "PL013",
+    Error::Request(RequestError::BodyStalled { .. }) => "PL014",
+    Error::Request(RequestError::BrokenBody { .. }) => "PL024",
+    Error::Request(RequestError::BadMember { .. }) => "PL015",
+    Error::Request(RequestError::NoCode) => "PL016",
+    Error::Request(RequestError::BadArguments) => "PL017",
+    Error::Request(RequestError::AlreadyInitialised) => "PL018",
+    Error::Request(RequestError::InitUnderWay) => "PL019",
+    Error::Request(RequestError::NotInitialised) => "PL020",
+    Error::Request(RequestError::BadBase64 { .. }) => "PL021",
+    Error::Request(RequestError::UnknownProtocol { .. }) => "PL022",
+    Error::Request(RequestError::BadVariable { .. }) => "PL023",
+    Error::Request(RequestError::NotHttp { .. }) => "PL025",
+    Error::Request(RequestError::HeadTooLarge { .. }) => "PL026",
+    Error::Request(RequestError::Http2) => "PL027",
+    Error::Request(RequestError::UnmetExpectation { .. }) => "PL028",
+    Error::Upload(UploadError::Compile { .. }) => "PL033",
+    Error::Upload(UploadError::ArchiveDamaged { .. }) => "PL034",
+    Error::Upload(UploadError::ArchiveWithoutExec { .. }) => "PL035",
+    Error::Upload(UploadError::ArchiveEscapes { .. }) => "PL036",
+    Error::Upload(UploadError::ArchiveEntryKind { .. }) => "PL037",
+    Error::Upload(UploadError::ArchiveTooLarge { .. }) => "PL038",
+    Error::Upload(UploadError::ArchiveTooManyEntries { .. }) => "PL039",
+    Error::Upload(UploadError::Unwritable { .. }) => "PL040",
+    Error::Upload(UploadError::NoSuchAction { .. }) => "PL041",
+    Error::Upload(UploadError::FolderWithoutExec { .. }) => "PL042",
+    Error::Upload(UploadError::ArchiveUnsupported { .. }) => "PL043",
+    Error::Start(StartError::CannotStart { .. }) => "PL050",
+    Error::Start(StartError::EndedAtStart { .. }) => "PL051",
+    Error::Start(StartError::NotReady { .. }) => "PL052",
+    Error::Start(StartError::WrongFirstLine { .. }) => "PL053",
+    Error::Start(StartError::UnsupportedVersion { .. }) => "PL054",
+    Error::Start(StartError::NoHandshake { .. }) => "PL055",
+    Error::Start(StartError::BadHandshake { .. }) => "PL056",
+    Error::Upload(UploadError::WrongEnvironment { .. }) => "PL057",
+    Error::Run(RunError::BadAnswer { .. }) => "PL060",
+    Error::Run(RunError::Died { .. }) => "PL061",
+    Error::Run(RunError::ChannelClosed { .. }) => "PL062",
+    Error::Run(RunError::AnswerTooLong { .. }) => "PL063",
+    Error::Run(RunError::TimeOut { .. }) => "PL064",
+    Error::Run(RunError::QueueFull { .. }) => "PL065",
+    Error::Proxy(ProxyError::ShuttingDown) => "PL066",
+    Error::Run(RunError::Cut { .. }) => "PL067",
+    Error::Run(RunError::Expired) => "PL068",
+    Error::Run(RunError::CrashLoop { .. }) => "PL069",
+    Error::Run(RunError::BadFrame { .. }) => "PL100",
+    Error::Run(RunError::Overrun { .. }) => "PL101",
+    Error::Run(RunError::FrameTooLong { .. }) => "PL102",
+    Error::Request(RequestError::MemoryFull { .. }) => "PL105",
+    Error::Proxy(ProxyError::CannotListen { .. }) => "PL090",
+    Error::Proxy(ProxyError::BadSetting { .. }) => "PL091",
+    Error::Proxy(ProxyError::System { .. }) => "PL092",
+    Error::Run(RunError::NotRestarted { .. }) => "PL093",
     ;
     // Each defect has its own.
-    Error::Unfit { defects, .. } => defects.first().expect("there is a defect").code(),
+    Error::Upload(UploadError::Unfit { defects, .. }) => defects.first().expect("there is a defect").code(),
 }
 
 impl Error {
@@ -331,76 +362,76 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NotHttp { .. } => "speak HTTP/1.1 without TLS to this port, for example `curl http://…`".into(),
-            Self::HeadTooLarge { .. } => "send what is long as a body, and fewer or shorter headers".into(),
-            Self::Http2 => "speak HTTP/1.1, for example with `curl --http1.1`".into(),
-            Self::UnmetExpectation { .. } => "leave `Expect` out, or send `Expect: 100-continue`".into(),
-            Self::NotJson { request: "run", .. } | Self::EmptyBody { request: "run" } => {
+            Self::Request(RequestError::NotHttp { .. }) => "speak HTTP/1.1 without TLS to this port, for example `curl http://…`".into(),
+            Self::Request(RequestError::HeadTooLarge { .. }) => "send what is long as a body, and fewer or shorter headers".into(),
+            Self::Request(RequestError::Http2) => "speak HTTP/1.1, for example with `curl --http1.1`".into(),
+            Self::Request(RequestError::UnmetExpectation { .. }) => "leave `Expect` out, or send `Expect: 100-continue`".into(),
+            Self::Request(RequestError::NotJson { request: "run", .. }) | Self::Request(RequestError::EmptyBody { request: "run" }) => {
                 r#"send the activation as a JSON object, for example `{"value":{"name":"Mike"}}`"#.into()
             }
-            Self::NotJson { .. } | Self::EmptyBody { .. } => {
+            Self::Request(RequestError::NotJson { .. }) | Self::Request(RequestError::EmptyBody { .. }) => {
                 r#"send `{"value":{"main":"main","code":"…","binary":false}}`"#.into()
             }
-            Self::BodyTooLarge { setting, .. } => {
+            Self::Request(RequestError::BodyTooLarge { setting, .. }) => {
                 format!("raise `{setting}` if bodies of this size are meant to be accepted")
             }
-            Self::BadBase64 { .. } => {
+            Self::Request(RequestError::BadBase64 { .. }) => {
                 "encode the code with the standard alphabet and padding, as `base64 -w0` does; text goes without it and with `\"binary\":false`".into()
             }
-            Self::UnknownProtocol { .. } => {
+            Self::Request(RequestError::UnknownProtocol { .. }) => {
                 "set `PIPELOOP_PROTOCOL` to `0`, `1`, `2`, `actionloop` or `auto`".into()
             }
-            Self::NotInitialised => "post the code to `/init` first".into(),
-            Self::Unfit { defects, .. } => {
+            Self::Request(RequestError::NotInitialised) => "post the code to `/init` first".into(),
+            Self::Upload(UploadError::Unfit { defects, .. }) => {
                 let mut hints: Vec<_> = defects.iter().map(Defect::hint).collect();
                 hints.dedup();
                 hints.join("; ")
             }
-            Self::Compile { problem, .. } => problem.hint().into(),
-            Self::ArchiveUnsupported { hint, .. } => (*hint).into(),
-            Self::ArchiveDamaged { .. } => "make the archive again and compare its size before and after the upload".into(),
-            Self::ArchiveWithoutExec { instead, .. } => instead.hint(),
-            Self::FolderWithoutExec { .. } => "name the program `exec`, or give the program itself instead of its folder".into(),
-            Self::ArchiveEscapes { .. } => "make the archive from inside the folder that holds `exec`, with links that stay in it; a Python environment has such links when it is made with `python3 -m venv --copies`".into(),
-            Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` if actions of this size are meant to be accepted".into(),
-            Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` if actions of so many files are meant to be accepted".into(),
-            Self::WrongEnvironment { found: Some(_), .. } => "build it again with the compiler of this image, or run it in the image that it was built for".into(),
-            Self::WrongEnvironment { found: None, .. } => "build it with the compiler of this image, which writes `exec.env`; where actions are not to be held to it, unset `OW_EXECUTION_ENV`".into(),
-            Self::Unwritable { .. } => "choose a folder that can be written with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
-            Self::CannotStart { hint, .. } => (*hint).to_owned(),
-            Self::NotReady { .. } => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
-            Self::WrongFirstLine { .. } => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines are taken as logs".into(),
-            Self::UnsupportedVersion { .. } => "this release speaks versions 1 and 2, the actionloop dialect, and version 0, which has no handshake and is asked for with `PIPELOOP_PROTOCOL=0`".into(),
-            Self::BadHandshake { .. } => r#"print `{"openwhisk":1}`, or `{"openwhisk":1,"context":true}` to get whole activations, or `{"openwhisk":2,"concurrency":8}`; a log line with a member `openwhisk` belongs on stderr"#.into(),
-            Self::NoHandshake { .. } => "print it at start and flush the output; without a handshake, set `PIPELOOP_PROTOCOL` to `actionloop` or `auto`".into(),
-            Self::BadAnswer { problem: BadAnswer::TwoLines { .. }, .. } => {
+            Self::Upload(UploadError::Compile { problem, .. }) => problem.hint().into(),
+            Self::Upload(UploadError::ArchiveUnsupported { hint, .. }) => (*hint).into(),
+            Self::Upload(UploadError::ArchiveDamaged { .. }) => "make the archive again and compare its size before and after the upload".into(),
+            Self::Upload(UploadError::ArchiveWithoutExec { instead, .. }) => instead.hint(),
+            Self::Upload(UploadError::FolderWithoutExec { .. }) => "name the program `exec`, or give the program itself instead of its folder".into(),
+            Self::Upload(UploadError::ArchiveEscapes { .. }) => "make the archive from inside the folder that holds `exec`, with links that stay in it; a Python environment has such links when it is made with `python3 -m venv --copies`".into(),
+            Self::Upload(UploadError::ArchiveTooLarge { .. }) => "raise `PIPELOOP_MAX_UNPACKED` if actions of this size are meant to be accepted".into(),
+            Self::Upload(UploadError::ArchiveTooManyEntries { .. }) => "raise `PIPELOOP_MAX_ENTRIES` if actions of so many files are meant to be accepted".into(),
+            Self::Upload(UploadError::WrongEnvironment { found: Some(_), .. }) => "build it again with the compiler of this image, or run it in the image that it was built for".into(),
+            Self::Upload(UploadError::WrongEnvironment { found: None, .. }) => "build it with the compiler of this image, which writes `exec.env`; where actions are not to be held to it, unset `OW_EXECUTION_ENV`".into(),
+            Self::Upload(UploadError::Unwritable { .. }) => "choose a folder that can be written with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
+            Self::Start(StartError::CannotStart { hint, .. }) => (*hint).to_owned(),
+            Self::Start(StartError::NotReady { .. }) => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
+            Self::Start(StartError::WrongFirstLine { .. }) => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines are taken as logs".into(),
+            Self::Start(StartError::UnsupportedVersion { .. }) => "this release speaks versions 1 and 2, the actionloop dialect, and version 0, which has no handshake and is asked for with `PIPELOOP_PROTOCOL=0`".into(),
+            Self::Start(StartError::BadHandshake { .. }) => r#"print `{"openwhisk":1}`, or `{"openwhisk":1,"context":true}` to get whole activations, or `{"openwhisk":2,"concurrency":8}`; a log line with a member `openwhisk` belongs on stderr"#.into(),
+            Self::Start(StartError::NoHandshake { .. }) => "print it at start and flush the output; without a handshake, set `PIPELOOP_PROTOCOL` to `actionloop` or `auto`".into(),
+            Self::Run(RunError::BadAnswer { problem: BadAnswer::TwoLines { .. }, .. }) => {
                 "write each answer on one line (no pretty-printing), and logs on stderr".into()
             }
             // What a shell could not find or execute says more than the answer that is missing.
-            Self::BadAnswer { ending: Some(ending), .. } if ending.lacks_program() => return exit_report::hint(ending, None),
-            Self::BadAnswer { .. } => {
+            Self::Run(RunError::BadAnswer { ending: Some(ending), .. }) if ending.lacks_program() => return exit_report::hint(ending, None),
+            Self::Run(RunError::BadAnswer { .. }) => {
                 "answer each activation with one JSON object or array on one line, and flush it; logs belong on stderr".into()
             }
-            Self::EndedAtStart { ending, stage } => return exit_report::hint(ending, Some(stage)),
-            Self::Died { ending } => return exit_report::hint(ending, None),
-            Self::ChannelClosed { .. } => "keep the channel open for as long as the action serves".into(),
-            Self::AnswerTooLong { .. } => "return less, or raise `PIPELOOP_MAX_RESULT`".into(),
-            Self::TimeOut { limit: TimeLimit::Deadline, .. } => {
+            Self::Start(StartError::EndedAtStart { ending, stage }) => return exit_report::hint(ending, Some(stage)),
+            Self::Run(RunError::Died { ending }) => return exit_report::hint(ending, None),
+            Self::Run(RunError::ChannelClosed { .. }) => "keep the channel open for as long as the action serves".into(),
+            Self::Run(RunError::AnswerTooLong { .. }) => "return less, or raise `PIPELOOP_MAX_RESULT`".into(),
+            Self::Run(RunError::TimeOut { limit: TimeLimit::Deadline, .. }) => {
                 "give the action a longer time limit on the platform, or make it faster; an answer that was never flushed looks like this too".into()
             }
-            Self::TimeOut { limit: TimeLimit::RunTimeout, .. } => {
+            Self::Run(RunError::TimeOut { limit: TimeLimit::RunTimeout, .. }) => {
                 "raise `PIPELOOP_RUN_TIMEOUT`, or make the action faster; an answer that was never flushed looks like this too".into()
             }
-            Self::BadFrame { .. } => r#"write one JSON object a line, with `id` and one of `chunk`, `result`, `error`, `end` and `log`, such as `{"id":1,"result":{}}`; logs belong on stderr"#.into(),
-            Self::Overrun { .. } => r#"promise `"pause":true` in the handshake and stop writing while asked to; or raise `PIPELOOP_STREAM_BUFFER`; or read faster"#.into(),
-            Self::FrameTooLong { .. } => "write smaller frames, or raise `PIPELOOP_MAX_RESULT`".into(),
-            Self::Cut { .. } => "raise `PIPELOOP_DRAIN_GRACE` and the grace of whoever stops the container, or make the action faster".into(),
-            Self::QueueFull { .. } => "try again later, or raise `PIPELOOP_QUEUE`".into(),
-            Self::MemoryFull { .. } => "try again later, send less at once, read answers faster, or raise `PIPELOOP_MAX_MEMORY`".into(),
-            Self::Expired => "send fewer activations at once, or give them a longer time limit on the platform".into(),
-            Self::CrashLoop { .. } => "mend what it dies of; whatever works again ends the pauses at once".into(),
-            Self::NotRestarted { .. } => "`PIPELOOP_RESTART` is `never`: start another container, or set it to `always`".into(),
-            Self::CannotListen { .. } => "choose another port with `--port` (`PIPELOOP_PORT`)".into(),
+            Self::Run(RunError::BadFrame { .. }) => r#"write one JSON object a line, with `id` and one of `chunk`, `result`, `error`, `end` and `log`, such as `{"id":1,"result":{}}`; logs belong on stderr"#.into(),
+            Self::Run(RunError::Overrun { .. }) => r#"promise `"pause":true` in the handshake and stop writing while asked to; or raise `PIPELOOP_STREAM_BUFFER`; or read faster"#.into(),
+            Self::Run(RunError::FrameTooLong { .. }) => "write smaller frames, or raise `PIPELOOP_MAX_RESULT`".into(),
+            Self::Run(RunError::Cut { .. }) => "raise `PIPELOOP_DRAIN_GRACE` and the grace of whoever stops the container, or make the action faster".into(),
+            Self::Run(RunError::QueueFull { .. }) => "try again later, or raise `PIPELOOP_QUEUE`".into(),
+            Self::Request(RequestError::MemoryFull { .. }) => "try again later, send less at once, read answers faster, or raise `PIPELOOP_MAX_MEMORY`".into(),
+            Self::Run(RunError::Expired) => "send fewer activations at once, or give them a longer time limit on the platform".into(),
+            Self::Run(RunError::CrashLoop { .. }) => "mend what it dies of; whatever works again ends the pauses at once".into(),
+            Self::Run(RunError::NotRestarted { .. }) => "`PIPELOOP_RESTART` is `never`: start another container, or set it to `always`".into(),
+            Self::Proxy(ProxyError::CannotListen { .. }) => "choose another port with `--port` (`PIPELOOP_PORT`)".into(),
             _ => return None,
         })
     }
@@ -410,49 +441,55 @@ impl fmt::Display for Error {
     #[allow(clippy::too_many_lines)] // One line a cause: splitting it would hide the catalogue.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotHttp { reason } => write!(f, "the request is not valid HTTP/1.1: {reason}"),
-            Self::HeadTooLarge { limit_bytes, limit_headers } => write!(
+            Self::Request(RequestError::NotHttp { reason }) => write!(f, "the request is not valid HTTP/1.1: {reason}"),
+            Self::Request(RequestError::HeadTooLarge { limit_bytes, limit_headers }) => write!(
                 f,
                 "the head of the request is too large: at most {limit_bytes} bytes and {limit_headers} headers are accepted"
             ),
-            Self::Http2 => f.write_str("the request is in HTTP/2, which is not spoken here"),
-            Self::UnmetExpectation { expectation } => {
+            Self::Request(RequestError::Http2) => f.write_str("the request is in HTTP/2, which is not spoken here"),
+            Self::Request(RequestError::UnmetExpectation { expectation }) => {
                 write!(f, "the request expects {}, which is not offered here", excerpt(expectation.as_bytes()))
             }
-            Self::NotJson { request, reason } => {
+            Self::Request(RequestError::NotJson { request, reason }) => {
                 write!(f, "the body of {request} is not valid JSON: {reason}")
             }
-            Self::NotAnObject { request, found } => {
+            Self::Request(RequestError::NotAnObject { request, found }) => {
                 write!(f, "the body of {request} must be a JSON object, got {found}")
             }
-            Self::EmptyBody { request } => write!(f, "the body of {request} is empty"),
-            Self::BodyTooLarge { request, limit_bytes, .. } => {
+            Self::Request(RequestError::EmptyBody { request }) => write!(f, "the body of {request} is empty"),
+            Self::Request(RequestError::BodyTooLarge { request, limit_bytes, .. }) => {
                 write!(f, "the body of {request} is too large: at most {limit_bytes} bytes are accepted")
             }
-            Self::BrokenBody { request, reason } => {
+            Self::Request(RequestError::BrokenBody { request, reason }) => {
                 write!(f, "the body of {request} cannot be read to its end: {reason}")
             }
-            Self::BodyStalled { waited } => {
+            Self::Request(RequestError::BodyStalled { waited }) => {
                 write!(f, "the request stopped arriving: nothing came for {}", millis(*waited))
             }
-            Self::BadMember { member, expected, found } => {
+            Self::Request(RequestError::BadMember { member, expected, found }) => {
                 write!(f, "`{member}` must be {expected}, got {found}")
             }
-            Self::NoCode => f.write_str("Missing main/no code to execute."),
-            Self::BadArguments => f.write_str("The action did not receive a dictionary or array as an argument."),
-            Self::AlreadyInitialised => f.write_str("Cannot initialize the action more than once."),
-            Self::InitUnderWay => f.write_str("another init is under way"),
-            Self::NotInitialised => f.write_str("no action has been initialised yet"),
-            Self::BadBase64 { reason } => write!(f, "`code` is marked as binary and is not valid base64: {reason}"),
-            Self::BadVariable { name } => write!(
+            Self::Request(RequestError::NoCode) => f.write_str("Missing main/no code to execute."),
+            Self::Request(RequestError::BadArguments) => {
+                f.write_str("The action did not receive a dictionary or array as an argument.")
+            }
+            Self::Request(RequestError::AlreadyInitialised) => {
+                f.write_str("Cannot initialize the action more than once.")
+            }
+            Self::Request(RequestError::InitUnderWay) => f.write_str("another init is under way"),
+            Self::Request(RequestError::NotInitialised) => f.write_str("no action has been initialised yet"),
+            Self::Request(RequestError::BadBase64 { reason }) => {
+                write!(f, "`code` is marked as binary and is not valid base64: {reason}")
+            }
+            Self::Request(RequestError::BadVariable { name }) => write!(
                 f,
                 "`env` holds a variable that cannot be set, with an empty name, `=` in its name or NUL: {}",
                 excerpt(name.as_bytes())
             ),
-            Self::UnknownProtocol { name } => {
+            Self::Request(RequestError::UnknownProtocol { name }) => {
                 write!(f, "`PIPELOOP_PROTOCOL` in `env` names no protocol: {}", excerpt(name.as_bytes()))
             }
-            Self::Unfit { path, defects } => {
+            Self::Upload(UploadError::Unfit { path, defects }) => {
                 match path {
                     Some(path) => write!(f, "cannot start the action `{}`: ", path.display())?,
                     None => f.write_str("the uploaded code cannot be an action: ")?,
@@ -460,23 +497,23 @@ impl fmt::Display for Error {
                 let clauses: Vec<_> = defects.iter().map(Defect::to_string).collect();
                 f.write_str(&clauses.join("; "))
             }
-            Self::Compile { compiler, problem, tail } => {
+            Self::Upload(UploadError::Compile { compiler, problem, tail }) => {
                 write!(f, "the compiler `{}` {problem}", compiler.display())?;
                 if tail.is_empty() { Ok(()) } else { write!(f, ": `{tail}`") }
             }
-            Self::ArchiveUnsupported { format, reason, .. } => {
+            Self::Upload(UploadError::ArchiveUnsupported { format, reason, .. }) => {
                 write!(f, "the {format} archive cannot be read here: {reason}")
             }
-            Self::ArchiveDamaged { format, reason } => {
+            Self::Upload(UploadError::ArchiveDamaged { format, reason }) => {
                 write!(f, "the {format} archive is damaged or incomplete: {reason}")
             }
-            Self::ArchiveWithoutExec { instead, holds, more } => {
+            Self::Upload(UploadError::ArchiveWithoutExec { instead, holds, more }) => {
                 write!(f, "the archive has no file `exec` at its root{instead}; it holds {}", listing(holds, *more))
             }
-            Self::FolderWithoutExec { path, holds, more } => {
+            Self::Upload(UploadError::FolderWithoutExec { path, holds, more }) => {
                 write!(f, "the folder `{}` has no file `exec`; it holds {}", path.display(), listing(holds, *more))
             }
-            Self::ArchiveEscapes { entry, path, target } => {
+            Self::Upload(UploadError::ArchiveEscapes { entry, path, target }) => {
                 let path = excerpt(path.as_bytes());
                 let number =
                     entry.map_or_else(|| "the folder's entry".into(), |entry| format!("archive entry {entry},"));
@@ -490,40 +527,40 @@ impl fmt::Display for Error {
                     }
                 }
             }
-            Self::ArchiveEntryKind { entry, path, kind } => {
+            Self::Upload(UploadError::ArchiveEntryKind { entry, path, kind }) => {
                 match entry {
                     Some(entry) => write!(f, "archive entry {entry}")?,
                     None => f.write_str("an entry of the folder")?,
                 }
                 write!(f, " is a {kind}, not a file, folder or link: {}", excerpt(path.as_bytes()))
             }
-            Self::ArchiveTooLarge { what, limit_bytes } => {
+            Self::Upload(UploadError::ArchiveTooLarge { what, limit_bytes }) => {
                 write!(f, "the {what} to more than the {limit_bytes} bytes that are accepted")
             }
-            Self::ArchiveTooManyEntries { what, limit } => {
+            Self::Upload(UploadError::ArchiveTooManyEntries { what, limit }) => {
                 write!(f, "the {what} has more than the {limit} entries that are accepted")
             }
-            Self::WrongEnvironment { expected, found: Some(found) } => write!(
+            Self::Upload(UploadError::WrongEnvironment { expected, found: Some(found) }) => write!(
                 f,
                 "the action was built for the execution environment {}, as its `exec.env` says, and this one is {}",
                 excerpt(found.as_bytes()),
                 excerpt(expected.as_bytes())
             ),
-            Self::WrongEnvironment { expected, found: None } => write!(
+            Self::Upload(UploadError::WrongEnvironment { expected, found: None }) => write!(
                 f,
                 "the action has no file `exec.env` beside its `exec` that would say that it was built for this execution environment, {}",
                 excerpt(expected.as_bytes())
             ),
-            Self::Unwritable { path, reason } => {
+            Self::Upload(UploadError::Unwritable { path, reason }) => {
                 write!(f, "cannot write the action to `{}`: {reason}", path.display())
             }
-            Self::NoSuchAction { path, reason } => {
+            Self::Upload(UploadError::NoSuchAction { path, reason }) => {
                 write!(f, "cannot read the action `{}`: {reason}", path.display())
             }
-            Self::CannotStart { path, reason, .. } => {
+            Self::Start(StartError::CannotStart { path, reason, .. }) => {
                 write!(f, "cannot start the action `{}`: {reason}", path.display())
             }
-            Self::EndedAtStart { ending, stage } => match stage {
+            Self::Start(StartError::EndedAtStart { ending, stage }) => match stage {
                 Stage::BeforeReady => write!(f, "the action {ending}, before it was ready{}", ending.quoted_tail()),
                 Stage::AfterLine { line } => write!(
                     f,
@@ -539,34 +576,34 @@ impl fmt::Display for Error {
                     )
                 }
             },
-            Self::NotReady { limit, awaited, tail } => {
+            Self::Start(StartError::NotReady { limit, awaited, tail }) => {
                 write!(f, "the action was not ready within {}: it {awaited}", millis(*limit))?;
                 if tail.is_empty() { Ok(()) } else { write!(f, "; the last it said: `{tail}`") }
             }
-            Self::WrongFirstLine { expected, line, channel } => {
+            Self::Start(StartError::WrongFirstLine { expected, line, channel }) => {
                 write!(
                     f,
                     "the action's first line on {channel} is not its handshake: expected `{expected}`, got {}",
                     excerpt(line.as_bytes())
                 )
             }
-            Self::BadHandshake { member, expected, found, line } => {
+            Self::Start(StartError::BadHandshake { member, expected, found, line }) => {
                 write!(
                     f,
                     "`{member}` of the action's handshake must be {expected}, got {found}: {}",
                     excerpt(line.as_bytes())
                 )
             }
-            Self::UnsupportedVersion { version } => {
+            Self::Start(StartError::UnsupportedVersion { version }) => {
                 write!(
                     f,
                     "the action's handshake names version {version} of the native protocol, this proxy shakes hands on versions 1 and 2"
                 )
             }
-            Self::NoHandshake { protocol } => {
+            Self::Start(StartError::NoHandshake { protocol }) => {
                 write!(f, "the action waits for input and has not sent the handshake of protocol {protocol}")
             }
-            Self::BadAnswer { ending, .. } => {
+            Self::Run(RunError::BadAnswer { ending, .. }) => {
                 // Nothing but the fixed text, unless the process failed: then that is the news.
                 f.write_str(BAD_ANSWER)?;
                 match ending {
@@ -574,19 +611,19 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
-            Self::Died { ending } => {
+            Self::Run(RunError::Died { ending }) => {
                 write!(f, "the action {ending}, before it answered{}", ending.quoted_tail())
             }
-            Self::ChannelClosed { channel } => {
+            Self::Run(RunError::ChannelClosed { channel }) => {
                 write!(f, "the action closed {channel} before it answered, and lives on; it was stopped")
             }
-            Self::AnswerTooLong { limit_bytes } => {
+            Self::Run(RunError::AnswerTooLong { limit_bytes }) => {
                 write!(
                     f,
                     "the action's answer is too long: at most {limit_bytes} bytes are accepted; the action was stopped"
                 )
             }
-            Self::TimeOut { limit, after } => match limit {
+            Self::Run(RunError::TimeOut { limit, after }) => match limit {
                 TimeLimit::Deadline => {
                     write!(
                         f,
@@ -602,50 +639,54 @@ impl fmt::Display for Error {
                     )
                 }
             },
-            Self::QueueFull { limit } => write!(f, "as many activations wait already as may: {limit}"),
-            Self::MemoryFull { held_bytes, limit_bytes } => write!(
+            Self::Run(RunError::QueueFull { limit }) => write!(f, "as many activations wait already as may: {limit}"),
+            Self::Request(RequestError::MemoryFull { held_bytes, limit_bytes }) => write!(
                 f,
                 "bodies and answers take {held_bytes} bytes already, at most {limit_bytes} are accepted at once"
             ),
-            Self::ShuttingDown => f.write_str("the proxy is shutting down"),
-            Self::Expired => {
+            Self::Proxy(ProxyError::ShuttingDown) => f.write_str("the proxy is shutting down"),
+            Self::Run(RunError::Expired) => {
                 f.write_str("the activation's deadline passed while it waited for others, and it was never begun")
             }
-            Self::CrashLoop { deaths, last, retry_in } => {
+            Self::Run(RunError::CrashLoop { crashes, last, retry_in }) => {
                 write!(
                     f,
-                    "the action died {deaths} times in a row and is not started again for {}; the last time: {last}",
+                    "the action died {crashes} times in a row and is not started again for {}; the last time: {last}",
                     millis(*retry_in)
                 )
             }
-            Self::NotRestarted { last } => {
+            Self::Run(RunError::NotRestarted { last }) => {
                 write!(f, "the action has ended and is not started again: {last}")
             }
-            Self::BadFrame { problem, line } => {
+            Self::Run(RunError::BadFrame { problem, line }) => {
                 write!(f, "the action wrote a frame {problem}: {}", excerpt(line.as_bytes()))
             }
-            Self::Overrun { limit_bytes } => {
+            Self::Run(RunError::Overrun { limit_bytes }) => {
                 write!(
                     f,
                     "the caller reads more slowly than the action writes, and fell behind by {limit_bytes} bytes; other activations of the process were not to wait for it"
                 )
             }
-            Self::FrameTooLong { limit_bytes, in_flight } => {
+            Self::Run(RunError::FrameTooLong { limit_bytes, in_flight }) => {
                 write!(
                     f,
                     "the action wrote a frame of more than {limit_bytes} bytes while {in_flight} activations were in flight; it was stopped, and all of them with it"
                 )
             }
-            Self::Cut { after } => {
+            Self::Run(RunError::Cut { after }) => {
                 write!(
                     f,
                     "the proxy was told to end and the action did not answer in time; it was stopped after {}",
                     millis(*after)
                 )
             }
-            Self::CannotListen { address, reason } => write!(f, "cannot listen on {address}: {reason}"),
-            Self::BadSetting { setting, reason } => write!(f, "`{setting}` cannot be used: {reason}"),
-            Self::System { doing, reason } => write!(f, "cannot {doing}: {reason}"),
+            Self::Proxy(ProxyError::CannotListen { address, reason }) => {
+                write!(f, "cannot listen on {address}: {reason}")
+            }
+            Self::Proxy(ProxyError::BadSetting { setting, reason }) => {
+                write!(f, "`{setting}` cannot be used: {reason}")
+            }
+            Self::Proxy(ProxyError::System { doing, reason }) => write!(f, "cannot {doing}: {reason}"),
         }
     }
 }
@@ -658,11 +699,11 @@ impl Error {
     #[must_use]
     pub fn for_caller(&self) -> String {
         match self {
-            Self::NoCode
-            | Self::AlreadyInitialised
-            | Self::BadArguments
-            | Self::BadAnswer { .. }
-            | Self::ShuttingDown => self.to_string(),
+            Self::Request(RequestError::NoCode)
+            | Self::Request(RequestError::AlreadyInitialised)
+            | Self::Request(RequestError::BadArguments)
+            | Self::Run(RunError::BadAnswer { .. })
+            | Self::Proxy(ProxyError::ShuttingDown) => self.to_string(),
             _ => match self.hint() {
                 Some(hint) => format!("{self} (hint: {hint})"),
                 None => self.to_string(),
@@ -674,7 +715,7 @@ impl Error {
     /// the offending line of an unusable answer.
     #[must_use]
     pub fn detail(&self) -> Option<String> {
-        let Self::BadAnswer { problem, ending } = self else { return None };
+        let Self::Run(RunError::BadAnswer { problem, ending }) = self else { return None };
         let mut detail = problem.to_string();
         if let Some(ending) = ending {
             detail = format!("{detail}; it {ending}");

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use crate::action::{Action, DEFAULT_MAIN, Init};
 use crate::activation::{Activation, Object, as_text, type_of};
 use crate::artifact::Code;
-use crate::error::Error;
+use crate::error::{Error, ProxyError, RequestError, RunError, StartError, UploadError};
 use crate::protocol::Protocol;
 
 use super::stream::Wanted;
@@ -119,7 +119,7 @@ impl OpenWhisk {
         let activation = match read_body(body, &bound).await {
             Ok((body, held)) => Activation::parse(body).map(|activation| activation.holding(held)),
             // It was not looked at, and has no log either.
-            Err(error @ Error::MemoryFull { .. }) => return Err(error),
+            Err(error @ Error::Request(RequestError::MemoryFull { .. })) => return Err(error),
             Err(error) => Err(error),
         };
         match activation {
@@ -129,7 +129,7 @@ impl OpenWhisk {
                     Ok(json(StatusCode::OK, self.action.room().keep(answer)))
                 }
                 // Nothing is said before there is something to say: until then it may be an error.
-                Wanted::Pieces(format) => self.action.stream(activation).await.map(|pieces| format.reply(pieces)),
+                Wanted::Stream(format) => self.action.stream(activation).await.map(|pieces| format.reply(pieces)),
             },
             Err(error) => {
                 self.action.refuse().await;
@@ -209,7 +209,10 @@ pub fn parse_init(body: &[u8]) -> Result<Init, Error> {
     if let Some(at) = init.environment.iter().rposition(|(name, _)| name == "PIPELOOP_PROTOCOL") {
         let (_, name) = &init.environment[at];
         let name = name.to_string_lossy();
-        init.protocol = Some(name.parse::<Protocol>().map_err(|_| Error::UnknownProtocol { name: name.into_owned() })?);
+        init.protocol = Some(
+            name.parse::<Protocol>()
+                .map_err(|_| Error::Request(RequestError::UnknownProtocol { name: name.into_owned() }))?,
+        );
         init.environment.retain(|(name, _)| name != "PIPELOOP_PROTOCOL");
     }
     Ok(init)
@@ -226,7 +229,7 @@ fn environment(raw: &RawValue) -> Result<Vec<(OsString, OsString)>, Error> {
         let value = as_text(raw);
         // The kernel could not tell such a name or value from others.
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(Error::BadVariable { name: name.into_owned() });
+            return Err(Error::Request(RequestError::BadVariable { name: name.into_owned() }));
         }
         variables.push((name.into_owned().into(), OsString::from_vec(value.into_bytes())));
     }
@@ -238,7 +241,7 @@ fn parse<T: serde::de::DeserializeOwned>(raw: &RawValue) -> Option<T> {
 }
 
 fn bad_member(member: &'static str, expected: &'static str, raw: &RawValue) -> Error {
-    Error::BadMember { member, expected, found: type_of(raw.get()) }
+    Error::Request(RequestError::BadMember { member, expected, found: type_of(raw.get()) })
 }
 
 /// Which part of an init failed, where the platform has fixed texts for it.
@@ -250,25 +253,25 @@ enum Upload {
 impl Upload {
     fn of(error: &Error) -> Option<Self> {
         match error {
-            Error::Unfit { path: None, .. }
-            | Error::Compile { .. }
-            | Error::ArchiveDamaged { .. }
-            | Error::ArchiveUnsupported { .. }
-            | Error::ArchiveWithoutExec { .. }
-            | Error::ArchiveEscapes { .. }
-            | Error::ArchiveEntryKind { .. }
-            | Error::ArchiveTooLarge { .. }
-            | Error::ArchiveTooManyEntries { .. }
-            | Error::Unwritable { .. } => Some(Self::Artifact),
-            Error::Unfit { path: Some(_), .. }
-            | Error::WrongEnvironment { .. }
-            | Error::CannotStart { .. }
-            | Error::EndedAtStart { .. }
-            | Error::NotReady { .. }
-            | Error::WrongFirstLine { .. }
-            | Error::BadHandshake { .. }
-            | Error::UnsupportedVersion { .. }
-            | Error::NoHandshake { .. } => Some(Self::Start),
+            Error::Upload(UploadError::Unfit { path: None, .. })
+            | Error::Upload(UploadError::Compile { .. })
+            | Error::Upload(UploadError::ArchiveDamaged { .. })
+            | Error::Upload(UploadError::ArchiveUnsupported { .. })
+            | Error::Upload(UploadError::ArchiveWithoutExec { .. })
+            | Error::Upload(UploadError::ArchiveEscapes { .. })
+            | Error::Upload(UploadError::ArchiveEntryKind { .. })
+            | Error::Upload(UploadError::ArchiveTooLarge { .. })
+            | Error::Upload(UploadError::ArchiveTooManyEntries { .. })
+            | Error::Upload(UploadError::Unwritable { .. }) => Some(Self::Artifact),
+            Error::Upload(UploadError::Unfit { path: Some(_), .. })
+            | Error::Upload(UploadError::WrongEnvironment { .. })
+            | Error::Start(StartError::CannotStart { .. })
+            | Error::Start(StartError::EndedAtStart { .. })
+            | Error::Start(StartError::NotReady { .. })
+            | Error::Start(StartError::WrongFirstLine { .. })
+            | Error::Start(StartError::BadHandshake { .. })
+            | Error::Start(StartError::UnsupportedVersion { .. })
+            | Error::Start(StartError::NoHandshake { .. }) => Some(Self::Start),
             _ => None,
         }
     }
@@ -278,61 +281,61 @@ impl Upload {
 fn status(error: &Error) -> StatusCode {
     match error {
         // What the caller can mend by sending something else.
-        Error::NotJson { .. }
-        | Error::NotHttp { .. }
-        | Error::BrokenBody { .. }
-        | Error::NotAnObject { .. }
-        | Error::EmptyBody { .. }
-        | Error::BadMember { .. }
-        | Error::BadVariable { .. }
-        | Error::BadBase64 { .. }
-        | Error::UnknownProtocol { .. } => StatusCode::BAD_REQUEST,
-        Error::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Error::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        Error::UnmetExpectation { .. } => StatusCode::EXPECTATION_FAILED,
-        Error::Http2 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-        Error::BodyStalled { .. } => StatusCode::REQUEST_TIMEOUT,
-        Error::NoCode | Error::AlreadyInitialised | Error::InitUnderWay => StatusCode::FORBIDDEN,
+        Error::Request(RequestError::NotJson { .. })
+        | Error::Request(RequestError::NotHttp { .. })
+        | Error::Request(RequestError::BrokenBody { .. })
+        | Error::Request(RequestError::NotAnObject { .. })
+        | Error::Request(RequestError::EmptyBody { .. })
+        | Error::Request(RequestError::BadMember { .. })
+        | Error::Request(RequestError::BadVariable { .. })
+        | Error::Request(RequestError::BadBase64 { .. })
+        | Error::Request(RequestError::UnknownProtocol { .. }) => StatusCode::BAD_REQUEST,
+        Error::Request(RequestError::BodyTooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::Request(RequestError::HeadTooLarge { .. }) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Error::Request(RequestError::UnmetExpectation { .. }) => StatusCode::EXPECTATION_FAILED,
+        Error::Request(RequestError::Http2) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        Error::Request(RequestError::BodyStalled { .. }) => StatusCode::REQUEST_TIMEOUT,
+        Error::Request(RequestError::NoCode) | Error::Request(RequestError::AlreadyInitialised) | Error::Request(RequestError::InitUnderWay) => StatusCode::FORBIDDEN,
         // As the Docker skeleton answers.
-        Error::BadArguments => StatusCode::NOT_FOUND,
-        Error::NotInitialised => StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Request(RequestError::BadArguments) => StatusCode::NOT_FOUND,
+        Error::Request(RequestError::NotInitialised) => StatusCode::INTERNAL_SERVER_ERROR,
         // What the author of the action can mend.
-        Error::Unfit { .. }
-        | Error::Compile { .. }
-        | Error::ArchiveDamaged { .. }
-        | Error::ArchiveUnsupported { .. }
-        | Error::ArchiveWithoutExec { .. }
-        | Error::FolderWithoutExec { .. }
-        | Error::ArchiveEscapes { .. }
-        | Error::ArchiveEntryKind { .. }
-        | Error::ArchiveTooLarge { .. }
-        | Error::ArchiveTooManyEntries { .. }
-        | Error::NoSuchAction { .. }
-        | Error::WrongEnvironment { .. }
-        | Error::CannotStart { .. }
-        | Error::EndedAtStart { .. }
-        | Error::NotReady { .. }
-        | Error::WrongFirstLine { .. }
-        | Error::BadHandshake { .. }
-        | Error::UnsupportedVersion { .. }
-        | Error::NoHandshake { .. }
-        | Error::BadAnswer { .. }
-        | Error::Died { .. }
-        | Error::ChannelClosed { .. }
-        | Error::AnswerTooLong { .. }
-        | Error::TimeOut { .. }
+        Error::Upload(UploadError::Unfit { .. })
+        | Error::Upload(UploadError::Compile { .. })
+        | Error::Upload(UploadError::ArchiveDamaged { .. })
+        | Error::Upload(UploadError::ArchiveUnsupported { .. })
+        | Error::Upload(UploadError::ArchiveWithoutExec { .. })
+        | Error::Upload(UploadError::FolderWithoutExec { .. })
+        | Error::Upload(UploadError::ArchiveEscapes { .. })
+        | Error::Upload(UploadError::ArchiveEntryKind { .. })
+        | Error::Upload(UploadError::ArchiveTooLarge { .. })
+        | Error::Upload(UploadError::ArchiveTooManyEntries { .. })
+        | Error::Upload(UploadError::NoSuchAction { .. })
+        | Error::Upload(UploadError::WrongEnvironment { .. })
+        | Error::Start(StartError::CannotStart { .. })
+        | Error::Start(StartError::EndedAtStart { .. })
+        | Error::Start(StartError::NotReady { .. })
+        | Error::Start(StartError::WrongFirstLine { .. })
+        | Error::Start(StartError::BadHandshake { .. })
+        | Error::Start(StartError::UnsupportedVersion { .. })
+        | Error::Start(StartError::NoHandshake { .. })
+        | Error::Run(RunError::BadAnswer { .. })
+        | Error::Run(RunError::Died { .. })
+        | Error::Run(RunError::ChannelClosed { .. })
+        | Error::Run(RunError::AnswerTooLong { .. })
+        | Error::Run(RunError::TimeOut { .. })
         // Not 503: the platform would run it again elsewhere, and it has had its effects.
-        | Error::Cut { .. }
-        | Error::Expired
-        | Error::CrashLoop { .. }
-        | Error::BadFrame { .. }
-        | Error::Overrun { .. }
-        | Error::FrameTooLong { .. }
-        | Error::NotRestarted { .. } => StatusCode::BAD_GATEWAY,
-        Error::QueueFull { .. } | Error::MemoryFull { .. } => StatusCode::TOO_MANY_REQUESTS,
-        Error::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        | Error::Run(RunError::Cut { .. })
+        | Error::Run(RunError::Expired)
+        | Error::Run(RunError::CrashLoop { .. })
+        | Error::Run(RunError::BadFrame { .. })
+        | Error::Run(RunError::Overrun { .. })
+        | Error::Run(RunError::FrameTooLong { .. })
+        | Error::Run(RunError::NotRestarted { .. }) => StatusCode::BAD_GATEWAY,
+        Error::Run(RunError::QueueFull { .. }) | Error::Request(RequestError::MemoryFull { .. }) => StatusCode::TOO_MANY_REQUESTS,
+        Error::Proxy(ProxyError::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
         // What the operator can mend.
-        Error::Unwritable { .. } | Error::CannotListen { .. } | Error::BadSetting { .. } | Error::System { .. } => {
+        Error::Upload(UploadError::Unwritable { .. }) | Error::Proxy(ProxyError::CannotListen { .. }) | Error::Proxy(ProxyError::BadSetting { .. }) | Error::Proxy(ProxyError::System { .. }) => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::header::{ACCEPT, HeaderMap};
 
-use crate::action::response_stream::{Piece, Pieces};
+use crate::action::response_stream::{ResponseStream, StreamItem};
 use crate::protocol::answer::failure;
 
 use crate::server::{Reply, Source, stream};
@@ -19,8 +19,8 @@ use crate::server::{Reply, Source, stream};
 pub(super) enum Wanted {
     /// One body: whoever does not ask for anything else.
     Whole,
-    /// Pieces as they come.
-    Pieces(Format),
+    /// ResponseStream as they come.
+    Stream(Format),
 }
 
 /// How pieces are written.
@@ -45,9 +45,9 @@ impl Wanted {
             let media_type = parts.next().unwrap_or_default();
             let is = |name: &str| media_type.eq_ignore_ascii_case(name);
             let wanted = if is("text/event-stream") {
-                Self::Pieces(Format::Events)
+                Self::Stream(Format::Events)
             } else if is("application/x-ndjson") || is("application/ndjson") {
-                Self::Pieces(Format::Lines)
+                Self::Stream(Format::Lines)
             } else if is("application/json") || is("application/*") || is("*/*") {
                 Self::Whole
             } else {
@@ -65,7 +65,7 @@ impl Wanted {
 
 impl Format {
     /// An answer whose first piece has come.
-    pub(super) fn reply(self, (first, pieces): (Piece, Pieces)) -> Reply {
+    pub(super) fn reply(self, (first, pieces): (StreamItem, ResponseStream)) -> Reply {
         let media_type = match self {
             Self::Events => "text/event-stream",
             Self::Lines => "application/x-ndjson",
@@ -73,13 +73,13 @@ impl Format {
         stream(media_type, Box::new(Writer { format: self, first: Some(first), pieces, over: false }))
     }
 
-    fn piece(self, piece: Piece) -> Bytes {
+    fn piece(self, piece: StreamItem) -> Bytes {
         let (name, json) = match piece {
-            Piece::Chunk(json) => ("chunk", json),
-            Piece::Result(json) => ("result", json),
-            Piece::End => ("result", Bytes::from_static(b"null")),
-            Piece::Failed(json) => ("error", json),
-            Piece::Broken(error) => ("error", serde_json::json!(error.for_caller()).to_string().into()),
+            StreamItem::Chunk(json) => ("chunk", json),
+            StreamItem::Result(json) => ("result", json),
+            StreamItem::End => ("result", Bytes::from_static(b"null")),
+            StreamItem::Failed(json) => ("error", json),
+            StreamItem::Broken(error) => ("error", serde_json::json!(error.for_caller()).to_string().into()),
         };
         let mut text = Vec::with_capacity(json.len() + 40);
         match self {
@@ -120,8 +120,8 @@ impl Format {
 #[derive(Debug)]
 struct Writer {
     format: Format,
-    first: Option<Piece>,
-    pieces: Pieces,
+    first: Option<StreamItem>,
+    pieces: ResponseStream,
     over: bool,
 }
 
@@ -142,7 +142,7 @@ impl Source for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
+    use crate::error::{Error, ProxyError};
 
     #[test]
     fn accept_chooses() {
@@ -153,7 +153,7 @@ mod tests {
             }
             Wanted::by(&headers)
         };
-        let (events, lines) = (Wanted::Pieces(Format::Events), Wanted::Pieces(Format::Lines));
+        let (events, lines) = (Wanted::Stream(Format::Events), Wanted::Stream(Format::Lines));
         for whole in [&[][..], &["*/*"], &["application/json"], &["text/html"], &["text/event-stream;q=0"], &[""]] {
             assert_eq!(wanted(whole), Wanted::Whole, "{whole:?}");
         }
@@ -168,21 +168,21 @@ mod tests {
 
     #[test]
     fn pieces_are_written_as_they_came() {
-        let both = |piece: fn() -> Piece| {
+        let both = |piece: fn() -> StreamItem| {
             [Format::Events, Format::Lines].map(|format| String::from_utf8(format.piece(piece()).to_vec()).unwrap())
         };
         assert_eq!(
-            both(|| Piece::Chunk("{\"a\":1.00,\r\"b\":\"\\u00e9\\r\\n\"}".into())),
+            both(|| StreamItem::Chunk("{\"a\":1.00,\r\"b\":\"\\u00e9\\r\\n\"}".into())),
             ["data: {\"a\":1.00, \"b\":\"\\u00e9\\r\\n\"}\n\n", "{\"chunk\":{\"a\":1.00,\r\"b\":\"\\u00e9\\r\\n\"}}\n"]
         );
-        assert_eq!(both(|| Piece::Result("[1]".into())), ["event: result\ndata: [1]\n\n", "{\"result\":[1]}\n"]);
-        assert_eq!(both(|| Piece::End), ["event: result\ndata: null\n\n", "{\"result\":null}\n"]);
+        assert_eq!(both(|| StreamItem::Result("[1]".into())), ["event: result\ndata: [1]\n\n", "{\"result\":[1]}\n"]);
+        assert_eq!(both(|| StreamItem::End), ["event: result\ndata: null\n\n", "{\"result\":null}\n"]);
         assert_eq!(
-            both(|| Piece::Failed("{\"code\":7}".into())),
+            both(|| StreamItem::Failed("{\"code\":7}".into())),
             ["event: error\ndata: {\"error\":{\"code\":7}}\n\n", "{\"error\":{\"code\":7}}\n"]
         );
         assert_eq!(
-            both(|| Piece::Broken(Error::ShuttingDown)),
+            both(|| StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown))),
             [
                 "event: error\ndata: {\"error\":\"the proxy is shutting down\"}\n\n",
                 "{\"error\":\"the proxy is shutting down\"}\n"

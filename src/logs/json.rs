@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A longer line becomes several objects.
-const LONGEST_LINE: usize = 64 * 1024;
+const MAX_LINE: usize = 64 * 1024;
 
 /// Cuts one stream into lines.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Lines {
             }
         }
         self.unfinished.extend_from_slice(bytes);
-        if self.unfinished.len() > LONGEST_LINE {
+        if self.unfinished.len() > MAX_LINE {
             self.finish(&mut encoded);
         }
         encoded
@@ -60,12 +60,12 @@ impl Lines {
     }
 
     fn line(&self, line: &[u8], encoded: &mut Vec<u8>) {
-        if line.len() > LONGEST_LINE {
+        if line.len() > MAX_LINE {
             // Between characters, as far as it is text.
             let mut rest = line;
             while !rest.is_empty() {
-                let mut end = rest.len().min(LONGEST_LINE);
-                while end < rest.len() && end > LONGEST_LINE - 4 && rest[end] & 0xc0 == 0x80 {
+                let mut end = rest.len().min(MAX_LINE);
+                while end < rest.len() && end > MAX_LINE - 4 && rest[end] & 0xc0 == 0x80 {
                     end -= 1;
                 }
                 object(self.stream, self.label.as_deref(), &rest[..end], encoded);
@@ -145,9 +145,9 @@ mod tests {
         let mut rest = Vec::new();
         lines.finish(&mut rest);
         assert_eq!(texts(&rest), ["un"]);
-        let long = "é".repeat(LONGEST_LINE);
+        let long = "é".repeat(MAX_LINE);
         let encoded = lines.feed(format!("x{long}\n").as_bytes());
         assert_eq!(texts(&encoded).concat(), format!("x{long}"));
-        assert!(texts(&encoded).iter().all(|text| text.len() <= LONGEST_LINE));
+        assert!(texts(&encoded).iter().all(|text| text.len() <= MAX_LINE));
     }
 }

@@ -25,7 +25,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::activation::Activation;
-use crate::config::LogFormat;
 use crate::process::pipe;
 use crate::time;
 
@@ -204,6 +203,16 @@ impl Logs {
             stream.detach();
         }
     }
+}
+
+/// How the log of an action is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// As it came, byte for byte.
+    #[default]
+    Text,
+    /// A JSON object for each line.
+    Json,
 }
 
 /// The bounds of a log.

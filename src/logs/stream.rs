@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::config::LogFormat;
+use super::LogFormat;
 use crate::time;
 
 use super::json::Lines;
@@ -32,7 +32,7 @@ pub struct Stream {
     /// Bytes on their way out, from `sent` on.
     outbox: Vec<u8>,
     sent: usize,
-    company: Company,
+    company: Sharing,
     turn: Option<OwnedSemaphorePermit>,
     /// While it gathers, bytes up to here may go.
     released: usize,
@@ -54,9 +54,9 @@ pub struct Stream {
 
 /// Whether others write to the same sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Company {
+enum Sharing {
     /// Nobody.
-    Alone,
+    Baseline,
     /// Others do, each when it has the turn. The log of an activation is held until it is whole, or
     /// too much.
     Gathers,
@@ -80,7 +80,7 @@ impl Stream {
             lines: (bounds.format == LogFormat::Json).then(|| Lines::new(name)),
             outbox: Vec::new(),
             sent: 0,
-            company: Company::Alone,
+            company: Sharing::Baseline,
             turn: None,
             released: 0,
             phase: Phase::Open,
@@ -99,7 +99,7 @@ impl Stream {
 
     /// From now on others write to the same sink.
     pub(super) fn share(&mut self) {
-        self.company = Company::Gathers;
+        self.company = Sharing::Gathers;
     }
 
     /// Whether lines are written as objects.
@@ -119,8 +119,8 @@ impl Stream {
     /// Nothing is waited for any more: what is held back may go.
     pub(super) fn let_go(&mut self) {
         self.held = 0;
-        if self.company == Company::Gathers {
-            self.company = Company::Shares;
+        if self.company == Sharing::Gathers {
+            self.company = Sharing::Shares;
         }
     }
 
@@ -326,7 +326,7 @@ impl Stream {
     /// How much of the outbox may go.
     fn due(&mut self) -> usize {
         let ready = self.outbox.len() - self.held;
-        if self.company != Company::Gathers || self.phase == Phase::Closed {
+        if self.company != Sharing::Gathers || self.phase == Phase::Closed {
             return ready;
         }
         if self.outbox.len() > self.backlog_limit {
@@ -344,7 +344,7 @@ impl Stream {
 
     /// Whether it may write to the sink now.
     fn has_turn(&mut self) -> bool {
-        if self.company == Company::Alone || self.turn.is_some() {
+        if self.company == Sharing::Baseline || self.turn.is_some() {
             return true;
         }
         let Some(turn) = self.sink.try_turn() else { return false };
@@ -362,7 +362,7 @@ impl Stream {
 
     /// Waits until a [`Stream::flush`] that left something may get further.
     async fn may_flush(&mut self) {
-        if self.company != Company::Alone && self.turn.is_none() && !self.stalled {
+        if self.company != Sharing::Baseline && self.turn.is_none() && !self.stalled {
             let turn = self.sink.turn().await;
             self.take(turn);
         } else {

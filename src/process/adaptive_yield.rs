@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 
 /// Whether to give way to one of them. Kept for each.
 #[derive(Debug)]
-pub struct Courtesy {
+pub struct AdaptiveYield {
     paid: bool,
     left_out: u32,
 }
 
-impl Courtesy {
+impl AdaptiveYield {
     /// One that is tried the first time.
     pub const UNTRIED: Self = Self { paid: true, left_out: 0 };
     /// It must not take longer than this, whatever it brings.
-    const LONGEST: Duration = Duration::from_micros(200);
+    const MAX: Duration = Duration::from_micros(200);
     /// One time in so many tries it when it did not pay.
     const TRIED_EVERY: u32 = 256;
 
     /// Gives way, if that is due. Whether it did: what it [brought](Self::brought) is to be told then.
-    pub fn give_way(&mut self) -> bool {
+    pub fn yield_if_due(&mut self) -> bool {
         let due = self.is_due();
         if due {
             let began = Instant::now();
@@ -40,7 +40,7 @@ impl Courtesy {
     }
 
     fn took(&mut self, time: Duration) {
-        *self = Self { paid: time < Self::LONGEST, left_out: 0 };
+        *self = Self { paid: time < Self::MAX, left_out: 0 };
     }
 
     /// Whether something had come when it was over.
@@ -55,7 +55,7 @@ mod tests {
 
     /// How often it is done in so many times of which each takes and brings the same.
     fn count(times: u32, took: Duration, something: bool) -> usize {
-        let mut courtesy = Courtesy::UNTRIED;
+        let mut courtesy = AdaptiveYield::UNTRIED;
         let mut once = || {
             let due = courtesy.is_due();
             if due {
@@ -69,10 +69,10 @@ mod tests {
 
     #[test]
     fn it_is_done_as_long_as_it_pays_and_else_once_in_a_while() {
-        let short = Courtesy::LONGEST / 2;
+        let short = AdaptiveYield::MAX / 2;
         assert_eq!(count(1000, short, true), 1000);
-        let tried = 10 * Courtesy::TRIED_EVERY;
+        let tried = 10 * AdaptiveYield::TRIED_EVERY;
         assert_eq!(count(tried, short, false), 10);
-        assert_eq!(count(tried, Courtesy::LONGEST, true), 10);
+        assert_eq!(count(tried, AdaptiveYield::MAX, true), 10);
     }
 }

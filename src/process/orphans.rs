@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
 /// A process that lives on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Survivor {
+pub struct Orphan {
     /// Its pid.
     pub pid: Pid,
     /// The name it shows.
@@ -30,12 +30,12 @@ pub fn adopt_orphans() -> io::Result<()> {
 /// The living children of this process: once those that it started itself have ended, the orphans
 /// that it has adopted.
 #[must_use]
-pub fn orphans() -> Vec<Survivor> {
+pub fn orphans() -> Vec<Orphan> {
     children_of(getpid().as_raw_nonzero().get())
 }
 
 /// Kills processes. What they leave behind is adopted in turn.
-pub fn kill(orphans: &[Survivor]) {
+pub fn kill(orphans: &[Orphan]) {
     for survivor in orphans {
         let _ = kill_process(survivor.pid, Signal::KILL);
     }
@@ -68,13 +68,13 @@ fn with_descendants(pid: Pid) -> impl Iterator<Item = i32> {
     })
 }
 
-fn children_of(parent: i32) -> Vec<Survivor> {
+fn children_of(parent: i32) -> Vec<Orphan> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(|pid| {
         let stat = Stat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
         let lives = !matches!(stat.state, 'Z' | 'X');
-        (lives && stat.parent == parent).then_some(Survivor { pid: Pid::from_raw(pid)?, name: stat.name })
+        (lives && stat.parent == parent).then_some(Orphan { pid: Pid::from_raw(pid)?, name: stat.name })
     })
     .collect()
 }

@@ -25,7 +25,7 @@ use super::pipe::watch_as_it_is;
 
 /// What a look at a process found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub enum Probe {
     /// It waits for its standard input.
     WaitsForInput,
     /// It does something else.
@@ -67,12 +67,12 @@ impl Alarm {
 }
 
 /// Threads and descendants that one look takes into account, at the most.
-const MOST_THREADS: usize = 512;
+const MAX_THREADS: usize = 512;
 
 /// Looks once at what a process and its descendants wait for. `stdin` is our end of its input.
 #[must_use]
-pub fn look(pid: Pid, stdin: impl AsFd) -> Look {
-    let Ok(stat) = rustix::fs::fstat(stdin) else { return Look::Unknown };
+pub fn look(pid: Pid, stdin: impl AsFd) -> Probe {
+    let Ok(stat) = rustix::fs::fstat(stdin) else { return Probe::Unknown };
     let pipe = format!("pipe:[{}]", stat.st_ino);
     let mut known = false;
     let mut pids = vec![pid.as_raw_nonzero().get()];
@@ -81,15 +81,15 @@ pub fn look(pid: Pid, stdin: impl AsFd) -> Look {
         let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
         for thread in threads.flatten() {
             threads_seen += 1;
-            if threads_seen > MOST_THREADS {
-                return if known { Look::Busy } else { Look::Unknown };
+            if threads_seen > MAX_THREADS {
+                return if known { Probe::Busy } else { Probe::Unknown };
             }
             let thread = thread.path();
             // A thread that runs says "running"; one that may not be looked at gives an error.
             if let Ok(call) = fs::read_to_string(thread.join("syscall")) {
                 known = true;
                 if SystemCall::parse(&call).is_some_and(|call| call.waits_for(pid, &pipe)) {
-                    return Look::WaitsForInput;
+                    return Probe::WaitsForInput;
                 }
             }
             if let Ok(children) = fs::read_to_string(thread.join("children")) {
@@ -97,7 +97,7 @@ pub fn look(pid: Pid, stdin: impl AsFd) -> Look {
             }
         }
     }
-    if known { Look::Busy } else { Look::Unknown }
+    if known { Probe::Busy } else { Probe::Unknown }
 }
 
 /// A system call in which a thread sleeps: its number and arguments.

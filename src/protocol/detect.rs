@@ -9,17 +9,17 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::activation::Object;
-use crate::error::{Ending, Error, Stage};
+use crate::error::{Ending, Error, ProxyError, Stage, StartError};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::Pipes;
-use crate::process::wait_state::{Alarm, Look, look};
+use crate::process::wait_state::{Alarm, Probe, look};
 use crate::time;
 
 use super::Protocol;
 use super::conversation::Conversation;
 use super::line::{Fill, LineReader, LineWriter};
-use super::multiplex::{MOST_CONCURRENT, Multiplex, Promises};
+use super::multiplex::{MAX_CONCURRENT, Multiplex, Promises};
 use super::pipe_loop::{Channel, PipeLoop, Sends};
 
 /// What a handshake must look like, for messages.
@@ -30,12 +30,12 @@ const ACK: &str = r#"{"ok":true}"#;
 
 /// The first look at what a process waits for, and the longest pause between two looks.
 const FIRST_LOOK: Duration = Duration::from_micros(250);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// A process is taken to wait for its input when it is seen so twice in a row, the second time so
 /// much later. The runtime's timers are ten times as coarse, and a cold start would wait for them.
 const SECOND_LOOK: Duration = Duration::from_micros(100);
 /// The longest first line that is looked at; a longer one is no handshake.
-const LONGEST_HANDSHAKE: usize = 64 * 1024;
+const MAX_HANDSHAKE: usize = 64 * 1024;
 
 /// What decides, and for how long.
 #[derive(Debug, Clone)]
@@ -75,8 +75,8 @@ pub enum Evidence {
 /// Waits until a process is ready.
 ///
 /// # Errors
-/// [`Error::EndedAtStart`], [`Error::NotReady`], [`Error::NoHandshake`],
-/// [`Error::WrongFirstLine`], [`Error::UnsupportedVersion`]. The process is not stopped.
+/// [`StartError::EndedAtStart`], [`StartError::NotReady`], [`StartError::NoHandshake`],
+/// [`StartError::WrongFirstLine`], [`StartError::UnsupportedVersion`]. The process is not stopped.
 pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut Logs) -> Result<Ready, Error> {
     logs.stderr.attach(pipes.stderr, b"");
     let mut start = Start {
@@ -124,7 +124,7 @@ enum Verdict {
 impl Start<'_> {
     async fn verdict(&mut self, logs: &mut Logs) -> Result<Verdict, Error> {
         let mut pause = FIRST_LOOK;
-        let alarm = Alarm::new().map_err(|reason| Error::System { doing: "set a timer", reason })?;
+        let alarm = Alarm::new().map_err(|reason| Error::Proxy(ProxyError::System { doing: "set a timer", reason }))?;
         alarm.set(pause);
         // Counted, not taken from the clock, which goes on while all of us are frozen.
         let mut watched = Duration::ZERO;
@@ -134,7 +134,7 @@ impl Start<'_> {
                 _ = self.stdout.fill() => Event::Bytes,
                 _ = self.results.fill() => Event::Bytes,
                 _ = self.process.exited() => Event::End,
-                () = alarm.rings() => Event::Look,
+                () = alarm.rings() => Event::Probe,
                 () = logs.pump() => unreachable!("a pump never ends"),
             };
             if let Event::End = event {
@@ -156,16 +156,16 @@ impl Start<'_> {
                     }
                 }
                 Event::End => return Err(self.ended(Stage::BeforeReady, logs)),
-                Event::Look => {
+                Event::Probe => {
                     watched += pause;
                     // In proportion to its age, so that none waits half as long again as it takes.
-                    pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+                    pause = (pause * 3 / 2).min(MAX_PAUSE);
                     let seen = self.look();
-                    self.waiting_for_input = seen == Look::WaitsForInput;
+                    self.waiting_for_input = seen == Probe::WaitsForInput;
                     let is_up = match seen {
-                        Look::WaitsForInput => true,
-                        Look::Busy => false,
-                        Look::Unknown => watched >= self.rules.start_grace,
+                        Probe::WaitsForInput => true,
+                        Probe::Busy => false,
+                        Probe::Unknown => watched >= self.rules.start_grace,
                     };
                     alarm.set(pause);
                     if is_up && self.may_decide_by_waiting() {
@@ -180,10 +180,10 @@ impl Start<'_> {
     }
 
     /// Looks at what the process waits for, twice where that decides.
-    fn look(&self) -> Look {
+    fn look(&self) -> Probe {
         let look = || look(self.process.pid, self.stdin.pipe());
         match look() {
-            Look::WaitsForInput if self.may_decide_by_waiting() => {
+            Probe::WaitsForInput if self.may_decide_by_waiting() => {
                 std::thread::sleep(SECOND_LOOK);
                 look()
             }
@@ -224,7 +224,7 @@ impl Start<'_> {
                 )),
             }
         }
-        if self.results.pending_len() > LONGEST_HANDSHAKE {
+        if self.results.pending_len() > MAX_HANDSHAKE {
             let bytes = self.results.take_rest();
             logs.say(&format!(
                 "pipeloop: dropped bytes on descriptor 3 that are no handshake: {}",
@@ -250,7 +250,7 @@ impl Start<'_> {
                 }
             }
         }
-        if self.stdout.pending_len() > LONGEST_HANDSHAKE {
+        if self.stdout.pending_len() > MAX_HANDSHAKE {
             let bytes = self.stdout.take_rest();
             if let Some(handshake) = demanded(protocol) {
                 return Err(wrong_first_line(handshake, &bytes, "stdout"));
@@ -306,7 +306,7 @@ impl Start<'_> {
             (Stage::BeforeReady, Some(line)) => Stage::AfterLine { line },
             (stage, _) => stage,
         };
-        Error::EndedAtStart { ending: ending(self.process, logs), stage }
+        Error::Start(StartError::EndedAtStart { ending: ending(self.process, logs), stage })
     }
 
     /// Both channels are closed: it is about to end, or has made itself a daemon.
@@ -319,9 +319,9 @@ impl Start<'_> {
     fn too_late(&self, logs: &Logs) -> Error {
         let limit = self.rules.init_timeout;
         match self.rules.protocol {
-            Protocol::PipeLoop if self.waiting_for_input => Error::NoHandshake { protocol: "1" },
-            Protocol::Streams if self.waiting_for_input => Error::NoHandshake { protocol: "2" },
-            protocol => Error::NotReady {
+            Protocol::PipeLoop if self.waiting_for_input => Error::Start(StartError::NoHandshake { protocol: "1" }),
+            Protocol::Streams if self.waiting_for_input => Error::Start(StartError::NoHandshake { protocol: "2" }),
+            protocol => Error::Start(StartError::NotReady {
                 limit,
                 awaited: match protocol {
                     Protocol::PipeLoop => r#"has not sent its handshake `{"openwhisk":1}` on stdout"#,
@@ -335,7 +335,7 @@ impl Start<'_> {
                     _ => "neither sent a handshake nor waits for input",
                 },
                 tail: logs.stderr.tail(),
-            },
+            }),
         }
     }
 }
@@ -343,7 +343,7 @@ impl Start<'_> {
 enum Event {
     Bytes,
     End,
-    Look,
+    Probe,
 }
 
 /// How a process ended, for a message: its exit as far as it is known now.
@@ -369,7 +369,7 @@ fn demanded(protocol: Protocol) -> Option<&'static str> {
 }
 
 fn wrong_first_line(expected: &'static str, line: &[u8], channel: &'static str) -> Error {
-    Error::WrongFirstLine { expected, line: String::from_utf8_lossy(line).into_owned(), channel }
+    Error::Start(StartError::WrongFirstLine { expected, line: String::from_utf8_lossy(line).into_owned(), channel })
 }
 
 /// A handshake or acknowledgement. Members that are not known are ignored, so that it can grow; of
@@ -439,7 +439,7 @@ impl<'a> Hello<'a> {
             }
             ("2", _) => Ok(Verdict::Version2 { channel, promises: self.promises()? }),
             _ if version.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()) => {
-                Err(Error::UnsupportedVersion { version: crate::text::excerpt(version.as_bytes()) })
+                Err(Error::Start(StartError::UnsupportedVersion { version: crate::text::excerpt(version.as_bytes()) }))
             }
             _ => Err(self.bad("openwhisk", "a version, which is a whole number", version)),
         }
@@ -452,7 +452,7 @@ impl<'a> Hello<'a> {
                 .get()
                 .parse()
                 .ok()
-                .filter(|count| (1..=MOST_CONCURRENT).contains(count))
+                .filter(|count| (1..=MAX_CONCURRENT).contains(count))
                 .ok_or_else(|| self.bad("concurrency", "a whole number from 1 to 1024", raw.get()))?,
         };
         Ok(Promises {
@@ -473,7 +473,7 @@ impl<'a> Hello<'a> {
 
     fn bad(&self, member: &'static str, expected: &'static str, found: &str) -> Error {
         let line = String::from_utf8_lossy(self.line).into_owned();
-        Error::BadHandshake { member, expected, found: crate::text::excerpt(found.as_bytes()), line }
+        Error::Start(StartError::BadHandshake { member, expected, found: crate::text::excerpt(found.as_bytes()), line })
     }
 }
 

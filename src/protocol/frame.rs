@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::activation::{Object, type_of};
-use crate::error::Error;
+use crate::error::{Error, RequestError};
 
 /// One frame. JSON is sliced from the line as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +51,10 @@ const KINDS: [&str; 5] = ["chunk", "result", "error", "end", "log"];
 /// What is wrong with a line that is no JSON object: it cannot say whose it is.
 pub fn parse(line: &Bytes) -> Result<Frame, String> {
     let object = Object::parse("frame", line).map_err(|error| match error {
-        Error::NotJson { reason, .. } => format!("not JSON ({})", reason.replace(" at line 1 column ", " at column ")),
-        Error::NotAnObject { found, .. } => format!("{found}, not an object"),
+        Error::Request(RequestError::NotJson { reason, .. }) => {
+            format!("not JSON ({})", reason.replace(" at line 1 column ", " at column "))
+        }
+        Error::Request(RequestError::NotAnObject { found, .. }) => format!("{found}, not an object"),
         other => other.to_string(),
     })?;
     let mut id = None;

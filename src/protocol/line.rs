@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
 use crate::process::Process;
-use crate::process::wait_state::{Look, look};
+use crate::process::wait_state::{Probe, look};
 
 /// What is read at once at first. A small answer fits, and an idle proxy stays small.
 const FIRST_READ: usize = 8 * 1024;
@@ -198,7 +198,7 @@ impl LineReader {
                     return Ok(Fill::End);
                 }
                 Ok(_) => {
-                    // Room left means that the pipe is empty: the next wait is for a new event,
+                    // MemoryBudget left means that the pipe is empty: the next wait is for a new event,
                     // without a read in between that only says so.
                     if self.buffer.len() < self.buffer.capacity() {
                         ready.clear_ready();
@@ -338,9 +338,9 @@ impl LineWriter {
             return Some(false);
         }
         match look(process.pid, self.pipe()) {
-            Look::WaitsForInput => Some(true),
-            Look::Busy => Some(false),
-            Look::Unknown => None,
+            Probe::WaitsForInput => Some(true),
+            Probe::Busy => Some(false),
+            Probe::Unknown => None,
         }
     }
 

@@ -18,7 +18,7 @@
 //! the activation was read is a stray, and a process that has written one is not trusted with another.
 //!
 //! One pipe carries all streams, so it cannot be left unread because of one slow caller while others
-//! wait. Alone in flight an activation is slowed down by not reading; among others it is asked to
+//! wait. Baseline in flight an activation is slowed down by not reading; among others it is asked to
 //! `pause`, if the process promised to listen to that; else it fails once its caller is a whole buffer
 //! behind. Which of the three it is, the worker decides; the frames for it are made here.
 //!
@@ -34,7 +34,7 @@ use crate::activation::{Activation, Answer};
 use crate::error::BadAnswer;
 use crate::logs::Logs;
 use crate::process::Process;
-use crate::process::adaptive_yield::Courtesy;
+use crate::process::adaptive_yield::AdaptiveYield;
 use crate::text::excerpt;
 
 use super::answer::{self, Gathered};
@@ -56,14 +56,14 @@ pub struct Promises {
 }
 
 /// More at once would be a mistake.
-pub const MOST_CONCURRENT: usize = 1024;
+pub const MAX_CONCURRENT: usize = 1024;
 /// What a frame may take beside its payload.
 const FRAME_BYTES: u64 = 1024;
 /// A chunk up to this size is copied out of the buffer that it came in: kept for a slow caller, it
 /// would keep all of that.
 const COPY_BELOW: usize = 256 * 1024;
 /// With so many bytes unwritten, a process is not asked to pause.
-const MOST_UNWRITTEN: u64 = 64 * 1024;
+const MAX_UNWRITTEN: u64 = 64 * 1024;
 
 /// The conversation with a process that is ready.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ pub struct Multiplex {
     limit_bytes: u64,
     /// How far the only activation in flight has been read.
     reading: Reading,
-    courtesy: Courtesy,
+    courtesy: AdaptiveYield,
     strayed: bool,
     kept: Kept,
 }
@@ -161,7 +161,7 @@ impl Multiplex {
             last_from: 0,
             limit_bytes: u64::MAX,
             reading: Reading::default(),
-            courtesy: Courtesy::UNTRIED,
+            courtesy: AdaptiveYield::UNTRIED,
             strayed: false,
             kept: Kept::default(),
         }
@@ -239,7 +239,7 @@ impl Multiplex {
         self.reading = Reading::default();
         self.queue(activation.run_frame(ticket.id));
         self.write_now();
-        if self.promises.concurrency == 1 && self.outbox.is_empty() && self.courtesy.give_way() {
+        if self.promises.concurrency == 1 && self.outbox.is_empty() && self.courtesy.yield_if_due() {
             let something = self.read_rest();
             self.courtesy.brought(something);
         }
@@ -256,7 +256,7 @@ impl Multiplex {
 
     /// Asks it to write nothing more for this activation for now. Whether that was sent.
     pub fn pause(&mut self, id: u64) -> bool {
-        let sends = self.promises.pause && self.queued - self.written <= MOST_UNWRITTEN;
+        let sends = self.promises.pause && self.queued - self.written <= MAX_UNWRITTEN;
         if sends {
             self.queue(format!("{{\"pause\":{id}}}\n").into_bytes());
             self.write_now();

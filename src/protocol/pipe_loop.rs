@@ -10,7 +10,7 @@ use crate::activation::{Activation, Answer};
 use crate::error::BadAnswer;
 use crate::logs::Logs;
 use crate::process::Process;
-use crate::process::adaptive_yield::Courtesy;
+use crate::process::adaptive_yield::AdaptiveYield;
 use crate::text::excerpt;
 
 use super::answer;
@@ -59,7 +59,7 @@ pub struct PipeLoop {
     /// told from an answer.
     strayed: bool,
     reports_strays: bool,
-    courtesy: Courtesy,
+    courtesy: AdaptiveYield,
 }
 
 /// Why there is no answer. After any of these but [`NoAnswer::Bad`] the process must be stopped.
@@ -95,7 +95,7 @@ impl PipeLoop {
             asked: false,
             strayed: false,
             reports_strays: false,
-            courtesy: Courtesy::UNTRIED,
+            courtesy: AdaptiveYield::UNTRIED,
         }
     }
 
@@ -208,7 +208,7 @@ impl PipeLoop {
     fn drop_strays(&mut self, logs: &mut Logs) {
         while matches!(self.results.try_fill(), Ok(Fill::Some)) {
             // A flood of strays is not to fill memory.
-            if self.results.pending_len() > MOST_STRAY_BYTES {
+            if self.results.pending_len() > MAX_STRAY_BYTES {
                 break;
             }
         }
@@ -247,7 +247,7 @@ impl Kept {
     /// Keeps a line, unless there are enough.
     pub(super) fn add(&mut self, line: &[u8]) {
         if let Some(kept) = &mut self.0
-            && kept.len() < MOST_STRAYS_TOLD
+            && kept.len() < MAX_STRAYS_TOLD
         {
             kept.push(line.to_vec());
         }
@@ -260,9 +260,9 @@ impl Kept {
 }
 
 /// How many stray lines of one activation are told one by one.
-const MOST_STRAYS_TOLD: usize = 10;
+const MAX_STRAYS_TOLD: usize = 10;
 /// What is collected of stray bytes before they are dropped.
-const MOST_STRAY_BYTES: usize = 1024 * 1024;
+const MAX_STRAY_BYTES: usize = 1024 * 1024;
 
 /// What is known of how far the action has read.
 #[derive(Debug, Default)]
@@ -297,7 +297,7 @@ struct Exchange<'a> {
     written: usize,
     limit_bytes: u64,
     reading: Reading,
-    courtesy: &'a mut Courtesy,
+    courtesy: &'a mut AdaptiveYield,
     /// Lines that came before the action had read anything of the activation.
     strays: Vec<Bytes>,
 }
@@ -338,7 +338,7 @@ impl Exchange<'_> {
 
     /// The answer of an action that only needed the processor, where it shares ours.
     fn answer_at_once(&mut self) -> Option<Result<Answer, NoAnswer>> {
-        if !self.courtesy.give_way() {
+        if !self.courtesy.yield_if_due() {
             return None;
         }
         let fill = self.results.try_fill_after(|pending| self.reading.look(self.stdin, self.written, pending));
@@ -365,7 +365,7 @@ impl Exchange<'_> {
             // It had begun while nothing of the activation had been read, so it is not the answer.
             let length = before - self.results.pending_len();
             self.reading.stray_bytes = self.reading.stray_bytes.saturating_sub(length);
-            if self.strays.len() < MOST_STRAYS_TOLD {
+            if self.strays.len() < MAX_STRAYS_TOLD {
                 self.strays.push(line);
             }
         };

@@ -22,7 +22,7 @@ use super::line::{Fill, LineReader, LineWriter};
 /// The longest text that Linux takes as one argument, without its NUL.
 ///
 /// Source: execve(2), `MAX_ARG_STRLEN`; apache/openwhisk-runtime-docker, `actionproxy.py`.
-pub const LONGEST_ARGUMENT: usize = 131_071;
+pub const MAX_ARGUMENT: usize = 131_071;
 
 /// How long the pipes of a process that has ended may stay open in the hands of its children
 /// before they are no longer waited for.
@@ -60,7 +60,7 @@ pub fn launch(action: &Launch, activation: &Activation) -> Launch {
 fn argument(activation: &Activation) -> Option<&[u8]> {
     let arguments = activation.arguments();
     // A NUL cannot be in an argument; in JSON it can only be escaped.
-    (arguments.len() <= LONGEST_ARGUMENT).then_some(arguments)
+    (arguments.len() <= MAX_ARGUMENT).then_some(arguments)
 }
 
 /// Feeds one process and waits for its last line. There is no time limit here; cancelling leaves

@@ -18,15 +18,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::process::adaptive_yield::Courtesy;
+use crate::process::adaptive_yield::AdaptiveYield;
 use crate::time;
 
 use super::{Front, Stop, end_of, head_and_body};
 
 /// What is read at once, and so the largest request that is plain.
-const MOST_BYTES: usize = 8 * 1024;
+const MAX_BYTES: usize = 8 * 1024;
 /// A plain request has no more headers than this.
-const MOST_HEADERS: usize = 32;
+const MAX_HEADERS: usize = 32;
 /// An answer up to this is copied behind its head.
 const COPY_BELOW: usize = 16 * 1024;
 
@@ -49,10 +49,10 @@ pub(super) async fn serve<F: Front>(
     let mut out = Vec::new();
     let mut date = Date::default();
     let mut closing = pin!(end_of(stop.clone()));
-    let mut courtesy = Courtesy::UNTRIED;
+    let mut courtesy = AdaptiveYield::UNTRIED;
     let mut answered_before = 0;
     loop {
-        let at_once = answered_before > 0 && courtesy.give_way();
+        let at_once = answered_before > 0 && courtesy.yield_if_due();
         let read = if at_once { unread.fill_now(stream) } else { Ok(None) };
         if at_once {
             courtesy.brought(matches!(read, Ok(Some(_))));
@@ -136,7 +136,7 @@ struct Request<'a> {
 impl<'a> Request<'a> {
     /// The request that these bytes are, no more and no less, if it is plain.
     fn of(bytes: &'a [u8]) -> Option<Self> {
-        let mut headers = [const { std::mem::MaybeUninit::uninit() }; MOST_HEADERS];
+        let mut headers = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut []);
         let Ok(Status::Complete(head)) = request.parse_with_uninit_headers(bytes, &mut headers) else { return None };
         let mut length = None;
@@ -186,13 +186,13 @@ impl Date {
 
 /// What has been read of a connection and not been looked at.
 struct Unread {
-    bytes: Box<[u8; MOST_BYTES]>,
+    bytes: Box<[u8; MAX_BYTES]>,
     length: usize,
 }
 
 impl Unread {
     fn new() -> Self {
-        Self { bytes: Box::new([0; MOST_BYTES]), length: 0 }
+        Self { bytes: Box::new([0; MAX_BYTES]), length: 0 }
     }
 
     /// Reads once what fits.
@@ -217,7 +217,7 @@ impl Unread {
     }
 
     fn is_full(&self) -> bool {
-        self.length == MOST_BYTES
+        self.length == MAX_BYTES
     }
 
     fn as_slice(&self) -> &[u8] {

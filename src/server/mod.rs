@@ -28,8 +28,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
-use crate::error::Error;
-use crate::memory_budget::{Held, Room};
+use crate::error::{Error, ProxyError, RequestError};
+use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::process::allocator;
 use crate::time::{self, PIECES};
 
@@ -124,14 +124,14 @@ pub struct Limits {
 }
 
 /// A header block that is larger is refused.
-const MOST_HEADER_BYTES: usize = 64 * 1024;
+const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// How often a connection comes back from hyper without [`MANY`] plain requests in between: one that brings
 /// others again and again, large ones for instance, is left to it.
-const MOST_RETURNS: u32 = 2;
+const MAX_RETURNS: u32 = 2;
 /// So many plain requests in a row make others an exception.
 const MANY: u32 = 16;
 /// As many headers fit into hyper's own table, which needs no allocation.
-const MOST_HEADERS: usize = 100;
+const MAX_HEADERS: usize = 100;
 /// How long accepting pauses when the kernel says that there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time enough for the runtime to ask the kernel what has arrived.
@@ -139,12 +139,12 @@ const A_TURN: Duration = Duration::from_millis(2);
 /// How long freed memory is kept for whoever needs as much again.
 const UNTIDY_FOR: Duration = Duration::from_secs(1);
 /// How much of a refused body is read to its end, so that the caller gets to read the answer.
-const MOST_DISCARDED_BYTES: u64 = 1024 * 1024 * 1024;
+const MAX_DISCARDED_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// Listens on one address, or on all there are.
 ///
 /// # Errors
-/// [`Error::CannotListen`].
+/// [`ProxyError::CannotListen`].
 pub fn listen(host: Option<std::net::IpAddr>, port: u16) -> Result<TcpListener, Error> {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     let bind = |ip: IpAddr| -> io::Result<TcpListener> {
@@ -165,7 +165,7 @@ pub fn listen(host: Option<std::net::IpAddr>, port: u16) -> Result<TcpListener, 
     };
     bound.map_err(|reason| {
         let host = host.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
-        Error::CannotListen { address: format!("{host}:{port}"), reason }
+        Error::Proxy(ProxyError::CannotListen { address: format!("{host}:{port}"), reason })
     })
 }
 
@@ -267,7 +267,7 @@ async fn connection<F: Front>(mut stream: TcpStream, front: Arc<F>, patience: Du
         others += 1;
         // Apart, since most connections come to need it once, for their init.
         let other =
-            Box::pin(any_requests(stream, unread, front.clone(), patience, stop.clone(), others <= MOST_RETURNS));
+            Box::pin(any_requests(stream, unread, front.clone(), patience, stop.clone(), others <= MAX_RETURNS));
         let Some(back) = other.await else { return };
         (stream, unread) = back;
     }
@@ -317,7 +317,7 @@ async fn any_requests<F: Front>(
         }
     });
     let mut connection =
-        hyper::server::conn::http1::Builder::new().max_header_size(MOST_HEADER_BYTES).serve_connection(io, service);
+        hyper::server::conn::http1::Builder::new().max_header_size(MAX_HEADER_BYTES).serve_connection(io, service);
     let mut watch = Watch::new(patience);
     let mut closing = pin!(end_of(stop));
     let mut closes = false;
@@ -374,20 +374,27 @@ pub(super) async fn end_of(mut stop: watch::Receiver<Stop>) {
 /// What is wrong with a request that hyper could not read; nothing for a connection that broke.
 fn unreadable(error: &hyper::Error) -> Option<Error> {
     if error.is_parse_version_h2() {
-        return Some(Error::Http2);
+        return Some(Error::Request(RequestError::Http2));
     }
     if error.is_parse_too_large() {
-        return Some(Error::HeadTooLarge { limit_bytes: MOST_HEADER_BYTES, limit_headers: MOST_HEADERS });
+        return Some(Error::Request(RequestError::HeadTooLarge {
+            limit_bytes: MAX_HEADER_BYTES,
+            limit_headers: MAX_HEADERS,
+        }));
     }
     let reason = || error.to_string().replace(" parsed", "");
-    error.is_parse().then(|| Error::NotHttp { reason: reason() })
+    error.is_parse().then(|| Error::Request(RequestError::NotHttp { reason: reason() }))
 }
 
 /// hyper meets `100-continue` by itself, and knows no other.
 fn unmet_expectation(request: &Request<Incoming>) -> Option<Error> {
     let expectation = request.headers().get(EXPECT)?.as_bytes();
     let known = expectation.eq_ignore_ascii_case(b"100-continue");
-    (!known).then(|| Error::UnmetExpectation { expectation: String::from_utf8_lossy(expectation).into_owned() })
+    (!known).then(|| {
+        Error::Request(RequestError::UnmetExpectation {
+            expectation: String::from_utf8_lossy(expectation).into_owned(),
+        })
+    })
 }
 
 /// Answers on a connection of which hyper has let go, and ends it in a way that the answer arrives:
@@ -405,7 +412,7 @@ async fn refuse(mut stream: TcpStream, reply: Reply, limit: Duration) {
         }
         std::future::poll_fn(|context| Pin::new(&mut stream).poll_shutdown(context)).await?;
         let (mut dropped, mut chunk) = (0, vec![0; 16 * 1024]);
-        while dropped < MOST_DISCARDED_BYTES {
+        while dropped < MAX_DISCARDED_BYTES {
             stream.readable().await?;
             match stream.try_read(&mut chunk) {
                 Ok(0) => break,
@@ -624,19 +631,24 @@ pub struct BodyBound<'a> {
     /// The longest silence between two pieces.
     pub patience: Duration,
     /// What all bodies share.
-    pub room: &'a Room,
+    pub room: &'a MemoryBudget,
 }
 
 /// Collects a body into one buffer, with a byte of room behind it, and what it takes of the room that all
 /// bodies share.
 ///
 /// # Errors
-/// [`Error::BodyTooLarge`], [`Error::MemoryFull`], [`Error::BodyStalled`], and [`Error::BrokenBody`] when the connection
+/// [`RequestError::BodyTooLarge`], [`RequestError::MemoryFull`], [`RequestError::BodyStalled`], and [`RequestError::BrokenBody`] when the connection
 /// breaks or its framing is wrong. In any case the body has been read to its end, as far as that
 /// can be asked, so that the caller gets to read the answer.
-pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec<u8>, Held), Error> {
-    let too_large =
-        || Error::BodyTooLarge { request: bound.request, limit_bytes: bound.limit_bytes, setting: bound.setting };
+pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec<u8>, Reservation), Error> {
+    let too_large = || {
+        Error::Request(RequestError::BodyTooLarge {
+            request: bound.request,
+            limit_bytes: bound.limit_bytes,
+            setting: bound.setting,
+        })
+    };
     let announced = body.size_hint().exact().unwrap_or(0);
     let admitted = if announced > bound.limit_bytes { Err(too_large()) } else { bound.room.admit(announced) };
     if let Err(error) = admitted {
@@ -645,7 +657,7 @@ pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec
     }
     let mut held = bound.room.hold();
     // Announcing is cheap: what is set aside at once is bounded.
-    let room = announced.min(MOST_RESERVED_BYTES);
+    let room = announced.min(MAX_RESERVED_BYTES);
     let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or(0) + 1);
     while let Some(frame) = next_frame(&mut body, bound.request, bound.patience).await? {
         let length = bytes.len() + frame.len();
@@ -661,14 +673,14 @@ pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec
 }
 
 /// What is set aside for a body that was only announced.
-const MOST_RESERVED_BYTES: u64 = 2 * 1024 * 1024;
+const MAX_RESERVED_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Reads a body to its end and forgets it, within reason.
 pub async fn discard(mut body: Incoming, patience: Duration) {
     let mut total = 0;
     while let Ok(Some(frame)) = next_frame(&mut body, "the request", patience).await {
         total += frame.len() as u64;
-        if total > MOST_DISCARDED_BYTES {
+        if total > MAX_DISCARDED_BYTES {
             return;
         }
     }
@@ -676,11 +688,13 @@ pub async fn discard(mut body: Incoming, patience: Duration) {
 
 async fn next_frame(body: &mut Incoming, request: &'static str, limit: Duration) -> Result<Option<Bytes>, Error> {
     loop {
-        let frame = time::timeout(limit, body.frame()).await.ok_or(Error::BodyStalled { waited: limit })?;
+        let frame = time::timeout(limit, body.frame())
+            .await
+            .ok_or(Error::Request(RequestError::BodyStalled { waited: limit }))?;
         match frame {
             None => return Ok(None),
             Some(Err(error)) => {
-                return Err(Error::BrokenBody { request, reason: error.to_string() });
+                return Err(Error::Request(RequestError::BrokenBody { request, reason: error.to_string() }));
             }
             // Trailers are nothing to us.
             Some(Ok(frame)) => {

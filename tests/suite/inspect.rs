@@ -10,7 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pipeloop::artifact::inspect::{Severity, World, inspect};
+use pipeloop::artifact::inspect::{Severity, TargetSystem, inspect};
 use serde_json::json;
 
 use crate::support::bench::{ACTION, Bench};
@@ -20,7 +20,7 @@ use crate::support::{Proxy, archive, pipeloop, pipeloop_in, search_path};
 fn look(path: &Path, environment: &[(&str, &str)]) -> pipeloop::artifact::inspect::Inspection {
     let mut all = vec![("PATH".into(), search_path().into())];
     all.extend(environment.iter().map(|(name, value)| (name.into(), value.into())));
-    inspect(path, &World::new(Path::new("/"), path.parent().expect("it is a file"), &all))
+    inspect(path, &TargetSystem::new(Path::new("/"), path.parent().expect("it is a file"), &all))
 }
 
 /// Whether the kernel and the loader take it: it comes to its handshake.
@@ -62,8 +62,8 @@ fn upload_refused(upload: &[u8], texts: &[&str]) {
 }
 
 /// This machine, with the environment that the tests give to actions.
-fn here() -> World {
-    World::new(Path::new("/"), Path::new("/"), &[("PATH".into(), search_path().into())])
+fn here() -> TargetSystem {
+    TargetSystem::new(Path::new("/"), Path::new("/"), &[("PATH".into(), search_path().into())])
 }
 
 /// Every executable in the folders where a machine has its programs.
@@ -88,10 +88,10 @@ fn executables() -> Vec<PathBuf> {
 
 #[test]
 fn no_program_of_this_machine_is_refused() {
-    let world = here();
+    let target = here();
     let mut refused = Vec::new();
     for path in executables() {
-        let inspection = inspect(&path, &world);
+        let inspection = inspect(&path, &target);
         refused.extend(inspection.fatal().map(|defect| format!("{}: {defect} [{}]", path.display(), defect.code())));
     }
     assert!(refused.is_empty(), "{}", refused.join("\n"));
@@ -119,11 +119,11 @@ fn ldd(programs: &[PathBuf]) -> BTreeMap<PathBuf, BTreeMap<String, PathBuf>> {
 
 #[test]
 fn the_libraries_found_are_those_that_the_loader_finds() {
-    let world = here();
+    let target = here();
     let found: BTreeMap<PathBuf, BTreeMap<String, PathBuf>> = executables()
         .into_iter()
         .filter(|path| path.starts_with("/usr/bin"))
-        .map(|path| (path.clone(), inspect(&path, &world)))
+        .map(|path| (path.clone(), inspect(&path, &target)))
         .filter(|(_, inspection)| inspection.what.contains("(glibc)"))
         .map(|(path, inspection)| {
             let name = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
@@ -155,15 +155,15 @@ fn a_program_that_was_copied_with_its_libraries_is_whole() {
         fs::create_dir_all(copy.parent().expect("it has a folder")).expect("the folder is ours");
         fs::copy(path, copy).expect("there is room");
     }
-    let world = World::new(image.path(), Path::new("/action"), &[]);
+    let target = TargetSystem::new(image.path(), Path::new("/action"), &[]);
     let program = image.path().join("bin/bash");
-    let inspection = inspect(&program, &world);
+    let inspection = inspect(&program, &target);
     let refused: Vec<_> = inspection.fatal().map(ToString::to_string).collect();
     assert!(refused.is_empty(), "{refused:?}");
     assert!(inspection.libraries.len() > 1, "{:?}", inspection.libraries);
     let library = inspection.libraries[0].path.strip_prefix("/").expect("an absolute path");
     fs::remove_file(image.path().join(library)).expect("it is there");
-    assert_eq!(inspect(&program, &world).fatal().count(), 1, "and without one of them it is not");
+    assert_eq!(inspect(&program, &target).fatal().count(), 1, "and without one of them it is not");
 }
 
 // What an ELF file is.
@@ -226,7 +226,7 @@ fn a_binary_for_another_machine_than_the_images_is_told() {
     fs::create_dir(bench.path("scratch")).expect("the folder is ours");
     let check = |program: &Path, image: &str, expected: Option<&str>| {
         let root = bench.path(image);
-        let inspection = inspect(program, &World::new(&root, program.parent().expect("a file"), &[]));
+        let inspection = inspect(program, &TargetSystem::new(&root, program.parent().expect("a file"), &[]));
         let found: Vec<_> = inspection.defects.iter().map(ToString::to_string).collect();
         assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{} in {image}", program.display());
     };
@@ -362,8 +362,8 @@ fn a_binary_for_newer_processors_is_refused() {
     let plain = bench.cc("plain", ACTION, &[]);
     let with_musl = bench.compile("musl-gcc", "musl", ACTION, &flags);
     let found = |program: &Path, level| {
-        let world = World { x86_level: level, ..World::new(Path::new("/"), bench.folder.path(), &[]) };
-        inspect(program, &world).fatal().map(|defect| format!("{} {defect}", defect.code())).collect::<Vec<_>>()
+        let target = TargetSystem { x86_level: level, ..TargetSystem::new(Path::new("/"), bench.folder.path(), &[]) };
+        inspect(program, &target).fatal().map(|defect| format!("{} {defect}", defect.code())).collect::<Vec<_>>()
     };
     let own = "PL088 it is built for newer processors: it needs x86-64-v3, this one is x86-64-v2";
     let others =
@@ -462,7 +462,7 @@ fn glibc_and_musl_are_told_apart_in_an_image() {
     let musl = bench.compile("musl-gcc", "musl", ACTION, &[]);
     let check = |program: &Path, image: &str, texts: &[&str]| {
         let root = bench.path(image);
-        let inspection = inspect(program, &World::new(&root, program.parent().expect("a file"), &[]));
+        let inspection = inspect(program, &TargetSystem::new(&root, program.parent().expect("a file"), &[]));
         let found: Vec<_> = inspection.defects.iter().map(ToString::to_string).collect();
         assert_eq!(found.len(), usize::from(!texts.is_empty()), "{found:?}");
         for text in texts {
@@ -589,14 +589,14 @@ fn the_cache_of_an_image_is_read() {
     bench.write("image/lib64/ld-linux-x86-64.so.2", fs::read(loader).expect("it can be read"));
     bench.write(&format!("image{}", libc.path.display()), fs::read(&libc.path).expect("it can be read"));
     bench.write("image/etc/ld.so.conf", "/opt/lib\n");
-    let world = World::new(&bench.path("image"), bench.folder.path(), &[]);
-    let inspection = inspect(&program, &world);
+    let target = TargetSystem::new(&bench.path("image"), bench.folder.path(), &[]);
+    let inspection = inspect(&program, &target);
     let found: Vec<_> = inspection.fatal().map(ToString::to_string).collect();
     assert_eq!(found, ["it needs a shared library that is not here: `libone.so.1`"]);
     // As root, of a namespace at least: it changes its root.
     let words: &[&str] = if rustix::process::geteuid().is_root() { &["-m"] } else { &["-rm"] };
     bench.tool("unshare", &[words, &["/sbin/ldconfig", "-r", "image"]].concat(), &[]);
-    let inspection = inspect(&program, &world);
+    let inspection = inspect(&program, &target);
     assert_eq!(inspection.fatal().next(), None);
     let paths: Vec<_> = inspection.libraries.iter().map(|library| library.path.as_path()).collect();
     assert!(paths.contains(&Path::new("/opt/lib/libone.so.1")), "{paths:?}");

@@ -294,12 +294,12 @@ impl Logs {
 
 /// Keeps the output of a failed test readable.
 pub(crate) fn excerpt(text: &str) -> String {
-    const MOST: usize = 6_000;
-    if text.len() <= MOST {
+    const MAX: usize = 6_000;
+    if text.len() <= MAX {
         return text.to_owned();
     }
-    let head: String = text.chars().take(MOST / 2).collect();
-    let tail: Vec<char> = text.chars().rev().take(MOST / 2).collect();
+    let head: String = text.chars().take(MAX / 2).collect();
+    let tail: Vec<char> = text.chars().rev().take(MAX / 2).collect();
     format!("{head}\n… ({} bytes in all) …\n{}", text.len(), tail.into_iter().rev().collect::<String>())
 }
 

@@ -5,7 +5,7 @@
 //! `protocol/multiplex.rs`. The process is started, stopped and mourned as every other one.
 //!
 //! # Theory of operation
-//! One loop owns the conversation. It takes activations from the desk while the process has a place for
+//! One loop owns the conversation. It takes activations from the queue while the process has a place for
 //! them, hands each frame to the reply it belongs to, and watches the callers, the clock and the
 //! process. Nobody waits for anybody else in it, but for the log: an answer leaves when its log and its
 //! sentinels are out, as in every version.
@@ -17,7 +17,7 @@
 //! not, it is *condemned*: it gets nothing more, and is killed when none of its activations is waited
 //! for any more. With nothing else in flight and no promise to listen, there is nothing to wait for.
 //!
-//! What a slow caller has not taken is held, up to a bound. Alone in its process, an activation is then
+//! What a slow caller has not taken is held, up to a bound. Baseline in its process, an activation is then
 //! slowed down by not reading what it writes. Among others it is asked to pause when a quarter of the
 //! bound is held; one that is a whole bound behind fails, so that it stops nobody else. One that writes on
 //! after half of it is given a moment to see that it was asked.
@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
-use crate::error::{Error, TimeLimit};
+use crate::error::{Error, RunError, TimeLimit};
 use crate::logs::Logs;
 use crate::process::{Process, stop};
 use crate::protocol::answer::{self, Gathered};
@@ -43,11 +43,11 @@ use crate::protocol::multiplex::{Ended, Event, Multiplex, Step, Taken, Ticket, s
 use crate::time::PIECES;
 
 use super::super::Place;
-use super::super::queue::{Means, Next};
-use super::super::response_stream::Piece;
+use super::super::queue::{Capacity, Next};
+use super::super::response_stream::StreamItem;
 use super::{Job, Message, Phase, Reply, Running, Worker, time_is_up, time_limit, wait_for_end, without_answer};
 
-/// An activation that was taken from the desk and is not in flight yet.
+/// An activation that was taken from the queue and is not in flight yet.
 pub(super) struct Waiting {
     job: Job,
     begun: Instant,
@@ -72,15 +72,15 @@ struct Flight {
     ends: Option<Instant>,
     pieces_left: u32,
     state: State,
-    audience: Audience,
-    pace: Pace,
+    audience: Caller,
+    pace: Backpressure,
     label: Option<Arc<str>>,
     fresh: bool,
 }
 
 /// Who is told of an activation: its caller, and the reader of its log.
 #[derive(Default)]
-struct Audience {
+struct Caller {
     /// Gone with whoever waited.
     caller: Option<(Reply, Place)>,
     /// Chunks for a caller who wants one body.
@@ -91,7 +91,7 @@ struct Audience {
 
 /// How fast it may write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pace {
+enum Backpressure {
     /// As fast as it can.
     Free,
     /// Its caller is slow.
@@ -138,7 +138,12 @@ enum End {
 
 impl Worker {
     /// Works on these and whatever comes, until there is no process any more, or nothing will come.
-    pub(super) async fn crowd(&mut self, waiting: Vec<Waiting>, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
+    pub(super) async fn run_concurrently(
+        &mut self,
+        waiting: Vec<Waiting>,
+        phase: &mut watch::Receiver<Phase>,
+        logs: &mut Logs,
+    ) {
         let mut waiting = VecDeque::from(waiting);
         loop {
             self.forget_the_dead(logs).await;
@@ -165,7 +170,7 @@ impl Worker {
                 other => {
                     // This time it speaks another version.
                     self.running = other;
-                    self.crew.speaks_frames.store(false, Ordering::Relaxed);
+                    self.pool.speaks_frames.store(false, Ordering::Relaxed);
                     for Waiting { job, .. } in waiting {
                         self.run_alone(job, phase, logs).await;
                     }
@@ -186,13 +191,13 @@ impl Worker {
         phase: &mut watch::Receiver<Phase>,
         logs: &mut Logs,
     ) -> Result<Running, Error> {
-        let run_timeout = self.shared.surroundings.settings.run_timeout.0;
+        let run_timeout = self.shared.config.settings.run_timeout.0;
         let (limit, ends) = time_limit(begun, deadline, run_timeout);
         let outcome = tokio::select! {
             biased;
             started = self.restart(ends, logs) => return started,
-            () = time_is_up(limit, ends, run_timeout) => Error::TimeOut { limit, after: begun.elapsed() },
-            _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Error::Cut { after: begun.elapsed() },
+            () = time_is_up(limit, ends, run_timeout) => Error::Run(RunError::TimeOut { limit, after: begun.elapsed() }),
+            _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Error::Run(RunError::Cut { after: begun.elapsed() }),
         };
         logs.detach();
         Err(outcome)
@@ -207,7 +212,7 @@ impl Worker {
         phase: &mut watch::Receiver<Phase>,
         logs: &mut Logs,
     ) {
-        let mut crowd = Crowd {
+        let mut concurrent = Concurrent {
             worker: self,
             logs,
             multiplex,
@@ -216,40 +221,40 @@ impl Worker {
             pressed: false,
             rests_until: None,
         };
-        let end = crowd.serve(&process, waiting, phase).await;
-        crowd.worker.crew.desk.step_back(crowd.worker.post);
-        let in_flight = crowd.flights.len();
+        let end = concurrent.serve(&process, waiting, phase).await;
+        concurrent.worker.pool.queue.mark_unavailable(concurrent.worker.post);
+        let in_flight = concurrent.flights.len();
         match end {
             End::Quiet => {
-                let conversation = Conversation::Multiplex(crowd.multiplex);
+                let conversation = Conversation::Multiplex(concurrent.multiplex);
                 self.running = Some(Running { process, conversation, silent: false });
             }
-            End::Gone => crowd.mourn(&process, waiting).await,
+            End::Gone => concurrent.mourn(&process, waiting).await,
             End::Condemned(reason) => {
                 stop::kill(&process).await;
-                crowd.logs.detach();
-                crowd.worker.crew.deaths().stopped(reason);
-                crowd.finish_all(|_| None).await;
+                concurrent.logs.detach();
+                concurrent.worker.pool.backoff().stopped(reason);
+                concurrent.finish_all(|_| None).await;
             }
             End::TooLong => {
                 stop::kill(&process).await;
-                crowd.logs.detach();
-                let limit_bytes = crowd.worker.shared.surroundings.settings.max_result.0;
+                concurrent.logs.detach();
+                let limit_bytes = concurrent.worker.shared.config.settings.max_result.0;
                 let error = || match in_flight {
-                    0 | 1 => Error::AnswerTooLong { limit_bytes },
-                    in_flight => Error::FrameTooLong { limit_bytes, in_flight },
+                    0 | 1 => Error::Run(RunError::AnswerTooLong { limit_bytes }),
+                    in_flight => Error::Run(RunError::FrameTooLong { limit_bytes, in_flight }),
                 };
-                crowd.worker.crew.deaths().stopped(error().to_string());
-                crowd.finish_all(|_| Some(error())).await;
+                concurrent.worker.pool.backoff().stopped(error().to_string());
+                concurrent.finish_all(|_| Some(error())).await;
             }
             End::Cut => {
                 stop::kill(&process).await;
-                crowd.logs.detach();
-                crowd.finish_all(|flight| Some(Error::Cut { after: flight.begun.elapsed() })).await;
+                concurrent.logs.detach();
+                concurrent.finish_all(|flight| Some(Error::Run(RunError::Cut { after: flight.begun.elapsed() }))).await;
                 for Waiting { job, begun, .. } in waiting.drain(..) {
-                    crowd.logs.begin();
-                    let error = Error::Cut { after: begun.elapsed() };
-                    crowd.worker.close_log(crowd.logs, Some(&error)).await;
+                    concurrent.logs.begin();
+                    let error = Error::Run(RunError::Cut { after: begun.elapsed() });
+                    concurrent.worker.close_log(concurrent.logs, Some(&error)).await;
                     job.reply.send(Err(error));
                 }
             }
@@ -259,7 +264,7 @@ impl Worker {
 }
 
 /// One conversation and all who take part in it.
-struct Crowd<'a> {
+struct Concurrent<'a> {
     worker: &'a mut Worker,
     logs: &'a mut Logs,
     multiplex: Multiplex,
@@ -280,15 +285,15 @@ const REST: Duration = Duration::from_millis(50);
 /// the process's group may go on writing.
 const LAST_READS: usize = 1024;
 
-impl Crowd<'_> {
+impl Concurrent<'_> {
     async fn serve(
         &mut self,
         process: &Process,
         waiting: &mut VecDeque<Waiting>,
         phase: &mut watch::Receiver<Phase>,
     ) -> End {
-        let crew = self.worker.crew.clone();
-        let piece = self.worker.shared.surroundings.settings.run_timeout.0 / PIECES;
+        let pool = self.worker.pool.clone();
+        let piece = self.worker.shared.config.settings.run_timeout.0 / PIECES;
         let mut exited = std::pin::pin!(process.exited());
         let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         let mut tick = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
@@ -337,8 +342,8 @@ impl Crowd<'_> {
                 return End::Quiet;
             }
             if self.condemned.is_some() {
-                // What comes to the desk is for others.
-                crew.desk.step_back(self.worker.post);
+                // What comes to the queue is for others.
+                pool.queue.mark_unavailable(self.worker.post);
             }
             let is_over = self.condemned.is_some();
             let until = self.flights.iter().filter(|flight| flight.is_awaited() || !is_over);
@@ -350,15 +355,15 @@ impl Crowd<'_> {
             }
             let reads = self.reads();
             let takes = !closing && waiting.is_empty() && self.has_room();
-            let means = if self.flights.len() + 1 < self.concurrency() { Means::Places } else { Means::Process };
+            let means = if self.flights.len() + 1 < self.concurrency() { Capacity::Places } else { Capacity::Process };
             let low = self.low_bytes();
             tokio::select! {
                 step = self.multiplex.step(reads) => if step == Step::Gone {
                     return End::Gone;
                 },
-                next = crew.desk.next(self.worker.post, means), if takes => match next {
+                next = pool.queue.next(self.worker.post, means), if takes => match next {
                     Next::Message(Message::Run(job)) => {
-                        if let Some(job) = job.claim(&self.worker.shared.surroundings.room) {
+                        if let Some(job) = job.claim(&self.worker.shared.config.room) {
                             waiting.push_back(Waiting::new(job));
                         }
                     }
@@ -405,7 +410,7 @@ impl Crowd<'_> {
     }
 
     fn buffer_bytes(&self) -> usize {
-        self.worker.shared.surroundings.settings.stream_buffer.bytes()
+        self.worker.shared.config.settings.stream_buffer.bytes()
     }
 
     /// When so little is held, an activation goes on.
@@ -424,7 +429,7 @@ impl Crowd<'_> {
             if let Some(partial) = self.multiplex.take_partial() {
                 self.logs.say(&stray(&partial, "and is not ended"));
             }
-            if self.multiplex.has_strayed() && self.worker.shared.surroundings.settings.replaces_strayed() {
+            if self.multiplex.has_strayed() && self.worker.shared.config.settings.replaces_strayed() {
                 self.logs.begin();
                 self.logs.say("pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)");
                 self.condemned = Some("it wrote a line too many".into());
@@ -433,7 +438,7 @@ impl Crowd<'_> {
         }
         let Waiting { job, begun, fresh } = waiting;
         let Job { activation, deadline, reply, place, claimed: _ } = job;
-        let run_timeout = self.worker.shared.surroundings.settings.run_timeout.0;
+        let run_timeout = self.worker.shared.config.settings.run_timeout.0;
         let (limit, ends) = time_limit(begun, deadline, run_timeout);
         self.logs.begin();
         let label = self.logs.label(&activation);
@@ -448,8 +453,8 @@ impl Crowd<'_> {
             // The first piece is one that has begun already.
             pieces_left: PIECES + 1,
             state: State::Open,
-            audience: Audience { caller: Some((reply, place)), ..Audience::default() },
-            pace: Pace::Free,
+            audience: Caller { caller: Some((reply, place)), ..Caller::default() },
+            pace: Backpressure::Free,
             label,
             fresh,
         });
@@ -487,18 +492,18 @@ impl Crowd<'_> {
                     Ended::Result(answer) => Outcome::Answer(answer),
                     Ended::Error(error) => Outcome::Failed(error),
                     Ended::End => Outcome::End,
-                    Ended::Bad(problem) => Outcome::Error(Error::BadAnswer { problem, ending: None }),
+                    Ended::Bad(problem) => Outcome::Error(Error::Run(RunError::BadAnswer { problem, ending: None })),
                 };
-                self.worker.crew.deaths().answered();
+                self.worker.pool.backoff().answered();
                 let flight = self.flights.swap_remove(at);
                 if self.has_room() && self.concurrency() > 1 {
-                    self.worker.crew.desk.returns(self.worker.post);
+                    self.worker.pool.queue.returns(self.worker.post);
                 }
                 self.finish(flight, outcome).await;
             }
             Event::Broken(id, problem) => {
                 let line = String::from_utf8_lossy(line).into_owned();
-                self.fail(id, Error::BadFrame { problem, line }).await;
+                self.fail(id, Error::Run(RunError::BadFrame { problem, line })).await;
             }
             Event::Stray(reason) => {
                 self.logs.say(&stray(line, &reason));
@@ -512,7 +517,7 @@ impl Crowd<'_> {
     }
 
     async fn chunk(&mut self, id: u64, chunk: Bytes) {
-        let limit_bytes = self.worker.shared.surroundings.settings.max_result.0;
+        let limit_bytes = self.worker.shared.config.settings.max_result.0;
         let buffer_bytes = self.buffer_bytes();
         let concurrency = self.concurrency();
         let Some(at) = self.position(id) else { return };
@@ -523,23 +528,23 @@ impl Crowd<'_> {
             Some((Reply::Whole(_), _)) => {
                 let fits = flight.audience.gathered.add(&chunk, limit_bytes);
                 if !fits {
-                    self.fail(id, Error::AnswerTooLong { limit_bytes }).await;
+                    self.fail(id, Error::Run(RunError::AnswerTooLong { limit_bytes })).await;
                 }
             }
-            Some((Reply::Pieces(feed), _)) => {
-                let held_bytes = feed.push(Piece::Chunk(chunk));
+            Some((Reply::ResponseStream(feed), _)) => {
+                let held_bytes = feed.push(StreamItem::Chunk(chunk));
                 self.pressed |= held_bytes > buffer_bytes / 8;
                 if concurrency == 1 {
-                    flight.pace = if held_bytes >= buffer_bytes { Pace::HeldUp } else { Pace::Free };
+                    flight.pace = if held_bytes >= buffer_bytes { Backpressure::HeldUp } else { Backpressure::Free };
                 } else if held_bytes > buffer_bytes && flight.is_held_up() {
                     let limit_bytes = buffer_bytes as u64;
-                    self.fail(id, Error::Overrun { limit_bytes }).await;
-                } else if held_bytes > buffer_bytes / 2 && flight.pace == Pace::Paused {
-                    flight.pace = Pace::Rested;
+                    self.fail(id, Error::Run(RunError::Overrun { limit_bytes })).await;
+                } else if held_bytes > buffer_bytes / 2 && flight.pace == Backpressure::Paused {
+                    flight.pace = Backpressure::Rested;
                     self.rests_until = Some(Instant::now() + REST);
                 } else if held_bytes > buffer_bytes / 4 && !flight.is_held_up() {
                     // It may not listen; then it is noted all the same, and told when it is too late.
-                    flight.pace = if self.multiplex.pause(id) { Pace::Paused } else { Pace::HeldUp };
+                    flight.pace = if self.multiplex.pause(id) { Backpressure::Paused } else { Backpressure::HeldUp };
                 }
             }
         }
@@ -550,7 +555,7 @@ impl Crowd<'_> {
         let alone = self.concurrency() == 1;
         let flight = &mut self.flights[at];
         let lines = self.logs.lines_of(text, flight.label.as_deref());
-        let most = self.worker.shared.surroundings.settings.log_backlog.bytes();
+        let most = self.worker.shared.config.settings.log_backlog.bytes();
         if alone || !flight.logs() {
             self.logs.feed_frames(&lines);
         } else {
@@ -573,8 +578,8 @@ impl Crowd<'_> {
     }
 
     /// Ends the log of an activation, and then tells its caller how it came out.
-    async fn conclude(&mut self, audience: Audience, label: Option<Arc<str>>, outcome: Outcome) {
-        let Audience { caller, gathered, log } = audience;
+    async fn conclude(&mut self, audience: Caller, label: Option<Arc<str>>, outcome: Outcome) {
+        let Caller { caller, gathered, log } = audience;
         if !log.is_empty() {
             // Right before the sentinel.
             self.logs.feed_frames(&log);
@@ -617,7 +622,7 @@ impl Crowd<'_> {
     fn grace(&self) -> Duration {
         let others = self.flights.iter().filter(|flight| flight.is_awaited()).count() > 1;
         if self.multiplex.promises().cancel || others {
-            self.worker.shared.surroundings.settings.stop_grace.0
+            self.worker.shared.config.settings.stop_grace.0
         } else {
             Duration::ZERO
         }
@@ -626,25 +631,25 @@ impl Crowd<'_> {
     /// Somebody has left, or has taken what was held.
     fn look_after_callers(&mut self) {
         let (low, promises) = (self.low_bytes(), self.multiplex.promises());
-        let until = Instant::now() + self.worker.shared.surroundings.settings.stop_grace.0;
+        let until = Instant::now() + self.worker.shared.config.settings.stop_grace.0;
         for flight in &mut self.flights {
             let Some((reply, _)) = &flight.audience.caller else { continue };
             if reply.is_closed() {
                 flight.audience.caller = None;
                 flight.audience.gathered = Gathered::default();
-                flight.pace = Pace::Free;
+                flight.pace = Backpressure::Free;
                 if promises.cancel {
                     self.multiplex.cancel(flight.ticket.id);
                     flight.state = State::Cancelled { until };
                 } else {
                     flight.state = State::Left;
                 }
-            } else if let Reply::Pieces(feed) = reply
+            } else if let Reply::ResponseStream(feed) = reply
                 && flight.is_held_up()
                 && feed.held_bytes() <= low
             {
-                let pace = std::mem::replace(&mut flight.pace, Pace::Free);
-                if matches!(pace, Pace::Paused | Pace::Rested) {
+                let pace = std::mem::replace(&mut flight.pace, Backpressure::Free);
+                if matches!(pace, Backpressure::Paused | Backpressure::Rested) {
                     self.multiplex.resume(flight.ticket.id);
                 }
             }
@@ -675,7 +680,7 @@ impl Crowd<'_> {
             }
         }
         for (id, limit, begun) in over {
-            self.fail(id, Error::TimeOut { limit, after: begun.elapsed() }).await;
+            self.fail(id, Error::Run(RunError::TimeOut { limit, after: begun.elapsed() })).await;
         }
     }
 
@@ -704,7 +709,7 @@ impl Crowd<'_> {
                 let Flight { activation, deadline, begun, audience, .. } = flight;
                 let (reply, place) = audience.caller.expect("an open one has a caller");
                 let job = Job { activation, deadline, reply, place, claimed: None };
-                let job = match self.worker.crew.desk.hand_over(job) {
+                let job = match self.worker.pool.queue.requeue_front(job) {
                     Ok(()) => continue,
                     Err(job) => job,
                 };
@@ -720,7 +725,7 @@ impl Crowd<'_> {
         let partial = if alone { partial } else { Vec::new() };
         let error = || without_answer(ending.clone(), &partial, channel);
         let how = error();
-        self.worker.crew.deaths().died(how.detail().unwrap_or_else(|| how.to_string()));
+        self.worker.pool.backoff().died(how.detail().unwrap_or_else(|| how.to_string()));
         self.finish_all(|_| Some(error())).await;
     }
 
@@ -751,12 +756,12 @@ impl Flight {
 
     /// Whether it may write less than it could.
     fn is_held_up(&self) -> bool {
-        self.pace != Pace::Free
+        self.pace != Backpressure::Free
     }
 
     /// Whether its caller takes pieces.
     fn is_fed(&self) -> bool {
-        matches!(&self.audience.caller, Some((Reply::Pieces(_), _)))
+        matches!(&self.audience.caller, Some((Reply::ResponseStream(_), _)))
     }
 
     /// The point in time at which something has to happen.
@@ -775,11 +780,11 @@ impl Outcome {
             (reply, Self::Error(error)) => reply.send(Err(error)),
             (reply @ Reply::Whole(_), Self::Failed(error)) => reply.send(Ok(answer::failure(&error))),
             (reply @ Reply::Whole(_), Self::End) => reply.send(Ok(gathered.into_answer())),
-            (Reply::Pieces(feed), Self::Failed(error)) => {
-                feed.push(Piece::Failed(error));
+            (Reply::ResponseStream(feed), Self::Failed(error)) => {
+                feed.push(StreamItem::Failed(error));
             }
-            (Reply::Pieces(feed), Self::End) => {
-                feed.push(Piece::End);
+            (Reply::ResponseStream(feed), Self::End) => {
+                feed.push(StreamItem::End);
             }
         }
     }
@@ -793,7 +798,7 @@ fn poll_callers(flights: &mut [Flight], low_bytes: usize, context: &mut Context<
         changed |= match &mut flight.audience.caller {
             None => false,
             Some((Reply::Whole(reply), _)) => reply.poll_closed(context).is_ready(),
-            Some((Reply::Pieces(feed), _)) => feed.poll_change(low_bytes, context).is_ready(),
+            Some((Reply::ResponseStream(feed), _)) => feed.poll_change(low_bytes, context).is_ready(),
         };
     }
     if changed { Poll::Ready(()) } else { Poll::Pending }

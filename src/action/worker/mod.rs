@@ -14,9 +14,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
-use crate::error::{BadAnswer, Ending, Error, TimeLimit};
+use crate::error::{BadAnswer, Ending, Error, RunError, TimeLimit};
 use crate::logs::{Logs, Sentinels};
-use crate::memory_budget::Room;
+use crate::memory_budget::MemoryBudget;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
 use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
@@ -26,10 +26,10 @@ use crate::protocol::pipe_loop::NoAnswer;
 use crate::protocol::{Protocol, single_shot};
 use crate::time;
 
-use super::queue::{Means, Next};
-use super::response_stream::{Feed, Piece};
-use super::{Crew, Place, Shared};
-use crate::artifact::inspect::{self, World};
+use super::queue::{Capacity, Next};
+use super::response_stream::{StreamItem, StreamSender};
+use super::{Place, Shared, WorkerPool};
+use crate::artifact::inspect::{self, TargetSystem};
 use concurrent::Waiting;
 
 /// What is sent to a worker.
@@ -61,7 +61,7 @@ pub(super) enum Reply {
     /// To somebody who wants it whole.
     Whole(oneshot::Sender<Result<Answer, Error>>),
     /// To somebody who takes it in pieces.
-    Pieces(Feed),
+    ResponseStream(StreamSender),
 }
 
 impl Reply {
@@ -69,7 +69,7 @@ impl Reply {
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Self::Whole(reply) => reply.is_closed(),
-            Self::Pieces(feed) => feed.is_closed(),
+            Self::ResponseStream(feed) => feed.is_closed(),
         }
     }
 
@@ -78,8 +78,8 @@ impl Reply {
         match self {
             // Whoever waited may have left.
             Self::Whole(reply) => drop(reply.send(outcome)),
-            Self::Pieces(feed) => {
-                feed.push(outcome.map_or_else(Piece::Broken, Piece::Result));
+            Self::ResponseStream(feed) => {
+                feed.push(outcome.map_or_else(StreamItem::Broken, StreamItem::Result));
             }
         }
     }
@@ -100,7 +100,7 @@ impl Message {
 
 impl Job {
     /// Takes it on. Nothing comes back if nobody needs it any more, who is told so then.
-    pub(super) fn claim(self, room: &Room) -> Option<Self> {
+    pub(super) fn claim(self, room: &MemoryBudget) -> Option<Self> {
         let given_up = self.claimed.as_ref().is_some_and(|claimed| claimed.swap(true, Ordering::AcqRel));
         if given_up || self.reply.is_closed() {
             // Its caller left or was told before it began.
@@ -108,7 +108,7 @@ impl Job {
         }
         if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             // The same, seen from here first. It takes nothing with it.
-            self.reply.send(Err(Error::Expired));
+            self.reply.send(Err(Error::Run(RunError::Expired)));
             return None;
         }
         if let Err(error) = room.begin(&self.activation.held) {
@@ -152,8 +152,8 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
-    pub(super) crew: Arc<Crew>,
-    /// Its place at the desk.
+    pub(super) pool: Arc<WorkerPool>,
+    /// Its place at the queue.
     pub(super) post: usize,
     pub(super) running: Option<Running>,
 }
@@ -167,33 +167,33 @@ pub(super) struct Running {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, crew: Arc<Crew>, post: usize) -> Self {
-        Self { shared, crew, post, running: None }
+    pub(super) fn new(shared: Arc<Shared>, pool: Arc<WorkerPool>, post: usize) -> Self {
+        Self { shared, pool, post, running: None }
     }
 
     /// Starts the process and waits until it is ready. Version 0 has nothing to start.
     pub(super) async fn ready(mut self, logs: &mut Logs) -> Result<Self, Error> {
-        if self.crew.protocol != Protocol::SingleShot {
+        if self.pool.protocol != Protocol::SingleShot {
             self.running = Some(self.start(logs).await?);
         }
         Ok(self)
     }
 
-    /// Works until the desk is closed or the proxy ends.
+    /// Works until the queue is closed or the proxy ends.
     pub(super) async fn serve(mut self, mut logs: Logs) {
-        let crew = self.crew.clone();
+        let pool = self.pool.clone();
         let mut phase = self.shared.phase.subscribe();
         while *phase.borrow_and_update() == Phase::Serving {
             if self.has_multiplex() {
-                self.crowd(Vec::new(), &mut phase, &mut logs).await;
-                if crew.desk.is_closed_and_empty() {
+                self.run_concurrently(Vec::new(), &mut phase, &mut logs).await;
+                if pool.queue.is_closed_and_empty() {
                     break;
                 }
                 continue;
             }
             let next = tokio::select! {
                 biased;
-                next = crew.desk.next(self.post, self.means()) => next,
+                next = pool.queue.next(self.post, self.means()) => next,
                 () = self.idle(&mut logs) => continue,
             };
             match next {
@@ -224,13 +224,13 @@ impl Worker {
     }
 
     /// What it can do with an activation.
-    pub(super) fn means(&self) -> Means {
-        if self.crew.protocol == Protocol::SingleShot || self.running.as_ref().is_some_and(|running| !running.silent) {
-            Means::Process
-        } else if self.crew.deaths().may_start() {
-            Means::Start
+    pub(super) fn means(&self) -> Capacity {
+        if self.pool.protocol == Protocol::SingleShot || self.running.as_ref().is_some_and(|running| !running.silent) {
+            Capacity::Process
+        } else if self.pool.backoff().may_start() {
+            Capacity::Start
         } else {
-            Means::Nothing
+            Capacity::Nothing
         }
     }
 
@@ -244,19 +244,19 @@ impl Worker {
     }
 
     fn pause_left(&self) -> Option<Duration> {
-        self.crew.deaths().pause_left()
+        self.pool.backoff().pause_left()
     }
 
     /// Starts a process for activations that wait, none of which is lost if that fails.
     async fn prepare(&mut self, logs: &mut Logs) {
         self.forget_the_dead(logs).await;
-        if !self.crew.deaths().may_start() {
+        if !self.pool.backoff().may_start() {
             return;
         }
         while let Some(left) = self.pause_left() {
             pause(left, logs).await;
         }
-        if self.crew.desk.is_empty() {
+        if self.pool.queue.is_empty() {
             // Others were faster.
             return;
         }
@@ -264,7 +264,7 @@ impl Worker {
             Ok(running) => self.running = Some(running),
             Err(error) => {
                 tell(logs, &error);
-                self.crew.deaths().died(error.to_string());
+                self.pool.backoff().died(error.to_string());
             }
         }
     }
@@ -282,9 +282,9 @@ impl Worker {
 
     /// One activation from its first log line to its sentinels.
     async fn run(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
-        let Some(job) = job.claim(&self.shared.surroundings.room) else { return };
-        if self.crew.speaks_frames.load(Ordering::Relaxed) {
-            self.crowd(vec![Waiting::new(job)], phase, logs).await;
+        let Some(job) = job.claim(&self.shared.config.room) else { return };
+        if self.pool.speaks_frames.load(Ordering::Relaxed) {
+            self.run_concurrently(vec![Waiting::new(job)], phase, logs).await;
         } else {
             self.run_alone(job, phase, logs).await;
         }
@@ -307,7 +307,7 @@ impl Worker {
     pub(super) async fn close_log(&self, logs: &mut Logs, error: Option<&Error>) {
         // On a terminal whoever calls is the author, and prints the error as well.
         if let Some(error) = error
-            && self.shared.surroundings.sentinels == Sentinels::Write
+            && self.shared.config.sentinels == Sentinels::Write
         {
             // What the action said about it comes first.
             logs.drain();
@@ -324,7 +324,7 @@ impl Worker {
         logs: &mut Logs,
     ) -> Result<Answer, Error> {
         let begun = Instant::now();
-        let run_timeout = self.shared.surroundings.settings.run_timeout.0;
+        let run_timeout = self.shared.config.settings.run_timeout.0;
         let (limit, ends) = time_limit(begun, deadline, run_timeout);
         let outcome = {
             let attempt = self.attempt(&mut activation, ends, logs);
@@ -332,15 +332,15 @@ impl Worker {
                 biased;
                 outcome = attempt => Some(outcome),
                 () = time_is_up(limit, ends, run_timeout) => None,
-                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Cut { after: begun.elapsed() })),
+                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Run(RunError::Cut { after: begun.elapsed() }))),
             }
         };
-        let outcome = outcome.unwrap_or_else(|| Err(Error::TimeOut { limit, after: begun.elapsed() }));
-        if let Err(error @ (Error::TimeOut { .. } | Error::Cut { .. })) = &outcome {
+        let outcome = outcome.unwrap_or_else(|| Err(Error::Run(RunError::TimeOut { limit, after: begun.elapsed() })));
+        if let Err(error @ (Error::Run(RunError::TimeOut { .. }) | Error::Run(RunError::Cut { .. }))) = &outcome {
             // The conversation was left in the middle: nobody could tell whose the next line is.
             if let Some(running) = self.running.take() {
                 stop::kill(&running.process).await;
-                self.crew.deaths().stopped(error.to_string());
+                self.pool.backoff().stopped(error.to_string());
             }
             logs.detach();
         }
@@ -350,7 +350,7 @@ impl Worker {
     /// One activation. Its limit of time is looked after by whoever asks; here it only decides
     /// whether a pause can be waited for.
     async fn attempt(&mut self, activation: &mut Activation, ends: Instant, logs: &mut Logs) -> Result<Answer, Error> {
-        if self.crew.protocol == Protocol::SingleShot {
+        if self.pool.protocol == Protocol::SingleShot {
             return self.attempt_single_shot(activation, logs).await;
         }
         let mut fresh = false;
@@ -360,24 +360,24 @@ impl Worker {
                 fresh = true;
                 self.running = Some(self.restart(ends, logs).await?);
             }
-            let limit_bytes = self.shared.surroundings.settings.max_result.0;
+            let limit_bytes = self.shared.config.settings.max_result.0;
             let running = self.running.as_mut().expect("it was started above");
             let answer = running.conversation.interact(activation, limit_bytes, &running.process, logs).await;
             match answer {
                 Ok(answer) => {
-                    self.crew.deaths().answered();
+                    self.pool.backoff().answered();
                     return Ok(answer);
                 }
                 Err(NoAnswer::TooLong) => {
                     let running = self.running.take().expect("it answered");
                     self.bury(running, logs).await;
-                    let error = Error::AnswerTooLong { limit_bytes };
-                    self.crew.deaths().stopped(error.to_string());
+                    let error = Error::Run(RunError::AnswerTooLong { limit_bytes });
+                    self.pool.backoff().stopped(error.to_string());
                     return Err(error);
                 }
                 Err(NoAnswer::Bad(problem)) => {
-                    self.crew.deaths().answered();
-                    return Err(Error::BadAnswer { problem, ending: None });
+                    self.pool.backoff().answered();
+                    return Err(Error::Run(RunError::BadAnswer { problem, ending: None }));
                 }
                 Err(NoAnswer::Strayed) => {
                     logs.say("pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)");
@@ -394,7 +394,7 @@ impl Worker {
                         continue;
                     }
                     let error = gone(&running.process, partial, channel, logs).await;
-                    self.crew.deaths().died(error.detail().unwrap_or_else(|| error.to_string()));
+                    self.pool.backoff().died(error.detail().unwrap_or_else(|| error.to_string()));
                     return Err(error);
                 }
             }
@@ -404,23 +404,23 @@ impl Worker {
     /// Starts a process in place of one that has ended, as soon as that may be.
     pub(super) async fn restart(&self, ends: Instant, logs: &mut Logs) -> Result<Running, Error> {
         loop {
-            let left = self.crew.deaths().pause_for(ends)?;
+            let left = self.pool.backoff().pause_for(ends)?;
             let Some(left) = left else { break };
             pause(left, logs).await;
         }
-        self.start(logs).await.inspect_err(|error| self.crew.deaths().died(error.to_string()))
+        self.start(logs).await.inspect_err(|error| self.pool.backoff().died(error.to_string()))
     }
 
     async fn attempt_single_shot(&mut self, activation: &mut Activation, logs: &mut Logs) -> Result<Answer, Error> {
-        let launch = single_shot::launch(&self.crew.launch, activation);
+        let launch = single_shot::launch(&self.pool.launch, activation);
         // However this ends, nothing of the process is left behind.
         let (guard, pipes) = spawn(&launch, ResultChannel::Stdout, &self.shared.reaper, logs)?;
         let process = guard.process();
-        let limit_bytes = self.shared.surroundings.settings.max_result.0;
+        let limit_bytes = self.shared.config.settings.max_result.0;
         let answer = single_shot::interact(process, pipes, activation, limit_bytes, logs).await;
         let result = match answer {
             Ok(answer) => Ok(answer),
-            Err(single_shot::NoAnswer::TooLong) => Err(Error::AnswerTooLong { limit_bytes }),
+            Err(single_shot::NoAnswer::TooLong) => Err(Error::Run(RunError::AnswerTooLong { limit_bytes })),
             Err(single_shot::NoAnswer::Bad(problem)) => Err(unusable(process, problem, logs).await),
         };
         logs.detach();
@@ -429,24 +429,24 @@ impl Worker {
 
     /// Starts the process and waits until it is ready.
     async fn start(&self, logs: &mut Logs) -> Result<Running, Error> {
-        let surroundings = &self.shared.surroundings;
+        let config = &self.shared.config;
         let rules = detect::Rules {
-            protocol: self.crew.protocol,
-            wait_for_ack: surroundings.wait_for_ack,
-            init_timeout: surroundings.settings.init_timeout.0,
-            start_grace: surroundings.settings.start_grace.0,
+            protocol: self.pool.protocol,
+            wait_for_ack: config.wait_for_ack,
+            init_timeout: config.settings.init_timeout.0,
+            start_grace: config.settings.start_grace.0,
         };
-        let (guard, pipes) = spawn(&self.crew.launch, ResultChannel::Descriptor3, &self.shared.reaper, logs)?;
+        let (guard, pipes) = spawn(&self.pool.launch, ResultChannel::Descriptor3, &self.shared.reaper, logs)?;
         match detect(guard.process(), pipes, &rules, logs).await {
             Ok(detect::Ready { mut conversation, evidence }) => {
                 match &mut conversation {
-                    Conversation::PipeLoop(pipe_loop) if surroundings.settings.replaces_strayed() => {
+                    Conversation::PipeLoop(pipe_loop) if config.settings.replaces_strayed() => {
                         pipe_loop.report_strays();
                     }
                     Conversation::PipeLoop(_) => {}
                     Conversation::Multiplex(multiplex) => {
-                        multiplex.bound(surroundings.settings.max_result.0);
-                        self.crew.learn(multiplex.promises().concurrency);
+                        multiplex.bound(config.settings.max_result.0);
+                        self.pool.learn(multiplex.promises().concurrency);
                     }
                 }
                 let process = guard.release();
@@ -479,7 +479,7 @@ impl Worker {
         let channel = running.conversation.channel_name();
         let process = self.bury(running, logs).await;
         let how = without_answer(process.exit().map(|_| ending(&process, logs)), b"", channel);
-        self.crew.deaths().died(how.to_string());
+        self.pool.backoff().died(how.to_string());
     }
 
     /// Kills what is left of a process and its group, and takes its last words.
@@ -494,7 +494,7 @@ impl Worker {
     /// Stops a process in order.
     async fn stop(&self, running: Running, logs: &mut Logs) {
         let Running { process, mut conversation, .. } = running;
-        let grace = self.shared.surroundings.settings.stop_grace.0;
+        let grace = self.shared.config.settings.stop_grace.0;
         let mut phase = self.shared.phase.subscribe();
         if let Conversation::Multiplex(multiplex) = &mut conversation {
             // Its frame is told half of the grace, as its input's end is.
@@ -526,7 +526,7 @@ pub(crate) fn spawn(
 ) -> Result<(KillOnDrop, Pipes), Error> {
     logs.stderr.forget_tail();
     let (process, pipes) = start(launch, channel, reaper)
-        .map_err(|reason| inspect::cannot_start(&launch.program, &World::of(launch), &reason))?;
+        .map_err(|reason| inspect::cannot_start(&launch.program, &TargetSystem::of(launch), &reason))?;
     Ok((KillOnDrop::new(process), pipes))
 }
 
@@ -550,19 +550,19 @@ pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static 
 /// Why a process gives no answer: how it ended, and in the middle of which line; or it lives on, and has
 /// closed its channel.
 pub(super) fn without_answer(ending: Option<Ending>, partial: &[u8], channel: &'static str) -> Error {
-    let Some(ending) = ending else { return Error::ChannelClosed { channel } };
+    let Some(ending) = ending else { return Error::Run(RunError::ChannelClosed { channel }) };
     if partial.is_empty() {
-        return Error::Died { ending };
+        return Error::Run(RunError::Died { ending });
     }
     let line = String::from_utf8_lossy(partial).into_owned();
-    Error::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) }
+    Error::Run(RunError::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) })
 }
 
 /// An answer of a process of its own that is unusable: how it ended is part of why.
 pub(crate) async fn unusable(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
     wait_for_end(process).await;
     logs.stderr.drain();
-    Error::BadAnswer { problem, ending: Some(ending(process, logs)) }
+    Error::Run(RunError::BadAnswer { problem, ending: Some(ending(process, logs)) })
 }
 
 /// Says an error and its hint in the log, for the action's author.

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use super::Inspection;
 use super::libraries;
-use super::report::{Defect, Libc};
-use super::target::World;
+use super::target::TargetSystem;
+use crate::error::{Defect, Libc};
 
 /// What an ELF file says about itself.
 #[derive(Debug, Clone, Default)]
@@ -93,13 +93,13 @@ const VER_FLG_BASE: u16 = 1;
 const VER_FLG_WEAK: u16 = 2;
 
 /// The kernel reads no more program headers than fit into this.
-const MOST_HEADER_BYTES: u64 = 65_536;
+const MAX_HEADER_BYTES: u64 = 65_536;
 /// Bounds for what is read of a file that may lie, far above what linkers write.
-const MOST_DYNAMIC: u64 = 65_536;
-const MOST_NEEDED: usize = 4096;
-const MOST_VERSIONS: usize = 16_384;
-const LONGEST_STRING: usize = 65_536;
-const MOST_BLOCKS: usize = 4096;
+const MAX_DYNAMIC: u64 = 65_536;
+const MAX_NEEDED: usize = 4096;
+const MAX_VERSIONS: usize = 16_384;
+const MAX_STRING: usize = 65_536;
+const MAX_BLOCKS: usize = 4096;
 const BLOCK_BYTES: u64 = 4096;
 
 impl Elf {
@@ -164,8 +164,8 @@ impl Elf {
     }
 }
 
-/// Looks at an ELF file of that world. `host` is where it lies on this machine.
-pub(super) fn inspect(path: &Path, host: &Path, world: &World) -> Inspection {
+/// Looks at an ELF file of that target. `host` is where it lies on this machine.
+pub(super) fn inspect(path: &Path, host: &Path, target: &TargetSystem) -> Inspection {
     let elf = match Elf::open(host) {
         Ok(elf) => elf,
         Err(Fault::Unreadable(error)) => {
@@ -188,7 +188,7 @@ pub(super) fn inspect(path: &Path, host: &Path, world: &World) -> Inspection {
         inspection.defects.push(Defect::OtherSystem { system });
         return inspection;
     }
-    let wrong = match world.machine {
+    let wrong = match target.machine {
         Some(image) => (!elf.machine.runs_on(image)).then(|| ("that image is for", image.name())),
         None => (!elf.machine.runs_here()).then(|| ("this machine is", std::env::consts::ARCH.to_owned())),
     };
@@ -199,7 +199,7 @@ pub(super) fn inspect(path: &Path, host: &Path, world: &World) -> Inspection {
     match &elf.interpreter {
         Some(loader) => {
             let loader = loader.clone();
-            let mut found = libraries::inspect(path, elf, &loader, world);
+            let mut found = libraries::inspect(path, elf, &loader, target);
             inspection.defects.append(&mut found.defects);
             inspection.libraries = found.libraries;
         }
@@ -317,7 +317,7 @@ impl Reader<'_> {
         if headers == 0 {
             return damaged("it has no program headers");
         }
-        if header_size != expected || headers * header_size > MOST_HEADER_BYTES {
+        if header_size != expected || headers * header_size > MAX_HEADER_BYTES {
             return damaged(format!(
                 "it has {headers} program headers of {header_size} bytes, where {expected} are expected"
             ));
@@ -412,12 +412,12 @@ impl Reader<'_> {
         let (mut needed, mut soname, mut rpath, mut runpath) = (Vec::new(), None, None, None);
         let (mut strings, mut strings_bytes) = (None, 0);
         let (mut need_at, mut needs, mut defined_at, mut defined) = (None, 0, None, 0);
-        for index in 0..(bytes / (2 * word)).min(MOST_DYNAMIC) {
+        for index in 0..(bytes / (2 * word)).min(MAX_DYNAMIC) {
             let tag = self.word(at + index * 2 * word)?;
             let value = self.word(at + index * 2 * word + word)?;
             match tag {
                 0 => break,
-                1 if needed.len() < MOST_NEEDED => needed.push(value),
+                1 if needed.len() < MAX_NEEDED => needed.push(value),
                 5 => strings = Some(value),
                 10 => strings_bytes = value,
                 14 => soname = Some(value),
@@ -466,7 +466,7 @@ impl Reader<'_> {
         count: u64,
     ) -> Result<Vec<(OsString, String)>, Fault> {
         let mut versions = Vec::new();
-        for _ in 0..count.min(MOST_NEEDED as u64) {
+        for _ in 0..count.min(MAX_NEEDED as u64) {
             let library = u64::from(self.u32(at + 4)?);
             let library = OsString::from_vec(self.string(strings, library)?);
             let mut entry = at.saturating_add(self.u32(at + 8)?.into());
@@ -478,13 +478,13 @@ impl Reader<'_> {
                     versions.push((library.clone(), name));
                 }
                 let next = self.u32(entry + 12)?;
-                if next == 0 || versions.len() >= MOST_VERSIONS {
+                if next == 0 || versions.len() >= MAX_VERSIONS {
                     break;
                 }
                 entry = entry.saturating_add(next.into());
             }
             let next = self.u32(at + 12)?;
-            if next == 0 || versions.len() >= MOST_VERSIONS {
+            if next == 0 || versions.len() >= MAX_VERSIONS {
                 break;
             }
             at = at.saturating_add(next.into());
@@ -495,7 +495,7 @@ impl Reader<'_> {
     /// `DT_VERDEF`: a chain of versions, of which the first name is theirs.
     fn versions(&mut self, strings: &Strings, mut at: u64, count: u64) -> Result<Vec<String>, Fault> {
         let mut versions = Vec::new();
-        for _ in 0..count.min(MOST_VERSIONS as u64) {
+        for _ in 0..count.min(MAX_VERSIONS as u64) {
             // The base version is the library's own name.
             if self.u16(at + 2)? & VER_FLG_BASE == 0 {
                 let entry = at.saturating_add(self.u32(at + 12)?.into());
@@ -514,7 +514,7 @@ impl Reader<'_> {
     fn string(&mut self, strings: &Strings, offset: u64) -> Result<Vec<u8>, Fault> {
         let mut at = strings.start.saturating_add(offset);
         let mut string = Vec::new();
-        while at < strings.end && string.len() < LONGEST_STRING {
+        while at < strings.end && string.len() < MAX_STRING {
             let block = self.block(at / BLOCK_BYTES)?;
             let inside = usize::try_from(at % BLOCK_BYTES).expect("a block is small");
             let rest = &block[inside.min(block.len())..];
@@ -560,7 +560,7 @@ impl Reader<'_> {
 
     fn bytes(&mut self, at: u64, count: u64) -> Result<Vec<u8>, Fault> {
         let end = at.saturating_add(count);
-        if end > self.length || count > MOST_HEADER_BYTES {
+        if end > self.length || count > MAX_HEADER_BYTES {
             return damaged("it refers to what lies beyond its end");
         }
         let mut bytes = Vec::new();
@@ -582,7 +582,7 @@ impl Reader<'_> {
 
     fn block(&mut self, number: u64) -> Result<&[u8], Fault> {
         if !self.blocks.contains_key(&number) {
-            if self.blocks.len() >= MOST_BLOCKS {
+            if self.blocks.len() >= MAX_BLOCKS {
                 return damaged("its headers are scattered over too much of it");
             }
             let at = number.saturating_mul(BLOCK_BYTES);

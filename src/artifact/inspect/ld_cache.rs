@@ -29,14 +29,14 @@ const OLD_MAGIC: &[u8] = b"ld.so-1.7.0";
 const HEADER_BYTES: usize = 48;
 const ENTRY_BYTES: usize = 24;
 /// Far above what a desktop has.
-const MOST_BYTES: u64 = 64 << 20;
+const MAX_BYTES: u64 = 64 << 20;
 /// Its features are the number of a folder of `glibc-hwcaps`, which its path shows as well.
 const IN_HWCAPS_FOLDER: u64 = 1 << 62;
 
 impl Cache {
     pub(super) fn read(path: &Path) -> Self {
         let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes));
+        let read = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes));
         if read.is_err() { Self::default() } else { Self::parse(bytes) }
     }
 

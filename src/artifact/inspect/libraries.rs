@@ -28,8 +28,8 @@ use std::path::{Path, PathBuf};
 
 use super::elf::{Elf, Fault, Machine};
 use super::ld_cache::Cache;
-use super::report::{Defect, Libc, MissingLibrary};
-use super::target::{World, x86_level};
+use super::target::{TargetSystem, x86_level};
+use crate::error::{Defect, Libc, MissingLibrary};
 
 /// A shared library that would be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,14 +48,14 @@ pub(super) struct Found {
 }
 
 /// No program has so many; a file that lies could ask for ever.
-const MOST_LIBRARIES: usize = 4096;
+const MAX_LIBRARIES: usize = 4096;
 
 /// Looks for the loader of a program and for all that it would load. `path` is the program's, in the
-/// world.
-pub(super) fn inspect(path: &Path, program: Elf, loader: &Path, world: &World) -> Found {
+/// target.
+pub(super) fn inspect(path: &Path, program: Elf, loader: &Path, target: &TargetSystem) -> Found {
     let mut found = Found::default();
     let needs = Libc::of_loader(loader);
-    let loader_elf = match world.host(loader).map_err(Fault::Unreadable).and_then(|host| {
+    let loader_elf = match target.host(loader).map_err(Fault::Unreadable).and_then(|host| {
         require_executable(&host)?;
         Elf::open(&host)
     }) {
@@ -66,7 +66,7 @@ pub(super) fn inspect(path: &Path, program: Elf, loader: &Path, world: &World) -
             return found;
         }
         Err(Fault::Unreadable(error)) if is_missing(&error) => {
-            let here = libc_of(world, needs);
+            let here = libc_of(target, needs);
             found.defects.push(Defect::NoLoader { loader: loader.to_owned(), needs, here });
             return found;
         }
@@ -80,17 +80,17 @@ pub(super) fn inspect(path: &Path, program: Elf, loader: &Path, world: &World) -
         // A loader of another C library may stand under the name of glibc's, to start what was
         // built for that. It does not look for libraries in the same way.
         Some(Libc::Glibc) if Libc::of_loader(Path::new(&soname)) == Some(Libc::Glibc) => {
-            &Glibc::new(loader, program.machine, world)
+            &Glibc::new(loader, program.machine, target)
         }
-        Some(Libc::Musl) => &Musl::new(loader, world),
+        Some(Libc::Musl) => &Musl::new(loader, target),
         _ => return found,
     };
-    let mut search = Search { world, rules, objects: Vec::new(), known: HashMap::new() };
+    let mut search = Search { target, rules, objects: Vec::new(), known: HashMap::new() };
     // The loader is there already, under its own name.
     let known = loader.file_name().map(OsStr::to_owned);
     let mut of_loader = Object::new(loader.to_owned(), None, loader_elf);
     of_loader.elf.needed.clear();
-    let program_path = world.canonical(path).unwrap_or_else(|_| path.to_owned());
+    let program_path = target.canonical(path).unwrap_or_else(|_| path.to_owned());
     search.objects.push(Object::new(program_path, None, program));
     search.objects.push(of_loader);
     search.known.extend([soname, known.unwrap_or_default(), loader.as_os_str().to_owned()].map(|name| (name, LOADER)));
@@ -99,7 +99,7 @@ pub(super) fn inspect(path: &Path, program: Elf, loader: &Path, world: &World) -
 }
 
 /// Far above what a loader has.
-const MOST_LOADER_BYTES: u64 = 8 << 20;
+const MAX_LOADER_BYTES: u64 = 8 << 20;
 
 /// The places of the program and of the loader among the objects.
 const PROGRAM: usize = 0;
@@ -150,7 +150,7 @@ impl Object {
 }
 
 struct Search<'a> {
-    world: &'a World,
+    target: &'a TargetSystem,
     rules: &'a dyn Rules,
     objects: Vec<Object>,
     /// Which object stands for a name; none that is missing or damaged.
@@ -168,7 +168,7 @@ impl Search<'_> {
     fn run(&mut self, found: &mut Found) {
         let mut missing: Vec<MissingLibrary> = Vec::new();
         let mut next = 0;
-        while next < self.objects.len() && self.objects.len() < MOST_LIBRARIES {
+        while next < self.objects.len() && self.objects.len() < MAX_LIBRARIES {
             for name in self.objects[next].elf.needed.clone() {
                 if self.known.contains_key(&name)
                     || missing.iter().any(|missing| *missing.name == *name.to_string_lossy())
@@ -212,7 +212,7 @@ impl Search<'_> {
     fn check_levels(&self, found: &mut Found) {
         let libc = self.known.get(OsStr::new("libc.so.6"));
         let looks = libc.is_some_and(|&at| self.objects[at].elf.versions.iter().any(|version| version == "GLIBC_2.33"));
-        let Some(here) = self.world.x86_level.filter(|here| looks && *here > 0) else { return };
+        let Some(here) = self.target.x86_level.filter(|here| looks && *here > 0) else { return };
         for (index, object) in self.objects.iter().enumerate() {
             let needed = object.elf.x86_level;
             if needed > here {
@@ -243,7 +243,7 @@ impl Search<'_> {
         };
         let mut unfit = None;
         for place in places {
-            let elf = self.world.host(&place).map_err(Fault::Unreadable).and_then(|host| Elf::open(&host));
+            let elf = self.target.host(&place).map_err(Fault::Unreadable).and_then(|host| Elf::open(&host));
             match elf {
                 Ok(elf) if elf.machine == self.objects[PROGRAM].elf.machine => {
                     return Place::Found(place, Box::new(elf));
@@ -302,7 +302,7 @@ fn newest_like(version: &str, versions: &[String]) -> Option<String> {
 
 /// glibc's rules.
 struct Glibc<'a> {
-    world: &'a World,
+    target: &'a TargetSystem,
     machine: Machine,
     cache: Cache,
     default_folders: Vec<PathBuf>,
@@ -313,20 +313,20 @@ struct Glibc<'a> {
 }
 
 impl<'a> Glibc<'a> {
-    fn new(loader: &Path, machine: Machine, world: &'a World) -> Self {
+    fn new(loader: &Path, machine: Machine, target: &'a TargetSystem) -> Self {
         let cache =
-            world.host(Path::new("/etc/ld.so.cache")).map_or_else(|_| Cache::default(), |path| Cache::read(&path));
+            target.host(Path::new("/etc/ld.so.cache")).map_or_else(|_| Cache::default(), |path| Cache::read(&path));
         // The default folders are built into the loader. They follow from where it lies: Debian and
         // its kin have a folder for each architecture, the others `lib64` or plain `lib`.
-        let canonical = world.canonical(loader).unwrap_or_else(|_| loader.to_owned());
+        let canonical = target.canonical(loader).unwrap_or_else(|_| loader.to_owned());
         let own = canonical.parent().unwrap_or(Path::new("/lib")).to_owned();
         let own_name = own.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // Debian's loader may have been copied alone, as into an image that holds what one program
         // needs; it looks where it looked before.
         let built_in = || {
             let mut bytes = Vec::new();
-            let file = fs::File::open(world.host(&canonical).ok()?).ok()?;
-            io::Read::read_to_end(&mut io::Read::take(file, MOST_LOADER_BYTES), &mut bytes).ok()?;
+            let file = fs::File::open(target.host(&canonical).ok()?).ok()?;
+            io::Read::read_to_end(&mut io::Read::take(file, MAX_LOADER_BYTES), &mut bytes).ok()?;
             folder_of_architecture(&bytes)
         };
         let own_name = if own_name.contains("-linux-") { own_name } else { built_in().unwrap_or(own_name) };
@@ -346,13 +346,13 @@ impl<'a> Glibc<'a> {
             // A C library with a place of its own, such as Nix's.
             ("lib".to_owned(), vec![own])
         };
-        Self { world, machine, cache, default_folders, lib, hwcaps: hwcaps(machine) }
+        Self { target, machine, cache, default_folders, lib, hwcaps: hwcaps(machine) }
     }
 
     /// The files that a library may be in one folder.
     fn in_folder(&self, folder: &Path, name: &OsStr, places: &mut Vec<PathBuf>) {
         let hwcaps = folder.join("glibc-hwcaps");
-        if self.world.metadata(&hwcaps).is_ok() {
+        if self.target.metadata(&hwcaps).is_ok() {
             places.extend(self.hwcaps.iter().map(|level| hwcaps.join(level).join(name)));
         }
         places.push(folder.join(name));
@@ -362,7 +362,7 @@ impl<'a> Glibc<'a> {
         for folder in list.split(|byte| separators.contains(byte)) {
             // An empty folder is the one that the action is started in.
             let folder =
-                if folder.is_empty() { Some(self.world.directory.clone()) } else { self.expand(folder, object) };
+                if folder.is_empty() { Some(self.target.directory.clone()) } else { self.expand(folder, object) };
             if let Some(folder) = folder {
                 self.in_folder(&folder, name, places);
             }
@@ -404,7 +404,7 @@ impl Rules for Glibc<'_> {
                 self.in_folders(rpath, b":", &objects[PROGRAM], name, &mut places);
             }
         }
-        if let Some(list) = self.world.library_path.as_deref().filter(|list| !list.is_empty()) {
+        if let Some(list) = self.target.library_path.as_deref().filter(|list| !list.is_empty()) {
             self.in_folders(list.as_bytes(), b":;", &objects[PROGRAM], name, &mut places);
         }
         if let Some(runpath) = &asking.elf.runpath {
@@ -468,22 +468,22 @@ fn hwcaps(machine: Machine) -> Vec<&'static str> {
 
 /// musl's rules.
 struct Musl<'a> {
-    world: &'a World,
+    target: &'a TargetSystem,
     folders: Vec<PathBuf>,
 }
 
 /// Far above what such a file has.
-const MOST_PATH_BYTES: u64 = 1 << 20;
+const MAX_PATH_BYTES: u64 = 1 << 20;
 
 impl<'a> Musl<'a> {
-    fn new(loader: &Path, world: &'a World) -> Self {
+    fn new(loader: &Path, target: &'a TargetSystem) -> Self {
         // `/lib/ld-musl-x86_64.so.1` has its list in `/etc/ld-musl-x86_64.path`.
         let name = loader.file_name().unwrap_or_default().to_string_lossy();
         let list = format!("{}.path", name.split(".so").next().unwrap_or_default());
         let prefix = loader.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
-        let list = world.host(&prefix.join("etc").join(list)).and_then(|path| {
+        let list = target.host(&prefix.join("etc").join(list)).and_then(|path| {
             let mut list = Vec::new();
-            io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, MOST_PATH_BYTES), &mut list)?;
+            io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, MAX_PATH_BYTES), &mut list)?;
             Ok(list)
         });
         let list = list.unwrap_or_else(|_| b"/lib:/usr/local/lib:/usr/lib".to_vec());
@@ -492,7 +492,7 @@ impl<'a> Musl<'a> {
             .filter(|folder| !folder.is_empty())
             .map(|folder| PathBuf::from(OsStr::from_bytes(folder)))
             .collect();
-        Self { world, folders }
+        Self { target, folders }
     }
 }
 
@@ -504,7 +504,7 @@ impl Rules for Musl<'_> {
                 .map(|folder| PathBuf::from(OsStr::from_bytes(folder)))
                 .collect()
         };
-        if let Some(list) = &self.world.library_path {
+        if let Some(list) = &self.target.library_path {
             folders.extend(split(list.as_bytes()));
         }
         let mut next = Some(by);
@@ -584,10 +584,10 @@ fn folder_of_architecture(loader: &[u8]) -> Option<String> {
 }
 
 /// The C library that an image has, by its loaders: the wanted one, if it has that among others.
-fn libc_of(world: &World, wanted: Option<Libc>) -> Option<Libc> {
+fn libc_of(target: &TargetSystem, wanted: Option<Libc>) -> Option<Libc> {
     let found: Vec<_> = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]
         .iter()
-        .filter_map(|folder| fs::read_dir(world.host(Path::new(folder)).ok()?).ok())
+        .filter_map(|folder| fs::read_dir(target.host(Path::new(folder)).ok()?).ok())
         .flatten()
         .flatten()
         .filter_map(|entry| Libc::of_loader(Path::new(&entry.file_name())))

@@ -2,7 +2,7 @@
 //!
 //! Knows what the kernel asks of a program ([`elf`], [`shebang`]), what a loader asks of its libraries
 //! ([`libraries`]), and the formats that people upload by mistake ([`kind`](super::kind)). It looks into a
-//! [`World`], which is this machine or an unpacked image. Everything that a file says about itself is
+//! [`TargetSystem`], which is this machine or an unpacked image. Everything that a file says about itself is
 //! believed within bounds only, and no more is read than an answer needs: some pages of a file of any
 //! size.
 //!
@@ -14,7 +14,6 @@
 pub mod elf;
 mod ld_cache;
 pub mod libraries;
-mod report;
 pub mod shebang;
 pub mod target;
 
@@ -23,11 +22,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::artifact::kind::HEAD_BYTES;
-use crate::error::Error;
+use crate::error::{Error, StartError, UploadError};
 
-pub use crate::artifact::kind::{Foreign, Kind, Language};
-pub use report::{Defect, Libc, MissingLibrary, Severity};
-pub use target::World;
+pub use crate::artifact::kind::Kind;
+pub use crate::error::{Defect, Foreign, Language, Libc, MissingLibrary, Severity};
+pub use target::TargetSystem;
 
 /// What an inspection found.
 #[derive(Debug)]
@@ -65,22 +64,26 @@ impl Inspection {
 /// Refuses an executable that the kernel or the loader would refuse.
 ///
 /// # Errors
-/// [`Error::Unfit`], with everything that was found at once.
-pub fn check(executable: &Path, world: &World) -> Result<(), Error> {
-    let inspection = inspect(executable, world);
+/// [`UploadError::Unfit`], with everything that was found at once.
+pub fn check(executable: &Path, target: &TargetSystem) -> Result<(), Error> {
+    let inspection = inspect(executable, target);
     tracing::debug!(what = inspection.what, interpreter = ?inspection.interpreter, defects = ?inspection.defects, "inspected");
     let defects: Vec<_> = inspection.fatal().cloned().collect();
-    if defects.is_empty() { Ok(()) } else { Err(Error::Unfit { path: Some(executable.to_owned()), defects }) }
+    if defects.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Upload(UploadError::Unfit { path: Some(executable.to_owned()), defects }))
+    }
 }
 
 /// Turns the kernel's refusal to execute a file into a sentence about that file. It was looked at
 /// when it was placed; since then something may have changed, and now it is known that nothing runs
 /// what is for another machine.
 #[must_use]
-pub fn cannot_start(executable: &Path, world: &World, reason: &io::Error) -> Error {
-    let defects: Vec<_> = inspect(executable, world).fatal_by_itself().cloned().collect();
+pub fn cannot_start(executable: &Path, target: &TargetSystem, reason: &io::Error) -> Error {
+    let defects: Vec<_> = inspect(executable, target).fatal_by_itself().cloned().collect();
     if !defects.is_empty() {
-        return Error::Unfit { path: Some(executable.to_owned()), defects };
+        return Error::Upload(UploadError::Unfit { path: Some(executable.to_owned()), defects });
     }
     let (reason, hint) = if reason.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) {
         (
@@ -90,13 +93,13 @@ pub fn cannot_start(executable: &Path, world: &World, reason: &io::Error) -> Err
     } else {
         (reason.to_string(), "`pipeloop run ACTION` shows the same on a laptop")
     };
-    Error::CannotStart { path: executable.to_owned(), reason, hint }
+    Error::Start(StartError::CannotStart { path: executable.to_owned(), reason, hint })
 }
 
-/// Looks at a file that is to be started in a world. `executable` is a path of this machine.
+/// Looks at a file that is to be started in a target. `executable` is a path of this machine.
 #[must_use]
-pub fn inspect(executable: &Path, world: &World) -> Inspection {
-    let mut inspection = inspect_file(&world.inner(executable), world, &mut Chain::default());
+pub fn inspect(executable: &Path, target: &TargetSystem) -> Inspection {
+    let mut inspection = inspect_file(&target.inner(executable), target, &mut Chain::default());
     inspection.defects.sort_by_key(Defect::severity);
     inspection
 }
@@ -110,15 +113,15 @@ struct Chain {
     restarts: usize,
 }
 
-/// Looks at a file of that world.
-fn inspect_file(path: &Path, world: &World, chain: &mut Chain) -> Inspection {
+/// Looks at a file of that target.
+fn inspect_file(path: &Path, target: &TargetSystem, chain: &mut Chain) -> Inspection {
     let unreadable =
         |error: &io::Error| Inspection::of_defect("unreadable", Defect::Unreadable { reason: error.to_string() });
-    let host = match world.host(path) {
+    let host = match target.host(path) {
         Ok(host) => host,
         Err(error) => return unreadable(&error),
     };
-    let refusals = refusals(&host, world);
+    let refusals = refusals(&host, target);
     // Neither a folder nor a pipe, which would be waited for.
     if refusals.iter().any(|defect| matches!(defect, Defect::Unreadable { .. })) {
         return Inspection { defects: refusals, ..Inspection::new("no file") };
@@ -130,8 +133,8 @@ fn inspect_file(path: &Path, world: &World, chain: &mut Chain) -> Inspection {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Inspection::new("unreadable"),
         Err(error) => return unreadable(&error),
         Ok(_) => match Kind::of(&head) {
-            Kind::Elf => elf::inspect(path, &host, world),
-            Kind::Script => shebang::inspect(path, &head, world, chain),
+            Kind::Elf => elf::inspect(path, &host, target),
+            Kind::Script => shebang::inspect(path, &head, target, chain),
             other => match Defect::of(&other) {
                 Some(defect) => Inspection::of_defect(other.in_words(), defect),
                 None => Inspection::new(other.in_words()),
@@ -160,7 +163,7 @@ impl Defect {
 }
 
 /// Why the kernel would refuse to execute a file whatever is in it.
-fn refusals(host: &Path, world: &World) -> Vec<Defect> {
+fn refusals(host: &Path, target: &TargetSystem) -> Vec<Defect> {
     use std::os::unix::fs::PermissionsExt;
 
     let metadata = match std::fs::metadata(host) {
@@ -174,7 +177,7 @@ fn refusals(host: &Path, world: &World) -> Vec<Defect> {
     let mut refusals = Vec::new();
     let mode = metadata.permissions().mode() & 0o7777;
     // Of an image nobody knows who will start it, and how it will be mounted.
-    let (executable, mounted_noexec) = if world.is_this_machine() {
+    let (executable, mounted_noexec) = if target.is_this_machine() {
         let mounted_noexec = rustix::fs::statvfs(host)
             .is_ok_and(|file_system| file_system.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC));
         (rustix::fs::access(host, rustix::fs::Access::EXEC_OK).is_ok(), mounted_noexec)

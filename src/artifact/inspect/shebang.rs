@@ -6,9 +6,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::report::Defect;
-use super::target::World;
+use super::target::TargetSystem;
 use super::{Chain, Inspection};
+use crate::error::Defect;
 
 /// As much of a file as the kernel looks at: `BINPRM_BUF_SIZE`.
 const KERNEL_BYTES: usize = 256;
@@ -16,7 +16,7 @@ const KERNEL_BYTES: usize = 256;
 /// last one is for a program. Its manual says four.
 const DEEPEST: usize = 5;
 /// How often `env` may come in between before nothing more is said.
-const MOST_RESTARTS: usize = 5;
+const MAX_RESTARTS: usize = 5;
 
 /// A `#!` line.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ fn parse(head: &[u8]) -> Result<Line, Defect> {
     Ok(Line { interpreter: interpreter.to_vec(), is_cut: !whole && argument.is_some(), argument })
 }
 
-/// Looks at a script of that world.
-pub(super) fn inspect(path: &Path, head: &[u8], world: &World, chain: &mut Chain) -> Inspection {
+/// Looks at a script of that target.
+pub(super) fn inspect(path: &Path, head: &[u8], target: &TargetSystem, chain: &mut Chain) -> Inspection {
     chain.scripts.push(path.to_owned());
     let line = match parse(head) {
         Ok(line) => line,
@@ -70,13 +70,13 @@ pub(super) fn inspect(path: &Path, head: &[u8], world: &World, chain: &mut Chain
     if let Some(without) = line.interpreter.strip_suffix(b"\r") {
         // Somebody may have a file of that name, but nobody has.
         let named = OsStr::from_bytes(&line.interpreter);
-        if world.metadata(Path::new(named)).is_err() {
+        if target.metadata(Path::new(named)).is_err() {
             let line = String::from_utf8_lossy(&[b"#!", without, b"\r"].concat()).into_owned();
             inspection.defects.push(Defect::CarriageReturn { line });
             return inspection;
         }
     }
-    if world.metadata(&interpreter).is_err() {
+    if target.metadata(&interpreter).is_err() {
         inspection.defects.push(Defect::NoInterpreter { interpreter });
         return inspection;
     }
@@ -102,9 +102,9 @@ pub(super) fn inspect(path: &Path, head: &[u8], world: &World, chain: &mut Chain
         }
         _ => None,
     };
-    follow(&mut inspection, &interpreter, world, chain);
+    follow(&mut inspection, &interpreter, target, chain);
     if let Some(command) = command {
-        find_on_path(&mut inspection, command, world, chain.restarts);
+        find_on_path(&mut inspection, command, target, chain.restarts);
     } else if !is_env {
         inspection.interpreter = Some(interpreter);
     }
@@ -112,8 +112,8 @@ pub(super) fn inspect(path: &Path, head: &[u8], world: &World, chain: &mut Chain
 }
 
 /// Looks at the interpreter, which is a program that has to be started like any other.
-fn follow(inspection: &mut Inspection, interpreter: &Path, world: &World, chain: &mut Chain) {
-    let inner = super::inspect_file(interpreter, world, chain);
+fn follow(inspection: &mut Inspection, interpreter: &Path, target: &TargetSystem, chain: &mut Chain) {
+    let inner = super::inspect_file(interpreter, target, chain);
     inspection.libraries.extend(inner.libraries);
     for defect in inner.defects {
         inspection.defects.push(match defect {
@@ -204,41 +204,41 @@ fn command(words: &[&str]) -> Result<Option<Command>, Defect> {
 }
 
 /// Finds the command as `execvp` does: the first one that may be executed.
-fn find_on_path(inspection: &mut Inspection, command: Command, world: &World, restarts: usize) {
+fn find_on_path(inspection: &mut Inspection, command: Command, target: &TargetSystem, restarts: usize) {
     let Command { name, path } = command;
-    let mut world = world.clone();
+    let mut target = target.clone();
     match path {
         SearchPath::Inherited => {}
-        SearchPath::Set(path) => world.path = Some(path),
-        SearchPath::Unset => world.path = None,
+        SearchPath::Set(path) => target.path = Some(path),
+        SearchPath::Unset => target.path = None,
     }
     let candidates = if name.as_bytes().contains(&b'/') {
         vec![PathBuf::from(&name)]
     } else {
-        world.path_folders().into_iter().map(|folder| folder.join(&name)).collect()
+        target.path_folders().into_iter().map(|folder| folder.join(&name)).collect()
     };
     // A script that `env` finds may name `env` again, itself even; then nothing more is said.
     let mut chain = Chain { scripts: Vec::new(), restarts: restarts + 1 };
-    if chain.restarts > MOST_RESTARTS {
+    if chain.restarts > MAX_RESTARTS {
         return;
     }
     let found = candidates
         .iter()
-        .find(|candidate| world.host(candidate).is_ok_and(|host| super::refusals(&host, &world).is_empty()));
+        .find(|candidate| target.host(candidate).is_ok_and(|host| super::refusals(&host, &target).is_empty()));
     let Some(found) = found else {
         // One that is there and may not be executed is worth telling rather.
         let there =
-            candidates.iter().find(|candidate| world.metadata(candidate).is_ok_and(|metadata| metadata.is_file()));
+            candidates.iter().find(|candidate| target.metadata(candidate).is_ok_and(|metadata| metadata.is_file()));
         if let Some(candidate) = there {
-            follow(inspection, candidate, &world, &mut chain);
+            follow(inspection, candidate, &target, &mut chain);
         } else {
-            let path = world.path.as_ref().map(|path| path.to_string_lossy().into_owned());
+            let path = target.path.as_ref().map(|path| path.to_string_lossy().into_owned());
             inspection.defects.push(Defect::NotOnPath { command: name.to_string_lossy().into_owned(), path });
         }
         return;
     };
     inspection.what = format!("script for {}", found.display());
-    follow(inspection, found, &world, &mut chain);
+    follow(inspection, found, &target, &mut chain);
     inspection.interpreter = Some(found.clone());
 }
 

@@ -16,7 +16,7 @@ use super::elf::{Elf, Machine};
 
 /// Where programs, interpreters and libraries are looked for.
 #[derive(Debug, Clone)]
-pub struct World {
+pub struct TargetSystem {
     /// The root of the file system: `/`, or the folder of an unpacked image.
     pub root: PathBuf,
     /// The action's folder, in which it is started, as an absolute path of this machine.
@@ -34,16 +34,16 @@ pub struct World {
 /// As many links are followed in one path as Linux follows.
 ///
 /// Source: `path_resolution(7)`.
-const MOST_LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
-impl World {
-    /// The world of an action that is started in `directory` with this environment, of which the
+impl TargetSystem {
+    /// The target of an action that is started in `directory` with this environment, of which the
     /// last variable of a name counts.
     #[must_use]
     pub fn new(root: &Path, directory: &Path, environment: &[(OsString, OsString)]) -> Self {
         let variable =
             |wanted: &str| environment.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
-        let mut world = Self {
+        let mut target = Self {
             root: root.to_owned(),
             directory: directory.to_owned(),
             path: variable("PATH"),
@@ -51,10 +51,10 @@ impl World {
             x86_level: (root.as_os_str() == "/").then(x86_level),
             machine: None,
         };
-        if !world.is_this_machine() {
-            world.machine = world.machine_of_image();
+        if !target.is_this_machine() {
+            target.machine = target.machine_of_image();
         }
-        world
+        target
     }
 
     /// What the programs are for that nearly every image has. An image of nothing but static files tells
@@ -85,7 +85,7 @@ impl World {
         std::env::split_paths(path).map(|folder| self.directory.join(folder)).collect()
     }
 
-    /// Where a path of that world lies on this machine. Links are followed to their end, which need
+    /// Where a path of that target lies on this machine. Links are followed to their end, which need
     /// not exist. A relative path is one from the action's folder.
     ///
     /// # Errors
@@ -95,16 +95,16 @@ impl World {
         if self.is_this_machine() { Ok(path) } else { Ok(self.mounted(&self.followed(&path)?)) }
     }
 
-    /// A path of that world without links.
+    /// A path of that target without links.
     ///
     /// # Errors
-    /// As [`World::host`]; on this machine also when it does not exist.
+    /// As [`TargetSystem::host`]; on this machine also when it does not exist.
     pub(super) fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
         let path = self.directory.join(path);
         if self.is_this_machine() { fs::canonicalize(path) } else { self.followed(&path) }
     }
 
-    /// What a path of this machine is called in that world.
+    /// What a path of this machine is called in that target.
     pub(super) fn inner(&self, host: &Path) -> PathBuf {
         if host.starts_with(&self.directory) {
             return host.to_owned();
@@ -129,7 +129,7 @@ impl World {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Follows every link of an absolute path, with `/` being the root of that world.
+    /// Follows every link of an absolute path, with `/` being the root of that target.
     fn followed(&self, path: &Path) -> io::Result<PathBuf> {
         let mut done = PathBuf::from("/");
         let mut ahead: Vec<OsString> = names(path);
@@ -153,7 +153,7 @@ impl World {
                 Err(error) => return Err(error),
             };
             links += 1;
-            if links > MOST_LINKS {
+            if links > MAX_LINKS {
                 return Err(rustix::io::Errno::LOOP.into());
             }
             done.pop();
@@ -229,24 +229,24 @@ mod tests {
         symlink("loop", root.join("loop")).unwrap();
         let action = tempfile::tempdir().unwrap();
         fs::write(action.path().join("exec"), "action").unwrap();
-        let world = World::new(root, action.path(), &[]);
+        let target = TargetSystem::new(root, action.path(), &[]);
         for path in ["/bin/tool", "/bin/absolute", "/usr/bin/upwards", "/../bin/tool"] {
-            let host = world.host(Path::new(path)).unwrap();
+            let host = target.host(Path::new(path)).unwrap();
             assert_eq!(host, root.join("usr/bin/tool"), "{path}");
-            assert_eq!(world.canonical(Path::new(path)).unwrap(), Path::new("/usr/bin/tool"), "{path}");
+            assert_eq!(target.canonical(Path::new(path)).unwrap(), Path::new("/usr/bin/tool"), "{path}");
         }
-        assert!(world.host(Path::new("/loop")).is_err());
-        assert!(!world.host(Path::new("/etc/passwd")).unwrap().exists(), "it is this machine's");
+        assert!(target.host(Path::new("/loop")).is_err());
+        assert!(!target.host(Path::new("/etc/passwd")).unwrap().exists(), "it is this machine's");
         // The action's folder is there, by its absolute path and as the folder to start from.
-        assert_eq!(fs::read_to_string(world.host(Path::new("exec")).unwrap()).unwrap(), "action");
-        assert_eq!(world.inner(&root.join("bin/tool")), Path::new("/bin/tool"));
+        assert_eq!(fs::read_to_string(target.host(Path::new("exec")).unwrap()).unwrap(), "action");
+        assert_eq!(target.inner(&root.join("bin/tool")), Path::new("/bin/tool"));
     }
 
     #[test]
     fn the_last_variable_of_a_name_counts() {
         let environment = [("PATH".into(), "/first".into()), ("PATH".into(), "/second::x".into())];
-        let world = World::new(Path::new("/"), Path::new("/action"), &environment);
-        assert_eq!(world.path_folders(), [Path::new("/second"), Path::new("/action/"), Path::new("/action/x")]);
-        assert_eq!(world.library_path, None);
+        let target = TargetSystem::new(Path::new("/"), Path::new("/action"), &environment);
+        assert_eq!(target.path_folders(), [Path::new("/second"), Path::new("/action/"), Path::new("/action/x")]);
+        assert_eq!(target.library_path, None);
     }
 }

@@ -44,7 +44,7 @@ use rustix::fs::FileType;
 use tar::EntryType;
 use zip::{CompressionMethod, ZipArchive};
 
-use crate::error::{Error, Instead};
+use crate::error::{Error, Instead, ProxyError, UploadError};
 use crate::text::excerpt;
 
 use crate::artifact::inspect::{Defect, Foreign, Kind as FileKind};
@@ -82,14 +82,14 @@ impl Bounds {
     /// Stops in the middle when nobody needs it any more.
     fn go_on(&self) -> Result<(), Error> {
         let halted = self.halt.as_ref().is_some_and(|halt| halt.load(Ordering::Relaxed));
-        if halted { Err(Error::ShuttingDown) } else { Ok(()) }
+        if halted { Err(Error::Proxy(ProxyError::ShuttingDown)) } else { Ok(()) }
     }
 }
 
 /// What was unpacked.
 #[derive(Debug)]
 pub struct Contents {
-    /// The file `exec` at the root, or [`Error::ArchiveWithoutExec`], which says what there is.
+    /// The file `exec` at the root, or [`UploadError::ArchiveWithoutExec`], which says what there is.
     pub exec: Result<PathBuf, Error>,
 }
 
@@ -99,9 +99,9 @@ pub struct Contents {
 /// the archive. Of two files or links with the same path the later one stays.
 ///
 /// # Errors
-/// [`Error::ArchiveDamaged`] when it cannot be read to its end or contradicts itself,
-/// [`Error::ArchiveUnsupported`], [`Error::ArchiveEscapes`], [`Error::ArchiveEntryKind`], [`Error::ArchiveTooLarge`],
-/// [`Error::ArchiveTooManyEntries`], [`Error::Unwritable`], and [`Error::ShuttingDown`] when it was halted.
+/// [`UploadError::ArchiveDamaged`] when it cannot be read to its end or contradicts itself,
+/// [`UploadError::ArchiveUnsupported`], [`UploadError::ArchiveEscapes`], [`UploadError::ArchiveEntryKind`], [`UploadError::ArchiveTooLarge`],
+/// [`UploadError::ArchiveTooManyEntries`], [`UploadError::Unwritable`], and [`ProxyError::ShuttingDown`] when it was halted.
 pub fn unpack(format: Format, bytes: &[u8], into: &Path, bounds: &Bounds) -> Result<Contents, Error> {
     let mut tree = Tree::new(Origin::Archive(format), into, bounds);
     match format {
@@ -116,7 +116,7 @@ pub fn unpack(format: Format, bytes: &[u8], into: &Path, bounds: &Bounds) -> Res
 /// looked into.
 ///
 /// # Errors
-/// As [`unpack`], and [`Error::NoSuchAction`] for what cannot be read.
+/// As [`unpack`], and [`UploadError::NoSuchAction`] for what cannot be read.
 pub(super) fn copy(
     folder: &Path,
     into: &Path,
@@ -129,12 +129,12 @@ pub(super) fn copy(
     let mut ahead = vec![PathBuf::new()];
     while let Some(below) = ahead.pop() {
         let path = folder.join(&below);
-        let unreadable = |reason| Error::NoSuchAction { path: path.clone(), reason };
+        let unreadable = |reason| Error::Upload(UploadError::NoSuchAction { path: path.clone(), reason });
         let mut entries = fs::read_dir(&path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(unreadable)?;
         entries.sort_by_key(fs::DirEntry::file_name);
         for found in entries {
             let path = found.path();
-            let unreadable = |reason| Error::NoSuchAction { path: path.clone(), reason };
+            let unreadable = |reason| Error::Upload(UploadError::NoSuchAction { path: path.clone(), reason });
             let name = below.join(found.file_name());
             number += 1;
             tree.count()?;
@@ -202,7 +202,7 @@ impl Format {
     }
 
     fn damaged(self, reason: impl Into<String>) -> Error {
-        Error::ArchiveDamaged { format: self.name(), reason: reason.into() }
+        Error::Upload(UploadError::ArchiveDamaged { format: self.name(), reason: reason.into() })
     }
 }
 
@@ -220,9 +220,10 @@ impl Origin {
     fn damaged(self, reason: String) -> Error {
         match self {
             Self::Archive(format) => format.damaged(reason),
-            Self::Folder => {
-                Error::System { doing: "copy the folder for the compiler", reason: io::Error::other(reason) }
-            }
+            Self::Folder => Error::Proxy(ProxyError::System {
+                doing: "copy the folder for the compiler",
+                reason: io::Error::other(reason),
+            }),
         }
     }
 }
@@ -361,7 +362,7 @@ fn no_tar(bytes: &[u8]) -> Error {
     // What can be decompressed of it is enough.
     let _ = GzDecoder::new(bytes).take(HEAD_BYTES as u64).read_to_end(&mut head);
     let inside = FileKind::of(&head).in_words();
-    Error::Unfit { path: None, defects: vec![Defect::NoTar { inside }] }
+    Error::Upload(UploadError::Unfit { path: None, defects: vec![Defect::NoTar { inside }] })
 }
 
 fn tar_kind(of: EntryType, name: &[u8]) -> Kind {
@@ -410,15 +411,19 @@ impl Entry<'_> {
     /// Of a zip, as the other formats have nothing that could be unsupported.
     fn unsupported(&self, what: &str, hint: &'static str) -> Error {
         let reason = format!("entry {} {} {what}", self.number, excerpt(self.name));
-        Error::ArchiveUnsupported { format: Format::Zip.name(), reason, hint }
+        Error::Upload(UploadError::ArchiveUnsupported { format: Format::Zip.name(), reason, hint })
     }
 
     fn escapes(&self, target: Option<&[u8]>) -> Error {
-        Error::ArchiveEscapes { entry: self.in_archive(), path: lossy(self.name), target: target.map(lossy) }
+        Error::Upload(UploadError::ArchiveEscapes {
+            entry: self.in_archive(),
+            path: lossy(self.name),
+            target: target.map(lossy),
+        })
     }
 
     fn of_kind(&self, kind: &'static str) -> Error {
-        Error::ArchiveEntryKind { entry: self.in_archive(), path: lossy(self.name), kind }
+        Error::Upload(UploadError::ArchiveEntryKind { entry: self.in_archive(), path: lossy(self.name), kind })
     }
 
     /// Its number, where entries have one that somebody could look up.
@@ -430,7 +435,7 @@ impl Entry<'_> {
         if reason.kind() == io::ErrorKind::InvalidFilename {
             return self.damaged("has a path that is too long for this system");
         }
-        Error::Unwritable { path: path.to_owned(), reason }
+        Error::Upload(UploadError::Unwritable { path: path.to_owned(), reason })
     }
 
     /// The names its path consists of; none for the folder itself.
@@ -524,7 +529,7 @@ impl<'a> Tree<'a> {
     }
 
     fn too_many(&self) -> Error {
-        Error::ArchiveTooManyEntries { what: self.origin.holder(), limit: self.bounds.entries }
+        Error::Upload(UploadError::ArchiveTooManyEntries { what: self.origin.holder(), limit: self.bounds.entries })
     }
 
     /// Makes a folder, or sets the mode of one that an earlier entry needed. The mode of the root is
@@ -566,10 +571,11 @@ impl<'a> Tree<'a> {
             };
             let length = piece.len() as u64;
             self.bounds.go_on()?;
-            self.bytes_left = self
-                .bytes_left
-                .checked_sub(length)
-                .ok_or(Error::ArchiveTooLarge { what: self.origin.fills(), limit_bytes: self.bounds.bytes })?;
+            self.bytes_left =
+                self.bytes_left.checked_sub(length).ok_or(Error::Upload(UploadError::ArchiveTooLarge {
+                    what: self.origin.fills(),
+                    limit_bytes: self.bounds.bytes,
+                }))?;
             file.write_all(piece).map_err(unwritable)?;
             written += length;
         }
@@ -709,13 +715,14 @@ impl<'a> Tree<'a> {
                 let path = self.path(exec);
                 fs::metadata(&path)
                     .and_then(|metadata| set_mode(&path, metadata.permissions().mode() & 0o777 | 0o755))
-                    .map_err(|reason| Error::Unwritable { path: path.clone(), reason })?;
+                    .map_err(|reason| Error::Upload(UploadError::Unwritable { path: path.clone(), reason }))?;
                 Ok(path)
             }
             _ => Err(self.without_exec()),
         };
         for (target, path) in links {
-            symlink(OsStr::from_bytes(target), &path).map_err(|reason| Error::Unwritable { path, reason })?;
+            symlink(OsStr::from_bytes(target), &path)
+                .map_err(|reason| Error::Upload(UploadError::Unwritable { path, reason }))?;
         }
         Ok(Contents { exec })
     }
@@ -776,7 +783,7 @@ impl<'a> Tree<'a> {
             .collect();
         leaves.sort();
         if leaves.iter().any(|(_, _, path)| path == b"META-INF/MANIFEST.MF") {
-            return Error::Unfit { path: None, defects: vec![Defect::Foreign(Foreign::Jar)] };
+            return Error::Upload(UploadError::Unfit { path: None, defects: vec![Defect::Foreign(Foreign::Jar)] });
         }
         let instead = match self.child(ROOT, b"exec").map(|node| &self.nodes[node].is) {
             Some(Is::Folder(_)) => Instead::Folder,
@@ -790,7 +797,7 @@ impl<'a> Tree<'a> {
         };
         let more = leaves.len().saturating_sub(LISTED);
         let holds = leaves.iter().take(LISTED).map(|(_, _, path)| lossy(path)).collect();
-        Error::ArchiveWithoutExec { instead, holds, more }
+        Error::Upload(UploadError::ArchiveWithoutExec { instead, holds, more })
     }
 }
 

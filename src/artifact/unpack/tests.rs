@@ -1,6 +1,7 @@
 //! Archives as people make them, and as those do who want out of the folder.
 
 use super::*;
+use crate::error::UploadError;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
@@ -715,7 +716,10 @@ fn archives_without_exec_say_what_they_hold() {
 fn a_folder_that_cannot_be_written_is_told() {
     let nowhere = Path::new("/proc/nowhere");
     let error = unpack(Format::Zip, &zip(&[exec()]), nowhere, &BOUNDS).unwrap_err();
-    assert!(matches!(&error, Error::Unwritable { path, .. } if path == &nowhere.join("exec")), "{error:?}");
+    assert!(
+        matches!(&error, Error::Upload(UploadError::Unwritable { path, .. }) if path == &nowhere.join("exec")),
+        "{error:?}"
+    );
 }
 
 /// An archive with a bit of everything.
