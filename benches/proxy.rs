@@ -5,6 +5,12 @@
 //! `docs/performance.md` says what is measured, how, and how to read it. Times are told and never
 //! judged: the only way to fail is a wrong answer. Needs `cc` and, unless `--pin free`, `taskset`.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    reason = "the powers that clippy.toml holds to one place each are those of the proxy, and this is none of it"
+)]
+
 #[path = "proxy/client.rs"]
 mod client;
 #[path = "proxy/contestant.rs"]

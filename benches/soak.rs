@@ -6,6 +6,11 @@
 //! protocol broken, and when descriptors, memory or processes grow. `docs/reliability.md` has results and says how
 //! to read them.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    reason = "the powers that clippy.toml holds to one place each are those of the proxy, and this is none of it"
+)]
 #![allow(missing_docs, reason = "a program of its own")]
 
 #[path = "soak/load.rs"]

@@ -3,6 +3,11 @@
 //! `e2e/run` starts the engine and this. Callers enter a container's network, which has nothing but
 //! its loopback. What can be seen without an engine is tested in `tests/`.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    reason = "the powers that clippy.toml holds to one place each are those of the proxy, and this is none of it"
+)]
 #![allow(missing_docs, reason = "tests are named by what they state")]
 
 #[path = "../tests/support/mod.rs"]

@@ -3,6 +3,8 @@
 //! `pipeloop serve --help` prints the table; `docs/configuration.md` is held to it by a test.
 //! A wrong value is an error before anything is started or bound.
 
+#![expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

@@ -17,6 +17,15 @@
 //! limits that a freeze does not run out, [`memory_budget`] the bound for all that callers make the proxy hold,
 //! [`text`] words for messages.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_macros,
+        reason = "clippy.toml is about the proxy, not its inner tests"
+    )
+)]
+
 pub mod action;
 pub mod activation;
 pub mod artifact;

@@ -1,5 +1,7 @@
 //! The only printer: data on stdout, everything else on stderr, colour on terminals only.
 
+#![expect(clippy::disallowed_methods, reason = "the one printer")]
+
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;

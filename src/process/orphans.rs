@@ -2,6 +2,8 @@
 //!
 //! Source: proc(5), `/proc/PID/stat`, `/proc/PID/exe`; `PR_SET_CHILD_SUBREAPER(2const)`.
 
+#![expect(clippy::disallowed_methods, reason = "orphans are ended by signals")]
+
 use std::fs;
 use std::io;
 use std::path::PathBuf;

@@ -5,6 +5,8 @@
 //! as PID 1, whatever the kernel handed us besides. An exit is stored as a fact: it may be asked
 //! for before it happens, after, and twice.
 
+#![expect(clippy::disallowed_methods, reason = "the one place that waits for processes")]
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;

@@ -3,6 +3,11 @@
 //! What can be executed is the kernel's to say. So the last call of the child is a plain `execve`: the
 //! standard library's is `execvp`, which has a shell read what the kernel refuses.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place that starts processes, on a thread that may wait for a busy executable"
+)]
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString, c_char};

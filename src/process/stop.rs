@@ -1,5 +1,7 @@
 //! Ends a process and everything in its group.
 
+#![expect(clippy::disallowed_methods, reason = "signals to a process group are what stopping is")]
+
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process_group};
