@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::error::{BadCompile, Error, UploadError};
 use crate::logs::Logs;
 use crate::process::spawn::ResultChannel;
-use crate::process::stop::{KillOnDrop, kill};
+use crate::process::stop::{KillOnDrop, kill_and_reap};
 use crate::process::{ExitStatus, Launch, Reaper, start};
 use crate::time;
 
@@ -93,7 +93,7 @@ impl Compilation<'_> {
             exit = time::timeout(self.limit, process.exited()) => exit,
             () = logs.pump() => unreachable!("a pump never ends"),
         };
-        kill(process).await;
+        kill_and_reap(process).await;
         logs.detach();
         match exit {
             None => Err(BadCompile::TooSlow { limit: self.limit }),

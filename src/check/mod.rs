@@ -43,7 +43,6 @@ use crate::process::{Launch, Process, Reaper, stop};
 use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, Evidence, detect};
-use crate::protocol::pipe_loop::Channel;
 use crate::text::{excerpt, millis};
 
 use crate::action::DEFAULT_MAIN;
@@ -198,7 +197,7 @@ impl<'a> CheckRun<'a> {
             running: None,
             strays: Vec::new(),
             misfits: Vec::new(),
-            channel: Channel::Descriptor3.name(),
+            channel: ResultChannel::Descriptor3.name(),
             given: BTreeSet::new(),
             alone: Baseline::default(),
             one_each: false,
@@ -355,8 +354,8 @@ impl<'a> CheckRun<'a> {
         let took = begun.elapsed();
         self.report.init = Some(took);
         let running = self.running.as_ref().expect("it was started");
-        self.channel = running.conversation.channel_name();
-        self.report.protocol = Some(running.conversation.name());
+        self.channel = running.conversation.channel().name();
+        self.report.protocol = Some(running.conversation.protocol().name());
         self.report.told_by = Some(match evidence {
             Evidence::Handshake(_) => "handshake",
             Evidence::Acknowledgement => "acknowledgement",
@@ -459,7 +458,7 @@ impl<'a> CheckRun<'a> {
 
     /// Kills what is left of a process and takes its last words.
     async fn bury(&mut self, process: &Process) {
-        self.log_capture.during(stop::kill(process)).await;
+        self.log_capture.during(stop::kill_and_reap(process)).await;
         self.logs.detach();
         self.hear().await;
     }

@@ -19,7 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::artifact::inspect::Defect;
 use crate::error::{Ending, Error, ProxyError, RunError, StartError, UploadError};
 use crate::process::Reaper;
-use crate::process::signals::{EndSignals, HeldBack, pass_on};
+use crate::process::signals::{BlockedSignals, TerminationSignals, forward_to_actions};
 
 /// Runs any Unix executable as a serverless action.
 ///
@@ -55,8 +55,8 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     // Before anything else: as PID 1 we would not even be told of them.
-    let held_back = HeldBack::begin();
-    crate::process::spawn::keep_inherited_descriptors();
+    let held_back = BlockedSignals::block();
+    crate::process::spawn::close_inherited_on_exec();
     let command = Cli::parse().command;
     // What may wait for a person's input can be interrupted until it has handlers.
     let held_back = matches!(command, Command::Serve(_)).then_some(held_back);
@@ -93,11 +93,11 @@ fn exit_status(error: &Error) -> u8 {
 
 /// What whoever starts actions takes over first: the signals that ask for an end, and the waiting for
 /// processes. Signals that are meant for the action go to it from now on.
-fn take_over() -> Result<(EndSignals, Reaper), Error> {
+fn take_over() -> Result<(TerminationSignals, Reaper), Error> {
     let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
-    let signals = EndSignals::take().map_err(system("take over signals"))?;
+    let signals = TerminationSignals::install().map_err(system("take over signals"))?;
     let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
-    pass_on(&reaper).map_err(system("take over signals"))?;
+    forward_to_actions(&reaper).map_err(system("take over signals"))?;
     Ok((signals, reaper))
 }
 

@@ -339,7 +339,7 @@ impl Worker {
         if let Err(error @ (Error::Run(RunError::TimeOut { .. }) | Error::Run(RunError::Cut { .. }))) = &outcome {
             // The conversation was left in the middle: nobody could tell whose the next line is.
             if let Some(running) = self.running.take() {
-                stop::kill(&running.process).await;
+                stop::kill_and_reap(&running.process).await;
                 self.pool.backoff().stopped(error.to_string());
             }
             logs.detach();
@@ -386,7 +386,7 @@ impl Worker {
                 }
                 Err(NoAnswer::Gone { partial, untouched }) => {
                     let running = self.running.take().expect("it was spoken with");
-                    let channel = running.conversation.channel_name();
+                    let channel = running.conversation.channel().name();
                     // A process that died before this activation could reach it takes nothing with
                     // it. One that was started for it and did so is told.
                     if untouched && !fresh && wait_for_end(&running.process).await {
@@ -452,14 +452,14 @@ impl Worker {
                 let process = guard.release();
                 tracing::info!(
                     pid = process.pid.as_raw_nonzero().get(),
-                    protocol = conversation.name(),
+                    protocol = conversation.protocol().name(),
                     ?evidence,
                     "ready"
                 );
                 Ok(Running { process, conversation, silent: false })
             }
             Err(error) => {
-                stop::kill(guard.process()).await;
+                stop::kill_and_reap(guard.process()).await;
                 logs.detach();
                 Err(error)
             }
@@ -476,7 +476,7 @@ impl Worker {
 
     /// A process that ended while no activation was with it.
     async fn bury_the_dead(&self, running: Running, logs: &mut Logs) {
-        let channel = running.conversation.channel_name();
+        let channel = running.conversation.channel().name();
         let process = self.bury(running, logs).await;
         let how = without_answer(process.exit().map(|_| ending(&process, logs)), b"", channel);
         self.pool.backoff().died(how.to_string());
@@ -485,7 +485,7 @@ impl Worker {
     /// Kills what is left of a process and its group, and takes its last words.
     async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
         let Running { process, conversation, .. } = running;
-        stop::kill(&process).await;
+        stop::kill_and_reap(&process).await;
         drop(conversation);
         logs.detach();
         process
@@ -499,7 +499,7 @@ impl Worker {
         if let Conversation::Multiplex(multiplex) = &mut conversation {
             // Its frame is told half of the grace, as its input's end is.
             tokio::select! {
-                () = multiplex.say_stop(grace / 2) => {}
+                () = multiplex.send_stop(grace / 2) => {}
                 _ = phase.wait_for(|phase| *phase == Phase::Killing) => {}
                 () = logs.pump() => unreachable!("a pump never ends"),
             }
@@ -510,7 +510,7 @@ impl Worker {
             () = stop::stop(&process, grace) => {}
             () = async {
                 let _ = phase.wait_for(|phase| *phase == Phase::Killing).await;
-            } => stop::kill(&process).await,
+            } => stop::kill_and_reap(&process).await,
             () = logs.pump() => unreachable!("a pump never ends"),
         }
         logs.detach();
@@ -542,7 +542,7 @@ async fn pause(left: Duration, logs: &mut Logs) {
 /// says why.
 pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static str, logs: &mut Logs) -> Error {
     let ended = wait_for_end(process).await;
-    stop::kill(process).await;
+    stop::kill_and_reap(process).await;
     logs.detach();
     without_answer(ended.then(|| ending(process, logs)), &partial, channel)
 }
