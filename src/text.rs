@@ -77,8 +77,8 @@ mod tests {
     fn a_duration_is_rounded_for_people() {
         assert_eq!(millis(Duration::from_micros(4_300)), "4 ms");
         assert_eq!(millis(Duration::from_millis(1_500)), "1.5 s");
-        assert_eq!(millis(Duration::from_secs(60)), "60 s");
-        assert_eq!(millis(Duration::from_secs(600)), "10 min");
+        assert_eq!(millis(Duration::from_mins(1)), "60 s");
+        assert_eq!(millis(Duration::from_mins(10)), "10 min");
     }
 
     #[test]

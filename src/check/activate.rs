@@ -76,7 +76,7 @@ impl CheckRun<'_> {
                     self.bury(guard.process()).await;
                 }
                 Ok(Err(NoAnswer::Gone { partial, .. })) => {
-                    let channel = conversation.channel().name();
+                    let channel = conversation.channel();
                     let why = gone(guard.process(), partial, channel, &mut self.logs);
                     return Err(Failure::Error(self.log_capture.during(why).await));
                 }
@@ -116,7 +116,7 @@ impl CheckRun<'_> {
 
     /// An answer is unusable: what comes beside it tells whether it is one at all.
     pub(super) async fn look_beside(&mut self, problem: BadAnswer, mut running: Running) -> Failure {
-        let channel = running.conversation.channel().name();
+        let channel = running.conversation.channel();
         let more = async {
             let _ = tokio::time::timeout(SECOND_THOUGHTS, running.conversation.idle(&mut self.logs)).await;
         };
@@ -135,7 +135,7 @@ impl CheckRun<'_> {
             Some(line) if !broken_up && lines.iter().any(is_answer) => {
                 Failure::Finding(Finding::Stray { channel, line: line.clone() })
             }
-            _ => Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })),
+            _ => Failure::Error(Error::Run(RunError::BadAnswer { problem, exit: None })),
         }
     }
 

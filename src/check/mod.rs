@@ -114,7 +114,7 @@ pub struct CheckRun<'a> {
     /// Frames of version 2 that are nobody's, of all processes.
     misfits: Vec<(FrameFault, Bytes)>,
     /// Where answers come from.
-    channel: &'static str,
+    channel: ResultChannel,
     /// Every number that the process of version 2 that runs was sent.
     given: BTreeSet<u64>,
     /// How activations went that were alone in flight.
@@ -197,7 +197,7 @@ impl<'a> CheckRun<'a> {
             running: None,
             strays: Vec::new(),
             misfits: Vec::new(),
-            channel: ResultChannel::Descriptor3.name(),
+            channel: ResultChannel::Descriptor3,
             given: BTreeSet::new(),
             alone: Baseline::default(),
             one_each: false,
@@ -248,7 +248,7 @@ impl<'a> CheckRun<'a> {
             Ok(artifact) => artifact,
             Err(error) => {
                 let faults = match &error {
-                    Error::Upload(UploadError::Unfit { defects, .. }) => defects.iter().map(Fault::from).collect(),
+                    Error::Upload(UploadError::Unusable { defects, .. }) => defects.iter().map(Fault::from).collect(),
                     error => vec![Fault::from(error)],
                 };
                 self.settle(Check { faults, ..Check::new(Name::Recognised, Verdict::Failed, "") });
@@ -288,7 +288,7 @@ impl<'a> CheckRun<'a> {
         }
         if !fatal.is_empty() {
             self.report.refused =
-                Some(Error::Upload(UploadError::Unfit { path: Some(self.launch.program.clone()), defects: fatal }));
+                Some(Error::Upload(UploadError::Unusable { path: Some(self.launch.program.clone()), defects: fatal }));
             return false;
         }
         self.plan.stays_down.is_none()
@@ -337,9 +337,11 @@ impl<'a> CheckRun<'a> {
             Ok(evidence) => evidence,
             Err(error) => {
                 let name = match error {
-                    Error::Start(StartError::NoHandshake { .. })
-                    | Error::Start(StartError::WrongFirstLine { .. })
-                    | Error::Start(StartError::UnsupportedVersion { .. }) => {
+                    Error::Start(
+                        StartError::NoHandshake { .. }
+                        | StartError::WrongFirstLine { .. }
+                        | StartError::UnsupportedVersion { .. },
+                    ) => {
                         self.settle(Check::passed(Name::Starts, "runs"));
                         Name::Protocol
                     }
@@ -347,14 +349,14 @@ impl<'a> CheckRun<'a> {
                 };
                 self.settle(Check::failed(name, &error));
                 self.report.refused =
-                    Some(error).filter(|error| matches!(error, Error::Upload(UploadError::Unfit { .. })));
+                    Some(error).filter(|error| matches!(error, Error::Upload(UploadError::Unusable { .. })));
                 return false;
             }
         };
         let took = begun.elapsed();
         self.report.init = Some(took);
         let running = self.running.as_ref().expect("it was started");
-        self.channel = running.conversation.channel().name();
+        self.channel = running.conversation.channel();
         self.report.protocol = Some(running.conversation.protocol().name());
         self.report.told_by = Some(match evidence {
             Evidence::Handshake(_) => "handshake",

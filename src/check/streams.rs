@@ -211,7 +211,7 @@ impl CheckRun<'_> {
         for (number, flight) in flights.iter().enumerate() {
             match flight.answer() {
                 Some(Err(problem)) => {
-                    return Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })));
+                    return Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, exit: None })));
                 }
                 Some(Ok(answer)) if is_failure(&answer) => failed.push(answer),
                 _ => {}
@@ -494,7 +494,7 @@ impl CheckRun<'_> {
                     self.note_beside(dialogue);
                     return match answer {
                         Ok(answer) => Ok(Answered { answer, took }),
-                        Err(problem) => Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None }))),
+                        Err(problem) => Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, exit: None }))),
                     };
                 }
                 (Rest::Gone, _) if !fresh && self.is_untouched(&mut running, flight).await => {
@@ -594,7 +594,7 @@ impl CheckRun<'_> {
             }
             Rest::Gone => {
                 let partial = running.multiplex().partial().to_vec();
-                let channel = running.conversation.channel().name();
+                let channel = running.conversation.channel();
                 let why = gone(running.guard.process(), partial, channel, &mut self.logs);
                 Failure::Error(self.log_capture.during(why).await)
             }

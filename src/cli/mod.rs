@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::artifact::inspect::Defect;
-use crate::error::{Ending, Error, ProxyError, RunError, StartError, UploadError};
+use crate::error::{Error, ExitReport, ProxyError, RunError, StartError, UploadError};
 use crate::process::Reaper;
 use crate::process::signals::{BlockedSignals, TerminationSignals, forward_to_actions};
 
@@ -78,16 +78,96 @@ pub fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
-/// The exit status that tells a shell what went wrong.
+/// The exit status that tells a shell what went wrong: the action's own, where it has one. Exhaustive, so that a
+/// new cause cannot be forgotten.
 fn exit_status(error: &Error) -> u8 {
-    let of = |ending: &Ending| ending.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
+    let of = |exit: &ExitReport| exit.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
     match error {
-        Error::Upload(UploadError::NoSuchAction { .. }) => 127,
-        Error::Start(StartError::CannotStart { .. }) | Error::Upload(UploadError::Compile { .. }) => 126,
-        Error::Upload(UploadError::Unfit { defects, .. }) => defects.first().map_or(126, Defect::exit_status),
-        Error::Start(StartError::EndedAtStart { ending, .. }) | Error::Run(RunError::Died { ending }) => of(ending),
-        Error::Proxy(ProxyError::BadSetting { .. }) => 2,
-        _ => 1,
+        // No subcommand is sent a request, but `run` takes its input for one.
+        Error::Request(_) => 1,
+        Error::Upload(error) => match error {
+            UploadError::NoSuchAction { .. } => 127,
+            UploadError::Compile { .. } => 126,
+            UploadError::Unusable { defects, .. } => defects.first().map_or(126, defect_exit_status),
+            UploadError::ArchiveDamaged { .. }
+            | UploadError::ArchiveUnsupported { .. }
+            | UploadError::ArchiveWithoutExec { .. }
+            | UploadError::DirectoryWithoutExec { .. }
+            | UploadError::ArchiveEscapes { .. }
+            | UploadError::ArchiveEntryKind { .. }
+            | UploadError::ArchiveTooLarge { .. }
+            | UploadError::ArchiveTooManyEntries { .. }
+            | UploadError::WrongEnvironment { .. }
+            | UploadError::Unwritable { .. } => 1,
+        },
+        Error::Start(error) => match error {
+            StartError::CannotStart { .. } => 126,
+            StartError::ExitedBeforeReady { exit, .. } => of(exit),
+            StartError::NotReady { .. }
+            | StartError::WrongFirstLine { .. }
+            | StartError::BadHandshake { .. }
+            | StartError::UnsupportedVersion { .. }
+            | StartError::NoHandshake { .. } => 1,
+        },
+        Error::Run(error) => match error {
+            RunError::ExitedBeforeAnswer { exit } => of(exit),
+            RunError::BadAnswer { .. }
+            | RunError::ChannelClosed { .. }
+            | RunError::AnswerTooLong { .. }
+            | RunError::TimeOut { .. }
+            | RunError::Expired
+            | RunError::CrashLoop { .. }
+            | RunError::BadFrame { .. }
+            | RunError::Overrun { .. }
+            | RunError::FrameTooLong { .. }
+            | RunError::CutOff { .. }
+            | RunError::QueueFull { .. }
+            | RunError::NotRestarted { .. } => 1,
+        },
+        Error::Proxy(error) => match error {
+            ProxyError::BadSetting { .. } => 2,
+            ProxyError::ShuttingDown | ProxyError::CannotListen { .. } | ProxyError::System { .. } => 1,
+        },
+    }
+}
+
+/// The exit status that a shell would have: 127 for what `env` or the loader cannot find, 126 for what the kernel
+/// refuses.
+fn defect_exit_status(defect: &Defect) -> u8 {
+    match defect {
+        Defect::NotOnPath { .. }
+        | Defect::NoLibraries { .. }
+        | Defect::OldProcessor { .. }
+        | Defect::EnvWords { .. } => 127,
+        Defect::Interpreter { defect, .. } => defect_exit_status(defect),
+        Defect::Empty
+        | Defect::Unrecognised { .. }
+        | Defect::Source { .. }
+        | Defect::Foreign(_)
+        | Defect::NotTar { .. }
+        | Defect::Encoded { .. }
+        | Defect::ByteOrderMark
+        | Defect::Archive { .. }
+        | Defect::NotExecutable { .. }
+        | Defect::NoExecMount { .. }
+        | Defect::Unreadable { .. }
+        | Defect::WrongMachine { .. }
+        | Defect::OtherSystem { .. }
+        | Defect::NotProgram { .. }
+        | Defect::Damaged { .. }
+        | Defect::NoLoader { .. }
+        | Defect::BadLoader { .. }
+        | Defect::NoVersions { .. }
+        | Defect::BadLibrary { .. }
+        | Defect::NoInterpreterNamed
+        | Defect::NoInterpreter { .. }
+        | Defect::CarriageReturn { .. }
+        | Defect::LineTooLong { .. }
+        | Defect::NestedTooDeep { .. }
+        | Defect::EndsEarly
+        | Defect::RelativeInterpreter { .. }
+        | Defect::CarriageReturnInArgument { .. }
+        | Defect::ArgumentCut { .. } => 126,
     }
 }
 

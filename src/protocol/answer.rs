@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::activation::{Answer, type_of};
-use crate::error::BadAnswer;
+use crate::activation::Answer;
+use crate::error::{BadAnswer, JsonType};
 
 /// Checks one line of the result channel.
 ///
@@ -18,7 +18,7 @@ pub fn check(line: Bytes) -> Result<Answer, BadAnswer> {
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| not_json(column(&error)))?;
     match raw.get().as_bytes().first() {
         Some(b'{' | b'[') => Ok(line),
-        _ => Err(BadAnswer::WrongType { found: type_of(raw.get()), line: lossy(&line) }),
+        _ => Err(BadAnswer::WrongType { found: JsonType::of(raw.get()), line: lossy(&line) }),
     }
 }
 

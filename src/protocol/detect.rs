@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Ending, Error, ProxyError, Stage, StartError};
+use crate::error::{Awaited, Error, ExitReport, ProxyError, Stage, StartError, Version};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::{Pipes, ResultChannel};
@@ -15,7 +15,7 @@ use crate::time::{self, Countdown};
 
 use super::Protocol;
 use super::conversation::Conversation;
-use super::handshake::{ACK, Handshake, Verdict, required_handshake, wrong_first_line};
+use super::handshake::{ACK, Handshake, Version, required_handshake, wrong_first_line};
 use super::line::{Fill, LineReader, LineWriter};
 use super::link::Link;
 use super::multiplex::Multiplex;
@@ -69,7 +69,7 @@ pub enum Evidence {
 /// Waits until a process is ready.
 ///
 /// # Errors
-/// [`StartError::EndedAtStart`], [`StartError::NotReady`], [`StartError::NoHandshake`],
+/// [`StartError::ExitedBeforeReady`], [`StartError::NotReady`], [`StartError::NoHandshake`],
 /// [`StartError::WrongFirstLine`], [`StartError::UnsupportedVersion`]. The process is not stopped.
 pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut Logs) -> Result<Ready, Error> {
     logs.stderr.attach(pipes.stderr, b"");
@@ -97,6 +97,7 @@ struct Detection<'a> {
     stdout: LineReader,
     results: LineReader,
     rules: &'a Rules,
+    /// Whether the last probe found it waiting for its input.
     waiting_for_input: bool,
     /// The first line on stdout that is no handshake, for the message.
     first_line: Option<String>,
@@ -163,6 +164,7 @@ impl Detection<'_> {
     }
 
     /// Probes what the process waits for, twice where that decides.
+    #[expect(clippy::disallowed_methods, reason = "a timer would sleep ten times as long as this")]
     fn probe(&self) -> WaitState {
         let probe = || probe(self.process.pid, self.stdin.pipe());
         match probe() {
@@ -194,7 +196,7 @@ impl Detection<'_> {
         while let Some(line) = self.results.next_line() {
             match Handshake::parse(&line) {
                 Some(handshake) if protocol != Protocol::ActionLoop && handshake.version.is_some() => {
-                    return handshake.verdict(ResultChannel::Descriptor3, protocol).map(Some);
+                    return announced(&handshake, ResultChannel::Descriptor3, protocol).map(Some);
                 }
                 Some(handshake) if required_handshake(protocol).is_none() && handshake.acknowledges() => {
                     return Ok(Some(Verdict::ActionLoop(Evidence::Acknowledgement)));
@@ -225,7 +227,7 @@ impl Detection<'_> {
         while let Some(line) = self.stdout.next_line() {
             match Handshake::parse(&line) {
                 Some(handshake) if handshake.version.is_some() => {
-                    return handshake.verdict(ResultChannel::Stdout, protocol).map(Some);
+                    return announced(&handshake, ResultChannel::Stdout, protocol).map(Some);
                 }
                 _ => {
                     if let Some(expected) = required_handshake(protocol) {
@@ -257,9 +259,7 @@ impl Detection<'_> {
     /// Hands the pipes over to a conversation.
     fn conversation(self, verdict: Verdict, logs: &mut Logs) -> Ready {
         let (evidence, channel) = match verdict {
-            Verdict::Version1 { channel, .. } | Verdict::Version2 { channel, .. } => {
-                (Evidence::Handshake(channel), channel)
-            }
+            Verdict::Handshake { channel, .. } => (Evidence::Handshake(channel), channel),
             Verdict::ActionLoop(evidence) => (evidence, ResultChannel::Descriptor3),
         };
         let results = match channel {
@@ -273,9 +273,13 @@ impl Detection<'_> {
         };
         let link = Link::new(self.stdin, results, channel);
         let conversation = match verdict {
-            Verdict::Version1 { payload, .. } => Conversation::PipeLoop(PipeLoop::new(link, payload)),
+            Verdict::Handshake { version: Version::One(payload), .. } => {
+                Conversation::PipeLoop(PipeLoop::new(link, payload))
+            }
+            Verdict::Handshake { version: Version::Two(promises), .. } => {
+                Conversation::Multiplex(Multiplex::new(link, promises))
+            }
             Verdict::ActionLoop(_) => Conversation::PipeLoop(PipeLoop::new(link, Payload::Activation)),
-            Verdict::Version2 { promises, .. } => Conversation::Multiplex(Multiplex::new(link, promises)),
         };
         Ready { conversation, evidence }
     }
@@ -291,7 +295,7 @@ impl Detection<'_> {
             (Stage::BeforeReady, Some(line)) => Stage::AfterLine { line },
             (stage, _) => stage,
         };
-        Error::Start(StartError::EndedAtStart { ending: ending(self.process, logs), stage })
+        Error::Start(StartError::ExitedBeforeReady { exit: exit_report(self.process, logs), stage })
     }
 
     /// The error for a process that closed both channels: it is about to exit, or has become a daemon.
@@ -305,26 +309,39 @@ impl Detection<'_> {
     fn timed_out(&self, logs: &Logs) -> Error {
         let limit = self.rules.init_timeout;
         match self.rules.protocol {
-            protocol @ (Protocol::PipeLoop | Protocol::Streams) if self.waiting_for_input => {
-                Error::Start(StartError::NoHandshake { protocol: protocol.name() })
+            Protocol::PipeLoop if self.waiting_for_input => {
+                Error::Start(StartError::NoHandshake { version: Version::V1 })
+            }
+            Protocol::Streams if self.waiting_for_input => {
+                Error::Start(StartError::NoHandshake { version: Version::V2 })
             }
             protocol => Error::Start(StartError::NotReady {
                 limit,
                 awaited: match protocol {
-                    Protocol::PipeLoop => r#"has not sent its handshake `{"openwhisk":1}` on stdout"#,
-                    Protocol::Streams => r#"has not sent its handshake `{"openwhisk":2}` on stdout"#,
-                    Protocol::Auto if self.rules.wait_for_ack => {
-                        "has neither sent a handshake nor acknowledged with `{\"ok\":true}` on descriptor 3"
-                    }
-                    Protocol::ActionLoop if self.rules.wait_for_ack => {
-                        r#"has not acknowledged with `{"ok":true}` on descriptor 3"#
-                    }
-                    _ => "neither sent a handshake nor waits for input",
+                    Protocol::PipeLoop => Awaited::Handshake(Version::V1),
+                    Protocol::Streams => Awaited::Handshake(Version::V2),
+                    Protocol::Auto if self.rules.wait_for_ack => Awaited::HandshakeOrAcknowledgement,
+                    Protocol::ActionLoop if self.rules.wait_for_ack => Awaited::Acknowledgement,
+                    _ => Awaited::HandshakeOrInput,
                 },
                 tail: logs.stderr.tail(),
             }),
         }
     }
+}
+
+/// What the evidence says about the process's protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// The process announced its protocol.
+    Handshake { channel: ResultChannel, version: Version },
+    /// It speaks the actionloop dialect.
+    ActionLoop(Evidence),
+}
+
+/// The verdict of a handshake.
+fn announced(handshake: &Handshake<'_>, channel: ResultChannel, protocol: Protocol) -> Result<Verdict, Error> {
+    Ok(Verdict::Handshake { channel, version: handshake.announced(channel, protocol)? })
 }
 
 /// Why detection goes on.
@@ -339,13 +356,13 @@ enum Wakeup {
 
 /// How a process ended, for a message: its exit as far as it is known.
 #[must_use]
-pub fn ending(process: &Process, logs: &Logs) -> Ending {
+pub fn exit_report(process: &Process, logs: &Logs) -> ExitReport {
     let exit = process.exit();
-    Ending {
+    ExitReport {
         status: exit.map(|exit| exit.status),
-        lived: exit.map_or_else(|| process.started.elapsed(), |exit| exit.at - process.started),
-        tail: logs.stderr.tail().into(),
-        said: logs.stderr.kept().into(),
+        lifetime: exit.map_or_else(|| process.started.elapsed(), |exit| exit.at - process.started),
+        stderr_tail: logs.stderr.tail().into(),
+        stderr: logs.stderr.kept().into(),
         oom_kills: process.oom_kills(),
     }
 }

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::activation::{Object, type_of};
-use crate::error::{Error, RequestError};
+use crate::activation::{BadObject, Object};
+use crate::error::JsonType;
 
 /// One frame. Its JSON is sliced from the line and unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,12 +50,10 @@ const KINDS: [&str; 5] = ["chunk", "result", "error", "end", "log"];
 /// # Errors
 /// Why the line is no JSON object. Such a line has no id.
 pub fn parse(line: &Bytes) -> Result<Frame, String> {
-    let object = Object::parse("frame", line).map_err(|error| match error {
-        Error::Request(RequestError::NotJson { reason, .. }) => {
-            format!("not JSON ({})", reason.replace(" at line 1 column ", " at column "))
-        }
-        Error::Request(RequestError::NotAnObject { found, .. }) => format!("{found}, not an object"),
-        other => other.to_string(),
+    let object = Object::parse(line).map_err(|bad| match bad {
+        BadObject::NotJson { reason } => format!("not JSON ({})", reason.replace(" at line 1 column ", " at column ")),
+        BadObject::OtherType { found } => format!("{found}, not an object"),
+        BadObject::Empty => "that is empty".into(),
     })?;
     let mut id = None;
     let mut kind: Option<(&str, &RawValue)> = None;
@@ -86,7 +84,7 @@ fn kind_of(name: &str, raw: &RawValue, line: &Bytes) -> Result<Kind, String> {
         "result" => Kind::Result(json()),
         "error" => Kind::Error(json()),
         "end" if raw.get() == "true" => Kind::End,
-        "end" => return Err(format!("whose `end` is {}, not `true`", type_of(raw.get()))),
+        "end" => return Err(format!("whose `end` is {}, not `true`", JsonType::of(raw.get()))),
         // A log frame may hold any JSON.
         _ => Kind::Log(crate::activation::as_text(raw)),
     })

@@ -1,4 +1,4 @@
-//! Handshakes and acknowledgements: what a line that announces a protocol says.
+//! Handshakes and acknowledgements: lines that announce a protocol.
 //!
 //! Parses one line and checks it against the configured protocol. [`super::detect`] waits for such lines
 //! and decides what counts in their absence.
@@ -10,7 +10,6 @@ use crate::error::{Error, StartError};
 use crate::process::spawn::ResultChannel;
 
 use super::Protocol;
-use super::detect::Evidence;
 use super::pipe_loop::Payload;
 
 /// The shortest handshake of version 1, for messages.
@@ -42,12 +41,13 @@ pub fn is_handshake(line: &[u8]) -> bool {
     Handshake::parse(line).is_some_and(|handshake| handshake.version.is_some())
 }
 
-/// What the evidence says about the process's protocol.
+/// The version that a handshake announces, with what it asks for and promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Version1 { channel: ResultChannel, payload: Payload },
-    Version2 { channel: ResultChannel, promises: Promises },
-    ActionLoop(Evidence),
+pub(super) enum Version {
+    /// Version 1.
+    One(Payload),
+    /// Version 2.
+    Two(Promises),
 }
 
 /// The handshake that a protocol requires when it is configured by name.
@@ -62,7 +62,7 @@ pub(super) fn required_handshake(protocol: Protocol) -> Option<&'static str> {
 /// The error for a line that is not the required handshake or acknowledgement.
 pub(super) fn wrong_first_line(expected: &'static str, line: &[u8], channel: ResultChannel) -> Error {
     let line = String::from_utf8_lossy(line).into_owned();
-    Error::Start(StartError::WrongFirstLine { expected, line, channel: channel.name() })
+    Error::Start(StartError::WrongFirstLine { expected, line, channel })
 }
 
 /// A handshake or an acknowledgement. Unknown members are ignored, so that later versions can add some. A
@@ -99,7 +99,7 @@ impl<'a> Handshake<'a> {
             stop: None,
             ok: None,
         };
-        for (name, raw) in Object::parse("handshake", line).ok()?.members {
+        for (name, raw) in Object::parse(line).ok()?.members {
             let known = match &*name {
                 "openwhisk" => &mut handshake.version,
                 "context" => &mut handshake.context,
@@ -120,8 +120,8 @@ impl<'a> Handshake<'a> {
         self.ok.is_some_and(|ok| ok.get() == "true")
     }
 
-    /// What the handshake says, if the configured `protocol` allows that.
-    pub(super) fn verdict(&self, channel: ResultChannel, protocol: Protocol) -> Result<Verdict, Error> {
+    /// The version that the handshake announces on `channel`, if the configured `protocol` allows it.
+    pub(super) fn announced(&self, channel: ResultChannel, protocol: Protocol) -> Result<Version, Error> {
         let version = self.version.map_or("", RawValue::get);
         match (version, required_handshake(protocol)) {
             ("1", Some(handshake @ HANDSHAKE_2)) | ("2", Some(handshake @ HANDSHAKE_1)) => {
@@ -130,9 +130,9 @@ impl<'a> Handshake<'a> {
             ("1", _) => {
                 let payload =
                     if self.flag("context", self.context)? { Payload::Activation } else { Payload::Arguments };
-                Ok(Verdict::Version1 { channel, payload })
+                Ok(Version::One(payload))
             }
-            ("2", _) => Ok(Verdict::Version2 { channel, promises: self.promises()? }),
+            ("2", _) => Ok(Version::Two(self.promises()?)),
             _ if version.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()) => {
                 Err(Error::Start(StartError::UnsupportedVersion { version: crate::text::excerpt(version.as_bytes()) }))
             }
@@ -180,9 +180,9 @@ mod tests {
     fn promises_of_version_2_are_checked() {
         let promises = |line: &str| match Handshake::parse(line.as_bytes())
             .unwrap()
-            .verdict(ResultChannel::Stdout, Protocol::Auto)
+            .announced(ResultChannel::Stdout, Protocol::Auto)
         {
-            Ok(Verdict::Version2 { promises, .. }) => Ok(promises),
+            Ok(Version::Two(promises)) => Ok(promises),
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err((error.code(), error.to_string())),
         };
@@ -214,7 +214,7 @@ mod tests {
             let line = format!(r#"{{"openwhisk":{version}}}"#);
             Handshake::parse(line.as_bytes())
                 .unwrap()
-                .verdict(ResultChannel::Stdout, protocol)
+                .announced(ResultChannel::Stdout, protocol)
                 .map_err(|error| error.code())
                 .err()
         };
@@ -226,16 +226,17 @@ mod tests {
 
     #[test]
     fn unknown_members_of_a_handshake_are_ignored() {
-        let verdict = |line: &str| {
-            Handshake::parse(line.as_bytes()).map(|handshake| handshake.verdict(ResultChannel::Stdout, Protocol::Auto))
+        let announced = |line: &str| {
+            Handshake::parse(line.as_bytes())
+                .map(|handshake| handshake.announced(ResultChannel::Stdout, Protocol::Auto))
         };
-        let arguments = Verdict::Version1 { channel: ResultChannel::Stdout, payload: Payload::Arguments };
-        let activation = Verdict::Version1 { channel: ResultChannel::Stdout, payload: Payload::Activation };
-        assert_eq!(verdict(r#"{"openwhisk":1}"#).unwrap().unwrap(), arguments);
-        assert_eq!(verdict(r#"{ "openwhisk" : 1 , "name":"x"}"#).unwrap().unwrap(), arguments);
-        assert_eq!(verdict(r#"{"openwhisk":1,"context":true}"#).unwrap().unwrap(), activation);
-        assert_eq!(verdict(r#"{"openwhisk":9}"#).unwrap().unwrap_err().code(), "PL054");
-        assert_eq!(verdict(r#"{"openwhisk":1,"context":null}"#).unwrap().unwrap(), arguments);
+        let arguments = Version::One(Payload::Arguments);
+        let activation = Version::One(Payload::Activation);
+        assert_eq!(announced(r#"{"openwhisk":1}"#).unwrap().unwrap(), arguments);
+        assert_eq!(announced(r#"{ "openwhisk" : 1 , "name":"x"}"#).unwrap().unwrap(), arguments);
+        assert_eq!(announced(r#"{"openwhisk":1,"context":true}"#).unwrap().unwrap(), activation);
+        assert_eq!(announced(r#"{"openwhisk":9}"#).unwrap().unwrap_err().code(), "PL054");
+        assert_eq!(announced(r#"{"openwhisk":1,"context":null}"#).unwrap().unwrap(), arguments);
         for wrong in [
             r#"{"openwhisk":"1"}"#,
             r#"{"openwhisk":1.5}"#,
@@ -244,17 +245,17 @@ mod tests {
             r#"{"openwhisk":1,"context":"yes"}"#,
             r#"{"openwhisk":1,"context":1}"#,
         ] {
-            let error = verdict(wrong).unwrap().unwrap_err();
+            let error = announced(wrong).unwrap().unwrap_err();
             assert_eq!(error.code(), "PL056", "{wrong}");
             assert!(error.to_string().ends_with(&format!(": `{wrong}`")), "{error}");
         }
         // In an unknown version a known member may have any type.
-        assert_eq!(verdict(r#"{"openwhisk":9,"context":"yes"}"#).unwrap().unwrap_err().code(), "PL054");
-        assert!(verdict(r#"{"hello":"world"}"#).is_none());
-        assert!(verdict(r#"{"context":"yes"}"#).is_none());
-        assert!(verdict(r#"{"openwhisk":null}"#).is_none());
-        assert!(verdict(r#"{"openwhisk":1"#).is_none());
-        assert!(verdict("ready").is_none());
-        assert!(verdict("{}").is_none());
+        assert_eq!(announced(r#"{"openwhisk":9,"context":"yes"}"#).unwrap().unwrap_err().code(), "PL054");
+        assert!(announced(r#"{"hello":"world"}"#).is_none());
+        assert!(announced(r#"{"context":"yes"}"#).is_none());
+        assert!(announced(r#"{"openwhisk":null}"#).is_none());
+        assert!(announced(r#"{"openwhisk":1"#).is_none());
+        assert!(announced("ready").is_none());
+        assert!(announced("{}").is_none());
     }
 }

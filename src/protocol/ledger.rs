@@ -49,8 +49,8 @@ pub enum Ended {
 #[derive(Debug)]
 pub(super) struct Ledger {
     concurrency: usize,
-    pub(super) next: u64,
-    pub(super) open: Vec<u64>,
+    next: u64,
+    open: Vec<u64>,
 }
 
 impl Ledger {
@@ -67,12 +67,28 @@ impl Ledger {
         id
     }
 
+    /// Assigns at least this id next.
+    pub(super) fn skip_to(&mut self, id: u64) {
+        self.next = self.next.max(id);
+    }
+
+    /// The last id that was assigned; 0 before the first.
+    pub(super) fn last_assigned(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// How many activations are in flight.
+    #[cfg(test)]
+    pub(super) fn in_flight(&self) -> usize {
+        self.open.len()
+    }
+
     /// Puts an id back whose end came too early to be one.
     pub(super) fn reopen(&mut self, id: u64) {
         self.open.push(id);
     }
 
-    /// Parses one line and says what it means.
+    /// Parses one line and says what it means. An id that it ends leaves the ledger.
     pub(super) fn classify(&mut self, line: &Bytes, limit_bytes: u64) -> Event {
         let only = (self.concurrency == 1).then(|| self.open.first().copied()).flatten();
         let frame = match frame::parse(line) {

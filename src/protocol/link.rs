@@ -1,7 +1,7 @@
 //! A link: both pipe ends of a conversation with a kept process.
 //!
 //! The pipe loop and the multiplexer share it. It moves bytes in both directions and returns lines; it
-//! knows neither activations nor frames, and has no time limits.
+//! knows no JSON, and has no time limits.
 //!
 //! # Theory of operation
 //! Bytes on the result channel that were there before the process had read any of an activation cannot
@@ -115,13 +115,13 @@ impl Link {
     }
 
     /// Whether the process has written a line that answers no activation. It may do so again, at a moment
-    /// at which such a line looks like an answer.
+    /// at which such a line passes for an answer.
     #[must_use]
     pub(super) fn has_strayed(&self) -> bool {
         self.strayed
     }
 
-    /// Begins to tell strays from the answer of an activation. Must be called right before the activation is
+    /// Begins to separate strays from the answer of an activation. Must be called right before the activation is
     /// written, and only if no other is in flight.
     pub(super) fn begin_activation(&mut self) {
         self.intake = Intake { state: IntakeState::Unread, ..Intake::default() };
@@ -152,8 +152,9 @@ impl Link {
         Ok(written)
     }
 
-    /// Moves bytes in one direction, as soon as one is possible. Reads, if `reads` says so, rather than
-    /// writes: a process may answer while it reads, as `cat` does. Cancelling it loses nothing.
+    /// Waits until bytes can be moved in one direction, and moves them. Reads only if `reads` says so, but
+    /// then before it writes: a process may answer while it reads, as `cat` does. Cancelling it loses
+    /// nothing.
     pub(super) async fn transfer(&mut self, unwritten: &[u8], reads: bool) -> Transfer {
         if reads && self.reader.has_ended() {
             // A read that did not wait has seen the end.
@@ -284,5 +285,52 @@ impl Intake {
     /// an earlier activation are before them in the pipe.
     fn is_unread(&self, writer: &LineWriter) -> bool {
         self.written > 0 && writer.unread() == Some(self.written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::pipe::{pipe, watch};
+    use std::os::fd::OwnedFd;
+
+    /// Runs a test with a link, the process's end of its input, and its end of its result channel.
+    fn with_link<T>(test: impl AsyncFnOnce(Link, OwnedFd, OwnedFd) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (stdin, results) = (pipe().unwrap(), pipe().unwrap());
+            let (writer, reader) =
+                (LineWriter::new(watch(stdin.1).unwrap()), LineReader::new(watch(results.0).unwrap()));
+            test(Link::new(writer, reader, ResultChannel::Stdout), stdin.0, results.1).await
+        })
+    }
+
+    #[test]
+    fn only_bytes_from_before_the_activation_was_read_are_stray() {
+        with_link(async |mut link, stdin, results| {
+            link.begin_activation();
+            assert_eq!(link.try_write(b"{}\n").unwrap(), 3);
+            assert!(link.is_untouched());
+            rustix::io::write(&results, b"early\nearly, ").unwrap();
+            assert_eq!(link.try_read().unwrap(), Fill::Some);
+            // The process reads one byte of the activation.
+            rustix::io::read(&stdin, &mut [0; 1]).unwrap();
+            assert!(!link.is_untouched());
+            rustix::io::write(&results, b"ends late\nanswer\n").unwrap();
+            assert_eq!(link.transfer(&[], true).await, Transfer::Read);
+            let lines: Vec<_> = std::iter::from_fn(|| link.next_line()).map(|it| (it.line, it.is_stray)).collect();
+            let expected = [("early", true), ("early, ends late", true), ("answer", false)];
+            assert_eq!(lines, expected.map(|(line, is_stray)| (Bytes::from(line), is_stray)));
+        });
+    }
+
+    #[test]
+    fn an_end_that_was_seen_already_is_reported_again() {
+        with_link(async |mut link, _stdin, results| {
+            drop(results);
+            assert_eq!(link.try_read().unwrap(), Fill::End);
+            let transfer = tokio::time::timeout(std::time::Duration::from_secs(10), link.transfer(&[], true)).await;
+            assert_eq!(transfer.expect("it does not wait"), Transfer::Gone);
+        });
     }
 }

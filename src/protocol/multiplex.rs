@@ -146,7 +146,7 @@ impl Multiplex {
     }
 
     /// Whether the process has written a line without an id that belongs to no activation. It may do so
-    /// again, at a moment at which such a line looks like an answer.
+    /// again, at a moment at which such a line passes for an answer.
     #[must_use]
     pub fn has_strayed(&self) -> bool {
         self.link.has_strayed()
@@ -176,7 +176,7 @@ impl Multiplex {
 
     /// Assigns at least this id to the next activation. A check uses it to try large ids.
     pub fn number_from(&mut self, id: u64) {
-        self.ledger.next = self.ledger.next.max(id);
+        self.ledger.skip_to(id);
     }
 
     /// Assigns an id to an activation and sends it. Fewer than the promised number must be in flight.
@@ -398,7 +398,7 @@ impl Multiplex {
     }
 
     fn record_stray(&mut self, line: &[u8]) {
-        let distrust = self.promises.concurrency == 1 && self.ledger.next > 1;
+        let distrust = self.promises.concurrency == 1 && self.ledger.last_assigned() > 0;
         self.link.record_stray(line, distrust);
     }
 
@@ -606,8 +606,8 @@ mod tests {
         let expected: Vec<_> = expected.into_iter().map(|(id, meaning, _)| (id, meaning)).collect();
         assert_eq!(seen, expected);
         assert_eq!((strays, open), (expected_strays, 0));
-        assert_eq!(u64::try_from(ends).unwrap(), multiplex.ledger.next - 1, "each has ended, once");
-        assert!(multiplex.ledger.open.is_empty());
+        assert_eq!(u64::try_from(ends).unwrap(), multiplex.ledger.last_assigned(), "each has ended, once");
+        assert_eq!(multiplex.ledger.in_flight(), 0);
     }
 
     proptest! {

@@ -82,7 +82,7 @@ impl PipeLoop {
         self.link
     }
 
-    /// Payload nothing more from now on once the process has written a line too many.
+    /// From now on refuses to send an activation once the process has written a line too many.
     pub fn report_strays(&mut self) {
         self.reports_strays = true;
     }
@@ -96,7 +96,7 @@ impl PipeLoop {
         }
     }
 
-    /// Payload one activation and waits for its answer. There is no time limit here.
+    /// Sends one activation and waits for its answer. There is no time limit here.
     ///
     /// Must not be cancelled unless the process is stopped then: the answer of an abandoned
     /// activation would become the next one's.

@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
-use crate::error::{Error, ProxyError, RequestError};
+use crate::error::{Error, ProxyError, RequestError, RequestKind};
 use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::process::allocator;
 use crate::time::{self, Countdown};
@@ -620,8 +620,8 @@ impl AsyncWrite for Io {
 /// The bound of a body, and what its error names.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyBound<'a> {
-    /// What the body belongs to: `init` or `run`.
-    pub request: &'static str,
+    /// What the body belongs to.
+    pub request: RequestKind,
     /// The most bytes.
     pub limit_bytes: u64,
     /// The setting that holds the bound.
@@ -676,7 +676,8 @@ const MAX_RESERVED_BYTES: u64 = 2 * 1024 * 1024;
 /// Reads a body to its end and forgets it, within reason.
 pub async fn discard(mut body: Incoming, patience: Duration) {
     let mut total = 0;
-    while let Ok(Some(frame)) = next_frame(&mut body, "the request", patience).await {
+    // An error ends the reading and is not reported, so its kind of request does not matter.
+    while let Ok(Some(frame)) = next_frame(&mut body, RequestKind::Run, patience).await {
         total += frame.len() as u64;
         if total > MAX_DISCARDED_BYTES {
             return;
@@ -684,7 +685,7 @@ pub async fn discard(mut body: Incoming, patience: Duration) {
     }
 }
 
-async fn next_frame(body: &mut Incoming, request: &'static str, limit: Duration) -> Result<Option<Bytes>, Error> {
+async fn next_frame(body: &mut Incoming, request: RequestKind, limit: Duration) -> Result<Option<Bytes>, Error> {
     loop {
         let frame = time::timeout(limit, body.frame())
             .await

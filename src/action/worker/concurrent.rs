@@ -38,7 +38,7 @@ use crate::logs::Logs;
 use crate::process::{Process, stop};
 use crate::protocol::answer::{self, Gathered};
 use crate::protocol::conversation::Conversation;
-use crate::protocol::detect::ending;
+use crate::protocol::detect::exit_report;
 use crate::protocol::multiplex::{Ended, Event, Multiplex, Step, Taken, Ticket, stray};
 use crate::time::Countdown;
 
@@ -197,7 +197,7 @@ impl Worker {
             biased;
             started = self.restart(ends, logs) => return started,
             () = time_is_up(limit, ends, run_timeout) => Error::Run(RunError::TimeOut { limit, after: begun.elapsed() }),
-            _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Error::Run(RunError::Cut { after: begun.elapsed() }),
+            _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Error::Run(RunError::CutOff { after: begun.elapsed() }),
         };
         logs.detach();
         Err(outcome)
@@ -250,10 +250,12 @@ impl Worker {
             End::Cut => {
                 stop::kill_and_reap(&process).await;
                 concurrent.logs.detach();
-                concurrent.finish_all(|flight| Some(Error::Run(RunError::Cut { after: flight.begun.elapsed() }))).await;
+                concurrent
+                    .finish_all(|flight| Some(Error::Run(RunError::CutOff { after: flight.begun.elapsed() })))
+                    .await;
                 for Waiting { job, begun, .. } in waiting.drain(..) {
                     concurrent.logs.begin();
-                    let error = Error::Run(RunError::Cut { after: begun.elapsed() });
+                    let error = Error::Run(RunError::CutOff { after: begun.elapsed() });
                     concurrent.worker.close_log(concurrent.logs, Some(&error)).await;
                     job.reply.send(Err(error));
                 }
@@ -491,7 +493,7 @@ impl Concurrent<'_> {
                     Ended::Result(answer) => Outcome::Answer(answer),
                     Ended::Error(error) => Outcome::Failed(error),
                     Ended::End => Outcome::End,
-                    Ended::Bad(problem) => Outcome::Error(Error::Run(RunError::BadAnswer { problem, ending: None })),
+                    Ended::Bad(problem) => Outcome::Error(Error::Run(RunError::BadAnswer { problem, exit: None })),
                 };
                 self.worker.pool.backoff().answered();
                 let flight = self.flights.swap_remove(at);
@@ -718,11 +720,11 @@ impl Concurrent<'_> {
             }
         }
         self.logs.detach();
-        let ending = ended.then(|| ending(process, self.logs));
-        let channel = self.multiplex.channel().name();
+        let exit = ended.then(|| exit_report(process, self.logs));
+        let channel = self.multiplex.channel();
         // With others in flight nobody can tell whose line it was.
         let partial = if alone { partial } else { Vec::new() };
-        let error = || without_answer(ending.clone(), &partial, channel);
+        let error = || without_answer(exit.clone(), &partial, channel);
         let how = error();
         self.worker.pool.backoff().died(how.detail().unwrap_or_else(|| how.to_string()));
         self.finish_all(|_| Some(error())).await;
