@@ -15,7 +15,7 @@ use crate::time::{self, Countdown};
 
 use super::Protocol;
 use super::conversation::Conversation;
-use super::handshake::{ACK, Handshake, Version, required_handshake, wrong_first_line};
+use super::handshake::{ACK, Announced, Handshake, required_handshake, wrong_first_line};
 use super::line::{Fill, LineReader, LineWriter};
 use super::link::Link;
 use super::multiplex::Multiplex;
@@ -273,10 +273,10 @@ impl Detection<'_> {
         };
         let link = Link::new(self.stdin, results, channel);
         let conversation = match verdict {
-            Verdict::Handshake { version: Version::One(payload), .. } => {
+            Verdict::Handshake { announced: Announced::Version1(payload), .. } => {
                 Conversation::PipeLoop(PipeLoop::new(link, payload))
             }
-            Verdict::Handshake { version: Version::Two(promises), .. } => {
+            Verdict::Handshake { announced: Announced::Version2(promises), .. } => {
                 Conversation::Multiplex(Multiplex::new(link, promises))
             }
             Verdict::ActionLoop(_) => Conversation::PipeLoop(PipeLoop::new(link, Payload::Activation)),
@@ -334,14 +334,14 @@ impl Detection<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     /// The process announced its protocol.
-    Handshake { channel: ResultChannel, version: Version },
+    Handshake { channel: ResultChannel, announced: Announced },
     /// It speaks the actionloop dialect.
     ActionLoop(Evidence),
 }
 
 /// The verdict of a handshake.
 fn announced(handshake: &Handshake<'_>, channel: ResultChannel, protocol: Protocol) -> Result<Verdict, Error> {
-    Ok(Verdict::Handshake { channel, version: handshake.announced(channel, protocol)? })
+    Ok(Verdict::Handshake { channel, announced: handshake.announced(channel, protocol)? })
 }
 
 /// Why detection goes on.

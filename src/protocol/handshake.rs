@@ -43,11 +43,11 @@ pub fn is_handshake(line: &[u8]) -> bool {
 
 /// The version that a handshake announces, with what it asks for and promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
+pub(super) enum Announced {
     /// Version 1.
-    One(Payload),
+    Version1(Payload),
     /// Version 2.
-    Two(Promises),
+    Version2(Promises),
 }
 
 /// The handshake that a protocol requires when it is configured by name.
@@ -121,7 +121,7 @@ impl<'a> Handshake<'a> {
     }
 
     /// The version that the handshake announces on `channel`, if the configured `protocol` allows it.
-    pub(super) fn announced(&self, channel: ResultChannel, protocol: Protocol) -> Result<Version, Error> {
+    pub(super) fn announced(&self, channel: ResultChannel, protocol: Protocol) -> Result<Announced, Error> {
         let version = self.version.map_or("", RawValue::get);
         match (version, required_handshake(protocol)) {
             ("1", Some(handshake @ HANDSHAKE_2)) | ("2", Some(handshake @ HANDSHAKE_1)) => {
@@ -130,9 +130,9 @@ impl<'a> Handshake<'a> {
             ("1", _) => {
                 let payload =
                     if self.flag("context", self.context)? { Payload::Activation } else { Payload::Arguments };
-                Ok(Version::One(payload))
+                Ok(Announced::Version1(payload))
             }
-            ("2", _) => Ok(Version::Two(self.promises()?)),
+            ("2", _) => Ok(Announced::Version2(self.promises()?)),
             _ if version.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()) => {
                 Err(Error::Start(StartError::UnsupportedVersion { version: crate::text::excerpt(version.as_bytes()) }))
             }
@@ -182,7 +182,7 @@ mod tests {
             .unwrap()
             .announced(ResultChannel::Stdout, Protocol::Auto)
         {
-            Ok(Version::Two(promises)) => Ok(promises),
+            Ok(Announced::Version2(promises)) => Ok(promises),
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err((error.code(), error.to_string())),
         };
@@ -230,8 +230,8 @@ mod tests {
             Handshake::parse(line.as_bytes())
                 .map(|handshake| handshake.announced(ResultChannel::Stdout, Protocol::Auto))
         };
-        let arguments = Version::One(Payload::Arguments);
-        let activation = Version::One(Payload::Activation);
+        let arguments = Announced::Version1(Payload::Arguments);
+        let activation = Announced::Version1(Payload::Activation);
         assert_eq!(announced(r#"{"openwhisk":1}"#).unwrap().unwrap(), arguments);
         assert_eq!(announced(r#"{ "openwhisk" : 1 , "name":"x"}"#).unwrap().unwrap(), arguments);
         assert_eq!(announced(r#"{"openwhisk":1,"context":true}"#).unwrap().unwrap(), activation);
