@@ -126,13 +126,13 @@ impl Conformance {
         for case in order {
             let started = Instant::now();
             let basic = failed_basics.iter().find(|basic| !case.action.is_empty() && basic.protocol == case.protocol);
-            let verdict = match (target, initialised_by) {
-                (Target::Command { .. }, _) if let Some(basic) = basic => Verdict::NotRun(format!(
+            let verdict = match (target, initialised_by, basic) {
+                (Target::Command { .. }, _, Some(basic)) => Verdict::NotRun(format!(
                     "the proxy does not speak {}, as {} shows",
                     protocol_in_words(&basic.protocol),
                     basic.name
                 )),
-                (Target::Url { .. }, Some(other)) if case.initialises() && case.needs_a_start().is_none() => {
+                (Target::Url { .. }, Some(other), _) if case.initialises() && case.needs_a_start().is_none() => {
                     Verdict::NotRun(format!("the proxy already has the action of {other}: restart it"))
                 }
                 _ => play(case, target, self.timeout.0),
