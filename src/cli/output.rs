@@ -4,19 +4,22 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use anstream::adapter::strip_str;
 use anstream::stream::RawStream;
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
+use rustix::event::{PollFd, PollFlags};
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::check::{Check, Report, Verdict};
 use crate::error::Error;
 use crate::error::catalog::Entry;
 use conformance::Verdict as Played;
 
-/// An error and its hint, on stderr. A person is told where there is more.
+/// An error and its hint, on stderr. On a terminal a line names `pipeloop explain`.
 pub(super) fn error(error: &Error) {
     let stderr = io::stderr();
     let Palette { red, cyan, .. } = Palette::of(&stderr);
@@ -32,13 +35,30 @@ pub(super) fn error(error: &Error) {
     }
 }
 
+/// Whether stderr is a terminal.
+pub(super) fn stderr_is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Starts the proxy's own log, on stderr.
+pub(super) fn start_proxy_log(level: LevelFilter) {
+    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(has_colour(&io::stderr())).init();
+}
+
 /// A line on stderr.
 pub(super) fn note(line: &str) {
-    // Nobody is left to be told that stderr is gone.
+    // If stderr is gone, there is no place to report that.
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// A result on stdout: as it came, or on a terminal with indentation. Whether it could be written.
+/// A script on stdout, unchanged.
+pub(super) fn script(script: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(script)?;
+    stdout.flush()
+}
+
+/// A result on stdout: unchanged, or on a terminal with indentation.
 pub(super) fn result(json: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let pretty = stdout
@@ -51,14 +71,14 @@ pub(super) fn result(json: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Chunks on stdout as they come: a line of JSON each, or on a terminal strings as their text.
+/// Chunks on stdout as they come: a line of JSON each; on a terminal, strings are printed as text.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     in_line: bool,
 }
 
 impl Chunks {
-    /// Prints one. Whether it could be written.
+    /// Prints one chunk.
     pub(super) fn print(&mut self, json: &[u8]) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         let text = stdout.is_terminal().then(|| serde_json::from_slice::<String>(json).ok()).flatten();
@@ -75,13 +95,13 @@ impl Chunks {
         stdout.flush()
     }
 
-    /// Ends the line of the last one.
+    /// Ends the line of the last chunk.
     pub(super) fn end(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.in_line) { io::stdout().lock().write_all(b"\n") } else { Ok(()) }
     }
 }
 
-/// A duration for people who compare: `1.23 ms`, `845 µs`.
+/// A duration in a unit that suits it: `1.23 ms`, `845 µs`.
 pub(super) fn time(duration: Duration) -> String {
     match duration.as_micros() {
         micros @ 0..1_000 => format!("{micros} µs"),
@@ -90,8 +110,7 @@ pub(super) fn time(duration: Duration) -> String {
     }
 }
 
-/// Entries of the catalogue on stdout: as they stand in the document, or on a terminal wrapped and
-/// with literals in colour.
+/// Entries of the catalogue on stdout: unchanged, or on a terminal wrapped and with literals in colour.
 pub(super) fn entries(entries: &[&Entry]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let palette = Palette::of(&stdout);
@@ -113,34 +132,44 @@ pub(super) fn entries(entries: &[&Entry]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Where the text of an entry begins.
+/// The column at which the text of an entry begins.
 const ITEM_INDENT: usize = 11;
 
-/// What an action logs, on stderr.
+/// The log of an action, on stderr.
 pub(super) fn log(bytes: &[u8]) {
-    // Nobody is left to be told that stderr is gone.
+    // If stderr is gone, there is no place to report that.
     let _ = io::stderr().write_all(bytes);
+}
+
+/// Writes to stdout or stderr without their locks, unless the reader stalls: for a broken process, which must end in
+/// any case.
+pub(super) fn write_unless_stalled(stream: BorrowedFd<'_>, text: &str) {
+    let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+    let mut fds = [PollFd::from_borrowed_fd(stream, PollFlags::OUT)];
+    if rustix::event::poll(&mut fds, Some(&second)).is_ok_and(|ready| ready > 0) {
+        let _ = rustix::io::write(stream, text.as_bytes());
+    }
 }
 
 /// A report on stdout, line by line as its checks come out.
 pub(super) struct Checklist {
     palette: Palette,
-    /// Nothing is printed before the end: a document for machines comes then.
+    /// Prints nothing, because a JSON document is printed at the end.
     silent: bool,
-    /// Checks that were not reached, or do not apply for one and the same reason, are told in one line.
+    /// Checks that were not reached or do not apply, by their reason: one line shows all of a reason.
     folded: Vec<(String, Vec<&'static str>)>,
 }
 
-/// Where reason and cure begin.
+/// The column at which the reason and the hint begin.
 const FAULT_COLUMN: usize = 6;
 
 impl Checklist {
-    /// A report that has not begun.
+    /// An empty report.
     pub(super) fn new(silent: bool) -> Self {
         Self { palette: Palette::of(&io::stdout()), silent, folded: Vec::new() }
     }
 
-    /// A check that has come out.
+    /// Prints a check that has come out.
     pub(super) fn line(&mut self, check: &Check) -> io::Result<()> {
         if self.silent {
             return Ok(());
@@ -158,7 +187,7 @@ impl Checklist {
             }
             return Ok(());
         }
-        self.unfold()?;
+        self.print_folded()?;
         let mut stdout = io::stdout().lock();
         let Palette { red, green, yellow, dim, .. } = self.palette;
         let (mark, colour) = match check.verdict {
@@ -176,9 +205,9 @@ impl Checklist {
         for fault in &check.faults {
             let reason = format!("{colour}{}{colour:#}: {}", fault.code, fault.reason);
             writeln!(stdout, "{:FAULT_COLUMN$}{}", "", wrapped(&reason, FAULT_COLUMN, width))?;
-            if let Some(cure) = &fault.cure {
-                let cure = wrapped(&literals(cure, &self.palette), FAULT_COLUMN + 6, width);
-                writeln!(stdout, "{:FAULT_COLUMN$}{dim}cure:{dim:#} {cure}", "")?;
+            if let Some(hint) = &fault.hint {
+                let hint = wrapped(&literals(hint, &self.palette), FAULT_COLUMN + 6, width);
+                writeln!(stdout, "{:FAULT_COLUMN$}{dim}hint:{dim:#} {hint}", "")?;
             }
         }
         for line in &check.log {
@@ -187,9 +216,9 @@ impl Checklist {
         stdout.flush()
     }
 
-    /// The last line: what came out how often.
+    /// Prints the last line: how many checks had each verdict.
     pub(super) fn summary(&mut self, report: &Report, took: Duration) -> io::Result<()> {
-        self.unfold()?;
+        self.print_folded()?;
         let Palette { red, green, yellow, dim, .. } = self.palette;
         let counts = [
             (Verdict::Passed, "passed", green),
@@ -198,10 +227,10 @@ impl Checklist {
             (Verdict::NotApplicable, "not applicable", dim),
             (Verdict::NotReached, "not reached", dim),
         ];
-        let told: Vec<_> = counts
+        let shown: Vec<_> = counts
             .iter()
             .map(|(verdict, words, colour)| (report.count(*verdict), words, colour))
-            // Zero failures are worth a word.
+            // Zero failures are shown too.
             .filter(|(count, words, _)| *count > 0 || **words == "failed")
             .map(|(count, words, colour)| match count {
                 0 => format!("{count} {words}"),
@@ -209,11 +238,11 @@ impl Checklist {
             })
             .collect();
         let mut stdout = io::stdout().lock();
-        writeln!(stdout, "\n{}  {dim}{}{dim:#}", told.join(", "), time(took))?;
+        writeln!(stdout, "\n{}  {dim}{}{dim:#}", shown.join(", "), time(took))?;
         stdout.flush()
     }
 
-    fn unfold(&mut self) -> io::Result<()> {
+    fn print_folded(&mut self) -> io::Result<()> {
         if self.folded.is_empty() || self.silent {
             return Ok(());
         }
@@ -240,7 +269,7 @@ pub(super) fn cases<'a>(cases: impl Iterator<Item = (&'a str, &'a str)> + Clone)
     stdout.flush()
 }
 
-/// A case of the protocol that was played, on stdout.
+/// A case that was played, on stdout.
 pub(super) fn case(name: &str, width: usize, verdict: &Played, took: Duration) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let Palette { red, green, dim, .. } = Palette::of(&stdout);
@@ -254,7 +283,7 @@ pub(super) fn case(name: &str, width: usize, verdict: &Played, took: Duration) -
     stdout.flush()
 }
 
-/// The last line below the cases.
+/// The line below the cases: how many had each verdict.
 pub(super) fn cases_summary(passed: usize, failed: usize, not_run: usize) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let Palette { red, green, dim, .. } = Palette::of(&stdout);
@@ -264,7 +293,7 @@ pub(super) fn cases_summary(passed: usize, failed: usize, not_run: usize) -> io:
     stdout.flush()
 }
 
-/// A line of somebody else's output: nothing in it moves the cursor.
+/// A line of foreign output, without control characters that could move the cursor.
 fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
@@ -281,7 +310,7 @@ pub(super) fn titles(entries: &[&Entry]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// The literals of a line of Markdown in colour. Without colour it stays as it is.
+/// A line of Markdown with its literals in colour; without colour, unchanged.
 fn literals(markdown: &str, palette: &Palette) -> String {
     let cyan = palette.cyan;
     if cyan.is_plain() {
@@ -293,7 +322,7 @@ fn literals(markdown: &str, palette: &Palette) -> String {
         let fence: String = rest[open..].chars().take_while(|c| *c == '`').collect();
         let (before, behind) = (&rest[..open], &rest[open + fence.len()..]);
         let Some((literal, behind)) = behind.split_once(&fence) else { break };
-        // White space keeps backticks inside a literal apart from those around it.
+        // Markdown allows a space between a fence and a backtick of the literal.
         let literal = literal.trim();
         let _ = write!(text, "{before}{cyan}{literal}{cyan:#}");
         rest = behind;
@@ -302,7 +331,7 @@ fn literals(markdown: &str, palette: &Palette) -> String {
     text
 }
 
-/// Breaks a text into lines of at most `width` columns, the second and later ones indented.
+/// Breaks a text into lines of at most `width` columns, and indents all but the first.
 fn wrapped(text: &str, indent: usize, width: usize) -> String {
     let mut lines = String::with_capacity(text.len() + 64);
     let mut column = indent;
@@ -321,13 +350,12 @@ fn wrapped(text: &str, indent: usize, width: usize) -> String {
     lines
 }
 
-/// How many columns a text takes: its characters, without the sequences that colour it.
+/// The number of columns of a text: its characters without the sequences for colour.
 fn columns(text: &str) -> usize {
     strip_str(text).map(|piece| piece.chars().count()).sum()
 }
 
-/// How wide lines are: for people as wide as the terminal, and never too wide to be read; elsewhere
-/// nothing is wrapped.
+/// The width of lines: on a terminal its width, within the limits of readable text; elsewhere unlimited.
 fn line_width(stdout: &io::StdoutLock<'_>) -> usize {
     if !stdout.is_terminal() {
         return usize::MAX;
@@ -340,7 +368,7 @@ fn line_width(stdout: &io::StdoutLock<'_>) -> usize {
 
 /// Whether a stream gets colour: on a terminal, unless `NO_COLOR`, `CLICOLOR` or `TERM` say otherwise, as
 /// for clap's own messages.
-pub(super) fn has_colour(stream: &impl RawStream) -> bool {
+fn has_colour(stream: &impl RawStream) -> bool {
     AutoStream::choice(stream) != ColorChoice::Never
 }
 
