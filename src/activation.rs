@@ -13,7 +13,6 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::{Error, JsonType, RequestError, RequestKind};
-use crate::memory_budget::Reservation;
 
 /// An activation as a caller sent it: `{"value":…, other members}`.
 #[derive(Debug, Default)]
@@ -24,8 +23,6 @@ pub struct Activation {
     value: Range<usize>,
     /// `deadline`, in milliseconds since the epoch.
     pub deadline_epoch_ms: Option<u64>,
-    /// The memory that the body takes of the budget.
-    pub reservation: Reservation,
 }
 
 /// An answer: one JSON object or array on one line, without the newline.
@@ -57,7 +54,7 @@ impl Activation {
             return Err(Error::Request(RequestError::BadArguments));
         }
         join_lines(&mut body);
-        Ok(Self { body, value, deadline_epoch_ms, reservation: Reservation::default() })
+        Ok(Self { body, value, deadline_epoch_ms })
     }
 
     /// An activation with these arguments and no other member.
@@ -70,12 +67,6 @@ impl Activation {
         body.extend_from_slice(arguments);
         body.extend_from_slice(b"}");
         Self::parse(body)
-    }
-
-    /// The same, with the memory that its body takes of the budget.
-    #[must_use]
-    pub fn with_reservation(self, reservation: Reservation) -> Self {
-        Self { reservation, ..self }
     }
 
     /// The arguments as a message: one JSON object or array and LF. `{}` if the request has none.

@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn an_activation_waits_for_a_short_pause_and_fails_over_a_long_one() {
         let mut backoff = CrashBackoff::new(Restart::Always);
-        let far = Instant::now() + Duration::from_secs(3_600);
+        let far = Instant::now() + Duration::from_hours(1);
         backoff.record_crash("first".into());
         assert!(matches!(backoff.pause_for(far), Ok(None)));
         backoff.record_crash("second".into());
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn with_restart_never_the_first_end_is_the_last() {
         let mut backoff = CrashBackoff::new(Restart::Never);
-        let far = Instant::now() + Duration::from_secs(3_600);
+        let far = Instant::now() + Duration::from_hours(1);
         assert!(matches!(backoff.pause_for(far), Ok(None)), "the first start is not a restart");
         backoff.record_stop("too slow".into());
         backoff.record_answer();

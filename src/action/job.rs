@@ -13,7 +13,7 @@ use crate::activation::{Activation, Answer};
 use crate::error::{Error, RunError};
 use crate::memory_budget::{MemoryBudget, Reservation};
 
-use super::queue::QueuePermit;
+use super::queue::{Accepted, QueuePermit};
 use super::response_stream::{StreamItem, StreamSender};
 
 /// What is sent to a worker.
@@ -75,12 +75,16 @@ impl Message {
 
 impl Job {
     /// A job for the queue. If it has to wait there and has a deadline, its caller gets that to watch.
-    pub(super) fn new(mut activation: Activation, reply: Reply, permit: QueuePermit) -> (Self, Option<QueueDeadline>) {
+    pub(super) fn new(
+        activation: Activation,
+        reservation: Reservation,
+        reply: Reply,
+        accepted: Accepted,
+    ) -> (Self, Option<QueueDeadline>) {
+        let Accepted { permit, waits } = accepted;
         let deadline = activation.time_to_deadline().map(|left| Instant::now() + left);
-        let queue_deadline =
-            deadline.filter(|_| permit.waits()).map(|at| QueueDeadline { at, claim: Claim::default() });
+        let queue_deadline = deadline.filter(|_| waits).map(|at| QueueDeadline { at, claim: Claim::default() });
         let claim = queue_deadline.as_ref().map(|deadline| deadline.claim.clone());
-        let reservation = std::mem::take(&mut activation.reservation);
         (Self { activation, deadline, reply, permit, reservation, claim }, queue_deadline)
     }
 
@@ -164,10 +168,10 @@ pub(super) async fn first_reply<T>(
 #[cfg(test)]
 impl Job {
     /// A job with these arguments, and the other end of its reply.
-    pub(super) fn for_tests(arguments: &str, permit: QueuePermit) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
+    pub(super) fn for_tests(arguments: &str, accepted: Accepted) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
         let (reply, answer) = oneshot::channel();
         let activation = Activation::of_arguments(arguments.as_bytes()).expect("arguments");
-        (Self::new(activation, Reply::Whole(reply), permit).0, answer)
+        (Self::new(activation, Reservation::default(), Reply::Whole(reply), accepted).0, answer)
     }
 }
 
@@ -176,18 +180,15 @@ mod tests {
     use super::super::queue::Queue;
     use super::*;
 
-    fn activation(reserved_bytes: usize, budget: &MemoryBudget) -> Activation {
-        let mut reservation = budget.reserve();
-        reservation.try_grow_to(reserved_bytes).expect("the budget is large enough");
-        Activation::of_arguments(b"{}").expect("arguments").with_reservation(reservation)
-    }
-
     #[test]
     fn dropping_a_job_gives_its_permit_and_its_memory_back() {
         let (queue, budget) = (Queue::new(1, 0), MemoryBudget::new(Some(10_000)));
         let (reply, _answer) = oneshot::channel();
-        let permit = queue.accept().expect("the first one is accepted");
-        let (job, _) = Job::new(activation(10_000, &budget), Reply::Whole(reply), permit);
+        let accepted = queue.accept().expect("the first one is accepted");
+        let mut reservation = budget.reserve();
+        reservation.try_grow_to(10_000).expect("a lone request is admitted");
+        let activation = Activation::of_arguments(b"{}").expect("arguments");
+        let (job, _) = Job::new(activation, reservation, Reply::Whole(reply), accepted);
         assert!(queue.accept().is_err() && budget.check_announced(1).is_err());
         drop(job);
         assert!(queue.accept().is_ok() && budget.check_announced(1).is_ok());

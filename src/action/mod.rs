@@ -39,7 +39,7 @@ use crate::artifact::Code;
 use crate::config::ActionSettings;
 use crate::error::{Error, ProxyError, RequestError};
 use crate::logs::{Sentinels, Sink};
-use crate::memory_budget::MemoryBudget;
+use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::process::Reaper;
 use crate::protocol::Protocol;
 use crate::time;
@@ -245,14 +245,15 @@ impl Action {
         }
     }
 
-    /// Runs one activation to its end. Dropping the future loses only the answer.
+    /// Runs one activation to its end. `reservation` is the memory of its body. Dropping the future loses only
+    /// the answer.
     ///
     /// # Errors
     /// [`RequestError::NotInitialised`], [`RunError::QueueFull`](crate::error::RunError::QueueFull),
     /// [`ProxyError::ShuttingDown`], and every reason why there is no answer.
-    pub async fn run(&self, activation: Activation) -> Result<Answer, Error> {
+    pub async fn run(&self, activation: Activation, reservation: Reservation) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
-        let deadline = self.submit(activation, Reply::Whole(reply))?;
+        let deadline = self.submit(activation, reservation, Reply::Whole(reply))?;
         // Only an action that stops drops the sender without an answer.
         first_reply(deadline, answer).await?.unwrap_or(Err(Error::Proxy(ProxyError::ShuttingDown)))
     }
@@ -262,19 +263,28 @@ impl Action {
     ///
     /// # Errors
     /// As [`Action::run`]. A later error is an item of the stream.
-    pub async fn stream(&self, activation: Activation) -> Result<(StreamItem, ResponseStream), Error> {
+    pub async fn stream(
+        &self,
+        activation: Activation,
+        reservation: Reservation,
+    ) -> Result<(StreamItem, ResponseStream), Error> {
         let (sender, mut stream) = response_stream();
-        let deadline = self.submit(activation, Reply::Stream(sender))?;
+        let deadline = self.submit(activation, reservation, Reply::Stream(sender))?;
         let first = first_reply(deadline, stream.next()).await?;
         if let StreamItem::Broken(error) = first { Err(error) } else { Ok((first, stream)) }
     }
 
     /// Puts an activation on the queue. If it has to wait there, the caller watches its deadline until a
     /// worker claims it.
-    fn submit(&self, activation: Activation, reply: Reply) -> Result<Option<QueueDeadline>, Error> {
+    fn submit(
+        &self,
+        activation: Activation,
+        reservation: Reservation,
+        reply: Reply,
+    ) -> Result<Option<QueueDeadline>, Error> {
         let pool = self.pool()?;
-        let permit = pool.queue.accept()?;
-        let (job, deadline) = Job::new(activation, reply, permit);
+        let accepted = pool.queue.accept()?;
+        let (job, deadline) = Job::new(activation, reservation, reply, accepted);
         pool.queue.send(Message::Run(job)).map_err(|_| Error::Proxy(ProxyError::ShuttingDown))?;
         Ok(deadline)
     }

@@ -47,9 +47,14 @@ struct Inner {
 
 /// What an accepted activation holds until it is answered. Dropping it gives it back.
 #[derive(Debug)]
-pub(super) struct QueuePermit {
-    accepted: Arc<AtomicUsize>,
-    waits: bool,
+pub(super) struct QueuePermit(Arc<AtomicUsize>);
+
+/// An activation was accepted.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) permit: QueuePermit,
+    /// Whether others were accepted before it and are not answered yet.
+    pub(super) waits: bool,
 }
 
 /// What the queue knows about a worker.
@@ -112,21 +117,21 @@ impl Queue {
     ///
     /// # Errors
     /// [`RunError::QueueFull`].
-    pub(super) fn accept(&self) -> Result<QueuePermit, Error> {
+    pub(super) fn accept(&self) -> Result<Accepted, Error> {
         self.try_accept().or_else(|_| {
             self.drop_abandoned();
             self.try_accept()
         })
     }
 
-    fn try_accept(&self) -> Result<QueuePermit, Error> {
+    fn try_accept(&self) -> Result<Accepted, Error> {
         let running = self.workers.saturating_mul(self.concurrency.load(Ordering::Relaxed));
         let before = self.accepted.fetch_add(1, Ordering::Relaxed);
-        let permit = QueuePermit { accepted: self.accepted.clone(), waits: before > 0 };
+        let permit = QueuePermit(self.accepted.clone());
         if before >= self.limit.saturating_add(running) {
             return Err(Error::Run(RunError::QueueFull { limit: self.limit }));
         }
-        Ok(permit)
+        Ok(Accepted { permit, waits: before > 0 })
     }
 
     /// Puts a message behind all others and wakes a worker for it.
@@ -286,16 +291,9 @@ impl WorkerSlot {
     }
 }
 
-impl QueuePermit {
-    /// Whether other activations were accepted before it and are not answered yet.
-    pub(super) fn waits(&self) -> bool {
-        self.waits
-    }
-}
-
 impl Drop for QueuePermit {
     fn drop(&mut self) {
-        self.accepted.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -90,9 +90,7 @@ impl Front for OpenWhisk {
         let mut reservation = memory_budget.reserve();
         reservation.try_grow_to(body.len())?;
         match Activation::parse(body) {
-            Ok(activation) => {
-                Ok(memory_budget.count_answer(self.action.run(activation.with_reservation(reservation)).await?))
-            }
+            Ok(activation) => Ok(memory_budget.count_answer(self.action.run(activation, reservation).await?)),
             Err(error) => {
                 self.action.refuse().await;
                 Err(error)
@@ -119,21 +117,19 @@ impl OpenWhisk {
             return Err(error);
         }
         let activation = match read_body(body, &bound).await {
-            Ok((body, reservation)) => {
-                Activation::parse(body).map(|activation| activation.with_reservation(reservation))
-            }
+            Ok((body, reservation)) => Activation::parse(body).map(|activation| (activation, reservation)),
             // The body was not read, so the activation has no log either.
             Err(error @ Error::Request(RequestError::MemoryFull { .. })) => return Err(error),
             Err(error) => Err(error),
         };
         match activation {
-            Ok(activation) => match format {
+            Ok((activation, reservation)) => match format {
                 None => {
-                    let answer = self.action.run(activation).await?;
+                    let answer = self.action.run(activation, reservation).await?;
                     Ok(json(StatusCode::OK, self.action.memory_budget().count_answer(answer)))
                 }
                 // The reply waits for the first item: until then the outcome may be an error with a status.
-                Some(format) => self.action.stream(activation).await.map(|items| streamed(format, items)),
+                Some(format) => self.action.stream(activation, reservation).await.map(|items| streamed(format, items)),
             },
             Err(error) => {
                 self.action.refuse().await;

@@ -261,13 +261,13 @@ fn abandoned_jobs_are_dropped_on_request() {
 fn permits_bound_the_jobs_of_all_workers_and_the_queue() {
     let queue = Queue::new(2, 1);
     let permits: Vec<_> = (0..3).map(|_| queue.accept().expect("two run and one waits")).collect();
-    assert_eq!(permits.iter().map(QueuePermit::waits).collect::<Vec<_>>(), [false, true, true]);
+    assert_eq!(permits.iter().map(|accepted| accepted.waits).collect::<Vec<_>>(), [false, true, true]);
     assert!(matches!(queue.accept(), Err(Error::Run(RunError::QueueFull { limit: 1 }))));
     queue.set_concurrency(2);
     let more: Vec<_> = (0..2).map(|_| queue.accept().expect("four run and one waits")).collect();
     queue.accept().expect_err("the queue is full");
     drop((permits, more));
-    assert!(!queue.accept().expect("all permits were given back").waits());
+    assert!(!queue.accept().expect("all permits were given back").waits);
 }
 
 #[test]

@@ -60,7 +60,8 @@ impl Concurrent<'_> {
             // The caller has left.
             None => {}
             Some(Caller { reply: Reply::Whole(_), gathered, .. }) => {
-                if !gathered.add(&chunk, limit_bytes) {
+                let fits = gathered.add(&chunk, limit_bytes);
+                if !fits {
                     self.fail(id, Error::Run(RunError::AnswerTooLong { limit_bytes })).await;
                 }
             }
