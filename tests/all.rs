@@ -37,6 +37,8 @@ mod docs;
 mod endings;
 #[path = "suite/examples.rs"]
 mod examples;
+#[path = "suite/fast_path.rs"]
+mod fast_path;
 #[path = "suite/field.rs"]
 mod field;
 #[path = "suite/frozen.rs"]
@@ -59,8 +61,6 @@ mod origin;
 mod pairing;
 #[path = "suite/pid_one.rs"]
 mod pid_one;
-#[path = "suite/plain.rs"]
-mod plain;
 #[path = "suite/promises.rs"]
 mod promises;
 #[path = "suite/room.rs"]
