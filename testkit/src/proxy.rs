@@ -66,7 +66,7 @@ impl Launch {
         let by_file = words.iter().any(|word| word.contains("{port_file}"));
         let port = match fixed_port {
             Some(port) if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() => {
-                return Err(format!("another program listens on port {port} already"));
+                return Err(format!("something else listens on port {port} already"));
             }
             Some(port) => Port::Chosen(port),
             None if by_file => Port::File(port_file.to_owned()),
