@@ -1,37 +1,36 @@
-//! A streamed answer, taken apart: server-sent events or lines of JSON.
+//! A streamed answer item by item: server-sent events or lines of JSON.
 
 use std::io;
 
 use memchr::memmem;
 use serde_json::Value;
+use testkit::http::Caller;
 
-use crate::support::Caller;
-
-/// What a caller asks for, and gets.
+/// How items are framed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Format {
     Events,
     Lines,
 }
 
-/// One piece of it.
+/// An item of a stream.
 #[derive(Debug)]
-pub(crate) enum Piece {
+pub(crate) enum StreamItem {
     Chunk(Value),
     Result(Value),
     Error(Value),
 }
 
-/// A body that is read piece by piece, however it is cut on its way.
+/// A body that is read item by item, however its bytes arrive.
 pub(crate) struct Stream<'a> {
     caller: &'a mut Caller,
     format: Format,
-    held: Vec<u8>,
+    buffer: Vec<u8>,
     searched: usize,
 }
 
 impl Format {
-    /// They take turns.
+    /// The formats alternate.
     pub(crate) fn of(n: u64) -> Self {
         if n.is_multiple_of(2) { Self::Events } else { Self::Lines }
     }
@@ -50,7 +49,7 @@ impl Format {
         }
     }
 
-    fn parse(self, text: &str) -> Option<Piece> {
+    fn parse(self, text: &str) -> Option<StreamItem> {
         let (name, json) = match self {
             Self::Events => {
                 let (name, data) = match text.strip_prefix("event: ") {
@@ -62,46 +61,46 @@ impl Format {
             Self::Lines => {
                 let Ok(Value::Object(line)) = serde_json::from_str(text) else { return None };
                 let (name, json) = line.into_iter().next()?;
-                // As in events, where an error is an object of that one member.
+                // An error is an object of that one member, as in an event.
                 let json = if name == "error" { serde_json::json!({ "error": json }) } else { json };
                 (name, json)
             }
         };
         match &*name {
-            "chunk" => Some(Piece::Chunk(json)),
-            "result" => Some(Piece::Result(json)),
-            "error" => Some(Piece::Error(json)),
+            "chunk" => Some(StreamItem::Chunk(json)),
+            "result" => Some(StreamItem::Result(json)),
+            "error" => Some(StreamItem::Error(json)),
             _ => None,
         }
     }
 }
 
 impl<'a> Stream<'a> {
-    /// The body behind a head that was read.
+    /// The body behind a head that was received.
     pub(crate) fn new(caller: &'a mut Caller, format: Format) -> Self {
-        Self { caller, format, held: Vec::new(), searched: 0 }
+        Self { caller, format, buffer: Vec::new(), searched: 0 }
     }
 
-    /// The next piece; nothing at the proper end of the body.
+    /// The next item. `None` is the proper end of the body.
     ///
     /// # Errors
-    /// What is wrong with a body that is cut, or holds something else.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Piece>> {
+    /// If the body breaks off, or holds something else.
+    pub(crate) fn next(&mut self) -> io::Result<Option<StreamItem>> {
         let end = self.format.end();
         loop {
-            if let Some(at) = memmem::find(&self.held[self.searched..], end) {
-                let mut text: Vec<u8> = self.held.drain(..self.searched + at + end.len()).collect();
+            if let Some(at) = memmem::find(&self.buffer[self.searched..], end) {
+                let mut text: Vec<u8> = self.buffer.drain(..self.searched + at + end.len()).collect();
                 self.searched = 0;
                 text.truncate(text.len() - end.len());
                 let text = String::from_utf8(text).map_err(io::Error::other)?;
-                let piece = self.format.parse(&text);
-                return piece.map(Some).ok_or_else(|| io::Error::other(format!("no piece of a stream: {text}")));
+                let item = self.format.parse(&text);
+                return item.map(Some).ok_or_else(|| io::Error::other(format!("no item of a stream: {text}")));
             }
-            self.searched = (self.held.len() + 1).saturating_sub(end.len());
-            match self.caller.receive_piece()? {
-                Some(bytes) => self.held.extend(bytes),
-                None if self.held.is_empty() => return Ok(None),
-                None => return Err(io::Error::other("a body that ends in the middle of a piece")),
+            self.searched = (self.buffer.len() + 1).saturating_sub(end.len());
+            match self.caller.receive_chunk()? {
+                Some(bytes) => self.buffer.extend(bytes),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(io::Error::other("a body that ends in the middle of an item")),
             }
         }
     }

@@ -7,7 +7,7 @@
 //! There is no redirect, no TLS and no pool. A connection that broke stays broken: only the conformance runner
 //! connects again, and does so itself.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::ops::Range;
@@ -33,7 +33,6 @@ const MAX_LINE_BYTES: usize = 1024;
 ///
 /// Each read and write takes at most [`WAIT_LIMIT`] unless [`Caller::set_timeout`] or [`Caller::set_deadline`] says
 /// otherwise.
-#[derive(Debug)]
 pub struct Caller {
     stream: TcpStream,
     /// The limit of one read or write, as the kernel has it.
@@ -46,6 +45,12 @@ pub struct Caller {
     /// Where in the buffer the body of the last answer in place is.
     body: Range<usize>,
     read_at: Instant,
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").field("stream", &self.stream).field("unread", &self.unread).finish_non_exhaustive()
+    }
 }
 
 /// An answer.
@@ -596,4 +601,67 @@ fn unused_loopback_address() -> Ipv4Addr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [.., high, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, high.max(1), low, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// A caller to which these bytes are sent, this many at a time. It reads as many at a time, but at least eight.
+    fn caller(bytes: Vec<u8>, at_once: usize) -> Caller {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("it has one");
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("the caller connects");
+            stream.set_nodelay(true).expect("an option of TCP");
+            for part in bytes.chunks(at_once) {
+                // The caller may have gone with what it wanted.
+                let _ = stream.write_all(part);
+            }
+        });
+        let stream = TcpStream::connect(address).expect("it listens");
+        Caller::with_buffer(stream, at_once.max(8), at_once.max(8)).expect("options of TCP")
+    }
+
+    #[test]
+    fn answers_are_received_however_they_are_cut() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6;x=y\r\n world\r\n0\r\n\r\n";
+        for at_once in [1, 7, 1000] {
+            let mut caller = caller([&whole[..], chunked, whole].concat(), at_once);
+            assert_eq!(caller.receive().expect("an answer").text(), "hello world");
+            let head = caller.receive_head().expect("a head");
+            assert!(head.is_chunked());
+            assert_eq!(caller.receive_chunks(usize::MAX), "hello world");
+            assert_eq!(caller.receive_in_place().expect("an answer"), 200);
+            assert_eq!(caller.body(), b"hello world");
+            assert!(caller.is_closed_within(WAIT_LIMIT));
+        }
+    }
+
+    #[test]
+    fn malformed_answers_are_refused() {
+        let long = format!("HTTP/1.1 200 {}", "x".repeat(2 * MAX_HEAD_BYTES));
+        for text in ["HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\nlength\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n", &long] {
+            let error = caller(text.into(), 1000).receive().expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{text}: {error}");
+        }
+        let error = caller("5\r\nhello world\r\n".into(), 1000).receive_chunk().expect_err("more than five bytes");
+        assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+    }
+
+    #[test]
+    fn no_read_goes_on_after_the_deadline() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = listener.local_addr().expect("it has one").port();
+        let mut caller = Caller::connect(port).expect("it listens");
+        caller.set_deadline(Instant::now() + Duration::from_millis(20));
+        for _ in 0..2 {
+            assert!(is_timeout(&caller.receive().expect_err("nothing is sent")));
+        }
+    }
 }

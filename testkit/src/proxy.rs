@@ -100,7 +100,7 @@ impl Launch {
     ///
     /// # Errors
     /// If the command cannot be started.
-    pub fn start(self, mut command: Command, output: Output) -> Result<Proxy, String> {
+    pub fn start(&self, mut command: Command, output: Output) -> Result<Proxy, String> {
         let stdio = || match output {
             Output::Capture => Stdio::piped(),
             Output::Discard => Stdio::null(),
@@ -117,9 +117,9 @@ impl Launch {
             _ => None,
         };
         let directory = command.get_current_dir().unwrap_or(Path::new(".")).to_owned();
-        let (port, port_file) = match self.port {
-            Port::Chosen(port) => (port, None),
-            Port::File(path) => (0, Some(path)),
+        let (port, port_file) = match &self.port {
+            Port::Chosen(port) => (*port, None),
+            Port::File(path) => (0, Some(path.clone())),
         };
         Ok(Proxy { child: Mutex::new(child), pid, port, port_file, started, output, shown, directory })
     }
@@ -344,4 +344,41 @@ impl Drop for Proxy {
 
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_port_goes_where_the_command_has_it() {
+        let launch = Launch::new(&words("proxy --port {port} x"), None, Path::new("/file")).expect("a free port");
+        let Port::Chosen(port) = launch.port else { panic!("{launch:?}") };
+        assert_eq!(launch.words, words(&format!("proxy --port {port} x")));
+
+        let launch = Launch::new(&words("proxy {port} {port_file}"), None, Path::new("/file")).expect("a command");
+        assert_eq!(launch.words, words("proxy 0 /file"));
+        assert!(Launch::new(&[], None, Path::new("/file")).is_err(), "no program");
+    }
+
+    #[test]
+    fn a_fixed_port_must_be_free() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = listener.local_addr().expect("it has one").port();
+        let reason = Launch::new(&words("proxy"), Some(port), Path::new("/file")).expect_err("the port is taken");
+        assert_eq!(reason, format!("something else listens on port {port} already"));
+    }
+
+    #[test]
+    fn a_proxy_that_ends_instead_of_listening_says_why() {
+        let launch = Launch::new(&words("sh -c {port_file}"), None, Path::new("/nonexistent")).expect("a command");
+        let mut proxy = launch.start(launch.command(), Output::Capture).expect("there is a shell");
+        let reason = proxy.await_port(Instant::now() + crate::wait::WAIT_LIMIT).expect_err("it ends");
+        assert!(reason.starts_with("the proxy ended instead of listening: exit status: 127: `sh:"), "{reason}");
+        assert_eq!(proxy.status().and_then(|status| status.code()), Some(127), "the status may be asked for again");
+    }
 }

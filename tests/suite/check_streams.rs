@@ -73,14 +73,7 @@ fn is_told(text: &str, status: &str, name: &str, code: &str, words: &[&str]) {
 }
 
 #[track_caller]
-fn is_told_of(
-    ended: &crate::support::command::Ended,
-    report: &Value,
-    status: &str,
-    name: &str,
-    code: &str,
-    words: &[&str],
-) {
+fn is_told_of(ended: &testkit::command::Ended, report: &Value, status: &str, name: &str, code: &str, words: &[&str]) {
     ended.check(i32::from(status == "failed"));
     let other = if status == "failed" { "warning" } else { "failed" };
     assert_eq!(named(report, status), [name], "{report:#}");
