@@ -46,19 +46,19 @@ pub(crate) struct Plan {
     pub(crate) actions: Actions,
 }
 
-/// How long a proxy may settle before its memory is looked at.
+/// How long a proxy may settle before its memory is measured.
 const SETTLE: Duration = Duration::from_millis(50);
 /// Cold starts of each proxy in a round; the one in the middle counts.
 const STARTS: usize = 7;
 /// How often each upload that cannot work is refused in a round; the slowest counts.
 const REFUSALS: usize = 10;
 /// Callers at once.
-const CROWD: usize = 64;
+const CONCURRENT_CALLERS: usize = 64;
 const MEBIBYTE: usize = 1024 * 1024;
 const SMALL_ARGUMENTS: &str = r#"{"name":"Mike"}"#;
 
 impl Plan {
-    /// Measures everything but the binaries, in the surroundings that there are.
+    /// Measures everything but the binaries, on the cores that this program may use.
     pub(crate) fn measure(&self, sheet: &mut Sheet) -> Outcome {
         for round in 0..self.rounds {
             eprintln!("{}: round {} of {}", sheet.title, round + 1, self.rounds);
@@ -258,11 +258,11 @@ impl Plan {
 }
 
 impl Plan {
-    /// What version 2 is for: many at once in one process, and pieces at once.
+    /// The purpose of version 2: many activations at once in one process, and chunks that leave at once.
     fn streams(&self, sheet: &mut Sheet) -> Outcome {
         for (dialect, key) in [(Dialect::Version1, "v1 rate"), (Dialect::Version2, "v2 rate")] {
             let contestant = Contestant { dialect, ..self.ours.clone() };
-            let rate = self.crowd_rate(&contestant).map_err(|error| named(&contestant, &*error))?;
+            let rate = self.concurrent_rate(&contestant).map_err(|error| named(&contestant, &*error))?;
             sheet.add(key, Side::Ours, rate);
         }
         let contestant = Contestant { dialect: Dialect::Version2, ..self.ours.clone() };
@@ -273,13 +273,13 @@ impl Plan {
     }
 
     /// Activations a second when many callers send one each, all at once, and again when all are answered.
-    fn crowd_rate(&self, contestant: &Contestant) -> Outcome<f64> {
+    fn concurrent_rate(&self, contestant: &Contestant) -> Outcome<f64> {
         let mut runner = Runner::with(contestant, &self.actions.waiter(contestant.dialect))?;
-        let mut callers = (0..CROWD).map(|_| runner.proxy.connect()).collect::<Outcome<Vec<_>>>()?;
+        let mut callers = (0..CONCURRENT_CALLERS).map(|_| runner.proxy.connect()).collect::<Outcome<Vec<_>>>()?;
         let request = Request::post("/run", br#"{"value":{}}"#);
-        // One of version 1 takes CROWD times as long.
-        let turns = if contestant.dialect == Dialect::Version2 { (self.count / CROWD).max(10) } else { 2 };
-        let mut crowd = |turns: usize| -> Outcome {
+        // A round of version 1 takes as many times as long as there are callers.
+        let turns = if contestant.dialect == Dialect::Version2 { (self.count / CONCURRENT_CALLERS).max(10) } else { 2 };
+        let mut exchange_all = |turns: usize| -> Outcome {
             for _ in 0..turns {
                 callers.iter_mut().try_for_each(|caller| caller.send(&request))?;
                 for caller in &mut callers {
@@ -289,10 +289,10 @@ impl Plan {
             }
             Ok(())
         };
-        crowd(1)?;
+        exchange_all(1)?;
         let begun = Instant::now();
-        crowd(turns)?;
-        Ok((turns * CROWD) as f64 / begun.elapsed().as_secs_f64())
+        exchange_all(turns)?;
+        Ok((turns * CONCURRENT_CALLERS) as f64 / begun.elapsed().as_secs_f64())
     }
 
     /// Milliseconds from just before the action writes a chunk until its caller has read it, in rising
@@ -326,10 +326,10 @@ fn first_answers(contestant: &Contestant, acknowledgement: Acknowledgement) -> O
         let mut proxy = contestant.start(acknowledgement)?;
         let mut connection = proxy.connect()?;
         connection.exchange(&init)?;
-        let initialised = proxy.started.elapsed();
+        let initialised = proxy.started().elapsed();
         connection.answer()?;
         connection.exchange(&payload.request)?;
-        let answered = proxy.started.elapsed();
+        let answered = proxy.started().elapsed();
         payload.check(&connection)?;
         Ok((initialised.as_secs_f64() * 1e3, answered.as_secs_f64() * 1e3))
     };

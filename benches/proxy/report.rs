@@ -141,7 +141,7 @@ impl Summary {
     }
 }
 
-/// All that is to be told.
+/// Everything that is reported.
 pub(crate) struct Report {
     pub(crate) machine: String,
     pub(crate) rounds: usize,
