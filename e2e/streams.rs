@@ -117,7 +117,7 @@ fn a_container_that_stops_says_so_to_a_stream_that_takes_too_long() {
         assert_eq!(container.wait(), "0");
         for caller in &mut callers {
             let text = caller.receive_chunks(usize::MAX);
-            check_ticks(&text, "error\ndata: {\"error\":\"the proxy was told to end");
+            check_ticks(&text, "error\ndata: {\"error\":\"the proxy shut down");
             assert!(text.contains("PIPELOOP_DRAIN_GRACE"), "{text}");
         }
         container.check_sentinels(2);

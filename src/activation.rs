@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::error::{Error, RequestError};
+use crate::error::{Error, JsonType, RequestError, RequestKind};
 use crate::memory_budget::Reservation;
 
 /// An activation as a caller sent it: `{"value":…, other members}`.
@@ -41,7 +41,7 @@ impl Activation {
     /// [`RequestError::EmptyBody`], [`RequestError::NotJson`], [`RequestError::NotAnObject`], and
     /// [`RequestError::BadArguments`] when `value` is neither object nor array.
     pub fn parse(mut body: Vec<u8>) -> Result<Self, Error> {
-        let object = Object::parse("run", &body)?;
+        let object = Object::parse(&body).map_err(|bad| bad.in_body_of(RequestKind::Run))?;
         let mut value = 0..0;
         let mut deadline_epoch_ms = None;
         for (name, raw) in object.members {
@@ -138,7 +138,7 @@ impl Activation {
     /// The platform's name for the activation: `activation_id`.
     #[must_use]
     pub fn label(&self) -> Option<String> {
-        let object = Object::parse("run", &self.body).ok()?;
+        let object = Object::parse(&self.body).ok()?;
         let (_, raw) = object.members.into_iter().rfind(|(name, _)| name == "activation_id")?;
         serde_json::from_str(raw.get()).ok()
     }
@@ -147,7 +147,7 @@ impl Activation {
     /// strings as they are, anything else as its JSON text. `null` is left out.
     #[must_use]
     pub fn context(&self) -> Vec<(String, String)> {
-        let Ok(object) = Object::parse("run", &self.body) else { return Vec::new() };
+        let Ok(object) = Object::parse(&self.body) else { return Vec::new() };
         object
             .members
             .into_iter()
@@ -174,37 +174,55 @@ pub(crate) struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Parses the body of `request`, which names it in errors.
-    pub(crate) fn parse(request: &'static str, body: &'a [u8]) -> Result<Self, Error> {
-        let text = std::str::from_utf8(body).map_err(|error| {
-            Error::Request(RequestError::NotJson {
-                request,
-                reason: format!("invalid UTF-8 at byte {}", error.valid_up_to() + 1),
-            })
-        })?;
+    /// Parses a text that has to be one JSON object.
+    pub(crate) fn parse(body: &'a [u8]) -> Result<Self, BadObject> {
+        let not_json = |reason| BadObject::NotJson { reason };
+        let text = std::str::from_utf8(body)
+            .map_err(|error| not_json(format!("invalid UTF-8 at byte {}", error.valid_up_to() + 1)))?;
         match text.trim_ascii_start().as_bytes().first() {
-            None => return Err(Error::Request(RequestError::EmptyBody { request })),
+            None => return Err(BadObject::Empty),
             Some(b'{') => {}
-            // Only well-formed JSON is told its type.
+            // The type is only known of well-formed JSON.
             Some(_) => {
                 return Err(match serde_json::from_str::<&RawValue>(text) {
-                    Ok(raw) => Error::Request(RequestError::NotAnObject { request, found: type_of(raw.get()) }),
-                    Err(error) => Error::Request(RequestError::NotJson { request, reason: error.to_string() }),
+                    Ok(raw) => BadObject::OtherType { found: JsonType::of(raw.get()) },
+                    Err(error) => not_json(error.to_string()),
                 });
             }
         }
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let object = deserializer
+        deserializer
             .deserialize_map(Members)
             .and_then(|object| deserializer.end().map(|()| object))
-            .map_err(|error| Error::Request(RequestError::NotJson { request, reason: error.to_string() }))?;
-        Ok(object)
+            .map_err(|error| not_json(error.to_string()))
+    }
+}
+
+/// Why a text is not one JSON object.
+#[derive(Debug)]
+pub(crate) enum BadObject {
+    /// Nothing, or only white space.
+    Empty,
+    /// Not JSON: the parser's reason.
+    NotJson { reason: String },
+    /// JSON of another type.
+    OtherType { found: JsonType },
+}
+
+impl BadObject {
+    /// As an error of the body of a request.
+    pub(crate) fn in_body_of(self, request: RequestKind) -> RequestError {
+        match self {
+            Self::Empty => RequestError::EmptyBody { request },
+            Self::NotJson { reason } => RequestError::NotJson { request, reason },
+            Self::OtherType { found } => RequestError::NotAnObject { request, found },
+        }
     }
 }
 
 /// Every member of an object but `value`, each from the quote of its name to its end.
 fn members_as_they_came(body: &[u8]) -> Vec<&[u8]> {
-    let Ok(object) = Object::parse("run", body) else { return Vec::new() };
+    let Ok(object) = Object::parse(body) else { return Vec::new() };
     let mut members = Vec::with_capacity(object.members.len());
     let mut from = 0;
     for (name, raw) in object.members {
@@ -256,18 +274,6 @@ impl<'de> serde::Deserialize<'de> for Name<'de> {
             }
         }
         deserializer.deserialize_str(NameVisitor)
-    }
-}
-
-/// The type of a well-formed JSON text, with its article, for messages.
-pub(crate) fn type_of(json: &str) -> &'static str {
-    match json.trim_ascii_start().as_bytes().first() {
-        Some(b'{') => "an object",
-        Some(b'[') => "an array",
-        Some(b'"') => "a string",
-        Some(b't' | b'f') => "a boolean",
-        Some(b'n') => "null",
-        _ => "a number",
     }
 }
 

@@ -1,15 +1,16 @@
-//! Words and excerpts for messages: pure functions, shared by everything that speaks to a person.
+//! Words and excerpts for messages: pure functions for everything that a person reads.
 
 use std::fmt::Write;
 use std::time::Duration;
 
-/// The most characters of foreign text that a message quotes.
+/// How many characters of foreign text a message quotes at most.
 const EXCERPT_CHARS: usize = 200;
 
-/// Foreign bytes in backticks: lossy UTF-8, control characters escaped, cut with the length told.
+/// Quotes foreign bytes in backticks: lossy UTF-8 with control characters escaped. A long text is cut, and
+/// its length is given.
 #[must_use]
 pub fn excerpt(bytes: &[u8]) -> String {
-    // Four bytes a character at most, so that a huge line is not decoded to be cut.
+    // A character has at most four bytes. Cutting first avoids decoding a huge line.
     let head = &bytes[..bytes.len().min(EXCERPT_CHARS * 4)];
     let text = String::from_utf8_lossy(head);
     let mut quoted = String::with_capacity(EXCERPT_CHARS + 32);
@@ -31,7 +32,7 @@ pub fn excerpt(bytes: &[u8]) -> String {
     quoted
 }
 
-/// A duration as people say it: `4 ms`, `1.5 s`, `2 min`.
+/// A duration as people write it: `4 ms`, `1.5 s`, `2 min`.
 #[must_use]
 pub fn millis(duration: Duration) -> String {
     let ms = duration.as_millis();
@@ -43,7 +44,7 @@ pub fn millis(duration: Duration) -> String {
     }
 }
 
-/// Names in backticks, with how many more there are.
+/// Lists names in backticks, and says how many more there are.
 #[must_use]
 pub fn listing(names: &[String], more: usize) -> String {
     if names.is_empty() {
@@ -61,27 +62,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn excerpts_escape_and_cut() {
+    fn an_excerpt_is_escaped_and_cut() {
         assert_eq!(excerpt(b"ready"), "`ready`");
         assert_eq!(excerpt(b"a\tb\x1b[0m"), "`a\\tb\\u{1b}[0m`");
         assert_eq!(excerpt("é".repeat(3).as_bytes()), "`ééé`");
         let long = excerpt("x".repeat(1000).as_bytes());
         assert!(long.ends_with("x` … (1000 bytes)"), "{long}");
         assert_eq!(long.matches('x').count(), EXCERPT_CHARS);
-        // Cut inside a character: no panic, and the cut is told.
+        // A cut inside a character does not panic, and the length is given.
         assert!(excerpt("日".repeat(500).as_bytes()).ends_with("(1500 bytes)"));
     }
 
     #[test]
-    fn durations_read_well() {
+    fn a_duration_is_rounded_for_people() {
         assert_eq!(millis(Duration::from_micros(4_300)), "4 ms");
         assert_eq!(millis(Duration::from_millis(1_500)), "1.5 s");
-        assert_eq!(millis(Duration::from_secs(60)), "60 s");
-        assert_eq!(millis(Duration::from_secs(600)), "10 min");
+        assert_eq!(millis(Duration::from_mins(1)), "60 s");
+        assert_eq!(millis(Duration::from_mins(10)), "10 min");
     }
 
     #[test]
-    fn listings_name_what_is_there() {
+    fn a_listing_names_some_and_counts_the_rest() {
         assert_eq!(listing(&[], 0), "nothing");
         assert_eq!(listing(&["a".into(), "b/c".into()], 3), "`a`, `b/c` and 3 more");
     }

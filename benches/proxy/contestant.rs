@@ -158,12 +158,12 @@ impl Actions {
                 key: "no library",
                 // The bytes behind the last section of a program have no meaning.
                 init: padded(&self.without_library, 0),
-                words: "it needs a shared library that is not here: `libabsent.so`",
+                words: "it needs a shared library that is missing: `libabsent.so`",
             },
             Unfit {
                 key: "no interpreter",
                 init: padded(b"#!/nowhere/python3\nprint()\n", b'#'),
-                words: "its interpreter `/nowhere/python3` is not here",
+                words: "its interpreter `/nowhere/python3` does not exist",
             },
             Unfit {
                 key: "error page",

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use pipeloop::activation::Activation;
 use pipeloop::process::pipe::{pipe, watch};
+use pipeloop::process::spawn::ResultChannel;
 use pipeloop::protocol::line::{LineReader, LineWriter};
+use pipeloop::protocol::link::Link;
 use pipeloop::protocol::multiplex::{Ended, Event, Multiplex, Promises, Taken};
-use pipeloop::protocol::pipe_loop::Channel;
 use serde_json::value::RawValue;
 use tokio::runtime::Runtime;
 
@@ -51,7 +52,7 @@ impl Flights {
     }
 
     fn check(&mut self, event: Event, line: &Bytes, concurrency: usize) {
-        let (Event::Chunk(id, _) | Event::Log(id, _) | Event::Ended(id, _) | Event::Broken(id, _)) = event else {
+        let (Event::Chunk(id, _) | Event::Log(id, _) | Event::Ended(id, _) | Event::Malformed(id, _)) = event else {
             let Event::Stray(reason) = event else { unreachable!("every other event has a number") };
             check_sentence(&reason);
             return;
@@ -73,7 +74,7 @@ impl Flights {
                 }
                 self.open.retain(|open| *open != id);
             }
-            Event::Broken(_, problem) => check_sentence(&problem),
+            Event::Malformed(_, problem) => check_sentence(&problem),
             Event::Log(..) | Event::Stray(_) => {}
         }
     }
@@ -105,7 +106,7 @@ fuzz_target!(|input: &[u8]| {
         let mut stdin = LineReader::new(watched(read_stdin));
         let (writer, reader) = (LineWriter::new(watched(write_stdin)), LineReader::new(watched(read_results)));
         let promises = Promises { concurrency, cancel: true, pause: true, stop: true };
-        let mut multiplex = Multiplex::new(writer, reader, Channel::Stdout, promises);
+        let mut multiplex = Multiplex::new(Link::new(writer, reader, ResultChannel::Stdout), promises);
         multiplex.bound(LIMIT_BYTES);
         let mut flights = Flights::default();
         let mut lengths = lengths.iter();

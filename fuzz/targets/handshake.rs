@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pipeloop::protocol::detect::is_handshake;
+use pipeloop::protocol::handshake::is_handshake;
 use serde_json::Value;
 
 fuzz_target!(|line: &[u8]| {

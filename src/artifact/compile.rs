@@ -15,10 +15,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::{BadCompile, Error, UploadError};
+use crate::error::{CompileFailure, Error, UploadError};
 use crate::logs::Logs;
 use crate::process::spawn::ResultChannel;
-use crate::process::stop::{KillOnDrop, kill};
+use crate::process::stop::{KillOnDrop, kill_and_reap};
 use crate::process::{ExitStatus, Launch, Reaper, start};
 use crate::time;
 
@@ -76,14 +76,14 @@ impl Compilation<'_> {
         })
     }
 
-    async fn call(&self, reaper: &Reaper, logs: &mut Logs) -> Result<(), BadCompile> {
+    async fn call(&self, reaper: &Reaper, logs: &mut Logs) -> Result<(), CompileFailure> {
         let launch = Launch {
             program: self.compiler.to_owned(),
             arguments: vec![self.main.into(), self.source.into(), self.target.into()],
             environment: self.environment.to_vec(),
             directory: PathBuf::from("."),
         };
-        let (process, pipes) = start(&launch, ResultChannel::Stdout, reaper).map_err(BadCompile::CannotStart)?;
+        let (process, pipes) = start(&launch, ResultChannel::Stdout, reaper).map_err(CompileFailure::CannotStart)?;
         let guard = KillOnDrop::new(process);
         let process = guard.process();
         drop(pipes.stdin);
@@ -93,19 +93,19 @@ impl Compilation<'_> {
             exit = time::timeout(self.limit, process.exited()) => exit,
             () = logs.pump() => unreachable!("a pump never ends"),
         };
-        kill(process).await;
+        kill_and_reap(process).await;
         logs.detach();
         match exit {
-            None => Err(BadCompile::TooSlow { limit: self.limit }),
+            None => Err(CompileFailure::TooSlow { limit: self.limit }),
             Some(Some(exit)) if exit.status == ExitStatus::Exited(0) => Ok(()),
-            Some(exit) => Err(BadCompile::Failed { status: exit.map(|exit| exit.status) }),
+            Some(exit) => Err(CompileFailure::Failed { status: exit.map(|exit| exit.status) }),
         }
     }
 
     /// Looks at what the compiler left. Its mode is set where it is missing: compilers rely on that.
-    fn check(&self) -> Result<(), BadCompile> {
+    fn check(&self) -> Result<(), CompileFailure> {
         let executable = self.target.join("exec");
-        let metadata = fs::metadata(&executable).ok().filter(fs::Metadata::is_file).ok_or(BadCompile::NoExec)?;
+        let metadata = fs::metadata(&executable).ok().filter(fs::Metadata::is_file).ok_or(CompileFailure::NoExec)?;
         let mode = metadata.permissions().mode();
         let usable = || -> io::Result<bool> {
             if mode & 0o111 == 0 {
@@ -113,6 +113,6 @@ impl Compilation<'_> {
             }
             is_executable(&executable)
         };
-        if usable().unwrap_or(false) { Ok(()) } else { Err(BadCompile::NotExecutable) }
+        if usable().unwrap_or(false) { Ok(()) } else { Err(CompileFailure::NotExecutable) }
     }
 }

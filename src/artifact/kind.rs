@@ -88,7 +88,7 @@ impl Kind {
         match self {
             Self::Elf => "an ELF file".into(),
             Self::Script => "a script".into(),
-            Self::Archive(format) => format!("a {} archive", format.name()),
+            Self::Archive(format) => format!("a {format} archive"),
             Self::Source(Some(language), _) => format!("{language} source text"),
             Self::Source(None, _) => "text".into(),
             Self::Marked => "a script behind a byte-order mark".into(),

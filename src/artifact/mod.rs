@@ -169,7 +169,7 @@ impl Artifact {
             holds.sort();
             let more = holds.len().saturating_sub(10);
             holds.truncate(10);
-            return Err(Error::Upload(UploadError::FolderWithoutExec { path: folder, holds, more }));
+            return Err(Error::Upload(UploadError::DirectoryWithoutExec { path: folder, holds, more }));
         }
         Ok(Self { executable, directory: folder, source: None, made: None })
     }
@@ -291,7 +291,7 @@ fn require_usable(kind: &Kind, path: Option<&Path>, sources: Sources) -> Result<
     }
     match Defect::of(kind) {
         Some(defect) => {
-            Err(Error::Upload(UploadError::Unfit { path: path.map(Path::to_owned), defects: vec![defect] }))
+            Err(Error::Upload(UploadError::Unusable { path: path.map(Path::to_owned), defects: vec![defect] }))
         }
         None => Ok(()),
     }
@@ -406,6 +406,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("main.py"), "").unwrap();
         let error = Artifact::open(folder.path(), folder.path(), &BOUNDS, Sources::Refuse).unwrap_err();
-        assert!(error.to_string().contains("it holds `main.py`"), "{error}");
+        assert!(error.to_string().contains("it contains `main.py`"), "{error}");
     }
 }

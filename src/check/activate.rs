@@ -9,8 +9,8 @@ use crate::error::{BadAnswer, Error, RunError};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
 use crate::protocol::line::Fill;
-use crate::protocol::pipe_loop::{Channel, NoAnswer};
-use crate::protocol::{Protocol, answer, detect, single_shot};
+use crate::protocol::pipe_loop::NoAnswer;
+use crate::protocol::{Protocol, answer, handshake, single_shot};
 
 use super::finding::{self, Finding};
 use super::report::Name;
@@ -76,7 +76,7 @@ impl CheckRun<'_> {
                     self.bury(guard.process()).await;
                 }
                 Ok(Err(NoAnswer::Gone { partial, .. })) => {
-                    let channel = conversation.channel_name();
+                    let channel = conversation.channel();
                     let why = gone(guard.process(), partial, channel, &mut self.logs);
                     return Err(Failure::Error(self.log_capture.during(why).await));
                 }
@@ -116,7 +116,7 @@ impl CheckRun<'_> {
 
     /// An answer is unusable: what comes beside it tells whether it is one at all.
     pub(super) async fn look_beside(&mut self, problem: BadAnswer, mut running: Running) -> Failure {
-        let channel = running.conversation.channel_name();
+        let channel = running.conversation.channel();
         let more = async {
             let _ = tokio::time::timeout(SECOND_THOUGHTS, running.conversation.idle(&mut self.logs)).await;
         };
@@ -135,7 +135,7 @@ impl CheckRun<'_> {
             Some(line) if !broken_up && lines.iter().any(is_answer) => {
                 Failure::Finding(Finding::Stray { channel, line: line.clone() })
             }
-            _ => Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })),
+            _ => Failure::Error(Error::Run(RunError::BadAnswer { problem, exit: None })),
         }
     }
 
@@ -148,7 +148,7 @@ impl CheckRun<'_> {
             return Failure::Silence { after, meanwhile: "it was still at work then" };
         }
         let programs = orphans::programs(process.pid);
-        let on_descriptor_3 = conversation.channel() == Channel::Descriptor3;
+        let on_descriptor_3 = conversation.channel() == ResultChannel::Descriptor3;
         self.hear().await;
         let is_answer = |line: &&[u8]| answer::check(line.trim_ascii().to_vec().into()).is_ok();
         let on_stdout = self.log_capture.stdout.lines().find(is_answer).map(<[u8]>::to_vec);
@@ -191,7 +191,7 @@ impl CheckRun<'_> {
             if let Some(line) = on_stdout {
                 return Failure::NoHandshake { line };
             }
-            if let Some(line) = self.log_capture.stdout.lines().find(|line| detect::is_handshake(line)) {
+            if let Some(line) = self.log_capture.stdout.lines().find(|line| handshake::is_handshake(line)) {
                 return Failure::Finding(Finding::NotFlushed {
                     what: "handshake",
                     when: AT_THE_END.into(),

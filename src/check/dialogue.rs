@@ -62,7 +62,7 @@ pub(super) enum Rest {
 impl Dialogue {
     /// Hears what has come while nothing was in flight.
     pub(super) fn hear_strays(&mut self, multiplex: &mut Multiplex, given: &BTreeSet<u64>) {
-        multiplex.look_for_strays();
+        multiplex.read_strays();
         let several = multiplex.promises().concurrency > 1;
         while let Some(Taken::Frame(event, line)) = multiplex.take() {
             self.note(Instant::now(), event, line, given, several);
@@ -151,7 +151,7 @@ impl Dialogue {
             }
             Event::Log(id, _) => self.of(id, at, |_| {}),
             Event::Ended(id, ended) => self.of(id, at, |flight| flight.ended = Some((at, ended))),
-            Event::Broken(_, problem) => {
+            Event::Malformed(_, problem) => {
                 keep(&mut self.lost, at);
                 match frame::parse(&line) {
                     Ok(_) => self.hollow = self.hollow.take().or(Some((problem, line))),

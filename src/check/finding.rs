@@ -10,6 +10,7 @@ use memchr::memmem;
 use crate::error::codes;
 use crate::process::ExitStatus;
 use crate::process::orphans::Orphan;
+use crate::process::spawn::ResultChannel;
 use crate::text::{excerpt, listing, millis};
 
 /// A promise of the protocol that an action does not keep.
@@ -19,7 +20,7 @@ pub enum Finding {
     /// What it wrote came only at the end of its input, or of its activation.
     NotFlushed { what: &'static str, when: String, line: Vec<u8>, cure: String },
     /// Lines on the result channel that are no answers.
-    Stray { channel: &'static str, line: Vec<u8> },
+    Stray { channel: ResultChannel, line: Vec<u8> },
     /// Unicode does not come back as it was sent.
     Unicode { reason: String },
     /// It does not end as it should at the end of its input.

@@ -36,7 +36,7 @@ impl LogCapture {
         let system = |reason| Error::Proxy(ProxyError::System { doing: "make a pipe for the action's log", reason });
         let (out, stdout) = pipe().map_err(system)?;
         let (err, stderr) = pipe().map_err(system)?;
-        let stream = |pipe| Ok(Stream { pipe: watch(pipe).map_err(system)?, heard: Vec::new(), told: 0 });
+        let stream = |pipe| Ok::<_, Error>(Stream { pipe: watch(pipe).map_err(system)?, heard: Vec::new(), told: 0 });
         let log_capture = Self { stdout: stream(out)?, stderr: stream(err)? };
         Ok((log_capture, Sink::new(stdout), Sink::new(stderr)))
     }

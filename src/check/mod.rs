@@ -43,7 +43,6 @@ use crate::process::{Launch, Process, Reaper, stop};
 use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, Evidence, detect};
-use crate::protocol::pipe_loop::Channel;
 use crate::text::{excerpt, millis};
 
 use crate::action::DEFAULT_MAIN;
@@ -115,7 +114,7 @@ pub struct CheckRun<'a> {
     /// Frames of version 2 that are nobody's, of all processes.
     misfits: Vec<(FrameFault, Bytes)>,
     /// Where answers come from.
-    channel: &'static str,
+    channel: ResultChannel,
     /// Every number that the process of version 2 that runs was sent.
     given: BTreeSet<u64>,
     /// How activations went that were alone in flight.
@@ -198,7 +197,7 @@ impl<'a> CheckRun<'a> {
             running: None,
             strays: Vec::new(),
             misfits: Vec::new(),
-            channel: Channel::Descriptor3.name(),
+            channel: ResultChannel::Descriptor3,
             given: BTreeSet::new(),
             alone: Baseline::default(),
             one_each: false,
@@ -249,7 +248,7 @@ impl<'a> CheckRun<'a> {
             Ok(artifact) => artifact,
             Err(error) => {
                 let faults = match &error {
-                    Error::Upload(UploadError::Unfit { defects, .. }) => defects.iter().map(Fault::from).collect(),
+                    Error::Upload(UploadError::Unusable { defects, .. }) => defects.iter().map(Fault::from).collect(),
                     error => vec![Fault::from(error)],
                 };
                 self.settle(Check { faults, ..Check::new(Name::Recognised, Verdict::Failed, "") });
@@ -289,7 +288,7 @@ impl<'a> CheckRun<'a> {
         }
         if !fatal.is_empty() {
             self.report.refused =
-                Some(Error::Upload(UploadError::Unfit { path: Some(self.launch.program.clone()), defects: fatal }));
+                Some(Error::Upload(UploadError::Unusable { path: Some(self.launch.program.clone()), defects: fatal }));
             return false;
         }
         self.plan.stays_down.is_none()
@@ -338,9 +337,11 @@ impl<'a> CheckRun<'a> {
             Ok(evidence) => evidence,
             Err(error) => {
                 let name = match error {
-                    Error::Start(StartError::NoHandshake { .. })
-                    | Error::Start(StartError::WrongFirstLine { .. })
-                    | Error::Start(StartError::UnsupportedVersion { .. }) => {
+                    Error::Start(
+                        StartError::NoHandshake { .. }
+                        | StartError::WrongFirstLine { .. }
+                        | StartError::UnsupportedVersion { .. },
+                    ) => {
                         self.settle(Check::passed(Name::Starts, "runs"));
                         Name::Protocol
                     }
@@ -348,15 +349,15 @@ impl<'a> CheckRun<'a> {
                 };
                 self.settle(Check::failed(name, &error));
                 self.report.refused =
-                    Some(error).filter(|error| matches!(error, Error::Upload(UploadError::Unfit { .. })));
+                    Some(error).filter(|error| matches!(error, Error::Upload(UploadError::Unusable { .. })));
                 return false;
             }
         };
         let took = begun.elapsed();
         self.report.init = Some(took);
         let running = self.running.as_ref().expect("it was started");
-        self.channel = running.conversation.channel_name();
-        self.report.protocol = Some(running.conversation.name());
+        self.channel = running.conversation.channel();
+        self.report.protocol = Some(running.conversation.protocol().name());
         self.report.told_by = Some(match evidence {
             Evidence::Handshake(_) => "handshake",
             Evidence::Acknowledgement => "acknowledgement",
@@ -459,7 +460,7 @@ impl<'a> CheckRun<'a> {
 
     /// Kills what is left of a process and takes its last words.
     async fn bury(&mut self, process: &Process) {
-        self.log_capture.during(stop::kill(process)).await;
+        self.log_capture.during(stop::kill_and_reap(process)).await;
         self.logs.detach();
         self.hear().await;
     }

@@ -171,7 +171,7 @@ impl CheckRun<'_> {
         let count = promised.min(AT_ONCE);
         let promise = Promise::Concurrency(promised);
         let pid = running.guard.process().pid;
-        let worked_before = orphans::time_at_work(pid);
+        let worked_before = orphans::cpu_time(pid);
         let mut dialogue = Dialogue::default();
         let begun = Instant::now();
         for number in 0..count {
@@ -182,7 +182,7 @@ impl CheckRun<'_> {
         }
         let rest = self.listen(&mut running, &mut dialogue, self.patience(), Dialogue::is_over).await;
         let took = begun.elapsed();
-        let worked = orphans::time_at_work(pid).saturating_sub(worked_before);
+        let worked = orphans::cpu_time(pid).saturating_sub(worked_before);
         self.hear().await;
         if rest != Rest::Enough {
             let seen = format!("of {count} at once {} had not ended after {}", dialogue.open(), millis(took));
@@ -211,7 +211,7 @@ impl CheckRun<'_> {
         for (number, flight) in flights.iter().enumerate() {
             match flight.answer() {
                 Some(Err(problem)) => {
-                    return Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None })));
+                    return Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, exit: None })));
                 }
                 Some(Ok(answer)) if is_failure(&answer) => failed.push(answer),
                 _ => {}
@@ -452,7 +452,7 @@ impl CheckRun<'_> {
         }
         let Some(mut running) = self.take_streams_for(name).await else { return };
         let within = self.plan.settings.stop_grace.0 / 2;
-        self.log_capture.during(running.multiplex().say_stop(within)).await;
+        self.log_capture.during(running.multiplex().send_stop(within)).await;
         let Running { guard, conversation } = running;
         let _results = conversation.into_results();
         let (ended, took) = self.wait_for_exit(guard.process()).await;
@@ -494,7 +494,7 @@ impl CheckRun<'_> {
                     self.note_beside(dialogue);
                     return match answer {
                         Ok(answer) => Ok(Answered { answer, took }),
-                        Err(problem) => Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, ending: None }))),
+                        Err(problem) => Err(Failure::Error(Error::Run(RunError::BadAnswer { problem, exit: None }))),
                     };
                 }
                 (Rest::Gone, _) if !fresh && self.is_untouched(&mut running, flight).await => {
@@ -594,7 +594,7 @@ impl CheckRun<'_> {
             }
             Rest::Gone => {
                 let partial = running.multiplex().partial().to_vec();
-                let channel = running.conversation.channel_name();
+                let channel = running.conversation.channel();
                 let why = gone(running.guard.process(), partial, channel, &mut self.logs);
                 Failure::Error(self.log_capture.during(why).await)
             }

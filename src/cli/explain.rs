@@ -8,13 +8,13 @@ use crate::error::{Error, ProxyError};
 
 use super::output;
 
-/// Explain error codes: what an error means, how to get it, and how to cure it.
+/// Explain error codes: what an error means, how to get it, and how to fix it.
 ///
 /// Without a code it lists all of them.
 #[derive(Debug, Args)]
 #[command(after_help = "For example: pipeloop explain PL060, or in short: pipeloop explain 60")]
 pub(super) struct Explain {
-    /// Code of an error, such as PL012; `12` and `pl12` are understood too.
+    /// Code of an error, such as PL012; `12` and `pl12` work too.
     #[arg(value_name = "CODE", value_parser = Code, hide_possible_values = true)]
     codes: Vec<&'static Entry>,
 
@@ -35,12 +35,12 @@ impl Explain {
         } else {
             output::entries(&entries)
         }
-        .map_err(|reason| Error::Proxy(ProxyError::System { doing: "write the explanation", reason }))?;
+        .map_err(|reason| ProxyError::System { doing: "write the explanation", reason })?;
         Ok(0)
     }
 }
 
-/// Reads codes; those that exist are offered for completion.
+/// Parses codes, and offers the existing ones for completion.
 #[derive(Clone)]
 struct Code;
 
@@ -66,7 +66,7 @@ fn parse(typed: &str) -> Result<&'static Entry, String> {
         let near: Vec<_> = near.iter().map(|entry| format!("{} ({})", entry.code, entry.title)).collect();
         match &near[..] {
             [] => "no error has this code; `pipeloop explain` lists all of them".into(),
-            near => format!("no error has this code; near it are {}", near.join(", ")),
+            near => format!("no error has this code; the nearest are {}", near.join(", ")),
         }
     })
 }

@@ -17,9 +17,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::artifact::inspect::Defect;
-use crate::error::{Ending, Error, ProxyError, RunError, StartError, UploadError};
+use crate::error::{Error, ExitReport, ProxyError, RunError, StartError, UploadError};
 use crate::process::Reaper;
-use crate::process::signals::{EndSignals, HeldBack, pass_on};
+use crate::process::signals::{BlockedSignals, TerminationSignals, forward_to_actions};
 
 /// Runs any Unix executable as a serverless action.
 ///
@@ -55,8 +55,8 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     // Before anything else: as PID 1 we would not even be told of them.
-    let held_back = HeldBack::begin();
-    crate::process::spawn::keep_inherited_descriptors();
+    let held_back = BlockedSignals::block();
+    crate::process::spawn::close_inherited_on_exec();
     let command = Cli::parse().command;
     // What may wait for a person's input can be interrupted until it has handlers.
     let held_back = matches!(command, Command::Serve(_)).then_some(held_back);
@@ -78,26 +78,106 @@ pub fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
-/// The exit status that tells a shell what went wrong.
+/// The exit status that tells a shell what went wrong: the action's own, where it has one. Exhaustive, so that a
+/// new cause cannot be forgotten.
 fn exit_status(error: &Error) -> u8 {
-    let of = |ending: &Ending| ending.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
+    let of = |exit: &ExitReport| exit.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
     match error {
-        Error::Upload(UploadError::NoSuchAction { .. }) => 127,
-        Error::Start(StartError::CannotStart { .. }) | Error::Upload(UploadError::Compile { .. }) => 126,
-        Error::Upload(UploadError::Unfit { defects, .. }) => defects.first().map_or(126, Defect::exit_status),
-        Error::Start(StartError::EndedAtStart { ending, .. }) | Error::Run(RunError::Died { ending }) => of(ending),
-        Error::Proxy(ProxyError::BadSetting { .. }) => 2,
-        _ => 1,
+        // No subcommand is sent a request, but `run` takes its input for one.
+        Error::Request(_) => 1,
+        Error::Upload(error) => match error {
+            UploadError::NoSuchAction { .. } => 127,
+            UploadError::Compile { .. } => 126,
+            UploadError::Unusable { defects, .. } => defects.first().map_or(126, defect_exit_status),
+            UploadError::ArchiveDamaged { .. }
+            | UploadError::ArchiveUnsupported { .. }
+            | UploadError::ArchiveWithoutExec { .. }
+            | UploadError::DirectoryWithoutExec { .. }
+            | UploadError::ArchiveEscapes { .. }
+            | UploadError::ArchiveEntryKind { .. }
+            | UploadError::ArchiveTooLarge { .. }
+            | UploadError::ArchiveTooManyEntries { .. }
+            | UploadError::WrongEnvironment { .. }
+            | UploadError::Unwritable { .. } => 1,
+        },
+        Error::Start(error) => match error {
+            StartError::CannotStart { .. } => 126,
+            StartError::ExitedBeforeReady { exit, .. } => of(exit),
+            StartError::NotReady { .. }
+            | StartError::WrongFirstLine { .. }
+            | StartError::BadHandshake { .. }
+            | StartError::UnsupportedVersion { .. }
+            | StartError::NoHandshake { .. } => 1,
+        },
+        Error::Run(error) => match error {
+            RunError::ExitedBeforeAnswer { exit } => of(exit),
+            RunError::BadAnswer { .. }
+            | RunError::ChannelClosed { .. }
+            | RunError::AnswerTooLong { .. }
+            | RunError::TimeOut { .. }
+            | RunError::Expired
+            | RunError::CrashLoop { .. }
+            | RunError::BadFrame { .. }
+            | RunError::Overrun { .. }
+            | RunError::FrameTooLong { .. }
+            | RunError::CutOff { .. }
+            | RunError::QueueFull { .. }
+            | RunError::NotRestarted { .. } => 1,
+        },
+        Error::Proxy(error) => match error {
+            ProxyError::BadSetting { .. } => 2,
+            ProxyError::ShuttingDown | ProxyError::CannotListen { .. } | ProxyError::System { .. } => 1,
+        },
+    }
+}
+
+/// The exit status that a shell would have: 127 for what `env` or the loader cannot find, 126 for what the kernel
+/// refuses.
+fn defect_exit_status(defect: &Defect) -> u8 {
+    match defect {
+        Defect::NotOnPath { .. }
+        | Defect::NoLibraries { .. }
+        | Defect::OldProcessor { .. }
+        | Defect::EnvWords { .. } => 127,
+        Defect::Interpreter { defect, .. } => defect_exit_status(defect),
+        Defect::Empty
+        | Defect::Unrecognised { .. }
+        | Defect::Source { .. }
+        | Defect::Foreign(_)
+        | Defect::NotTar { .. }
+        | Defect::Encoded { .. }
+        | Defect::ByteOrderMark
+        | Defect::Archive { .. }
+        | Defect::NotExecutable { .. }
+        | Defect::NoExecMount { .. }
+        | Defect::Unreadable { .. }
+        | Defect::WrongMachine { .. }
+        | Defect::OtherSystem { .. }
+        | Defect::NotProgram { .. }
+        | Defect::Damaged { .. }
+        | Defect::NoLoader { .. }
+        | Defect::BadLoader { .. }
+        | Defect::NoVersions { .. }
+        | Defect::BadLibrary { .. }
+        | Defect::NoInterpreterNamed
+        | Defect::NoInterpreter { .. }
+        | Defect::CarriageReturn { .. }
+        | Defect::LineTooLong { .. }
+        | Defect::NestedTooDeep { .. }
+        | Defect::EndsEarly
+        | Defect::RelativeInterpreter { .. }
+        | Defect::CarriageReturnInArgument { .. }
+        | Defect::ArgumentCut { .. } => 126,
     }
 }
 
 /// What whoever starts actions takes over first: the signals that ask for an end, and the waiting for
 /// processes. Signals that are meant for the action go to it from now on.
-fn take_over() -> Result<(EndSignals, Reaper), Error> {
+fn take_over() -> Result<(TerminationSignals, Reaper), Error> {
     let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
-    let signals = EndSignals::take().map_err(system("take over signals"))?;
+    let signals = TerminationSignals::install().map_err(system("take over signals"))?;
     let reaper = Reaper::start().map_err(system("take over SIGCHLD"))?;
-    pass_on(&reaper).map_err(system("take over signals"))?;
+    forward_to_actions(&reaper).map_err(system("take over signals"))?;
     Ok((signals, reaper))
 }
 

@@ -97,7 +97,7 @@ pub(super) fn entries(entries: &[&Entry]) -> io::Result<()> {
         }
         writeln!(stdout, "{}{}: {}{}\n", style.bold, entry.code, entry.title, style.off)?;
         let items =
-            [("Says", &entry.says), ("Capacity", &entry.means), ("To get it", &entry.to_get_it), ("Cure", &entry.cure)];
+            [("Says", &entry.says), ("Means", &entry.means), ("To get it", &entry.to_get_it), ("Cure", &entry.cure)];
         for (label, text) in items {
             let text = wrapped(&literals(text, &style), ITEM_INDENT, width);
             let label = format!("{label}:");

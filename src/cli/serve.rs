@@ -16,7 +16,7 @@ use crate::error::{Error, ProxyError};
 use crate::front::openwhisk::OpenWhisk;
 use crate::logs::{SENTINEL, Sentinels, Sink};
 use crate::memory_budget::MemoryBudget;
-use crate::process::signals::HeldBack;
+use crate::process::signals::BlockedSignals;
 use crate::server::{self, Limits, Stop};
 
 use super::output;
@@ -43,7 +43,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 impl Serve {
     /// `held_back`: signals that nobody handles yet.
-    pub(super) fn execute(self, held_back: Option<HeldBack>) -> Result<u8, Error> {
+    pub(super) fn execute(self, held_back: Option<BlockedSignals>) -> Result<u8, Error> {
         // As soon as there is something to stop, and before.
         install_panic_hook();
         tracing_subscriber::fmt()
@@ -58,7 +58,7 @@ impl Serve {
         status
     }
 
-    async fn serve(self, held_back: Option<HeldBack>) -> Result<u8, Error> {
+    async fn serve(self, held_back: Option<BlockedSignals>) -> Result<u8, Error> {
         let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
         let (mut signals, reaper) = super::take_over()?;
         drop(held_back);

@@ -1,7 +1,6 @@
-//! `docs/errors.md` as data: what each code says, means, how to get it and how to cure it.
+//! `docs/errors.md` as data: for each code its sentence, its meaning, a way to get it and a cure.
 //!
-//! The document is the only source, and is part of the binary: what `pipeloop explain` prints is
-//! what a reader of the documentation finds.
+//! The document is the only source and part of the binary, so that `pipeloop explain` prints the documentation.
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -17,7 +16,7 @@ pub struct Entry {
     pub title: &'static str,
     /// The sentence, with an example of its facts.
     pub says: String,
-    /// When it comes, and with which status.
+    /// When it occurs, and with which status.
     pub means: String,
     /// A way to see it.
     pub to_get_it: String,
@@ -37,8 +36,7 @@ pub fn entries() -> &'static [Entry] {
 /// The entry of a code as people type it: `PL012`, `pl12`, `12`, `PL0012`.
 ///
 /// # Errors
-/// The entries that are near to what was typed, possibly none: by their number, or by the words of
-/// their titles.
+/// The entries nearest to the typed text, possibly none: by number, or by the words of their titles.
 pub fn find(typed: &str) -> Result<&'static Entry, Vec<&'static Entry>> {
     let typed = typed.trim().to_lowercase();
     let digits = typed.strip_prefix("pl").unwrap_or(&typed);
@@ -59,11 +57,11 @@ pub fn find(typed: &str) -> Result<&'static Entry, Vec<&'static Entry>> {
     }
 }
 
-/// How many entries are named for a code that does not exist, and how far they may be away from it.
+/// How many entries are named for a code that does not exist, and how far from it they may be.
 const MAX_NEAR: usize = 3;
 const NEAR: u32 = 10;
 
-/// Entries whose titles hold one of these words.
+/// Entries whose titles contain one of these words.
 fn entitled(words: &str) -> Vec<&'static Entry> {
     // Articles would find everything.
     let words: HashSet<_> = words.split(|c: char| !c.is_alphanumeric()).filter(|word| word.len() > 3).collect();
@@ -146,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_near_is_named() {
+    fn near_codes_are_suggested() {
         let near = |typed: &str| find(typed).unwrap_err().iter().map(|entry| entry.code).collect::<Vec<_>>();
         assert_eq!(near("PL009"), ["PL010", "PL011", "PL012"]);
         assert!(near("handshake").contains(&"PL055"), "{:?}", near("handshake"));

@@ -1,60 +1,100 @@
-//! The catalogue of what can be wrong with a file that is to be started: one variant a cause, with
-//! the facts as fields, a stable code, a clause and a hint.
+//! What can be wrong with a file that the proxy is to start: one variant for each cause, with the facts as fields, a
+//! clause and a hint.
 //!
-//! A clause says what is so about "it", the file, and stands behind `cannot start the action …:`.
+//! The subject of a clause is "it", the file. The clause follows `cannot start the action …:`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::codes;
+use super::ArchiveFormat;
 use crate::text::{excerpt, listing};
 
 /// One thing that is wrong with a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the fields are the facts that the clause of each cause is made of")]
 pub enum Defect {
     // What it is.
-    /// Nothing, or white space.
+    /// Empty, or only white space.
+    #[error("it is empty")]
     Empty,
+
     /// Data of no known format.
+    #[error("it is not an executable, script or archive, but {seen}")]
     Unrecognised { seen: String },
-    /// Source text, which has to be interpreted or compiled.
+
+    /// Source text that has to be interpreted or compiled.
+    #[error("it is {}; its first line is {first_line}", source(*.language))]
     Source { language: Option<Language>, first_line: String },
+
     /// A known format that Linux does not execute.
+    #[error("it is {0}")]
     Foreign(Foreign),
-    /// A gzip file of something else than a tar archive.
-    NoTar { inside: String },
-    /// Base64 text in place of what it encodes.
+
+    /// A gzip file of something other than a tar archive.
+    #[error("it is a gzip file that does not contain a tar archive, but {inside}")]
+    NotTar { inside: String },
+
+    /// Base64 text that was not decoded.
+    #[error("it is base64 text, encoded once too often; it decodes to {inside}")]
     Encoded { inside: String },
+
     /// A byte-order mark before `#!`.
+    #[error("a byte-order mark (ef bb bf) precedes its `#!` and hides it from the kernel")]
     ByteOrderMark,
-    /// It is an archive where a program is expected.
-    Archive { format: &'static str },
+
+    /// An archive in place of a program.
+    #[error("it is a {format} archive, but the program itself is expected")]
+    Archive { format: ArchiveFormat },
 
     // The file.
     /// It may not be executed.
+    #[error("it is not executable: its mode is {mode:o}")]
     NotExecutable { mode: u32 },
-    /// It lies on a file system from which nothing may be executed.
-    NoExecMount { folder: PathBuf },
-    /// It cannot be read, or is no file.
+
+    /// Its file system is mounted `noexec`.
+    #[error("`{}` is mounted `noexec`: nothing in it can be executed", .directory.display())]
+    NoExecMount { directory: PathBuf },
+
+    /// It cannot be read, or is not a file.
+    #[error("it cannot be read: {reason}")]
     Unreadable { reason: String },
 
     // ELF.
     /// It is built for another machine.
-    WrongMachine { built: String, but: &'static str, here: String },
+    #[error("it is built for {built}, {host} {here}")]
+    WrongMachine { built: String, host: Host, here: String },
+
     /// It is built for another system.
+    #[error("it is built for {system}, this system is Linux")]
     OtherSystem { system: &'static str },
-    /// It is an ELF file and no program.
-    NoProgram { is: &'static str },
+
+    /// It is an ELF file but not a program.
+    #[error("it is {is}, not a program")]
+    NotProgram { is: NonProgram },
+
     /// Its headers contradict each other, or it is cut off.
+    #[error("it is damaged or incomplete: {reason}")]
     Damaged { reason: String },
-    /// The loader that it names is not here.
+
+    /// The loader that it names is missing.
+    #[error("{}its loader `{}` is missing", libc_mismatch(*.needs, *.here), .loader.display())]
     NoLoader { loader: PathBuf, needs: Option<Libc>, here: Option<Libc> },
+
     /// The loader that it names cannot be used.
+    #[error("its loader `{}` cannot be used: {reason}", .loader.display())]
     BadLoader { loader: PathBuf, reason: String },
+
     /// Shared libraries are missing.
+    #[error("it needs {}", missing_libraries(.missing))]
     NoLibraries { missing: Vec<MissingLibrary>, searched: Vec<PathBuf> },
+
     /// A shared library is too old.
+    #[error("{} {} of {}, but the library here is older (`{}` {})",
+        needing(.needed_by.as_deref()),
+        listing(.missing, 0),
+        excerpt(.library.as_bytes()),
+        .path.display(),
+        newest_version(.newest.as_deref()))]
     NoVersions {
         library: String,
         path: PathBuf,
@@ -62,37 +102,71 @@ pub enum Defect {
         needed_by: Option<String>,
         newest: Option<String>,
     },
+
     /// A shared library is damaged.
+    #[error("the shared library `{}`{} cannot be loaded: {reason}", .path.display(), dependent(.needed_by.as_deref()))]
     BadLibrary { path: PathBuf, needed_by: Option<String>, reason: String },
+
     /// It, or a library, is built for a newer processor: levels of x86-64.
+    #[error("{} for newer processors: it needs {}, this one is {}",
+        built(.needed_by.as_deref()),
+        x86_name(*.needed),
+        x86_name(*.here))]
     OldProcessor { needed: u8, here: u8, needed_by: Option<String> },
 
     // Scripts.
     /// Its `#!` line names nothing.
+    #[error("its `#!` line names no interpreter")]
     NoInterpreterNamed,
-    /// Its interpreter is not here.
+
+    /// Its interpreter does not exist.
+    #[error("its interpreter {} does not exist", quoted(.interpreter))]
     NoInterpreter { interpreter: PathBuf },
-    /// The command that `env` is to find is not on `PATH`.
+
+    /// `env` cannot find its interpreter on `PATH`.
+    #[error("`env` cannot find its interpreter {}: {}", excerpt(.command.as_bytes()), searched(.path.as_deref()))]
     NotOnPath { command: String, path: Option<String> },
-    /// A carriage return belongs to its interpreter's name.
+
+    /// A carriage return is part of its interpreter's name.
+    #[error("its first line ends with CR LF, as on Windows, and the kernel takes the CR as part of the interpreter's name: {}",
+        excerpt(.line.as_bytes()))]
     CarriageReturn { line: String },
+
     /// Its `#!` line is longer than the kernel reads.
+    #[error("its `#!` line is too long: the kernel reads at most {limit} bytes, and the interpreter's name is longer")]
     LineTooLong { limit: usize },
-    /// Its interpreter is a script, and so on, deeper than the kernel follows.
+
+    /// Its interpreter is a script whose interpreter is a script, nested deeper than the kernel follows.
+    #[error("its interpreter is a script whose interpreter is a script, nested deeper than the kernel follows: {}",
+        paths(.chain))]
     NestedTooDeep { chain: Vec<PathBuf> },
+
     /// `env` gets several words as one.
+    #[error("`env` gets the rest of the `#!` line as one argument and looks for a program of that name: {}",
+        excerpt(.words.as_bytes()))]
     EnvWords { words: String },
+
     /// Its interpreter cannot be started.
+    #[error("its interpreter {} {}: {defect}", quoted(.interpreter), interpreter_failure(.defect))]
     Interpreter { interpreter: PathBuf, defect: Box<Defect> },
 
-    // Doubts.
+    // Warnings.
     /// It ends before its section headers.
+    #[error("it may be truncated: it ends before its section headers, which are not needed to run it")]
     EndsEarly,
-    /// Its interpreter is looked for from the folder that it is started in.
+
+    /// Its interpreter is a relative path, resolved from the directory in which the script is started.
+    #[error("its interpreter {} is a relative path, resolved from the directory in which the script is started",
+        quoted(.interpreter))]
     RelativeInterpreter { interpreter: PathBuf },
-    /// A carriage return belongs to the interpreter's argument.
+
+    /// A carriage return is part of the interpreter's argument.
+    #[error("its first line ends with CR LF, as on Windows, and the interpreter gets the CR as part of its argument: {}",
+        excerpt(.argument.as_bytes()))]
     CarriageReturnInArgument { argument: String },
-    /// The interpreter's argument is longer than the kernel reads, and is cut.
+
+    /// The kernel cuts the interpreter's argument, which is too long.
+    #[error("its `#!` line is too long: the kernel reads {limit} bytes and cuts off the rest of the argument")]
     ArgumentCut { limit: usize },
 }
 
@@ -105,6 +179,25 @@ pub struct MissingLibrary {
     pub needed_by: Option<String>,
     /// A file of this name that is for another machine.
     pub unfit: Option<PathBuf>,
+}
+
+/// An ELF file that is not a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum NonProgram {
+    SharedLibrary,
+    ObjectFile,
+    CoreDump,
+    Unknown,
+}
+
+/// Where the action is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    /// On this machine.
+    ThisMachine,
+    /// In the image that `--image-root` names.
+    Image,
 }
 
 /// A C library, which brings the loader.
@@ -122,43 +215,10 @@ pub enum Libc {
 pub enum Severity {
     /// The kernel or the loader refuses it.
     Fatal,
-    /// The kernel refuses it unless it was given something that runs such programs (`binfmt_misc`).
-    ForTheKernel,
-    /// It may work; worth telling to whoever asks.
-    Doubt,
-}
-
-codes! {
-    /// The stable code: 03x and 04x what it is, 07x ELF, 08x scripts.
-    Defect,
-    Defect::Empty => "PL030",
-    Defect::Unrecognised { .. } => "PL031",
-    Defect::Source { .. } => "PL032",
-    Defect::Foreign(Foreign::Html | Foreign::LfsPointer | Foreign::Zeros) => "PL045",
-    Defect::Foreign(_) | Defect::NoTar { .. } | Defect::Archive { .. } => "PL044",
-    Defect::Encoded { .. } => "PL046",
-    Defect::ByteOrderMark => "PL047",
-    Defect::NotExecutable { .. } | Defect::Unreadable { .. } => "PL048",
-    Defect::NoExecMount { .. } => "PL049",
-    Defect::WrongMachine { .. } | Defect::OtherSystem { .. } => "PL070",
-    Defect::NoProgram { .. } => "PL071",
-    Defect::Damaged { .. } | Defect::EndsEarly => "PL072",
-    Defect::NoLoader { .. } => "PL073",
-    Defect::BadLoader { .. } => "PL074",
-    Defect::NoLibraries { .. } => "PL075",
-    Defect::NoVersions { .. } => "PL076",
-    Defect::BadLibrary { .. } => "PL077",
-    Defect::OldProcessor { .. } => "PL088",
-    Defect::NoInterpreter { .. } => "PL080",
-    Defect::NotOnPath { .. } => "PL081",
-    Defect::CarriageReturn { .. } | Defect::CarriageReturnInArgument { .. } => "PL082",
-    Defect::LineTooLong { .. } | Defect::ArgumentCut { .. } => "PL083",
-    Defect::NestedTooDeep { .. } => "PL084",
-    Defect::EnvWords { .. } => "PL085",
-    Defect::NoInterpreterNamed => "PL086",
-    Defect::RelativeInterpreter { .. } => "PL087",
-    ;
-    Defect::Interpreter { defect, .. } => defect.code(),
+    /// The kernel refuses it, unless it knows an emulator for such programs (`binfmt_misc`).
+    KernelDecides,
+    /// It may work; `pipeloop check` reports it.
+    Warning,
 }
 
 impl Defect {
@@ -169,23 +229,10 @@ impl Defect {
             Self::EndsEarly
             | Self::RelativeInterpreter { .. }
             | Self::CarriageReturnInArgument { .. }
-            | Self::ArgumentCut { .. } => Severity::Doubt,
-            Self::WrongMachine { .. } => Severity::ForTheKernel,
+            | Self::ArgumentCut { .. } => Severity::Warning,
+            Self::WrongMachine { .. } => Severity::KernelDecides,
             Self::Interpreter { defect, .. } => defect.severity(),
             _ => Severity::Fatal,
-        }
-    }
-
-    /// The exit status that a shell would have: 127 for what is not found by `env` or the loader,
-    /// 126 for what the kernel refuses.
-    #[must_use]
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            Self::NotOnPath { .. } | Self::NoLibraries { .. } | Self::OldProcessor { .. } | Self::EnvWords { .. } => {
-                127
-            }
-            Self::Interpreter { defect, .. } => defect.exit_status(),
-            _ => 126,
         }
     }
 
@@ -196,18 +243,18 @@ impl Defect {
             Self::Empty => "upload an ELF executable, a script with a `#!` line, or a zip or tar.gz with `exec` at its root".into(),
             Self::Unrecognised { .. } => ACCEPTED.into(),
             Self::Source { language, .. } => source_hint(*language),
-            Self::Foreign(foreign) => foreign.cure().into(),
-            Self::NoTar { .. } => "compress a tar archive with `exec` at its root: `tar -czf action.tar.gz exec`; a single program is uploaded as it is".into(),
+            Self::Foreign(foreign) => foreign.hint().into(),
+            Self::NotTar { .. } => "compress a tar archive with `exec` at its root: `tar -czf action.tar.gz exec`; a single program is uploaded as it is".into(),
             Self::Archive { .. } => "`exec` is the program itself: put the program there, not an archive of it".into(),
             Self::Encoded { .. } => "encode it once: `base64 -w0 exec` in `code`, with `\"binary\":true`".into(),
             Self::ByteOrderMark => "save it as UTF-8 without a byte-order mark: `sed -i '1s/^\\xef\\xbb\\xbf//' exec`".into(),
             Self::NotExecutable { .. } => "make it executable: `chmod +x`".into(),
-            Self::NoExecMount { .. } => "mount it without `noexec`, or choose another folder with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
-            Self::Unreadable { .. } => "put the program itself there, readable for the user that starts it".into(),
+            Self::NoExecMount { .. } => "mount it without `noexec`, or choose another directory with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
+            Self::Unreadable { .. } => "put the program itself there, readable by the user that starts it".into(),
             Self::WrongMachine { here, .. } => format!("rebuild it for {here}: {}; `pipeloop check` shows this before a deployment", machine_flags(here)),
-            Self::NoProgram { is: "a shared library" } => "link it as an executable, without `-shared`; a library can be loaded by a program beside it in an archive".into(),
-            Self::NoProgram { is: "an object file" } => "link it: `gcc -o exec file.o`".into(),
-            Self::NoProgram { .. } => "upload the program that it came from".into(),
+            Self::NotProgram { is: NonProgram::SharedLibrary } => "link it as an executable, without `-shared`; a library can be loaded by a program beside it in an archive".into(),
+            Self::NotProgram { is: NonProgram::ObjectFile } => "link it: `gcc -o exec file.o`".into(),
+            Self::NotProgram { is: NonProgram::CoreDump | NonProgram::Unknown } => "upload the program that it came from".into(),
             Self::OtherSystem { .. } => "build it for Linux: `GOOS=linux go build`, or in a container".into(),
             Self::Damaged { .. } | Self::EndsEarly => "build it again, and compare its size before and after the upload".into(),
             Self::NoLoader { loader, needs, here } => loader_hint(loader, *needs, *here),
@@ -233,7 +280,7 @@ impl Defect {
             Self::EnvWords { words } => format!("let `env` split the words: `#!/usr/bin/env -S {words}`"),
             Self::RelativeInterpreter { .. } => "name the interpreter with its whole path".into(),
             Self::Interpreter { defect, .. } => match &**defect {
-                // Its own cure would be advice for who builds the interpreter.
+                // Its own hint is for the person who builds the interpreter.
                 Self::NotExecutable { .. } => "make the interpreter executable: `chmod +x`".into(),
                 _ => "repair or reinstall the interpreter in the image, or upload a static executable".into(),
             },
@@ -244,167 +291,6 @@ impl Defect {
 /// What an upload can be.
 pub(crate) const ACCEPTED: &str =
     "accepted are an ELF executable, a script that starts with `#!`, and a zip or tar.gz with `exec` at its root";
-
-impl fmt::Display for Defect {
-    #[allow(clippy::too_many_lines)] // One line a cause: splitting it would hide the catalogue.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => f.write_str("it is empty"),
-            Self::Unrecognised { seen } => write!(f, "it is no executable, script or archive, but {seen}"),
-            Self::Source { language: Some(language), first_line } => match language.interpreter_line() {
-                Some(_) => write!(
-                    f,
-                    "it is {language} source text without a `#!` line that names its interpreter; its first line is {first_line}"
-                ),
-                None => write!(
-                    f,
-                    "it is {language} source text, which has to be compiled first; its first line is {first_line}"
-                ),
-            },
-            Self::Source { language: None, first_line } => {
-                write!(
-                    f,
-                    "it is text without a `#!` line, and nothing here could run it: its first line is {first_line}"
-                )
-            }
-            Self::Foreign(foreign) => write!(f, "it is {foreign}"),
-            Self::OldProcessor { needed, here, needed_by } => {
-                match needed_by {
-                    None => f.write_str("it is built for newer processors")?,
-                    Some(library) => {
-                        write!(f, "its library {} is built for newer processors", excerpt(library.as_bytes()))?;
-                    }
-                }
-                write!(f, ": it needs {}, this one is {}", x86_name(*needed), x86_name(*here))
-            }
-            Self::NoTar { inside } => write!(f, "it is a gzip file that holds no tar archive, but {inside}"),
-            Self::Archive { format } => write!(f, "it is a {format} archive, where the program itself is expected"),
-            Self::Encoded { inside } => write!(f, "it is base64 text, encoded once too often; inside is {inside}"),
-            Self::ByteOrderMark => {
-                f.write_str("a byte-order mark (ef bb bf) stands before its `#!`, so that the kernel does not see it")
-            }
-            Self::NotExecutable { mode } => write!(f, "it is not executable: its mode is {mode:o}"),
-            Self::NoExecMount { folder } => {
-                write!(f, "`{}` is mounted `noexec`: nothing in it can be started", folder.display())
-            }
-            Self::Unreadable { reason } => write!(f, "it cannot be read: {reason}"),
-            Self::WrongMachine { built, but, here } => write!(f, "it is built for {built}, {but} {here}"),
-            Self::OtherSystem { system } => write!(f, "it is built for {system}, this system is Linux"),
-            Self::NoProgram { is } => write!(f, "it is {is}, not a program"),
-            Self::EndsEarly => f.write_str(
-                "it ends before its section headers, which are not needed to run it: it may have been cut off",
-            ),
-            Self::Damaged { reason } => write!(f, "it is damaged or incomplete: {reason}"),
-            Self::NoLoader { loader, needs, here } => match (needs, here) {
-                (Some(needs), Some(here)) if needs != here => {
-                    write!(
-                        f,
-                        "it is built for {needs} and this image has {here}: its loader `{}` is not here",
-                        loader.display()
-                    )
-                }
-                (Some(needs), None) => {
-                    write!(
-                        f,
-                        "its loader `{}` is not here, and no other C library; it is built for {needs}",
-                        loader.display()
-                    )
-                }
-                _ => write!(f, "its loader `{}` is not here", loader.display()),
-            },
-            Self::BadLoader { loader, reason } => {
-                write!(f, "its loader `{}` cannot be used: {reason}", loader.display())
-            }
-            Self::NoLibraries { missing, .. } => {
-                match missing.len() {
-                    1 => f.write_str("it needs a shared library that is not here: ")?,
-                    count => write!(f, "it needs {count} shared libraries that are not here: ")?,
-                }
-                let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
-                f.write_str(&names.join(", "))
-            }
-            Self::NoVersions { library, path, missing, needed_by, newest } => {
-                match needed_by {
-                    None => f.write_str("it needs ")?,
-                    Some(by) => write!(f, "its library {} needs ", excerpt(by.as_bytes()))?,
-                }
-                write!(
-                    f,
-                    "{} of {}, which is older here (`{}`",
-                    listing(missing, 0),
-                    excerpt(library.as_bytes()),
-                    path.display()
-                )?;
-                match newest {
-                    Some(newest) => write!(f, " goes up to {})", excerpt(newest.as_bytes())),
-                    None => f.write_str(" has no such versions)"),
-                }
-            }
-            Self::BadLibrary { path, needed_by, reason } => {
-                write!(f, "the shared library `{}`", path.display())?;
-                if let Some(by) = needed_by {
-                    write!(f, " (needed by {})", excerpt(by.as_bytes()))?;
-                }
-                write!(f, " cannot be loaded: {reason}")
-            }
-            Self::NoInterpreterNamed => f.write_str("its `#!` line names no interpreter"),
-            Self::NoInterpreter { interpreter } => {
-                write!(f, "its interpreter {} is not here", quoted(interpreter))
-            }
-            Self::NotOnPath { command, path } => {
-                write!(f, "`env` does not find its interpreter {}: ", excerpt(command.as_bytes()))?;
-                match path {
-                    Some(path) => write!(f, "it is in no folder of `PATH`, {}", excerpt(path.as_bytes())),
-                    None => f.write_str("`PATH` is not set, and it is neither in `/bin` nor in `/usr/bin`"),
-                }
-            }
-            Self::CarriageReturn { line } => write!(
-                f,
-                "its first line ends with CR LF, as on Windows, and the CR is taken for a part of the interpreter's name: {}",
-                excerpt(line.as_bytes())
-            ),
-            Self::LineTooLong { limit } => {
-                write!(
-                    f,
-                    "its `#!` line is too long: the kernel reads at most {limit} bytes and the interpreter's name goes beyond them"
-                )
-            }
-            Self::NestedTooDeep { chain } => {
-                let chain: Vec<_> = chain.iter().map(|path| path.display().to_string()).collect();
-                write!(
-                    f,
-                    "its interpreter is a script itself, and so on, deeper than the kernel follows: {}",
-                    listing(&chain, 0)
-                )
-            }
-            Self::EnvWords { words } => write!(
-                f,
-                "`env` gets the rest of the `#!` line as one word and looks for a program of that name: {}",
-                excerpt(words.as_bytes())
-            ),
-            Self::Interpreter { interpreter, defect } => match &**defect {
-                Self::Interpreter { .. } | Self::NoInterpreter { .. } | Self::NotOnPath { .. } => {
-                    write!(f, "its interpreter {} is a script that cannot be started: {defect}", quoted(interpreter))
-                }
-                _ => write!(f, "its interpreter {} cannot be started: {defect}", quoted(interpreter)),
-            },
-            Self::RelativeInterpreter { interpreter } => {
-                write!(f, "its interpreter {} is looked for from the folder that it is started in", quoted(interpreter))
-            }
-            Self::CarriageReturnInArgument { argument } => write!(
-                f,
-                "its first line ends with CR LF, as on Windows, and the interpreter gets the CR as a part of its argument: {}",
-                excerpt(argument.as_bytes())
-            ),
-            Self::ArgumentCut { limit } => {
-                write!(
-                    f,
-                    "its `#!` line is too long: the kernel reads {limit} bytes and cuts off the rest of the argument"
-                )
-            }
-        }
-    }
-}
 
 impl fmt::Display for MissingLibrary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -420,8 +306,39 @@ impl fmt::Display for MissingLibrary {
     }
 }
 
+impl NonProgram {
+    /// What it is, without an article.
+    pub(crate) fn noun(self) -> &'static str {
+        match self {
+            Self::SharedLibrary => "shared library",
+            Self::ObjectFile => "object file",
+            Self::CoreDump => "core dump",
+            Self::Unknown => "ELF file of an unknown type",
+        }
+    }
+}
+
+impl fmt::Display for NonProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let article = match self {
+            Self::SharedLibrary | Self::CoreDump => "a",
+            Self::ObjectFile | Self::Unknown => "an",
+        };
+        write!(f, "{article} {}", self.noun())
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ThisMachine => "this machine is",
+            Self::Image => "that image is for",
+        })
+    }
+}
+
 impl Libc {
-    /// Tells it by the name of its loader.
+    /// The C library that a loader belongs to, by the loader's name.
     #[must_use]
     pub fn of_loader(loader: &Path) -> Option<Self> {
         let name = loader.file_name()?.to_str()?;
@@ -449,6 +366,71 @@ impl fmt::Display for Libc {
     }
 }
 
+fn source(language: Option<Language>) -> String {
+    match language {
+        Some(language) if language.interpreter_line().is_some() => {
+            format!("{language} source text without a `#!` line that names its interpreter")
+        }
+        Some(language) => format!("{language} source text, which has to be compiled first"),
+        None => "text without a `#!` line that names its interpreter".into(),
+    }
+}
+
+fn libc_mismatch(needs: Option<Libc>, here: Option<Libc>) -> String {
+    match (needs, here) {
+        (Some(needs), Some(here)) if needs != here => format!("it is built for {needs} and this image has {here}: "),
+        (Some(needs), None) => format!("it is built for {needs} and this image has no C library: "),
+        _ => String::new(),
+    }
+}
+
+fn missing_libraries(missing: &[MissingLibrary]) -> String {
+    let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
+    let names = names.join(", ");
+    match missing.len() {
+        1 => format!("a shared library that is missing: {names}"),
+        count => format!("{count} shared libraries that are missing: {names}"),
+    }
+}
+
+fn needing(library: Option<&str>) -> String {
+    library.map_or_else(|| "it needs".into(), |library| format!("its library {} needs", excerpt(library.as_bytes())))
+}
+
+fn built(library: Option<&str>) -> String {
+    library
+        .map_or_else(|| "it is built".into(), |library| format!("its library {} is built", excerpt(library.as_bytes())))
+}
+
+fn newest_version(newest: Option<&str>) -> String {
+    newest.map_or_else(|| "has no such versions".into(), |newest| format!("goes up to {}", excerpt(newest.as_bytes())))
+}
+
+fn dependent(library: Option<&str>) -> String {
+    library.map_or_else(String::new, |library| format!(" (needed by {})", excerpt(library.as_bytes())))
+}
+
+fn searched(path: Option<&str>) -> String {
+    path.map_or_else(
+        || "`PATH` is not set, and it is neither in `/bin` nor in `/usr/bin`".into(),
+        |path| format!("it is in no directory of `PATH`, {}", excerpt(path.as_bytes())),
+    )
+}
+
+fn paths(chain: &[PathBuf]) -> String {
+    let chain: Vec<_> = chain.iter().map(|path| path.display().to_string()).collect();
+    listing(&chain, 0)
+}
+
+fn interpreter_failure(defect: &Defect) -> &'static str {
+    match defect {
+        Defect::Interpreter { .. } | Defect::NoInterpreter { .. } | Defect::NotOnPath { .. } => {
+            "is a script that cannot be started"
+        }
+        _ => "cannot be started",
+    }
+}
+
 fn quoted(path: &Path) -> String {
     excerpt(path.as_os_str().as_encoded_bytes())
 }
@@ -461,8 +443,8 @@ fn source_hint(language: Option<Language>) -> String {
     };
     match (language.interpreter_line(), language.compile_command()) {
         (Some(line), _) => format!("put its interpreter on the first line: `{line}`"),
-        (None, Some(command)) => format!("upload what the compiler makes of it: {command}; or name a compiler of the image with `PIPELOOP_COMPILER` (`OW_COMPILER`)"),
-        (None, None) => "upload an archive with what the compiler makes of it and a script `exec` that starts it; or name a compiler of the image with `PIPELOOP_COMPILER` (`OW_COMPILER`)".into(),
+        (None, Some(command)) => format!("upload the compiled program: {command}; or name a compiler of the image with `PIPELOOP_COMPILER` (`OW_COMPILER`)"),
+        (None, None) => "upload an archive with the compiled program and a script `exec` that starts it; or name a compiler of the image with `PIPELOOP_COMPILER` (`OW_COMPILER`)".into(),
     }
 }
 
@@ -504,7 +486,7 @@ fn interpreter_hint(interpreter: &Path) -> String {
         "bash" => "put bash into the image, or write it for `/bin/sh`".into(),
         "env" => "put `env` into the image (coreutils, BusyBox), or name the interpreter with its whole path".into(),
         "" => "put the interpreter into the image, or upload a static executable".into(),
-        // Where it lies differs from image to image.
+        // Its path differs from image to image.
         name if interpreter.is_absolute() && !interpreter.starts_with("/bin") => {
             format!(
                 "put the interpreter into the image; if it lies elsewhere there, `#!/usr/bin/env {}` finds it",
@@ -568,8 +550,8 @@ pub enum Language {
 }
 
 impl Foreign {
-    /// What to do with it.
-    pub(crate) fn cure(self) -> &'static str {
+    /// What to do about it.
+    pub(crate) fn hint(self) -> &'static str {
         match self {
             Self::MachO => {
                 "build it for Linux: `GOOS=linux go build`, `cargo build --target x86_64-unknown-linux-musl`, or inside a container"
@@ -586,12 +568,12 @@ impl Foreign {
                 "pack it as zip or tar.gz: `zip -r action.zip exec`, or `tar -czf action.tar.gz exec`"
             }
             Self::Html => {
-                "look at the page: most often it is what a server said in place of a download, such as a login or an error; then download the file itself"
+                "open the page: most often it is a login or error page that a server sent in place of the download; then download the file itself"
             }
             Self::LfsPointer => "fetch the file itself before packing: `git lfs pull`",
             Self::Utf16 => "save it as UTF-8 without a byte-order mark; PowerShell's `>` writes UTF-16",
             Self::Zeros => {
-                "build or download it again and compare its size and checksum: the space was reserved and nothing was written into it"
+                "build or download it again and compare its size and checksum: the space was allocated but nothing was written to it"
             }
             Self::Pdf => "upload the program, not its documentation",
             Self::PythonBytecode => "upload the source with `#!/usr/bin/env python3` as its first line",
@@ -624,7 +606,7 @@ impl fmt::Display for Foreign {
 }
 
 impl Language {
-    /// The `#!` line that starts it, for a language that is interpreted.
+    /// The `#!` line for it, if the language is interpreted.
     #[must_use]
     pub fn interpreter_line(self) -> Option<&'static str> {
         Some(match self {
@@ -641,7 +623,7 @@ impl Language {
         })
     }
 
-    /// How to make a program of it that needs nothing of the image, for a language that is compiled.
+    /// The command that compiles it into a static program, for a language that is compiled.
     pub(crate) fn compile_command(self) -> Option<&'static str> {
         Some(match self {
             Self::Go => "`CGO_ENABLED=0 go build -o exec`",

@@ -17,9 +17,9 @@ use hyper::{Method, Request, StatusCode};
 use serde_json::value::RawValue;
 
 use crate::action::{Action, DEFAULT_MAIN, Init};
-use crate::activation::{Activation, Object, as_text, type_of};
+use crate::activation::{Activation, Object, as_text};
 use crate::artifact::Code;
-use crate::error::{Error, ProxyError, RequestError, RunError, StartError, UploadError};
+use crate::error::{Error, JsonType, ProxyError, RequestError, RequestKind, RunError, StartError, UploadError};
 use crate::protocol::Protocol;
 
 use super::stream::Wanted;
@@ -106,7 +106,7 @@ impl Front for OpenWhisk {
 impl OpenWhisk {
     async fn run(&self, body: Incoming, wanted: Wanted) -> Result<Reply, Error> {
         let bound = BodyBound {
-            request: "run",
+            request: RequestKind::Run,
             limit_bytes: self.max_body,
             setting: "PIPELOOP_MAX_BODY",
             patience: self.patience,
@@ -140,7 +140,7 @@ impl OpenWhisk {
 
     async fn init(&self, body: Incoming) -> Result<(), Error> {
         let bound = BodyBound {
-            request: "init",
+            request: RequestKind::Init,
             limit_bytes: self.max_init_body,
             setting: "PIPELOOP_MAX_INIT_BODY",
             patience: self.patience,
@@ -172,7 +172,7 @@ impl OpenWhisk {
 /// # Errors
 /// What is wrong with the body or one of its members.
 pub fn parse_init(body: &[u8]) -> Result<Init, Error> {
-    let outer = Object::parse("init", body)?;
+    let outer = parse_object(body)?;
     let mut value = None;
     for (name, raw) in outer.members {
         if name == "value" && raw.get() != "null" {
@@ -184,7 +184,7 @@ pub fn parse_init(body: &[u8]) -> Result<Init, Error> {
     if !value.get().starts_with('{') {
         return Err(bad_member("value", "an object", value));
     }
-    let inner = Object::parse("init", value.get().as_bytes())?;
+    let inner = parse_object(value.get().as_bytes())?;
     let (mut code, mut binary) = (String::new(), false);
     for (name, raw) in inner.members {
         if raw.get() == "null" {
@@ -223,7 +223,7 @@ fn environment(raw: &RawValue) -> Result<Vec<(OsString, OsString)>, Error> {
     if !raw.get().starts_with('{') {
         return Err(bad_member("env", "an object", raw));
     }
-    let object = Object::parse("init", raw.get().as_bytes())?;
+    let object = parse_object(raw.get().as_bytes())?;
     let mut variables = Vec::with_capacity(object.members.len());
     for (name, raw) in object.members {
         let value = as_text(raw);
@@ -236,12 +236,16 @@ fn environment(raw: &RawValue) -> Result<Vec<(OsString, OsString)>, Error> {
     Ok(variables)
 }
 
+fn parse_object(body: &[u8]) -> Result<Object<'_>, RequestError> {
+    Object::parse(body).map_err(|bad| bad.in_body_of(RequestKind::Init))
+}
+
 fn parse<T: serde::de::DeserializeOwned>(raw: &RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
 fn bad_member(member: &'static str, expected: &'static str, raw: &RawValue) -> Error {
-    Error::Request(RequestError::BadMember { member, expected, found: type_of(raw.get()) })
+    Error::Request(RequestError::BadMember { member, expected, found: JsonType::of(raw.get()) })
 }
 
 /// Which part of an init failed, where the platform has fixed texts for it.
@@ -253,91 +257,95 @@ enum Upload {
 impl Upload {
     fn of(error: &Error) -> Option<Self> {
         match error {
-            Error::Upload(UploadError::Unfit { path: None, .. })
-            | Error::Upload(UploadError::Compile { .. })
-            | Error::Upload(UploadError::ArchiveDamaged { .. })
-            | Error::Upload(UploadError::ArchiveUnsupported { .. })
-            | Error::Upload(UploadError::ArchiveWithoutExec { .. })
-            | Error::Upload(UploadError::ArchiveEscapes { .. })
-            | Error::Upload(UploadError::ArchiveEntryKind { .. })
-            | Error::Upload(UploadError::ArchiveTooLarge { .. })
-            | Error::Upload(UploadError::ArchiveTooManyEntries { .. })
-            | Error::Upload(UploadError::Unwritable { .. }) => Some(Self::Artifact),
-            Error::Upload(UploadError::Unfit { path: Some(_), .. })
-            | Error::Upload(UploadError::WrongEnvironment { .. })
-            | Error::Start(StartError::CannotStart { .. })
-            | Error::Start(StartError::EndedAtStart { .. })
-            | Error::Start(StartError::NotReady { .. })
-            | Error::Start(StartError::WrongFirstLine { .. })
-            | Error::Start(StartError::BadHandshake { .. })
-            | Error::Start(StartError::UnsupportedVersion { .. })
-            | Error::Start(StartError::NoHandshake { .. }) => Some(Self::Start),
-            _ => None,
+            // What was placed already, and is looked at before it is started.
+            Error::Upload(UploadError::Unusable { path: Some(_), .. } | UploadError::WrongEnvironment { .. })
+            | Error::Start(_) => Some(Self::Start),
+            // From the command line, not by an init.
+            Error::Upload(UploadError::NoSuchAction { .. } | UploadError::DirectoryWithoutExec { .. })
+            | Error::Request(_)
+            | Error::Run(_)
+            | Error::Proxy(_) => None,
+            Error::Upload(_) => Some(Self::Artifact),
         }
     }
 }
 
-/// The status of each error. Exhaustive, so that a new kind cannot be forgotten.
+/// The status of each error. Exhaustive, so that a new cause cannot be forgotten.
 fn status(error: &Error) -> StatusCode {
     match error {
-        // What the caller can mend by sending something else.
-        Error::Request(RequestError::NotJson { .. })
-        | Error::Request(RequestError::NotHttp { .. })
-        | Error::Request(RequestError::BrokenBody { .. })
-        | Error::Request(RequestError::NotAnObject { .. })
-        | Error::Request(RequestError::EmptyBody { .. })
-        | Error::Request(RequestError::BadMember { .. })
-        | Error::Request(RequestError::BadVariable { .. })
-        | Error::Request(RequestError::BadBase64 { .. })
-        | Error::Request(RequestError::UnknownProtocol { .. }) => StatusCode::BAD_REQUEST,
-        Error::Request(RequestError::BodyTooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-        Error::Request(RequestError::HeadTooLarge { .. }) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        Error::Request(RequestError::UnmetExpectation { .. }) => StatusCode::EXPECTATION_FAILED,
-        Error::Request(RequestError::Http2) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-        Error::Request(RequestError::BodyStalled { .. }) => StatusCode::REQUEST_TIMEOUT,
-        Error::Request(RequestError::NoCode) | Error::Request(RequestError::AlreadyInitialised) | Error::Request(RequestError::InitUnderWay) => StatusCode::FORBIDDEN,
-        // As the Docker skeleton answers.
-        Error::Request(RequestError::BadArguments) => StatusCode::NOT_FOUND,
-        Error::Request(RequestError::NotInitialised) => StatusCode::INTERNAL_SERVER_ERROR,
-        // What the author of the action can mend.
-        Error::Upload(UploadError::Unfit { .. })
-        | Error::Upload(UploadError::Compile { .. })
-        | Error::Upload(UploadError::ArchiveDamaged { .. })
-        | Error::Upload(UploadError::ArchiveUnsupported { .. })
-        | Error::Upload(UploadError::ArchiveWithoutExec { .. })
-        | Error::Upload(UploadError::FolderWithoutExec { .. })
-        | Error::Upload(UploadError::ArchiveEscapes { .. })
-        | Error::Upload(UploadError::ArchiveEntryKind { .. })
-        | Error::Upload(UploadError::ArchiveTooLarge { .. })
-        | Error::Upload(UploadError::ArchiveTooManyEntries { .. })
-        | Error::Upload(UploadError::NoSuchAction { .. })
-        | Error::Upload(UploadError::WrongEnvironment { .. })
-        | Error::Start(StartError::CannotStart { .. })
-        | Error::Start(StartError::EndedAtStart { .. })
-        | Error::Start(StartError::NotReady { .. })
-        | Error::Start(StartError::WrongFirstLine { .. })
-        | Error::Start(StartError::BadHandshake { .. })
-        | Error::Start(StartError::UnsupportedVersion { .. })
-        | Error::Start(StartError::NoHandshake { .. })
-        | Error::Run(RunError::BadAnswer { .. })
-        | Error::Run(RunError::Died { .. })
-        | Error::Run(RunError::ChannelClosed { .. })
-        | Error::Run(RunError::AnswerTooLong { .. })
-        | Error::Run(RunError::TimeOut { .. })
-        // Not 503: the platform would run it again elsewhere, and it has had its effects.
-        | Error::Run(RunError::Cut { .. })
-        | Error::Run(RunError::Expired)
-        | Error::Run(RunError::CrashLoop { .. })
-        | Error::Run(RunError::BadFrame { .. })
-        | Error::Run(RunError::Overrun { .. })
-        | Error::Run(RunError::FrameTooLong { .. })
-        | Error::Run(RunError::NotRestarted { .. }) => StatusCode::BAD_GATEWAY,
-        Error::Run(RunError::QueueFull { .. }) | Error::Request(RequestError::MemoryFull { .. }) => StatusCode::TOO_MANY_REQUESTS,
-        Error::Proxy(ProxyError::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
-        // What the operator can mend.
-        Error::Upload(UploadError::Unwritable { .. }) | Error::Proxy(ProxyError::CannotListen { .. }) | Error::Proxy(ProxyError::BadSetting { .. }) | Error::Proxy(ProxyError::System { .. }) => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        Error::Request(error) => match error {
+            // What the caller can fix by sending something else.
+            RequestError::NotJson { .. }
+            | RequestError::NotHttp { .. }
+            | RequestError::BrokenBody { .. }
+            | RequestError::NotAnObject { .. }
+            | RequestError::EmptyBody { .. }
+            | RequestError::BadMember { .. }
+            | RequestError::BadVariable { .. }
+            | RequestError::BadBase64 { .. }
+            | RequestError::UnknownProtocol { .. } => StatusCode::BAD_REQUEST,
+            RequestError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            RequestError::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            RequestError::UnmetExpectation { .. } => StatusCode::EXPECTATION_FAILED,
+            RequestError::Http2 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            RequestError::BodyStalled { .. } => StatusCode::REQUEST_TIMEOUT,
+            RequestError::NoCode | RequestError::AlreadyInitialised | RequestError::InitUnderWay => {
+                StatusCode::FORBIDDEN
+            }
+            // As the Docker skeleton answers.
+            RequestError::BadArguments => StatusCode::NOT_FOUND,
+            RequestError::NotInitialised => StatusCode::INTERNAL_SERVER_ERROR,
+            RequestError::MemoryFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+        },
+        // What the author of the action can fix.
+        Error::Upload(error) => match error {
+            UploadError::Unusable { .. }
+            | UploadError::Compile { .. }
+            | UploadError::ArchiveDamaged { .. }
+            | UploadError::ArchiveUnsupported { .. }
+            | UploadError::ArchiveWithoutExec { .. }
+            | UploadError::DirectoryWithoutExec { .. }
+            | UploadError::ArchiveEscapes { .. }
+            | UploadError::ArchiveEntryKind { .. }
+            | UploadError::ArchiveTooLarge { .. }
+            | UploadError::ArchiveTooManyEntries { .. }
+            | UploadError::NoSuchAction { .. }
+            | UploadError::WrongEnvironment { .. } => StatusCode::BAD_GATEWAY,
+            // What the operator can fix.
+            UploadError::Unwritable { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        },
+        Error::Start(error) => match error {
+            StartError::CannotStart { .. }
+            | StartError::ExitedBeforeReady { .. }
+            | StartError::NotReady { .. }
+            | StartError::WrongFirstLine { .. }
+            | StartError::BadHandshake { .. }
+            | StartError::UnsupportedVersion { .. }
+            | StartError::NoHandshake { .. } => StatusCode::BAD_GATEWAY,
+        },
+        Error::Run(error) => match error {
+            RunError::BadAnswer { .. }
+            | RunError::ExitedBeforeAnswer { .. }
+            | RunError::ChannelClosed { .. }
+            | RunError::AnswerTooLong { .. }
+            | RunError::TimeOut { .. }
+            // Not 503: the platform would run it again elsewhere, and it has had its effects.
+            | RunError::CutOff { .. }
+            | RunError::Expired
+            | RunError::CrashLoop { .. }
+            | RunError::BadFrame { .. }
+            | RunError::Overrun { .. }
+            | RunError::FrameTooLong { .. }
+            | RunError::NotRestarted { .. } => StatusCode::BAD_GATEWAY,
+            RunError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+        },
+        Error::Proxy(error) => match error {
+            ProxyError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            // What the operator can fix.
+            ProxyError::CannotListen { .. } | ProxyError::BadSetting { .. } | ProxyError::System { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        },
     }
 }
 

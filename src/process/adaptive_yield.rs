@@ -1,51 +1,52 @@
-//! Giving the processor to somebody before waiting for them: to the action that was sent an
-//! activation, to the caller that was sent an answer.
+//! Yields the CPU once before blocking, for as long as that pays.
 //!
-//! Where they share our processor, they answer meanwhile, and going to sleep and being woken, which
-//! costs as much again, is spared. Elsewhere it brings nothing, and where others work hard on the same
-//! processor it could cost a time slice. So it is done again as long as it pays, and else tried once in a
-//! while.
+//! The proxy waits for the action after it sends an activation, and for the caller after it sends an
+//! answer. Where the two share a CPU, one `sched_yield` lets the other side reply at once, and the
+//! proxy saves going to sleep and being woken, which costs as much again. Elsewhere the yield gains
+//! nothing, and on a CPU that other processes keep busy it could cost a whole time slice. So the
+//! proxy goes on yielding while it pays, and otherwise tries again once in a while.
 
 use std::time::{Duration, Instant};
 
-/// Whether to give way to one of them. Kept for each.
+/// Decides whether to yield before waiting for one peer. Each peer has its own.
 #[derive(Debug)]
 pub struct AdaptiveYield {
-    paid: bool,
-    left_out: u32,
+    pays: bool,
+    skipped: u32,
 }
 
 impl AdaptiveYield {
-    /// One that is tried the first time.
-    pub const UNTRIED: Self = Self { paid: true, left_out: 0 };
-    /// It must not take longer than this, whatever it brings.
-    const MAX: Duration = Duration::from_micros(200);
-    /// One time in so many tries it when it did not pay.
-    const TRIED_EVERY: u32 = 256;
+    /// The state before the first yield, which is always due.
+    pub const UNTRIED: Self = Self { pays: true, skipped: 0 };
+    /// A yield that takes this long does not pay, whatever arrived meanwhile.
+    const MAX_DURATION: Duration = Duration::from_micros(200);
+    /// While yielding does not pay, one wait in this many tries it again.
+    const RETRY_EVERY: u32 = 256;
 
-    /// Gives way, if that is due. Whether it did: what it [brought](Self::brought) is to be told then.
+    /// Yields if a yield is due, and says whether it did. Then the caller must [`record`](Self::record)
+    /// whether the yield was useful.
     pub fn yield_if_due(&mut self) -> bool {
         let due = self.is_due();
         if due {
             let began = Instant::now();
             std::thread::yield_now();
-            self.took(began.elapsed());
+            self.record_duration(began.elapsed());
         }
         due
     }
 
     fn is_due(&mut self) -> bool {
-        self.left_out += 1;
-        self.paid || self.left_out == Self::TRIED_EVERY
+        self.skipped += 1;
+        self.pays || self.skipped == Self::RETRY_EVERY
     }
 
-    fn took(&mut self, time: Duration) {
-        *self = Self { paid: time < Self::MAX, left_out: 0 };
+    fn record_duration(&mut self, duration: Duration) {
+        *self = Self { pays: duration < Self::MAX_DURATION, skipped: 0 };
     }
 
-    /// Whether something had come when it was over.
-    pub fn brought(&mut self, something: bool) {
-        self.paid &= something;
+    /// Records whether the last yield was useful: whether the peer's reply was there after it.
+    pub fn record(&mut self, was_useful: bool) {
+        self.pays &= was_useful;
     }
 }
 
@@ -53,26 +54,26 @@ impl AdaptiveYield {
 mod tests {
     use super::*;
 
-    /// How often it is done in so many times of which each takes and brings the same.
-    fn count(times: u32, took: Duration, something: bool) -> usize {
-        let mut courtesy = AdaptiveYield::UNTRIED;
+    /// How many of `waits` waits yield, when each yield takes `duration` and is useful or not.
+    fn count(waits: u32, duration: Duration, was_useful: bool) -> usize {
+        let mut adaptive_yield = AdaptiveYield::UNTRIED;
         let mut once = || {
-            let due = courtesy.is_due();
+            let due = adaptive_yield.is_due();
             if due {
-                courtesy.took(took);
-                courtesy.brought(something);
+                adaptive_yield.record_duration(duration);
+                adaptive_yield.record(was_useful);
             }
             due
         };
-        (0..times).filter(|_| once()).count()
+        (0..waits).filter(|_| once()).count()
     }
 
     #[test]
-    fn it_is_done_as_long_as_it_pays_and_else_once_in_a_while() {
-        let short = AdaptiveYield::MAX / 2;
+    fn yields_while_it_pays_and_otherwise_once_in_a_while() {
+        let short = AdaptiveYield::MAX_DURATION / 2;
         assert_eq!(count(1000, short, true), 1000);
-        let tried = 10 * AdaptiveYield::TRIED_EVERY;
-        assert_eq!(count(tried, short, false), 10);
-        assert_eq!(count(tried, AdaptiveYield::MAX, true), 10);
+        let waits = 10 * AdaptiveYield::RETRY_EVERY;
+        assert_eq!(count(waits, short, false), 10);
+        assert_eq!(count(waits, AdaptiveYield::MAX_DURATION, true), 10);
     }
 }

@@ -1,56 +1,56 @@
-//! What the allocator keeps of memory that was freed, and giving it back.
+//! The global allocator, and returning freed memory to the kernel.
 //!
-//! glibc keeps freed memory for the next allocation, and the more of it the larger what it was asked
-//! for before: after some bodies and answers of a few MiB an idle proxy would stay tens of MiB large.
-//! Asking it never to keep large blocks (`M_MMAP_THRESHOLD`) doubles the time of a 1 MiB echo, since every
-//! page of a buffer is then mapped anew. So blocks are kept while they are in use again and again, and what is left
-//! of them is given back a moment after one was freed.
+//! glibc keeps freed memory for the next allocation, and it keeps more the larger the blocks were.
+//! After a few bodies and answers of some MiB an idle proxy would stay tens of MiB large. Forbidding
+//! glibc to keep large blocks (`M_MMAP_THRESHOLD`) doubles the time of a 1 MiB echo, because the kernel
+//! then maps every page of a buffer again. So the allocator keeps large blocks while they are reused,
+//! and the proxy returns them to the kernel shortly after the last one was freed.
 //!
 //! Source: mallopt(3), `M_MMAP_THRESHOLD`; `malloc_trim(3)`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The system's allocator, which is watched for large blocks that are freed.
+/// The system's allocator, which also notes when a large block is freed.
 #[derive(Debug)]
-pub struct Heap;
+pub struct TrackingAllocator;
 
-/// A block from this size on is worth giving back: messages of the usual size are below.
+/// A block of at least this size is worth returning. Messages of the usual size are smaller.
 const LARGE: usize = 64 * 1024;
 
 #[global_allocator]
-static HEAP: Heap = Heap;
+static ALLOCATOR: TrackingAllocator = TrackingAllocator;
 
-/// A large block was freed since the last time that memory was given back.
-static UNTIDY: AtomicBool = AtomicBool::new(false);
+/// Whether a large block was freed since the last [`trim`].
+static FREED_LARGE_BLOCK: AtomicBool = AtomicBool::new(false);
 
-/// Whether there is something that could be given back.
+/// Whether the allocator may hold large blocks that [`trim`] can return.
 #[must_use]
-pub fn is_untidy() -> bool {
-    UNTIDY.load(Ordering::Relaxed)
+pub fn has_freed_large_blocks() -> bool {
+    FREED_LARGE_BLOCK.load(Ordering::Relaxed)
 }
 
-/// Gives back to the kernel what is not in use. Takes about a millisecond for each 10 MiB.
-pub fn tidy() {
-    UNTIDY.store(false, Ordering::Relaxed);
+/// Returns unused memory to the kernel. Takes about a millisecond for each 10 MiB.
+pub fn trim() {
+    FREED_LARGE_BLOCK.store(false, Ordering::Relaxed);
     #[cfg(target_env = "gnu")]
-    #[expect(unsafe_code, reason = "the C library alone knows what it keeps")]
+    #[expect(unsafe_code, reason = "only the C library knows which memory it keeps")]
     // SAFETY: malloc_trim(3) may be called at any time from any thread, and moves no block.
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-fn freed(size: usize) {
+fn note_freed(size: usize) {
     if size >= LARGE {
-        UNTIDY.store(true, Ordering::Relaxed);
+        FREED_LARGE_BLOCK.store(true, Ordering::Relaxed);
     }
 }
 
-#[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
-// SAFETY: every call is passed on as it is to the system's allocator, which keeps the contract;
-// what is done besides neither allocates nor panics.
-unsafe impl GlobalAlloc for Heap {
+#[expect(unsafe_code, reason = "`GlobalAlloc` is an unsafe trait")]
+// SAFETY: every call goes unchanged to the system's allocator, which keeps the contract;
+// `note_freed` neither allocates nor panics.
+unsafe impl GlobalAlloc for TrackingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's obligations are the system's.
         unsafe { System.alloc(layout) }
@@ -62,13 +62,13 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        freed(layout.size());
+        note_freed(layout.size());
         // SAFETY: the caller's obligations are the system's.
         unsafe { System.realloc(block, layout, size) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        freed(layout.size());
+        note_freed(layout.size());
         // SAFETY: the caller's obligations are the system's.
         unsafe { System.dealloc(block, layout) }
     }

@@ -1,13 +1,14 @@
-//! The child: how it is started, looked at, stopped and buried.
+//! The child process: starting it, probing it, stopping it and reaping it.
 //!
-//! Knows pids, pipes and signals; knows no protocol and no JSON. The one folder with `unsafe`.
+//! Knows pids, pipes and signals; knows no protocol and no JSON. The only directory with `unsafe`.
 //!
 //! # Theory of operation
-//! [`spawn`] makes the pipes, starts the executable as leader of its own process group and closes
-//! the child's ends on our side, so that end-of-file tells the truth. [`reap`] alone waits for
-//! processes and keeps each exit status as a fact that may be asked for twice. [`wait_state`] looks at
-//! what a process waits for; [`stop`] ends the whole group, and [`orphans`] are what is left then.
-//! [`memory`] and [`allocator`] are about memory: the kernel's kills for want of it, and our own share.
+//! [`spawn`] makes the pipes, starts the executable as the leader of its own process group and closes
+//! the proxy's copies of the child's pipe ends, so that end-of-file means what it says. [`reap`] alone
+//! waits for processes, and keeps each exit status as a fact that may be asked for twice.
+//! [`wait_state`] sees what a process waits for; [`stop`] ends the whole group, and [`orphans`] finds
+//! the processes that are left after that. [`memory`] reads the memory limit and counts
+//! out-of-memory kills; [`allocator`] keeps the proxy's own memory small.
 
 pub mod adaptive_yield;
 pub mod allocator;

@@ -1,4 +1,4 @@
-//! Processes that outlive whoever started them, and the programs that a process consists of.
+//! Processes that outlive their parent, and what a process and its descendants execute.
 //!
 //! Source: proc(5), `/proc/PID/stat`, `/proc/PID/exe`; `PR_SET_CHILD_SUBREAPER(2const)`.
 
@@ -11,35 +11,35 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
-/// A process that lives on.
+/// A process that has outlived its parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orphan {
     /// Its pid.
     pub pid: Pid,
-    /// The name it shows.
+    /// Its command name.
     pub name: String,
 }
 
-/// Makes this process the parent of every descendant that loses its own, also of one that has left
-/// its process group and session as daemons do.
+/// Makes this process the parent of every descendant that loses its parent, including one that has
+/// left its process group and session, as daemons do.
 ///
 /// # Errors
-/// When the kernel does not know how.
+/// When the kernel does not support it.
 pub fn adopt_orphans() -> io::Result<()> {
     Ok(set_child_subreaper(Some(getpid()))?)
 }
 
-/// The living children of this process: once those that it started itself have ended, the orphans
-/// that it has adopted.
+/// The living children of this process. Once the children that it started itself have ended, these are
+/// the orphans that it has adopted.
 #[must_use]
 pub fn orphans() -> Vec<Orphan> {
     children_of(getpid().as_raw_nonzero().get())
 }
 
-/// Kills processes. What they leave behind is adopted in turn.
+/// Kills orphans. This process then adopts their children.
 pub fn kill(orphans: &[Orphan]) {
-    for survivor in orphans {
-        let _ = kill_process(survivor.pid, Signal::KILL);
+    for orphan in orphans {
+        let _ = kill_process(orphan.pid, Signal::KILL);
     }
 }
 
@@ -49,24 +49,25 @@ pub fn programs(pid: Pid) -> Vec<PathBuf> {
     with_descendants(pid).filter_map(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok()).collect()
 }
 
-/// How long a process, its living descendants and those that they have seen to their end were at work.
+/// The CPU time of a process, its living descendants and the children that they have waited for.
 #[must_use]
-pub fn time_at_work(pid: Pid) -> Duration {
+pub fn cpu_time(pid: Pid) -> Duration {
     let stats =
         with_descendants(pid).filter_map(|pid| Stat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?));
     TICK * stats.map(|stat| stat.ticks).sum::<u32>()
 }
 
-/// A process and its living descendants, itself first; each is looked at before its children are looked for.
+/// A process and its living descendants, the process first. Each pid is yielded before its children are
+/// searched for.
 fn with_descendants(pid: Pid) -> impl Iterator<Item = i32> {
     let mut pids = vec![pid.as_raw_nonzero().get()];
-    let mut looked_at = None;
+    let mut current = None;
     std::iter::from_fn(move || {
-        if let Some(pid) = looked_at.take() {
+        if let Some(pid) = current.take() {
             pids.extend(children_of(pid).iter().map(|child| child.pid.as_raw_nonzero().get()));
         }
-        looked_at = pids.pop();
-        looked_at
+        current = pids.pop();
+        current
     })
 }
 
@@ -75,16 +76,15 @@ fn children_of(parent: i32) -> Vec<Orphan> {
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(|pid| {
         let stat = Stat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
-        let lives = !matches!(stat.state, 'Z' | 'X');
-        (lives && stat.parent == parent).then_some(Orphan { pid: Pid::from_raw(pid)?, name: stat.name })
+        let is_alive = !matches!(stat.state, 'Z' | 'X');
+        (is_alive && stat.parent == parent).then_some(Orphan { pid: Pid::from_raw(pid)?, name: stat.name })
     })
     .collect()
 }
 
-/// What the kernel counts time at work in, for whoever asks it: `USER_HZ`, on every architecture that
-/// this is built for.
+/// The unit of CPU time in `/proc`: `USER_HZ` on every supported architecture.
 const TICK: Duration = Duration::from_millis(10);
-/// The member `utime` of `/proc/PID/stat`, as counted from `state`; `stime`, `cutime` and `cstime` follow.
+/// The index of `utime` in `/proc/PID/stat`, counted from `state`; `stime`, `cutime` and `cstime` follow.
 const UTIME: usize = 11;
 
 /// The beginning of `/proc/PID/stat`: `pid (name) state parent …`. The name may hold anything.
@@ -93,15 +93,15 @@ struct Stat {
     name: String,
     state: char,
     parent: i32,
-    /// At work in user and system mode, with the children that it has waited for.
+    /// CPU time in user and system mode, including the children that it has waited for.
     ticks: u32,
 }
 
 impl Stat {
     fn parse(text: &str) -> Option<Self> {
-        let (before, behind) = text.rsplit_once(") ")?;
+        let (before, after) = text.rsplit_once(") ")?;
         let (_, name) = before.split_once(" (")?;
-        let fields: Vec<_> = behind.split(' ').collect();
+        let fields: Vec<_> = after.split(' ').collect();
         Some(Self {
             name: name.to_owned(),
             state: fields.first()?.chars().next()?,
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_may_hold_anything() {
+    fn a_command_name_may_hold_anything() {
         let stat = |name: &str| Stat::parse(&format!("7 ({name}) S 1 7 7 0 -1 0 9 9 9 9 5 6 7 8 20"));
         for name in ["sleep", "a) R 5 (b", "", "(("] {
             assert_eq!(stat(name), Some(Stat { name: name.into(), state: 'S', parent: 1, ticks: 26 }), "{name:?}");
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_programs_of_this_process_begin_with_its_own() {
+    fn the_programs_of_a_process_begin_with_its_own() {
         assert_eq!(programs(getpid()).first(), Some(&std::env::current_exe().unwrap()));
     }
 }

@@ -1,4 +1,4 @@
-//! Pipes, and descriptors that the runtime watches.
+//! Pipes, and registering descriptors with the async runtime.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 use rustix::pipe::PipeFlags;
 use tokio::io::unix::AsyncFd;
 
-/// A pipe whose ends are closed in every child by themselves: (read end, write end).
+/// A pipe whose ends are closed on exec: (read end, write end).
 ///
 /// # Errors
 /// When no descriptors are left.
@@ -16,7 +16,7 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?)
 }
 
-/// Makes our end of a pipe non-blocking and has the runtime watch it.
+/// Makes the proxy's end of a pipe non-blocking and registers it with the runtime.
 ///
 /// # Errors
 /// When it is no pipe.
@@ -25,18 +25,18 @@ pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     watch_as_it_is(fd)
 }
 
-/// Has the runtime watch a descriptor, and leaves its flags alone.
+/// Registers a descriptor with the runtime and leaves its flags alone.
 ///
 /// # Errors
-/// When it is a file, which is always ready.
-#[expect(unsafe_code, reason = "the runtime cannot know that a type keeps its descriptor")]
+/// When it is a regular file, which is always ready.
+#[expect(unsafe_code, reason = "the runtime cannot know that a type keeps its descriptor open")]
 pub fn watch_as_it_is(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open until it is dropped and is always the same descriptor; the
     // `AsyncFd` owns it.
     Ok(unsafe { AsyncFd::register(fd) }?)
 }
 
-/// Whether nothing stands in either of two pipes, which others can still write to. Asks the kernel once.
+/// Whether both pipes are empty and still have a writer. Makes one system call.
 #[must_use]
 pub fn are_empty(pipes: [&OwnedFd; 2]) -> bool {
     let mut fds = pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN));

@@ -1,9 +1,9 @@
 //! The one place that waits for processes.
 //!
-//! As PID 1 the proxy must reap orphans, and a global `waitpid(-1)` steals the children of anybody
-//! else who waits; so nobody else does. On SIGCHLD every child that we started is asked for, and,
-//! as PID 1, whatever the kernel handed us besides. An exit is stored as a fact: it may be asked
-//! for before it happens, after, and twice.
+//! As PID 1 the proxy must reap orphans, and a global `waitpid(-1)` steals the children of any other
+//! waiter, so there is no other. On SIGCHLD the reaper collects every child that the proxy started
+//! and, as PID 1, every orphan as well. It stores an exit as a fact: callers may ask for it before it
+//! happens, after, and twice.
 
 #![expect(clippy::disallowed_methods, reason = "the one place that waits for processes")]
 
@@ -20,9 +20,9 @@ use tokio::sync::watch;
 /// How a process ended. Displayed as a verb: `exited with status 3`, `was killed by signal 9 (SIGKILL)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// It ended by itself, with this status.
+    /// The process ended by itself, with this status.
     Exited(i32),
-    /// A signal ended it.
+    /// A signal ended the process.
     Signalled(i32),
 }
 
@@ -35,24 +35,25 @@ pub struct Exit {
     pub status: ExitStatus,
 }
 
-/// Waits for every process that is registered with it.
+/// Waits for every registered process.
 #[derive(Debug, Clone)]
 pub struct Reaper {
     children: Arc<Mutex<HashMap<i32, watch::Sender<Option<Exit>>>>>,
     orphans: Orphans,
 }
 
-/// Whether processes that we did not start are ours to reap.
+/// Whether to reap processes that the proxy did not start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Orphans {
-    /// We are PID 1: everything without a parent becomes our child.
+    /// The proxy is PID 1, so every orphan becomes its child.
     Reap,
-    /// Somebody else's. Waiting for any child here would steal those of other threads, in tests.
+    /// Orphans belong to another process. Waiting for any child would steal the children of other
+    /// threads, in tests.
     Leave,
 }
 
 impl Reaper {
-    /// The reaper of this process. Its task lives on the runtime that asked first.
+    /// Starts the reaper of this process as a task on the current runtime.
     ///
     /// # Errors
     /// When the SIGCHLD handler cannot be installed.
@@ -69,15 +70,15 @@ impl Reaper {
         Ok(reaper)
     }
 
-    /// Starts to watch a child. To be called before anything else can run, right after the spawn.
+    /// Registers a child. Must be called right after the spawn, before any other task can run.
     pub(super) fn register(&self, pid: Pid) -> watch::Receiver<Option<Exit>> {
         let (sender, receiver) = watch::channel(None);
         self.children.lock().expect("no holder panics").insert(pid.as_raw_nonzero().get(), sender);
         receiver
     }
 
-    /// Sends a signal to the process group of every child that has not been reaped. Under the lock
-    /// none can be, so no group's id can have become somebody else's.
+    /// Sends a signal to the process group of every child that has not been reaped. The lock keeps
+    /// [`Self::reap`] out, so no group id can have been reused.
     pub(super) fn signal_groups(&self, signal: Signal) {
         for pid in self.children.lock().expect("no holder panics").keys() {
             let pid = Pid::from_raw(*pid).expect("a pid of a child is positive");
@@ -85,7 +86,7 @@ impl Reaper {
         }
     }
 
-    /// Collects every exit there is. Signals of one kind merge, so one may stand for many.
+    /// Collects all exits. Pending SIGCHLDs merge, so one signal may announce many exits.
     pub(super) fn reap(&self) {
         let mut children = self.children.lock().expect("no holder panics");
         if self.orphans == Orphans::Reap {
@@ -103,8 +104,8 @@ impl Reaper {
                         child.send_replace(Some(Exit::now(status)));
                         false
                     }
-                    // Not ours any more: somebody else waited for it. The sender is dropped, and
-                    // the receivers learn that there is nothing to learn.
+                    // Another thread has waited for it. Dropping the sender shows the receivers that
+                    // the status is lost.
                     Err(_) => false,
                 }
             });
@@ -123,7 +124,7 @@ impl Exit {
 }
 
 impl ExitStatus {
-    /// The status a shell would give: the exit status, or 128 and the signal.
+    /// The status that a shell reports: the exit status, or 128 plus the signal.
     #[must_use]
     pub fn shell_code(self) -> i32 {
         match self {
@@ -145,7 +146,7 @@ impl fmt::Display for ExitStatus {
     }
 }
 
-/// The names of the signals that end processes.
+/// The names of the signals that end a process.
 ///
 /// Source: signal(7), the column for x86 and ARM.
 fn signal_name(number: i32) -> Option<&'static str> {

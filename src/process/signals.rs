@@ -1,28 +1,29 @@
 //! The proxy's own signals.
 //!
 //! The kernel drops every signal to PID 1 for which it has no handler, except SIGKILL and SIGSTOP
-//! from outside. So each signal that a person or a platform may send to a container is decided on
-//! here, and means the same as PID 1, under `docker run --init` and on a laptop:
+//! from outside. So this module decides on each signal that a person or a platform may send to a
+//! container; a signal means the same as PID 1, under `docker run --init` and on a laptop:
 //!
 //! | signal | what happens | why |
 //! |---|---|---|
-//! | SIGTERM | orderly end | what `docker stop`, Kubernetes and supervisors send |
-//! | SIGINT | orderly end | Ctrl-C, and `docker run` in the foreground passes it on |
-//! | SIGQUIT | orderly end | Ctrl-\\, and the stop signal of images that were made for other servers |
-//! | SIGHUP | orderly end, unless it was ignored at the start | the terminal is gone; there is nothing to load again; `nohup` says that it is to go on |
-//! | any second one of these | ends at once | whoever asks twice does not want to wait |
-//! | SIGUSR1, SIGUSR2 | passed on to the group of each of the action's processes | they mean something to programs only: ours has no use for them |
-//! | SIGCHLD | children are reaped (`reap.rs`) | as PID 1 every orphan is ours |
-//! | SIGPIPE | ignored (the standard library's default) | a reader that left is an error of one write, not our end |
-//! | SIGWINCH, SIGURG, SIGCONT | the kernel's default: nothing | the action has no terminal; being stopped and continued needs no help |
-//! | SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU | the kernel's default: stops the proxy (as PID 1 SIGSTOP alone does) | job control, and a debugger's |
-//! | anything else | the kernel's default: nothing as PID 1, the end otherwise | nobody sends it on purpose, and a fault of our own must end us |
+//! | SIGTERM | orderly shutdown | what `docker stop`, Kubernetes and supervisors send |
+//! | SIGINT | orderly shutdown | Ctrl-C, and `docker run` in the foreground passes it on |
+//! | SIGQUIT | orderly shutdown | Ctrl-\\, and the stop signal of images that were made for other servers |
+//! | SIGHUP | orderly shutdown, unless it was ignored at the start | the terminal is gone; there is no configuration to reload; `nohup` asks the proxy to go on |
+//! | a second one of these | ends at once | a user who asks twice does not want to wait |
+//! | SIGUSR1, SIGUSR2 | forwarded to the group of each of the action's processes | they mean something to programs only; the proxy has no use for them |
+//! | SIGCHLD | children are reaped (`reap.rs`) | as PID 1 the proxy is the parent of every orphan |
+//! | SIGPIPE | ignored (the standard library's default) | a reader that has left fails one write; it does not end the proxy |
+//! | SIGWINCH, SIGURG, SIGCONT | the kernel's default: nothing | the action has no terminal; stopping and continuing need no help |
+//! | SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU | the kernel's default: stops the proxy (as PID 1 SIGSTOP alone does) | job control and debuggers |
+//! | anything else | the kernel's default: nothing as PID 1, the end otherwise | no one sends it on purpose, and a fault of the proxy must end it |
 //!
-//! The kernel drops a signal without a handler, not one that is held back: so those that ask for an end are
-//! held back from the first line of `main` on ([`HeldBack`]), until the handlers stand.
+//! The kernel drops a signal without a handler, but not a blocked one. So the proxy blocks the
+//! termination signals from the first line of `main` until their handlers are installed
+//! ([`BlockedSignals`]).
 //!
-//! A signal that is passed on reaches the action as if it had been sent to it: one without a handler
-//! ends there, and is told and started again as after any other death.
+//! The action gets a forwarded signal as if it had been sent to the action itself: one without a handler
+//! ends the action, and the proxy reports the exit and starts the action again, as after any other crash.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -32,9 +33,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::reap::Reaper;
 
-/// A signal that asks for an end.
+/// A signal that asks the proxy to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EndSignal {
+pub enum TerminationSignal {
     /// SIGHUP.
     Hangup,
     /// SIGINT.
@@ -45,8 +46,8 @@ pub enum EndSignal {
     Terminate,
 }
 
-impl EndSignal {
-    /// Its name, as a person knows it.
+impl TerminationSignal {
+    /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -57,7 +58,7 @@ impl EndSignal {
         }
     }
 
-    /// The status a shell gives to a command that it ended: 128 and its number.
+    /// The status that a shell reports for a command that this signal ended: 128 plus the number.
     #[must_use]
     pub fn shell_code(self) -> u8 {
         match self {
@@ -69,39 +70,39 @@ impl EndSignal {
     }
 }
 
-/// The signals that ask for an end wait for as long as this lives, and come when it is dropped.
+/// Blocks the termination signals while it lives. Dropping it delivers those that are pending.
 ///
 /// Source: Linux, `kernel/signal.c`, `sig_ignored`: "Blocked signals are never ignored, since the signal
 /// handler may change by the time it is unblocked", also for PID 1.
 #[derive(Debug)]
-pub struct HeldBack {
-    /// What was held back before, by whoever started us.
+pub struct BlockedSignals {
+    /// The signal mask that the proxy was started with.
     before: Option<libc::sigset_t>,
 }
 
-impl HeldBack {
-    /// Holds them back in this thread, the only one there is.
+impl BlockedSignals {
+    /// Blocks them in this thread, which must be the only one.
     #[must_use]
-    #[expect(unsafe_code, reason = "no safe interface to the signal mask is among our libraries")]
-    pub fn begin() -> Self {
-        let mut ours = MaybeUninit::uninit();
+    #[expect(unsafe_code, reason = "no dependency has a safe interface to the signal mask")]
+    pub fn block() -> Self {
+        let mut blocked = MaybeUninit::uninit();
         let mut before = MaybeUninit::uninit();
-        // SAFETY: `sigemptyset` makes a set of the memory that `ours` has for one, to which `sigaddset` adds
-        // signals that exist; `pthread_sigmask` reads it and writes the set of before to where there is
-        // room for it. It changes this thread's mask alone.
+        // SAFETY: `sigemptyset` initializes the memory of `blocked`, to which `sigaddset` adds signals
+        // that exist; `pthread_sigmask` reads that set, writes the old one to `before`, which has room
+        // for a set, and changes the mask of this thread only.
         let before = unsafe {
-            libc::sigemptyset(ours.as_mut_ptr());
+            libc::sigemptyset(blocked.as_mut_ptr());
             for number in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
-                libc::sigaddset(ours.as_mut_ptr(), number);
+                libc::sigaddset(blocked.as_mut_ptr(), number);
             }
-            let result = libc::pthread_sigmask(libc::SIG_BLOCK, ours.as_ptr(), before.as_mut_ptr());
+            let result = libc::pthread_sigmask(libc::SIG_BLOCK, blocked.as_ptr(), before.as_mut_ptr());
             (result == 0).then(|| before.assume_init())
         };
         Self { before }
     }
 }
 
-impl Drop for HeldBack {
+impl Drop for BlockedSignals {
     #[expect(unsafe_code, reason = "as above")]
     fn drop(&mut self) {
         if let Some(before) = &self.before {
@@ -111,21 +112,21 @@ impl Drop for HeldBack {
     }
 }
 
-/// The signals that ask for an orderly end.
+/// The handlers of the termination signals.
 #[derive(Debug)]
-pub struct EndSignals {
+pub struct TerminationSignals {
     hangup: Option<Signal>,
     interrupt: Signal,
     quit: Signal,
     terminate: Signal,
 }
 
-impl EndSignals {
-    /// Takes over the signals that ask for an end.
+impl TerminationSignals {
+    /// Installs the handlers.
     ///
     /// # Errors
     /// When a handler cannot be installed.
-    pub fn take() -> io::Result<Self> {
+    pub fn install() -> io::Result<Self> {
         let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
         Ok(Self {
             hangup,
@@ -135,8 +136,8 @@ impl EndSignals {
         })
     }
 
-    /// Waits for the next of them.
-    pub async fn next(&mut self) -> EndSignal {
+    /// Waits for the next signal.
+    pub async fn next(&mut self) -> TerminationSignal {
         let hangup = async {
             match &mut self.hangup {
                 Some(hangup) => hangup.recv().await,
@@ -144,19 +145,19 @@ impl EndSignals {
             }
         };
         tokio::select! {
-            _ = self.terminate.recv() => EndSignal::Terminate,
-            _ = self.interrupt.recv() => EndSignal::Interrupt,
-            _ = self.quit.recv() => EndSignal::Quit,
-            _ = hangup => EndSignal::Hangup,
+            _ = self.terminate.recv() => TerminationSignal::Terminate,
+            _ = self.interrupt.recv() => TerminationSignal::Interrupt,
+            _ = self.quit.recv() => TerminationSignal::Quit,
+            _ = hangup => TerminationSignal::Hangup,
         }
     }
 }
 
-/// From now on passes SIGUSR1 and SIGUSR2 on to every process group that `reaper` waits for.
+/// Forwards SIGUSR1 and SIGUSR2 from now on to every process group that `reaper` waits for.
 ///
 /// # Errors
 /// When a handler cannot be installed.
-pub fn pass_on(reaper: &Reaper) -> io::Result<()> {
+pub fn forward_to_actions(reaper: &Reaper) -> io::Result<()> {
     for (kind, number) in [(SignalKind::user_defined1(), Number::USR1), (SignalKind::user_defined2(), Number::USR2)] {
         let mut received = signal(kind)?;
         let reaper = reaper.clone();
@@ -169,8 +170,8 @@ pub fn pass_on(reaper: &Reaper) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether whoever started us has SIGHUP ignored, as `nohup` does. It has to be asked before a
-/// handler is installed.
+/// Whether the parent set SIGHUP to be ignored, as `nohup` does. Must be asked before a handler is
+/// installed.
 ///
 /// Source: proc(5), `/proc/PID/status`, a mask in hexadecimal; signal N is bit N-1.
 fn hangup_is_ignored() -> bool {

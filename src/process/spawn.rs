@@ -1,7 +1,7 @@
 //! Starts an executable with its pipes.
 //!
-//! What can be executed is the kernel's to say. So the last call of the child is a plain `execve`: the
-//! standard library's is `execvp`, which has a shell read what the kernel refuses.
+//! The kernel alone decides what can be executed. So the child ends in a plain `execve`: the standard
+//! library ends in `execvp`, which hands a file that the kernel refuses to a shell.
 
 #![expect(
     clippy::disallowed_methods,
@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString, c_char};
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -34,19 +35,39 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its arguments, without the program's own name.
     pub arguments: Vec<OsString>,
-    /// Its whole environment, of which the last variable of a name counts.
+    /// Its whole environment. Of two variables with one name the last counts.
     pub environment: Vec<(OsString, OsString)>,
     /// Its working directory.
     pub directory: PathBuf,
 }
 
-/// Whether the child gets a descriptor 3 for results.
+/// Where a process writes its results. Displayed as messages name it.
+///
+/// A process that is started with [`ResultChannel::Descriptor3`] gets a pipe there, and may still choose
+/// stdout by its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResultChannel {
-    /// Descriptors 0, 1 and 2 only.
+    /// Standard output.
     Stdout,
-    /// A pipe on descriptor 3 as well.
+    /// Descriptor 3.
     Descriptor3,
+}
+
+impl ResultChannel {
+    /// Its name in messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Descriptor3 => "descriptor 3",
+        }
+    }
+}
+
+impl fmt::Display for ResultChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A started process. Dropping it does not stop it: see [`super::stop`].
@@ -60,30 +81,30 @@ pub struct Process {
     exit: tokio::sync::watch::Receiver<Option<Exit>>,
 }
 
-/// Our ends of a process's pipes, non-blocking and registered with the runtime.
+/// The proxy's ends of a process's pipes, non-blocking and registered with the runtime.
 #[derive(Debug)]
 pub struct Pipes {
-    /// What it reads. Dropping this is end-of-file for it.
+    /// The process's input. Dropping this gives the process end-of-file.
     pub stdin: AsyncFd<OwnedFd>,
-    /// What it prints.
+    /// Its standard output.
     pub stdout: AsyncFd<OwnedFd>,
-    /// What it logs.
+    /// Its standard error.
     pub stderr: AsyncFd<OwnedFd>,
-    /// Its result channel, when it was given one.
+    /// Its descriptor 3, when it was given one.
     pub results: Option<AsyncFd<OwnedFd>>,
 }
 
 /// The descriptor of the result channel in the child.
 const RESULT_FD: RawFd = 3;
 
-/// A file that was written a moment ago may still be open for writing in a child that another
-/// thread is about to exec; the kernel then says "text file busy". It passes.
+/// How often to try again after "text file busy". A file that was just written may still be open for
+/// writing in a child of another thread that has not called exec yet, which takes a moment.
 const BUSY_TRIES: u32 = 50;
 
 /// Starts an executable as the leader of a new process group.
 ///
 /// # Errors
-/// What the kernel says: `NotFound` also when the interpreter of a script or binary is missing,
+/// The kernel's error: `NotFound` also when the interpreter of a script or binary is missing,
 /// `ENOEXEC` for a file it cannot execute.
 pub fn start(launch: &Launch, channel: ResultChannel, reaper: &Reaper) -> io::Result<(Process, Pipes)> {
     let (child_stdin, stdin) = pipe()?;
@@ -92,8 +113,8 @@ pub fn start(launch: &Launch, channel: ResultChannel, reaper: &Reaper) -> io::Re
     let (results, child_results) = match channel {
         ResultChannel::Stdout => (None, None),
         ResultChannel::Descriptor3 => {
-            let (ours, theirs) = pipe()?;
-            (Some(ours), Some(theirs))
+            let (read_end, write_end) = pipe()?;
+            (Some(read_end), Some(write_end))
         }
     };
 
@@ -117,7 +138,7 @@ pub fn start(launch: &Launch, channel: ResultChannel, reaper: &Reaper) -> io::Re
             other => break other?,
         }
     };
-    // From here on end-of-file tells the truth: the child's ends are the child's alone.
+    // Closes the proxy's copies of the child's pipe ends, so that end-of-file means what it says.
     drop(command);
 
     let started = Instant::now();
@@ -139,8 +160,8 @@ impl Process {
         *self.exit.borrow()
     }
 
-    /// How many processes of our control group the kernel killed for want of memory since this one
-    /// was started; 0 also where that cannot be told.
+    /// The out-of-memory kills in the proxy's control group since this process was started; 0 also where
+    /// the kernel does not count them.
     #[must_use]
     pub fn oom_kills(&self) -> u32 {
         oom_kills()
@@ -148,15 +169,15 @@ impl Process {
             .map_or(0, |(now, before)| u32::try_from(now.saturating_sub(before)).unwrap_or(u32::MAX))
     }
 
-    /// Waits for the end of the process. `None` when its status cannot be learnt.
+    /// Waits for the process to exit. `None` when its status is lost.
     pub async fn exited(&self) -> Option<Exit> {
         let mut exit = self.exit.clone();
-        // An error means that the status went to somebody else.
+        // An error means that another thread got the status.
         exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit)
     }
 }
 
-/// What `execve` gets, made before the fork: nothing can be allocated after it.
+/// The parameters of `execve`, built before the fork because the child cannot allocate.
 struct Image {
     program: CString,
     arguments: Strings,
@@ -165,7 +186,7 @@ struct Image {
 
 impl Image {
     /// # Errors
-    /// `InvalidInput` for a NUL in any of it.
+    /// `InvalidInput` for a NUL in any string.
     fn new(launch: &Launch) -> io::Result<Self> {
         let variables: BTreeMap<&OsStr, &OsStr> =
             launch.environment.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str())).collect();
@@ -193,16 +214,16 @@ impl Image {
     }
 }
 
-/// A list of strings as C has it.
+/// A null-terminated array of C strings.
 struct Strings {
     /// One for each string, then a null pointer.
     pointers: Vec<*const c_char>,
-    /// What the pointers lead to; never changed.
+    /// The strings behind the pointers; never changed.
     _owned: Vec<CString>,
 }
 
-// SAFETY: the pointers lead to the heap blocks of the strings beside them, which move with the list
-// and are never written to; so they may be read from any thread.
+// SAFETY: the pointers lead to the heap blocks of `_owned`, which move together with them and are
+// never written to; so any thread may read them.
 #[expect(unsafe_code, reason = "raw pointers are neither `Send` nor `Sync` by themselves")]
 unsafe impl Send for Strings {}
 // SAFETY: as above.
@@ -221,8 +242,8 @@ impl Strings {
     }
 }
 
-/// Makes the child end in this program, with `results` as its descriptor 3. What the kernel says
-/// against it comes back as the error of [`Command::spawn`].
+/// Makes the child execute this program, with `results` as its descriptor 3. An error of `execve` comes
+/// back as the error of [`Command::spawn`].
 #[expect(unsafe_code, reason = "the standard library passes on descriptors 0, 1 and 2 only, and ends in `execvp`")]
 fn execute_in_child(command: &mut Command, image: Image, results: Option<OwnedFd>) {
     let execute = move || {
@@ -231,33 +252,33 @@ fn execute_in_child(command: &mut Command, image: Image, results: Option<OwnedFd
         }
         match image.execute()? {}
     };
-    // SAFETY: the closure runs in the child after fork, as the last of what the standard library does
-    // there: folder, process group, signal mask and dispositions are set by then. It makes only system
-    // calls (`dup2`, `fcntl`, `execve`), which are async-signal-safe; it allocates nothing, frees
-    // nothing and takes no lock. An error of the system is no more than its number.
+    // SAFETY: the closure runs in the child after fork, as the last step of the standard library there:
+    // directory, process group, signal mask and dispositions are set by then. It makes only system calls
+    // (`dup2`, `fcntl`, `execve`), which are async-signal-safe; it allocates nothing, frees nothing and
+    // takes no lock. Its error holds only a number.
     unsafe { command.pre_exec(execute) };
 }
 
 /// Makes `write_end` descriptor 3 of this process, which is the child between fork and exec.
-#[expect(unsafe_code, reason = "descriptor 3 is known by its number only")]
+#[expect(unsafe_code, reason = "descriptor 3 is known only by its number")]
 fn move_to_result_fd(write_end: &OwnedFd) -> io::Result<()> {
     if write_end.as_raw_fd() == RESULT_FD {
         rustix::io::fcntl_setfd(write_end, FdFlags::empty())?;
         return Ok(());
     }
-    // SAFETY: descriptor 3 belongs to nobody here: whatever the parent had there is about to be closed
-    // by exec. It cannot be the pipe by which the standard library reports a failed exec either, for
-    // that is made after ours, and one of ours took 3 if it was free. `dup2` leaves an open descriptor
-    // 3 without close-on-exec; `forget` keeps it open behind this function.
+    // SAFETY: nothing in the child uses descriptor 3: exec is about to close the parent's descriptor of
+    // that number. It cannot be the pipe by which the standard library reports a failed exec either:
+    // that pipe is made after those of `start`, one of which took 3 if it was free. `dup2` leaves
+    // descriptor 3 open without close-on-exec; `forget` keeps it open after this function.
     let mut target = unsafe { OwnedFd::from_raw_fd(RESULT_FD) };
     let moved = rustix::io::dup2(write_end, &mut target);
     std::mem::forget(target);
     Ok(moved?)
 }
 
-/// Marks everything that we inherited beyond standard error as close-on-exec, so that no child
-/// sees it. To be called once, before anything is started.
-pub fn keep_inherited_descriptors() {
+/// Marks every inherited descriptor above 2 as close-on-exec, so that no child sees it. Must be called
+/// once, before the first child is started.
+pub fn close_inherited_on_exec() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let fds: Vec<RawFd> =
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(|fd| *fd > 2).collect();
@@ -266,10 +287,10 @@ pub fn keep_inherited_descriptors() {
     }
 }
 
-#[expect(unsafe_code, reason = "a descriptor that was inherited is known by its number only")]
+#[expect(unsafe_code, reason = "an inherited descriptor is known only by its number")]
 fn set_close_on_exec(fd: RawFd) {
-    // SAFETY: `fcntl` with F_SETFD changes a flag of a descriptor, and no memory. A number that
-    // is not open any more (the one that listed the folder) is answered with EBADF.
+    // SAFETY: `fcntl` with F_SETFD changes a flag of a descriptor, and no memory. For a number that is
+    // not open any more (the one that listed the directory) it fails with EBADF.
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
 }

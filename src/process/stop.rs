@@ -1,4 +1,4 @@
-//! Ends a process and everything in its group.
+//! Ends a process and everything in its process group.
 
 #![expect(clippy::disallowed_methods, reason = "signals to a process group are what stopping is")]
 
@@ -10,7 +10,7 @@ use crate::time;
 
 use super::spawn::Process;
 
-/// A process that must not outlive what is done with it, also when that is left in the middle.
+/// Kills its process's group when dropped, so that the process cannot outlive a task that is cancelled.
 #[derive(Debug)]
 pub struct KillOnDrop(Option<Process>);
 
@@ -24,13 +24,13 @@ impl KillOnDrop {
     /// The process.
     #[must_use]
     pub fn process(&self) -> &Process {
-        self.0.as_ref().expect("it is taken by `release` alone, which ends the guard")
+        self.0.as_ref().expect("only `release` takes it, which ends the guard")
     }
 
-    /// The process is in good hands.
+    /// Ends the guard: the caller takes care of the process from now on.
     #[must_use]
     pub fn release(mut self) -> Process {
-        self.0.take().expect("it is taken here alone")
+        self.0.take().expect("only this method takes it")
     }
 }
 
@@ -42,21 +42,21 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// How long the kernel may take to bury what was killed.
-const BURIAL: Duration = Duration::from_secs(5);
+/// How long the exit of a killed process may take to arrive.
+const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Stops a process whose standard input has been closed already: waits, then SIGTERM to the
-/// group, then SIGKILL to the group. Each of the two waits lasts at most half the grace.
+/// Stops a process whose standard input has been closed already: waits, then sends SIGTERM to the
+/// group, then SIGKILL. Each of the two waits lasts at most half the grace period.
 ///
-/// Whatever else is left in the group is killed in any case: a grandchild that outlives the
-/// action would hold its pipes and memory.
+/// The rest of the group is killed in any case: a grandchild that outlives the action would hold
+/// its pipes and its memory.
 pub async fn stop(process: &Process, grace: Duration) {
     let step = grace / 2;
     if time::timeout(step, process.exited()).await.is_none() {
         terminate_group(process);
         let _ = time::timeout(step, process.exited()).await;
     }
-    kill(process).await;
+    kill_and_reap(process).await;
 }
 
 /// Asks the whole group to end: SIGTERM.
@@ -64,17 +64,17 @@ pub fn terminate_group(process: &Process) {
     let _ = kill_process_group(process.pid, Signal::TERM);
 }
 
-/// Kills the whole group at once and waits for its leader's end.
-pub async fn kill(process: &Process) {
+/// Kills the whole group at once and waits until its leader is reaped.
+pub async fn kill_and_reap(process: &Process) {
     kill_group(process);
-    let _ = tokio::time::timeout(BURIAL, process.exited()).await;
+    let _ = tokio::time::timeout(REAP_TIMEOUT, process.exited()).await;
 }
 
 /// Kills the whole group and does not wait.
 ///
-/// As long as one member lives the group's id is not given to anybody else; once there is none,
-/// the call says ESRCH, which is what was wanted. After the leader is reaped its pid could become
-/// a new leader's only if the kernel went once round all pids in between.
+/// While one member lives, the kernel gives the group's id to no other process. Once no member is
+/// left, the call fails with ESRCH, and there is nothing left to kill. After the leader is reaped,
+/// its pid could become a new leader's only if the kernel went through all pids in between.
 pub fn kill_group(process: &Process) {
     let _ = kill_process_group(process.pid, Signal::KILL);
 }

@@ -1,11 +1,11 @@
-//! What a process waits for, seen from outside.
+//! Sees from outside whether a process waits for input.
 //!
-//! Linux shows it without the process's help: a thread that sits in `read(0)`, or in `poll`,
-//! `select` or `epoll_wait` on a set that holds descriptor 0, is waiting for its input. This
-//! answers the question that the origin of the protocol left open: how to see at init, without a
-//! handshake, that an action is really up.
+//! Linux shows it without the process's help: a thread that sleeps in `read(0)`, or in `poll`,
+//! `select` or `epoll_wait` on a set that holds descriptor 0, waits for its input. This answers the
+//! question that the protocol's first design left open: how to see at init, without a handshake, that
+//! an action is really up.
 //!
-//! Descendants count: `sh -c "python3 action.py"` waits for the interpreter, and that for input.
+//! Descendants count: `sh -c "python3 action.py"` waits for the interpreter, which waits for input.
 //!
 //! Source: proc(5), `/proc/PID/task/TID/syscall`, `/proc/PID/fdinfo/FD`, `/proc/PID/mem`.
 
@@ -23,24 +23,24 @@ use tokio::io::unix::AsyncFd;
 
 use super::pipe::watch_as_it_is;
 
-/// What a look at a process found.
+/// What a process waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Probe {
-    /// It waits for its standard input.
-    WaitsForInput,
-    /// It does something else.
+pub enum WaitState {
+    /// The process, or a descendant, waits for its standard input.
+    WaitsOnStdin,
+    /// The process does something else.
     Busy,
-    /// `/proc` does not tell (gVisor, hidepid, a kernel without the file, `io_uring`).
+    /// `/proc` does not show it (gVisor, hidepid, a kernel without the file, `io_uring`).
     Unknown,
 }
 
-/// Wakes whoever looks. Finer than the runtime's timers, which count whole milliseconds: an action
-/// that is up sooner would be made to wait.
+/// A timer for the pauses between probes. Finer than the runtime's timers, which count whole
+/// milliseconds: with those an action that is up sooner would have to wait.
 #[derive(Debug)]
-pub struct Alarm(AsyncFd<OwnedFd>);
+pub struct ProbeTimer(AsyncFd<OwnedFd>);
 
-impl Alarm {
-    /// One that is not set.
+impl ProbeTimer {
+    /// A timer that is not set.
     ///
     /// # Errors
     /// When no descriptors are left.
@@ -49,7 +49,7 @@ impl Alarm {
         Ok(Self(watch_as_it_is(timer)?))
     }
 
-    /// Sets it to ring after so long.
+    /// Sets the timer to expire once, after `pause`.
     pub fn set(&self, pause: Duration) {
         let never_again = Timespec { tv_sec: 0, tv_nsec: 0 };
         let value = Timespec::try_from(pause).expect("a pause is short");
@@ -57,22 +57,22 @@ impl Alarm {
         timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &times).expect("it is a timer");
     }
 
-    /// Waits until it rings.
-    pub async fn rings(&self) {
+    /// Waits until the timer expires.
+    pub async fn expired(&self) {
         let Ok(mut ready) = self.0.readable().await else { return };
-        // Until it is set again.
+        // Clears the expiry until the timer is set again.
         let _ = rustix::io::read(self.0.get_ref(), &mut [0; 8]);
         ready.clear_ready();
     }
 }
 
-/// Threads and descendants that one look takes into account, at the most.
+/// How many threads, of the process and its descendants, one probe reads at most.
 const MAX_THREADS: usize = 512;
 
-/// Looks once at what a process and its descendants wait for. `stdin` is our end of its input.
+/// Reads once what a process and its descendants wait for. `stdin` is the proxy's end of its input pipe.
 #[must_use]
-pub fn look(pid: Pid, stdin: impl AsFd) -> Probe {
-    let Ok(stat) = rustix::fs::fstat(stdin) else { return Probe::Unknown };
+pub fn probe(pid: Pid, stdin: impl AsFd) -> WaitState {
+    let Ok(stat) = rustix::fs::fstat(stdin) else { return WaitState::Unknown };
     let pipe = format!("pipe:[{}]", stat.st_ino);
     let mut known = false;
     let mut pids = vec![pid.as_raw_nonzero().get()];
@@ -82,14 +82,14 @@ pub fn look(pid: Pid, stdin: impl AsFd) -> Probe {
         for thread in threads.flatten() {
             threads_seen += 1;
             if threads_seen > MAX_THREADS {
-                return if known { Probe::Busy } else { Probe::Unknown };
+                return if known { WaitState::Busy } else { WaitState::Unknown };
             }
             let thread = thread.path();
-            // A thread that runs says "running"; one that may not be looked at gives an error.
+            // For a running thread the file says "running"; without permission the read fails.
             if let Ok(call) = fs::read_to_string(thread.join("syscall")) {
                 known = true;
                 if SystemCall::parse(&call).is_some_and(|call| call.waits_for(pid, &pipe)) {
-                    return Probe::WaitsForInput;
+                    return WaitState::WaitsOnStdin;
                 }
             }
             if let Ok(children) = fs::read_to_string(thread.join("children")) {
@@ -97,7 +97,7 @@ pub fn look(pid: Pid, stdin: impl AsFd) -> Probe {
             }
         }
     }
-    if known { Probe::Busy } else { Probe::Unknown }
+    if known { WaitState::Busy } else { WaitState::Unknown }
 }
 
 /// A system call in which a thread sleeps: its number and arguments.
@@ -118,7 +118,7 @@ impl SystemCall {
         Some(Self { number, arguments })
     }
 
-    /// Whether this call ends when something arrives on `pipe`.
+    /// Whether this call returns when bytes arrive on `pipe`.
     fn waits_for(&self, pid: i32, pipe: &str) -> bool {
         let [first, second, ..] = self.arguments;
         match Kind::of(self.number) {
@@ -135,7 +135,7 @@ impl SystemCall {
     }
 }
 
-/// The system calls in which a process waits for input, by what their arguments mean.
+/// The system calls that wait for input, by the meaning of their arguments.
 enum Kind {
     /// (fd, …)
     Read,
@@ -176,7 +176,7 @@ impl Kind {
     }
 }
 
-/// Whether descriptor `fd` of process `pid` is the pipe, whatever number it has there.
+/// Whether descriptor `fd` of process `pid` is the pipe. The descriptor may have any number there.
 fn is_pipe(pid: i32, fd: u64, pipe: &str) -> bool {
     fs::read_link(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|target| target.as_os_str() == pipe)
 }
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn system_calls_are_read_as_proc_prints_them() {
+    fn system_calls_are_parsed_as_proc_prints_them() {
         let call = SystemCall::parse("281 0xd 0x7fffe7f5fa20 0x400 0xffffffff 0x0 0x8 0x7f 0x7e\n").unwrap();
         assert_eq!((call.number, call.arguments[0], call.arguments[3]), (281, 13, 0xffff_ffff));
         assert!(SystemCall::parse("running\n").is_none());

@@ -1,15 +1,15 @@
-//! What counts as an answer: one JSON object or array, on one line.
+//! Checks and builds answers. An answer is one JSON object or array, on one line.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::activation::{Answer, type_of};
-use crate::error::BadAnswer;
+use crate::activation::Answer;
+use crate::error::{BadAnswer, JsonType};
 
 /// Checks one line of the result channel.
 ///
 /// # Errors
-/// What is wrong with it, with the line itself.
+/// What is wrong with the line, and the line itself.
 pub fn check(line: Bytes) -> Result<Answer, BadAnswer> {
     let lossy = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
     let not_json = |reason: String| BadAnswer::NotJson { line: lossy(&line), reason };
@@ -18,49 +18,49 @@ pub fn check(line: Bytes) -> Result<Answer, BadAnswer> {
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| not_json(column(&error)))?;
     match raw.get().as_bytes().first() {
         Some(b'{' | b'[') => Ok(line),
-        _ => Err(BadAnswer::WrongType { found: type_of(raw.get()), line: lossy(&line) }),
+        _ => Err(BadAnswer::WrongType { found: JsonType::of(raw.get()), line: lossy(&line) }),
     }
 }
 
-/// Two lines that stand there for one activation: which of them is meant, nobody can say.
+/// The error for two lines where one was expected: the proxy cannot know which of them is the answer.
 pub(super) fn two_lines(first: &[u8], second: &[u8]) -> BadAnswer {
     let text = |line| String::from_utf8_lossy(line).into_owned();
     BadAnswer::TwoLines { first: text(first), second: text(second) }
 }
 
-/// The chunks of an answer for a caller who wants one body, in one piece of memory: chunks may be tiny
-/// and many.
+/// The chunks of an answer for a caller that wants one body. One buffer holds them all, because chunks
+/// may be tiny and many.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    /// A line each, since no chunk holds a raw newline.
+    /// One line for each chunk; no chunk holds a raw newline.
     lines: Vec<u8>,
-    /// One of them is no string.
-    lists: bool,
+    /// Whether a chunk is no string.
+    has_non_string: bool,
 }
 
 impl Gathered {
-    /// Adds a chunk. Whether there is room for it.
+    /// Adds a chunk, unless that exceeds the limit. Returns whether it was added.
     pub fn add(&mut self, chunk: &[u8], limit_bytes: u64) -> bool {
         if (self.lines.len() + chunk.len() + 1) as u64 > limit_bytes {
             return false;
         }
         self.lines.extend_from_slice(chunk);
         self.lines.push(b'\n');
-        self.lists |= !chunk.starts_with(b"\"");
+        self.has_non_string |= !chunk.starts_with(b"\"");
         true
     }
 
-    /// The body of an answer that consists of its chunks alone: `{"body":…}` with their text if all of
-    /// them are strings, else `{"chunks":[…]}`. Escapes stay as they came.
+    /// Builds the body of an answer without a result: `{"body":…}` with the joined text if all chunks are
+    /// strings, else `{"chunks":[…]}`. Escapes stay as they arrived.
     #[must_use]
     pub fn into_answer(self) -> Answer {
         let (head, tail): (&[u8], &[u8]) =
-            if self.lists { (b"{\"chunks\":[", b"]}") } else { (b"{\"body\":\"", b"\"}") };
+            if self.has_non_string { (b"{\"chunks\":[", b"]}") } else { (b"{\"body\":\"", b"\"}") };
         let mut body = Vec::with_capacity(self.lines.len() + head.len() + tail.len());
         body.extend_from_slice(head);
         let mut rest = &self.lines[..];
         while let Some(length) = memchr::memchr(b'\n', rest) {
-            if self.lists {
+            if self.has_non_string {
                 if body.len() > head.len() {
                     body.push(b',');
                 }
@@ -75,8 +75,8 @@ impl Gathered {
     }
 }
 
-/// The body of an activation that failed by an `error` frame: `{"error":…}`, as an action of any
-/// version says it.
+/// Builds the body of an activation that failed by an `error` frame: `{"error":…}`, as an action of any
+/// version reports a failure.
 #[must_use]
 pub fn failure(error: &[u8]) -> Answer {
     let mut body = Vec::with_capacity(error.len() + 10);
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_and_arrays_are_answers_and_stay_as_they_are() {
+    fn objects_and_arrays_are_answers_and_stay_unchanged() {
         for line in [r#"{"a":1.00,"a":"\u00e9"}"#, "[]", " {} "] {
             assert_eq!(check(Bytes::from(line)).unwrap(), line);
         }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_told_apart() {
+    fn anything_else_is_an_error_that_says_why() {
         let problem = |line: &'static [u8]| check(Bytes::from_static(line)).unwrap_err().to_string();
         assert_eq!(problem(b"5"), "the action's answer is a number, not an object or array: `5`");
         assert_eq!(problem(b"\"ok\""), "the action's answer is a string, not an object or array: `\"ok\"`");

@@ -1,30 +1,32 @@
-//! A conversation with a kept process, of whichever version.
+//! A conversation with a kept process, of either version.
 //!
-//! For whoever has one activation at a time and does not care how it is spoken about: a check, and
-//! the first activation of a process whose protocol is not known before.
+//! For callers that have one activation at a time, whatever the protocol: a check, and the first
+//! activation of a process whose protocol is not known yet.
 
 use crate::activation::{Activation, Answer};
 use crate::logs::Logs;
 use crate::process::Process;
+use crate::process::spawn::ResultChannel;
 
+use super::Protocol;
 use super::line::LineReader;
 use super::multiplex::Multiplex;
-use super::pipe_loop::{Channel, NoAnswer, PipeLoop};
+use super::pipe_loop::{NoAnswer, PipeLoop};
 
 /// The conversation with a process that is ready.
 #[derive(Debug)]
 pub enum Conversation {
-    /// Version 1 or the dialect.
+    /// Version 1 or the actionloop dialect.
     PipeLoop(PipeLoop),
     /// Version 2.
     Multiplex(Multiplex),
 }
 
 macro_rules! either {
-    ($self:expr, $conversation:ident => $do:expr) => {
+    ($self:expr, $conversation:ident => $body:expr) => {
         match $self {
-            Conversation::PipeLoop($conversation) => $do,
-            Conversation::Multiplex($conversation) => $do,
+            Conversation::PipeLoop($conversation) => $body,
+            Conversation::Multiplex($conversation) => $body,
         }
     };
 }
@@ -44,7 +46,7 @@ impl Conversation {
         either!(self, conversation => conversation.interact(activation, limit_bytes, process, logs).await)
     }
 
-    /// Watches it while nothing is in flight. Returns when the result channel has ended.
+    /// Watches the process while no activation is in flight. Returns when the result channel has ended.
     pub async fn idle(&mut self, logs: &mut Logs) {
         either!(self, conversation => conversation.idle(logs).await);
     }
@@ -57,46 +59,43 @@ impl Conversation {
         }
     }
 
-    /// Keeps the first strays from now on, beside telling them in the log.
+    /// From now on keeps the first strays, which are logged in any case.
     pub fn keep_strays(&mut self) {
-        either!(self, conversation => conversation.keep_strays());
+        either!(self, conversation => conversation.link_mut().keep_strays());
     }
 
     /// Takes the strays that were kept.
     pub fn take_strays(&mut self) -> Vec<Vec<u8>> {
-        either!(self, conversation => conversation.take_strays())
+        either!(self, conversation => conversation.link_mut().take_strays())
     }
 
-    /// Whether the process has read everything and waits for more; `None` where nobody can tell.
+    /// Whether the process has read everything and waits for more; `None` where `/proc` does not show it.
     #[must_use]
     pub fn waits_for_input(&self, process: &Process) -> Option<bool> {
-        either!(self, conversation => conversation.waits_for_input(process))
+        match self {
+            Self::PipeLoop(pipe_loop) => pipe_loop.link().waits_for_input(process),
+            Self::Multiplex(multiplex) => multiplex.waits_for_input(process),
+        }
     }
 
     /// Where results come from.
     #[must_use]
-    pub fn channel(&self) -> Channel {
-        either!(self, conversation => conversation.channel())
+    pub fn channel(&self) -> ResultChannel {
+        either!(self, conversation => conversation.link().channel())
     }
 
-    /// The name of the result channel, for messages.
+    /// The protocol that the process speaks.
     #[must_use]
-    pub fn channel_name(&self) -> &'static str {
-        self.channel().name()
-    }
-
-    /// The protocol as it is called in `PIPELOOP_PROTOCOL`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub fn protocol(&self) -> Protocol {
         match self {
-            Self::PipeLoop(pipe_loop) => pipe_loop.name(),
-            Self::Multiplex(_) => "2",
+            Self::PipeLoop(pipe_loop) => pipe_loop.protocol(),
+            Self::Multiplex(_) => Protocol::Streams,
         }
     }
 
-    /// Lets go of the process: closing its input asks it to end.
+    /// Closes the input of the process, which asks it to end, and returns its result channel.
     #[must_use]
     pub fn into_results(self) -> LineReader {
-        either!(self, conversation => conversation.into_results())
+        either!(self, conversation => conversation.into_link().into_results())
     }
 }

@@ -1,61 +1,59 @@
-//! Frames: what a process of version 2 writes, a JSON object on one line each.
+//! Frames: the lines that a process of version 2 writes, each one JSON object.
 //!
-//! Takes one line apart and says what is wrong with it. Knows neither which activations are in
-//! flight nor what a frame means for them: that is the ledger's, in [`super::multiplex`].
+//! Parses one line and says what is wrong with it. Knows neither which activations are in flight nor
+//! what a frame means for them: that is [`super::ledger`]'s.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::activation::{Object, type_of};
-use crate::error::{Error, RequestError};
+use crate::activation::{BadObject, Object};
+use crate::error::JsonType;
 
-/// One frame. JSON is sliced from the line as it came.
+/// One frame. Its JSON is sliced from the line and unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What `id` says; nothing when it was left out.
+    /// The member `id`; `None` when it was left out.
     pub id: Option<Id>,
-    /// What the frame brings, or why it brings nothing.
+    /// What the frame carries, or why it is malformed.
     pub kind: Result<Kind, String>,
 }
 
-/// Whose frame it is.
+/// Which activation a frame is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Id {
     /// The activation of this number.
     Number(u64),
-    /// No number that the proxy has ever given.
+    /// An id that the proxy never assigns.
     Other,
 }
 
-/// What a frame brings.
+/// What a frame carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// `chunk`: a part of the answer, any JSON.
     Chunk(Bytes),
-    /// `result`: the answer, which is yet to be looked at.
+    /// `result`: the answer, not checked yet.
     Result(Bytes),
     /// `error`: the activation failed, any JSON.
     Error(Bytes),
-    /// `end`: there is nothing besides the chunks.
+    /// `end`: the chunks are the whole answer.
     End,
     /// `log`: a line of the activation's log.
     Log(String),
 }
 
-/// The members of which a frame has exactly one.
+/// The members of which a frame must have exactly one.
 const KINDS: [&str; 5] = ["chunk", "result", "error", "end", "log"];
 
-/// Takes one line of the result channel apart.
+/// Parses one line of the result channel.
 ///
 /// # Errors
-/// What is wrong with a line that is no JSON object: it cannot say whose it is.
+/// Why the line is no JSON object. Such a line has no id.
 pub fn parse(line: &Bytes) -> Result<Frame, String> {
-    let object = Object::parse("frame", line).map_err(|error| match error {
-        Error::Request(RequestError::NotJson { reason, .. }) => {
-            format!("not JSON ({})", reason.replace(" at line 1 column ", " at column "))
-        }
-        Error::Request(RequestError::NotAnObject { found, .. }) => format!("{found}, not an object"),
-        other => other.to_string(),
+    let object = Object::parse(line).map_err(|bad| match bad {
+        BadObject::NotJson { reason } => format!("not JSON ({})", reason.replace(" at line 1 column ", " at column ")),
+        BadObject::OtherType { found } => format!("{found}, not an object"),
+        BadObject::Empty => "that is empty".into(),
     })?;
     let mut id = None;
     let mut kind: Option<(&str, &RawValue)> = None;
@@ -64,7 +62,7 @@ pub fn parse(line: &Bytes) -> Result<Frame, String> {
         if name == "id" {
             id = parse_id(raw.get());
         } else if let Some(name) = KINDS.into_iter().find(|known| *known == name) {
-            // Of two members of one name the later one counts, as everywhere.
+            // Of two members with one name the later counts, as everywhere.
             match kind {
                 Some((first, _)) if first != name => second = Some((first, name)),
                 _ => kind = Some((name, raw)),
@@ -86,17 +84,17 @@ fn kind_of(name: &str, raw: &RawValue, line: &Bytes) -> Result<Kind, String> {
         "result" => Kind::Result(json()),
         "error" => Kind::Error(json()),
         "end" if raw.get() == "true" => Kind::End,
-        "end" => return Err(format!("whose `end` is {}, not `true`", type_of(raw.get()))),
-        // Whatever somebody logs is worth reading.
+        "end" => return Err(format!("whose `end` is {}, not `true`", JsonType::of(raw.get()))),
+        // A log frame may hold any JSON.
         _ => Kind::Log(crate::activation::as_text(raw)),
     })
 }
 
-/// `null` is as if it were left out, as in a handshake.
+/// Parses an id. `null` counts as left out, as in a handshake.
 fn parse_id(raw: &str) -> Option<Id> {
     match raw {
         "null" => None,
-        // `1.0`, `"1"` and `01` (which is no JSON) are no ids of ours.
+        // The proxy never assigns `1.0` or `"1"`.
         _ => Some(raw.parse().map_or(Id::Other, Id::Number)),
     }
 }
@@ -110,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_sliced_as_it_came() {
+    fn json_is_sliced_unchanged() {
         let number = |id| Some(Id::Number(id));
         let check = |line, id, kind| assert_eq!(frame(line), Frame { id, kind: Ok(kind) });
         check(
@@ -124,7 +122,7 @@ mod tests {
         check(r#"{"id":2,"end":true,"more":{"chunk":1}}"#, number(2), Kind::End);
         check(r#"{"id":2,"log":"a\nb"}"#, number(2), Kind::Log("a\nb".into()));
         check(r#"{"log":{"a":1}}"#, None, Kind::Log(r#"{"a":1}"#.into()));
-        // The later one counts.
+        // The later member counts.
         check(r#"{"id":1,"id":2,"chunk":1,"chunk":2}"#, number(2), Kind::Chunk("2".into()));
         for other in [r#"{"id":"1","end":true}"#, r#"{"id":1.0,"end":true}"#, r#"{"id":-1,"end":true}"#] {
             check(other, Some(Id::Other), Kind::End);
@@ -132,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_told_apart() {
+    fn a_malformed_frame_is_an_error_that_says_why() {
         let problem = |line: &'static str| frame(line).kind.unwrap_err();
         assert_eq!(problem(r#"{"id":1,"chunk":1,"end":true}"#), "with both `chunk` and `end`");
         assert_eq!(problem(r#"{"id":1,"chnk":1}"#), "with none of `chunk`, `result`, `error`, `end`, `log`");

@@ -1,6 +1,6 @@
-//! Lines over pipes: framing and bounds, without waiting longer than there is nothing.
+//! Lines over pipes.
 //!
-//! A message is one line ended by LF or CR LF; empty lines are ignored. Knows bytes, not JSON.
+//! A message is one line, ended by LF or CR LF; empty lines are ignored. Knows bytes, not JSON.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,60 +10,60 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
 use crate::process::Process;
-use crate::process::wait_state::{Probe, look};
+use crate::process::wait_state::{WaitState, probe};
 
-/// What is read at once at first. A small answer fits, and an idle proxy stays small.
+/// The size of the first read. A small answer fits, and an idle proxy stays small.
 const FIRST_READ: usize = 8 * 1024;
-/// What is read at once when a message turns out to be large: what a grown pipe holds.
+/// The size of a read once a message turns out to be large: as much as an enlarged pipe holds.
 const LARGE_READ: usize = 1024 * 1024;
-/// A line up to this is copied out of the buffer, which is then used again; a longer one takes the
-/// buffer along, since copying it would cost more than a new one.
+/// A line up to this size is copied out of the buffer, which is then reused. A longer line takes the
+/// buffer along, because copying it would cost more than a new buffer.
 const COPY_BELOW: usize = 16 * 1024;
-/// A pipe holds 64 KiB unless told otherwise, which makes sixteen wake-ups of a mebibyte. An
-/// unprivileged process may ask for this much.
+/// The size of an enlarged pipe. A pipe holds 64 KiB by default, so that a mebibyte takes sixteen
+/// wake-ups. An unprivileged process may ask for this much.
 ///
 /// Source: pipe(7), `/proc/sys/fs/pipe-max-size`.
 const LARGE_PIPE: usize = 1024 * 1024;
-/// A message longer than this is worth growing its pipe for.
-const GROW_PIPE_FROM: usize = 64 * 1024;
+/// A message longer than this is worth enlarging its pipe for.
+const ENLARGE_PIPE_FROM: usize = 64 * 1024;
 
 /// The reading end of a pipe, line by line.
 #[derive(Debug)]
 pub struct LineReader {
     fd: AsyncFd<OwnedFd>,
-    /// Bytes `..start` are taken, `start..scanned` hold no newline.
+    /// Bytes `..start` are taken; `start..scanned` hold no newline.
     buffer: Vec<u8>,
     start: usize,
     scanned: usize,
     ended: bool,
-    grown: bool,
+    enlarged: bool,
 }
 
-/// What one attempt to read brought.
+/// What one attempt to read found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
     /// Bytes.
     Some,
-    /// Nothing now.
+    /// Nothing for now.
     WouldBlock,
-    /// The other side is gone, and with it every byte that will ever come.
+    /// The other side has closed the pipe; no more bytes will come.
     End,
 }
 
-/// What has come and was not taken as a line.
+/// The bytes that have arrived and were not taken as lines.
 #[derive(Debug)]
 pub struct Pending<'a> {
     pipe: &'a OwnedFd,
-    /// Bytes that were read from the pipe already.
-    taken: usize,
+    /// How many bytes were read from the pipe already.
+    buffered: usize,
 }
 
 impl Pending<'_> {
-    /// How many bytes there are, in the pipe and read from it. Asks the kernel.
+    /// How many bytes there are in the pipe and in the buffer. Asks the kernel.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let unread = rustix::io::ioctl_fionread(self.pipe).unwrap_or(0);
-        self.taken + usize::try_from(unread).unwrap_or(usize::MAX)
+        self.buffered + usize::try_from(unread).unwrap_or(usize::MAX)
     }
 }
 
@@ -71,7 +71,7 @@ impl LineReader {
     /// Reads lines from a non-blocking pipe.
     #[must_use]
     pub fn new(fd: AsyncFd<OwnedFd>) -> Self {
-        Self { fd, buffer: Vec::new(), start: 0, scanned: 0, ended: false, grown: false }
+        Self { fd, buffer: Vec::new(), start: 0, scanned: 0, ended: false, enlarged: false }
     }
 
     /// Whether end-of-file has been read.
@@ -80,7 +80,7 @@ impl LineReader {
         self.ended
     }
 
-    /// Takes the next line that is there in whole, without its end; empty ones are passed over.
+    /// Takes the next whole line, without its end. Skips empty lines.
     pub fn next_line(&mut self) -> Option<Bytes> {
         loop {
             let newline = self.scan()?;
@@ -105,20 +105,20 @@ impl LineReader {
         }
     }
 
-    /// The bytes behind the last whole line: the beginning of one, or, at the end, one without LF.
+    /// The bytes after the last whole line: the beginning of a line or, at the end, a line without LF.
     #[must_use]
     pub fn partial(&self) -> &[u8] {
         self.buffer[self.start..].trim_ascii_end()
     }
 
-    /// Everything that was read and not taken yet.
+    /// All bytes that were read and not taken.
     #[must_use]
     pub fn pending(&self) -> &[u8] {
         &self.buffer[self.start..]
     }
 
-    /// How much of it stands before the last line, for a reader to whom only that one matters: the last line
-    /// may still grow, and a newline that is the last byte of all is a part of it.
+    /// How many pending bytes are before the last line, for a reader that needs only that one. The last line
+    /// may still grow; a newline that is the very last byte belongs to it.
     #[must_use]
     pub fn before_last_line(&self) -> usize {
         let pending = self.pending();
@@ -126,14 +126,14 @@ impl LineReader {
         before.map_or(0, |newline| newline + 1)
     }
 
-    /// Takes so many bytes of it.
+    /// Takes the first `count` pending bytes.
     pub fn skip(&mut self, count: usize) {
         self.start += count;
         self.scanned = self.scanned.max(self.start);
         self.reuse();
     }
 
-    /// Takes everything that was read and not taken yet.
+    /// Takes all pending bytes.
     pub fn take_rest(&mut self) -> Vec<u8> {
         let rest = self.buffer.split_off(self.start);
         self.buffer.clear();
@@ -144,21 +144,21 @@ impl LineReader {
     /// Reads once, without waiting.
     ///
     /// # Errors
-    /// What the kernel says, never `WouldBlock`.
+    /// The kernel's error, never `WouldBlock`.
     pub fn try_fill(&mut self) -> io::Result<Fill> {
         self.try_fill_after(|_| {})
     }
 
-    /// As [`LineReader::try_fill`], and looks at the pipe first.
+    /// As [`LineReader::try_fill`], but calls `observe` before the read.
     ///
     /// # Errors
     /// As [`LineReader::try_fill`].
-    pub fn try_fill_after(&mut self, look: impl FnOnce(&Pending<'_>)) -> io::Result<Fill> {
+    pub fn try_fill_after(&mut self, observe: impl FnOnce(&Pending<'_>)) -> io::Result<Fill> {
         if self.ended {
             return Ok(Fill::End);
         }
-        self.buffer_room();
-        look(&Pending { pipe: self.fd.get_ref(), taken: self.buffer.len() - self.start });
+        self.make_space();
+        observe(&Pending { pipe: self.fd.get_ref(), buffered: self.buffer.len() - self.start });
         match read_spare(self.fd.get_ref(), &mut self.buffer) {
             Ok(0) => {
                 self.ended = true;
@@ -170,36 +170,36 @@ impl LineReader {
         }
     }
 
-    /// Reads once, waiting until there is something. Cancelling it loses nothing.
+    /// Waits until there are bytes, and reads once. Cancelling it loses nothing.
     ///
     /// # Errors
-    /// What the kernel says. After [`Fill::End`] it never becomes ready again.
+    /// The kernel's error. After [`Fill::End`] it never becomes ready again.
     pub async fn fill(&mut self) -> io::Result<Fill> {
         self.fill_after(|_| {}).await
     }
 
-    /// As [`LineReader::fill`], and looks at the pipe first, when there seems to be something in it.
+    /// As [`LineReader::fill`], but calls `observe` before each read.
     ///
     /// # Errors
     /// As [`LineReader::fill`].
-    pub async fn fill_after(&mut self, mut look: impl FnMut(&Pending<'_>)) -> io::Result<Fill> {
+    pub async fn fill_after(&mut self, mut observe: impl FnMut(&Pending<'_>)) -> io::Result<Fill> {
         if self.ended {
             std::future::pending::<()>().await;
         }
         loop {
-            // First, since it looks at the pipe's descriptor, which the wait borrows.
-            self.buffer_room();
-            // Not `readable`: its place in the list of all who wait would be made anew each time.
+            // Before the wait, which borrows the pipe's descriptor.
+            self.make_space();
+            // Not `readable`: it allocates its place in the list of waiters each time.
             let mut ready = std::future::poll_fn(|context| self.fd.poll_read_ready(context)).await?;
-            look(&Pending { pipe: ready.get_inner(), taken: self.buffer.len() - self.start });
+            observe(&Pending { pipe: ready.get_inner(), buffered: self.buffer.len() - self.start });
             match read_spare(ready.get_inner(), &mut self.buffer) {
                 Ok(0) => {
                     self.ended = true;
                     return Ok(Fill::End);
                 }
                 Ok(_) => {
-                    // MemoryBudget left means that the pipe is empty: the next wait is for a new event,
-                    // without a read in between that only says so.
+                    // Spare capacity means that the pipe is empty. So the next wait is for a new event,
+                    // without a read that would find nothing.
                     if self.buffer.len() < self.buffer.capacity() {
                         ready.clear_ready();
                     }
@@ -212,20 +212,20 @@ impl LineReader {
         }
     }
 
-    /// How long the line that has begun is by now, in bytes.
+    /// How many bytes were read and not taken.
     #[must_use]
     pub fn pending_len(&self) -> usize {
         self.buffer.len() - self.start
     }
 
-    /// Gives the pipe back, for a reader that does not want lines, and what was read and not taken.
+    /// Returns the pipe, for a reader that needs no lines, and the pending bytes.
     #[must_use]
     pub fn into_parts(mut self) -> (AsyncFd<OwnedFd>, Vec<u8>) {
         let rest = self.take_rest();
         (self.fd, rest)
     }
 
-    /// Finds the next newline, looking at each byte once.
+    /// Finds the next newline. Scans each byte once.
     fn scan(&mut self) -> Option<usize> {
         let found = memchr::memchr(b'\n', &self.buffer[self.scanned..]).map(|at| self.scanned + at);
         if found.is_none() {
@@ -234,7 +234,7 @@ impl LineReader {
         found
     }
 
-    /// Starts over at the front once everything has been taken.
+    /// Starts again at the front of the buffer once all bytes are taken.
     fn reuse(&mut self) {
         if self.start == self.buffer.len() {
             self.buffer.clear();
@@ -242,31 +242,31 @@ impl LineReader {
         }
     }
 
-    /// Makes room to read into: little at first, much once a message is large.
-    fn buffer_room(&mut self) {
+    /// Makes space to read into: little at first, much once a message is large.
+    fn make_space(&mut self) {
         if self.start > 0 && self.start >= self.buffer.len() / 2 {
             self.buffer.drain(..self.start);
             self.scanned -= self.start;
             self.start = 0;
         }
         let pending = self.buffer.len() - self.start;
-        if pending >= GROW_PIPE_FROM / 2 && !self.grown {
-            self.grown = true;
-            // Best effort: a refusal leaves the pipe as it is.
+        if pending >= ENLARGE_PIPE_FROM / 2 && !self.enlarged {
+            self.enlarged = true;
+            // Best effort: if the kernel refuses, the pipe keeps its size.
             let _ = rustix::pipe::fcntl_setpipe_size(self.fd.get_ref(), LARGE_PIPE);
         }
         let spare = self.buffer.capacity() - self.buffer.len();
-        if pending < GROW_PIPE_FROM / 2 {
+        if pending < ENLARGE_PIPE_FROM / 2 {
             if spare < FIRST_READ / 2 {
-                self.buffer.reserve(FIRST_READ.max(GROW_PIPE_FROM.min(pending * 4)));
+                self.buffer.reserve(FIRST_READ.max(ENLARGE_PIPE_FROM.min(pending * 4)));
             }
-        } else if spare < GROW_PIPE_FROM {
+        } else if spare < ENLARGE_PIPE_FROM {
             self.buffer.reserve(LARGE_READ.max(pending));
         }
     }
 }
 
-/// Reads into what a vector has allocated and not used.
+/// Reads into the spare capacity of a vector.
 fn read_spare(fd: &OwnedFd, buffer: &mut Vec<u8>) -> rustix::io::Result<usize> {
     rustix::io::read(fd, rustix::buffer::spare_capacity(buffer))
 }
@@ -275,23 +275,23 @@ fn read_spare(fd: &OwnedFd, buffer: &mut Vec<u8>) -> rustix::io::Result<usize> {
 #[derive(Debug)]
 pub struct LineWriter {
     fd: AsyncFd<OwnedFd>,
-    grown: bool,
+    enlarged: bool,
 }
 
 impl LineWriter {
     /// Writes to a non-blocking pipe.
     #[must_use]
     pub fn new(fd: AsyncFd<OwnedFd>) -> Self {
-        Self { fd, grown: false }
+        Self { fd, enlarged: false }
     }
 
     /// Writes as much as fits now. 0 means that nothing does.
     ///
     /// # Errors
-    /// `BrokenPipe` when nobody will ever read.
+    /// `BrokenPipe` when the reading end is closed.
     pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.len() > GROW_PIPE_FROM && !self.grown {
-            self.grown = true;
+        if bytes.len() > ENLARGE_PIPE_FROM && !self.enlarged {
+            self.enlarged = true;
             let _ = rustix::pipe::fcntl_setpipe_size(self.fd.get_ref(), LARGE_PIPE);
         }
         loop {
@@ -304,7 +304,7 @@ impl LineWriter {
         }
     }
 
-    /// Waits until something fits, and writes. Cancelling it loses nothing.
+    /// Waits until the pipe has space, and writes. Cancelling it loses nothing.
     ///
     /// # Errors
     /// As [`LineWriter::try_write`].
@@ -325,26 +325,26 @@ impl LineWriter {
         }
     }
 
-    /// How many bytes stand in the pipe that nobody has read, if the kernel tells.
+    /// How many bytes in the pipe are unread, if the kernel says so.
     #[must_use]
     pub fn unread(&self) -> Option<u64> {
         rustix::io::ioctl_fionread(self.fd.get_ref()).ok()
     }
 
-    /// Whether a process has read everything and waits for more; `None` where nobody can tell.
+    /// Whether a process has read everything and waits for more; `None` where `/proc` does not show it.
     #[must_use]
     pub fn is_waited_for(&self, process: &Process) -> Option<bool> {
         if self.unread()? > 0 {
             return Some(false);
         }
-        match look(process.pid, self.pipe()) {
-            Probe::WaitsForInput => Some(true),
-            Probe::Busy => Some(false),
-            Probe::Unknown => None,
+        match probe(process.pid, self.pipe()) {
+            WaitState::WaitsOnStdin => Some(true),
+            WaitState::Busy => Some(false),
+            WaitState::Unknown => None,
         }
     }
 
-    /// The pipe itself, to be looked at.
+    /// The pipe itself.
     #[must_use]
     pub fn pipe(&self) -> &OwnedFd {
         self.fd.get_ref()
@@ -357,7 +357,7 @@ mod tests {
     use proptest::prelude::*;
     use rustix::pipe::{PipeFlags, pipe_with};
 
-    /// A reader and the descriptor that feeds it.
+    /// A reader, and the descriptor to write to it.
     fn reader() -> (LineReader, OwnedFd) {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
         (LineReader::new(crate::process::pipe::watch(read).unwrap()), write)
@@ -367,11 +367,11 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
     }
 
-    async fn lines_of(pieces: &[&[u8]]) -> (Vec<Bytes>, Vec<u8>) {
+    async fn lines_of(parts: &[&[u8]]) -> (Vec<Bytes>, Vec<u8>) {
         let (mut reader, writer) = reader();
         let mut lines = Vec::new();
-        for piece in pieces {
-            let mut rest = *piece;
+        for part in parts {
+            let mut rest = *part;
             while !rest.is_empty() {
                 rest = &rest[rustix::io::write(&writer, rest).unwrap_or(0)..];
                 assert_eq!(reader.fill().await.unwrap(), Fill::Some);
@@ -420,8 +420,8 @@ mod tests {
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
             cuts.extend([0, text.len()]);
             cuts.sort_unstable();
-            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &text.as_bytes()[pair[0]..pair[1]]).collect();
-            let (lines, _) = on_runtime(lines_of(&pieces));
+            let parts: Vec<&[u8]> = cuts.windows(2).map(|pair| &text.as_bytes()[pair[0]..pair[1]]).collect();
+            let (lines, _) = on_runtime(lines_of(&parts));
             prop_assert_eq!(lines.iter().map(|line| line.to_vec()).collect::<Vec<_>>(), expected);
         }
     }

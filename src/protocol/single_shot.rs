@@ -1,7 +1,7 @@
-//! Version 0 of the protocol: one process for each activation, as the Docker skeleton did it.
+//! Version 0 of the protocol: one process for each activation, as in OpenWhisk's Docker skeleton.
 //!
-//! Arguments come as `argv[1]` and on stdin, then end-of-file; the last line of stdout is the
-//! result, everything before it and stderr is log. The exit status does not decide, the line does.
+//! The process gets its arguments as `argv[1]` and on stdin, followed by end-of-file. The last line of
+//! stdout is the result; stderr and the rest of stdout are the log. The exit status does not matter.
 
 use std::ffi::OsString;
 use std::io;
@@ -19,35 +19,35 @@ use crate::process::{Launch, Process};
 use super::answer;
 use super::line::{Fill, LineReader, LineWriter};
 
-/// The longest text that Linux takes as one argument, without its NUL.
+/// The longest text that Linux accepts as one argument, without its NUL.
 ///
 /// Source: execve(2), `MAX_ARG_STRLEN`; apache/openwhisk-runtime-docker, `actionproxy.py`.
 pub const MAX_ARGUMENT: usize = 131_071;
 
-/// How long the pipes of a process that has ended may stay open in the hands of its children
-/// before they are no longer waited for.
-const AFTERMATH: Duration = Duration::from_millis(100);
+/// How long the proxy waits for end-of-file after the process has exited, when its children hold its
+/// stdout open.
+const EXIT_DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What is moved to the log at once.
-const PIECE: usize = 64 * 1024;
+/// How many bytes move to the log at once.
+const LOG_CHUNK: usize = 64 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum NoAnswer {
     /// The last line is unusable.
     Bad(BadAnswer),
-    /// The last line is over the bound. The process may still run.
+    /// The last line is over the limit. The process may still run.
     TooLong,
 }
 
-/// How the process of one activation is started: with its arguments as `argv[1]`, unless they are
-/// too long for that, and its other members in the environment.
+/// How to start the process of one activation: with the arguments as `argv[1]`, unless they are too long,
+/// and the other members of the activation in the environment.
 #[must_use]
 pub fn launch(action: &Launch, activation: &Activation) -> Launch {
     let mut launch = action.clone();
     launch.arguments.extend(argument(activation).map(|json| OsString::from_vec(json.to_vec())));
     for (name, value) in activation.context() {
-        // A NUL ends a variable wherever it comes from.
+        // A NUL would end the variable.
         let value = value.replace('\0', "");
         let name = format!("__OW_{}", name.to_uppercase().replace(['\0', '='], "_"));
         launch.environment.retain(|(other, _)| *other != *name);
@@ -56,15 +56,15 @@ pub fn launch(action: &Launch, activation: &Activation) -> Launch {
     launch
 }
 
-/// What `argv[1]` is for an activation; `None` when its arguments are too long for one.
+/// The `argv[1]` for an activation; `None` when its arguments are too long.
 fn argument(activation: &Activation) -> Option<&[u8]> {
     let arguments = activation.arguments();
-    // A NUL cannot be in an argument; in JSON it can only be escaped.
+    // The text holds no NUL: JSON can only escape one.
     (arguments.len() <= MAX_ARGUMENT).then_some(arguments)
 }
 
-/// Feeds one process and waits for its last line. There is no time limit here; cancelling leaves
-/// the process to be killed.
+/// Writes the arguments to one process and waits for its last line. There is no time limit here. After
+/// cancelling this, the caller must kill the process.
 ///
 /// # Errors
 /// [`NoAnswer`].
@@ -82,25 +82,25 @@ pub async fn interact(
     let mut exited = false;
     loop {
         if unwritten.is_empty() {
-            // End-of-file: that was all.
+            // Gives the process end-of-file.
             stdin = None;
         }
         tokio::select! {
             fill = output.lines.fill() => match fill {
-                Ok(Fill::Some | Fill::WouldBlock) => output.pass_on(logs).await,
+                Ok(Fill::Some | Fill::WouldBlock) => output.log_earlier_lines(logs).await,
                 Ok(Fill::End) | Err(_) => break,
             },
             written = write(stdin.as_mut(), unwritten) => match written {
                 Ok(written) => unwritten = &unwritten[written..],
-                // It does not want to read; that is its right.
+                // A process need not read its arguments.
                 Err(_) => unwritten = &[],
             },
             () = logs.pump() => unreachable!("a pump never ends"),
             _ = process.exited(), if !exited => exited = true,
-            () = tokio::time::sleep(AFTERMATH), if exited => {
-                // Somebody else holds its output open. What it wrote itself is there.
+            () = tokio::time::sleep(EXIT_DRAIN_TIMEOUT), if exited => {
+                // A child holds its stdout open. Everything that the process wrote is in the pipe.
                 while let Ok(Fill::Some) = output.lines.try_fill() {
-                    output.pass_on(logs).await;
+                    output.log_earlier_lines(logs).await;
                     if output.overflowed {
                         break;
                     }
@@ -112,7 +112,7 @@ pub async fn interact(
     output.result(logs).await
 }
 
-/// Writes, or waits for ever when there is nothing to write to.
+/// Writes, or waits forever when there is nothing to write to.
 async fn write(stdin: Option<&mut LineWriter>, bytes: &[u8]) -> io::Result<usize> {
     match stdin {
         Some(stdin) => stdin.write(bytes).await,
@@ -120,17 +120,17 @@ async fn write(stdin: Option<&mut LineWriter>, bytes: &[u8]) -> io::Result<usize
     }
 }
 
-/// Standard output: the last line is held back, everything before it is log.
+/// Standard output: the last line is kept back, and all bytes before it are log.
 struct Output {
     lines: LineReader,
     limit_bytes: u64,
-    /// The beginning of the line under way is in the log already, since it is over the bound.
+    /// The beginning of the current line is in the log already, because the line is over the limit.
     overflowed: bool,
 }
 
 impl Output {
-    /// Logs what cannot be the last line, or is too long for one.
-    async fn pass_on(&mut self, logs: &mut Logs) {
+    /// Logs what cannot be the last line, or is too long for it.
+    async fn log_earlier_lines(&mut self, logs: &mut Logs) {
         let before = self.lines.before_last_line();
         if before > 0 {
             self.log(before, logs).await;
@@ -138,31 +138,31 @@ impl Output {
         }
         let pending = self.lines.pending();
         if self.overflowed || pending.len() as u64 > self.limit_bytes {
-            // Its newline stays: what comes behind that is another line.
+            // Its newline stays, because bytes after it would begin another line.
             let count = pending.len() - usize::from(pending.last() == Some(&b'\n'));
             self.log(count, logs).await;
             self.overflowed = true;
         }
     }
 
-    /// Moves so much to the log, no faster than that is read.
+    /// Moves `count` bytes to the log, no faster than the log is read.
     async fn log(&mut self, mut count: usize, logs: &mut Logs) {
         while count > 0 {
-            let piece = count.min(PIECE);
-            logs.stdout.feed(&self.lines.pending()[..piece]);
-            self.lines.skip(piece);
-            count -= piece;
+            let chunk = count.min(LOG_CHUNK);
+            logs.stdout.feed(&self.lines.pending()[..chunk]);
+            self.lines.skip(chunk);
+            count -= chunk;
             logs.relieve().await;
         }
     }
 
     async fn result(mut self, logs: &mut Logs) -> Result<Answer, NoAnswer> {
-        self.pass_on(logs).await;
+        self.log_earlier_lines(logs).await;
         if self.overflowed {
             return Err(NoAnswer::TooLong);
         }
         let mut line = self.lines.take_rest();
-        // One newline ends the line; a second one would begin an empty last line.
+        // One newline ends the line. After a second one the last line would be empty.
         if line.last() == Some(&b'\n') {
             line.pop();
         }

@@ -55,7 +55,7 @@ pub(super) async fn serve<F: Front>(
         let at_once = answered_before > 0 && courtesy.yield_if_due();
         let read = if at_once { unread.fill_now(stream) } else { Ok(None) };
         if at_once {
-            courtesy.brought(matches!(read, Ok(Some(_))));
+            courtesy.record(matches!(read, Ok(Some(_))));
         }
         let read = match read {
             Ok(Some(count)) => Ok(count),

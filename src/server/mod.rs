@@ -28,10 +28,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
-use crate::error::{Error, ProxyError, RequestError};
+use crate::error::{Error, ProxyError, RequestError, RequestKind};
 use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::process::allocator;
-use crate::time::{self, PIECES};
+use crate::time::{self, Countdown};
 
 use fast_path::After;
 
@@ -197,7 +197,7 @@ pub async fn serve<F: Front>(listener: TcpListener, front: Arc<F>, limits: Limit
             let mut connection = pin!(connection);
             std::future::poll_fn(|context| {
                 let polled = connection.as_mut().poll(context);
-                if allocator::is_untidy() {
+                if allocator::has_freed_large_blocks() {
                     housekeeping.notify_one();
                 }
                 polled
@@ -247,7 +247,7 @@ async fn keep_tidy(wanted: Arc<Notify>) {
     loop {
         wanted.notified().await;
         tokio::time::sleep(UNTIDY_FOR).await;
-        allocator::tidy();
+        allocator::trim();
     }
 }
 
@@ -502,13 +502,13 @@ struct Watch {
     patience: Duration,
     /// Armed only while something is waited for; most connections never need one.
     timer: Option<Pin<Box<Sleep>>>,
-    pieces_left: u32,
+    countdown: Countdown,
     moves_seen: u64,
 }
 
 impl Watch {
     fn new(patience: Duration) -> Self {
-        Self { patience, timer: None, pieces_left: PIECES, moves_seen: 0 }
+        Self { patience, timer: None, countdown: Countdown::new(patience), moves_seen: 0 }
     }
 
     /// Ready when patience is over.
@@ -518,21 +518,19 @@ impl Watch {
             return Poll::Pending;
         }
         let moves = progress.moves.load(Ordering::Relaxed);
-        let piece = self.patience / PIECES;
         if self.timer.is_none() || moves != self.moves_seen {
             self.moves_seen = moves;
-            self.pieces_left = PIECES;
-            self.timer = Some(Box::pin(tokio::time::sleep(piece)));
+            self.countdown = Countdown::new(self.patience);
+            self.timer = Some(Box::pin(tokio::time::sleep(self.countdown.part())));
         }
         while let Some(timer) = &mut self.timer {
             if timer.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            self.pieces_left -= 1;
-            if self.pieces_left == 0 {
+            if self.countdown.count(self.countdown.part()) {
                 return Poll::Ready(());
             }
-            timer.set(tokio::time::sleep(piece));
+            timer.set(tokio::time::sleep(self.countdown.part()));
         }
         Poll::Pending
     }
@@ -622,8 +620,8 @@ impl AsyncWrite for Io {
 /// The bound of a body, and what its error names.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyBound<'a> {
-    /// What the body belongs to: `init` or `run`.
-    pub request: &'static str,
+    /// What the body belongs to.
+    pub request: RequestKind,
     /// The most bytes.
     pub limit_bytes: u64,
     /// The setting that holds the bound.
@@ -678,7 +676,8 @@ const MAX_RESERVED_BYTES: u64 = 2 * 1024 * 1024;
 /// Reads a body to its end and forgets it, within reason.
 pub async fn discard(mut body: Incoming, patience: Duration) {
     let mut total = 0;
-    while let Ok(Some(frame)) = next_frame(&mut body, "the request", patience).await {
+    // An error ends the reading and is not reported, so its kind of request does not matter.
+    while let Ok(Some(frame)) = next_frame(&mut body, RequestKind::Run, patience).await {
         total += frame.len() as u64;
         if total > MAX_DISCARDED_BYTES {
             return;
@@ -686,7 +685,7 @@ pub async fn discard(mut body: Incoming, patience: Duration) {
     }
 }
 
-async fn next_frame(body: &mut Incoming, request: &'static str, limit: Duration) -> Result<Option<Bytes>, Error> {
+async fn next_frame(body: &mut Incoming, request: RequestKind, limit: Duration) -> Result<Option<Bytes>, Error> {
     loop {
         let frame = time::timeout(limit, body.frame())
             .await

@@ -281,7 +281,7 @@ fn explain_takes_codes_as_people_type_them() {
     ended.check(0);
     let (first, second) = ended.stdout.split_once("\n\nPL060: ").expect("two entries, a blank line between them");
     assert!(first.starts_with("PL012: the body is empty\n\nSays:      `the body of run is empty`\nMeans:"));
-    assert!(second.contains("\nCure:      one object or array on one line"));
+    assert!(second.contains("\nCure:      print one object or array on one line"));
     assert_eq!(ended.stderr, "");
 }
 
@@ -314,7 +314,7 @@ fn explain_speaks_json() {
     ended.check(0);
     let entries: Value = serde_json::from_str(&ended.stdout).expect("it is JSON");
     let expected = json!([{"code": "PL012", "title": "the body is empty", "says": "`the body of run is empty`",
-        "means": "nothing, or only white space, was posted. Status 400.",
+        "means": "the body is empty or only white space. Status 400.",
         "to_get_it": "`curl -d '' localhost:8080/run`", "cure": "send at least `{}`."}]);
     assert_eq!(entries, expected);
 }

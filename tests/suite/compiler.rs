@@ -197,7 +197,7 @@ fn a_syntax_error_shows_the_compilers_words() {
     let proxy = compiler.serve(&[], &[]);
     let response = proxy.init_value(&source("int main(void) { return 0 }\n", "main"));
     response
-        .check_error(502, &["the compiler `", "exited with status 1: `", "error: expected", "(hint: mend the source"]);
+        .check_error(502, &["the compiler `", "exited with status 1: `", "error: expected", "(hint: fix the source"]);
     let logs = proxy.check_streams(0);
     assert!(logs.stderr.contains("exec.c:1:") && logs.stderr.contains("error: expected"), "gcc's words are in the log");
     assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
@@ -223,7 +223,7 @@ fn a_failed_compilation_is_logged_where_the_platform_wants_it() {
 fn a_compiler_that_hangs_is_stopped_with_all_it_started() {
     let compiler = Compiler::new("echo $$; sleep 1000 & sleep 1000");
     let proxy = compiler.serve(&["--init-timeout", "1s"], &[]);
-    proxy.init("some source").check_error(502, &["was not done within 1 s and was stopped", "PIPELOOP_INIT_TIMEOUT"]);
+    proxy.init("some source").check_error(502, &["did not finish within 1 s and was stopped", "PIPELOOP_INIT_TIMEOUT"]);
     check_gone(&proxy);
     assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
     proxy.init(&answers("next")).check(200, &json!({"ok": true}));
@@ -251,11 +251,11 @@ fn what_a_compiler_leaves_running_is_stopped() {
 #[test]
 fn a_compiler_has_to_leave_an_executable() {
     for (body, expected) in [
-        ("echo 'nothing to do'", "left no file `exec`: `nothing to do`"),
-        ("mkdir \"$3/exec\"", "left no file `exec`"),
-        ("ln -s nowhere \"$3/exec\"", "left no file `exec`"),
-        ("echo 'some text' > \"$3/exec\"", "left an `exec` that is neither an ELF executable nor a script"),
-        ("touch \"$3/exec\"; chmod +x \"$3/exec\"", "left an `exec` that is neither an ELF executable nor a script"),
+        ("echo 'nothing to do'", "did not create a file `exec`: `nothing to do`"),
+        ("mkdir \"$3/exec\"", "did not create a file `exec`"),
+        ("ln -s nowhere \"$3/exec\"", "did not create a file `exec`"),
+        ("echo 'some text' > \"$3/exec\"", "created an `exec` that is neither an ELF executable nor a script"),
+        ("touch \"$3/exec\"; chmod +x \"$3/exec\"", "created an `exec` that is neither an ELF executable nor a script"),
     ] {
         let compiler = Compiler::new(body);
         let proxy = compiler.serve(&[], &[]);
@@ -315,7 +315,7 @@ fn a_compilation_goes_on_when_its_caller_leaves() {
     caller.send_request("POST", "/init", json!({"value": source("x", "main")}).to_string().as_bytes());
     proxy.wait_for("the compiler runs", |logs| logs.stdout.contains("begun\n"));
     drop(caller);
-    proxy.init("some source").check_error(403, &["another init is under way"]);
+    proxy.init("some source").check_error(403, &["another init is in progress"]);
     fs::write(proxy.workdir().join("go"), "").expect("the folder is there");
     let response =
         eventually("the init is done", || Some(proxy.run(&json!({}))).filter(|response| response.status != 500));
@@ -351,7 +351,7 @@ fn a_source_file_runs_from_the_command_line() {
         "error: expected",
         "error[PL033]: the compiler `",
         "exited with status 1: `",
-        "\nhint: mend",
+        "\nhint: fix",
     ]);
 
     let source = folder.path().join("hello.c");
@@ -442,15 +442,15 @@ fn a_folder_for_the_compiler_is_held_to_the_rules_of_an_archive() {
     check(
         &|folder| std::os::unix::fs::symlink("../../etc", folder.join("lib/out")).expect("the folder is ours"),
         &[],
-        &["error[PL036]: the folder's entry `lib/out`, links outside the action's folder: `../../etc`"],
+        &["error[PL036]: the directory entry `lib/out` links outside the action's directory: `../../etc`"],
     );
     let fifo = |folder: &Path| {
         let status = std::process::Command::new("mkfifo").arg(folder.join("pipe")).status();
         assert!(status.expect("there is mkfifo").success());
     };
-    check(&fifo, &[], &["error[PL037]: an entry of the folder is a fifo, not a file, folder or link: `pipe`"]);
-    check(&|_| {}, &["--max-entries", "2"], &["error[PL039]: the folder has more than the 2 entries"]);
-    check(&|_| {}, &["--max-unpacked", "20"], &["error[PL038]: the folder comes to more than the 20 bytes"]);
+    check(&fifo, &[], &["error[PL037]: a directory entry is a fifo, not a file, directory or link: `pipe`"]);
+    check(&|_| {}, &["--max-entries", "2"], &["error[PL039]: the directory has more than the 2 entries"]);
+    check(&|_| {}, &["--max-unpacked", "20"], &["error[PL038]: the directory comes to more than the 20 bytes"]);
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn an_archive_without_exec_lists_what_it_holds() {
     for upload in [archive::zip(files), archive::tar_gz(files)] {
         check_refused(
             &upload,
-            &["no file `exec` at its root", "main.py", "one in the folder `folder`", "cd folder && zip -r"],
+            &["no file `exec` at its root", "main.py", "one in the directory `folder`", "cd folder && zip -r"],
         );
     }
 }
@@ -161,7 +161,7 @@ fn a_damaged_executable_is_refused() {
 #[test]
 fn a_missing_interpreter_is_named() {
     check_refused(b"#!/nowhere/interpreter\n", &["cannot start the action", "/nowhere/interpreter"]);
-    check_refused(b"#!/usr/bin/env no-such-interpreter\n", &["`no-such-interpreter`", "in no folder of `PATH`"]);
+    check_refused(b"#!/usr/bin/env no-such-interpreter\n", &["`no-such-interpreter`", "in no directory of `PATH`"]);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn v0_a_failure_without_result_tells_the_status() {
 fn v0_a_program_that_is_missing_is_hinted_at() {
     for (code, hint) in [
         ("#!/bin/sh\nno-such-interpreter\n", "hint: the program `no-such-interpreter` is not in the image"),
-        ("#!/bin/sh\n/etc\n", "hint: 126 is a shell's word for a program that it found and could not execute"),
+        ("#!/bin/sh\n/etc\n", "hint: a shell exits with 126 when it finds a program but cannot execute it"),
     ] {
         let proxy = Proxy::with_protocol("0");
         proxy.init(code).check(200, &json!({"ok": true}));

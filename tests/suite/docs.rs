@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use crate::support::{pipeloop_in, root};
+use crate::support::{pipeloop_in, root, search_path};
 
 /// An action in `docs/protocol.md`: `<!-- action: NAME.EXT protocol=P result=JSON -->` and the code block behind it.
 struct Documented {
@@ -193,6 +195,56 @@ fn explain_prints_the_sections_of_the_document() {
         sections += 1;
     }
     assert!(sections > 40, "the document is not read right: {sections} sections");
+}
+
+/// The commands of `docs/errors.md` that need nothing but a shell, gcc, zip and jq.
+fn recipes(document: &str) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
+    for section in document.split("\n## ").skip(1) {
+        let (code, items) = section.split_once(": ").expect("a heading has a code");
+        let (_, item) = items.split_once("- **To get it:** ").expect("a section says how to get its error");
+        let item = item.lines().next().expect("a split has a first line");
+        let complete = |command: &&str| {
+            ["pipeloop run ", "pipeloop check "].iter().any(|call| command.contains(call))
+                && !["ACTION", "go build", "-march="].iter().any(|other| command.contains(other))
+        };
+        // Code spans are what stands between every other pair of backticks.
+        found.extend(item.split('`').skip(1).step_by(2).filter(complete).map(|command| (code, command)));
+    }
+    found
+}
+
+/// A command that hangs, or gets another error, is a bug of the document.
+#[test]
+fn each_documented_command_gets_its_error() {
+    let document = document("errors.md");
+    let recipes = recipes(&document);
+    assert!(recipes.len() > 40, "the document is not read right: {} commands", recipes.len());
+    let tools = tempfile::tempdir().expect("a directory of its own");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pipeloop"), tools.path().join("pipeloop")).expect("it is ours");
+    let path = format!("{}:{}", tools.path().display(), search_path());
+    let next = AtomicUsize::new(0);
+    // Most of the time is spent waiting for limits.
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some((code, command)) = recipes.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let directory = tempfile::tempdir().expect("a directory of its own");
+                    let output = Command::new("timeout")
+                        .args(["60", "sh", "-c", command])
+                        .current_dir(directory.path())
+                        .env_clear()
+                        .env("PATH", &path)
+                        .stdin(Stdio::null())
+                        .output()
+                        .expect("a shell is here");
+                    let said = [output.stdout, output.stderr].concat();
+                    let said = String::from_utf8_lossy(&said);
+                    assert!(said.contains(code), "{code}: {command}\n{}\n{said}", output.status);
+                }
+            });
+        }
+    });
 }
 
 /// The links between documents, and into them, lead somewhere.

@@ -35,7 +35,7 @@ fn true_is_no_action() {
     let texts = [
         "the action exited with status 0 after ",
         " ms, before it was ready",
-        "it said nothing and did not wait for input",
+        "it printed nothing and did not wait for input",
         "reads a line of JSON on stdin",
     ];
     let proxy = Proxy::plain();
@@ -51,7 +51,7 @@ fn pwd_is_no_action() {
     let proxy = Proxy::plain();
     let texts = [
         "the action exited with status 0 after ",
-        "before it was ready; its first line was no handshake: `/",
+        "before it was ready; its first line was not a handshake: `/",
         "/action/1/bin`",
         "an action waits for its input",
         "PIPELOOP_PROTOCOL=0",
@@ -60,16 +60,17 @@ fn pwd_is_no_action() {
     assert!(proxy.check_streams(0).stdout.ends_with("/action/1/bin\n"), "what it prints is its log");
     let value = json!({"main": "main", "code": base64_simd::STANDARD.encode_to_string(&program), "binary": true,
         "env": {"PIPELOOP_PROTOCOL": "actionloop"}});
-    Proxy::plain().init_value(&value).check_error(502, &["its first line was no handshake: `/"]);
+    Proxy::plain().init_value(&value).check_error(502, &["its first line was not a handshake: `/"]);
 }
 
 #[test]
 fn a_wrong_line_is_shown_with_the_last_words() {
     let bench = Bench::new();
-    let texts = ["exited with status 3", "its first line was no handshake: `ready`; its last words: `one | two`"];
+    let texts =
+        ["exited with status 3", "its first line was not a handshake: `ready`; the end of its stderr: `one | two`"];
     script_ends(&bench, "echo ready; echo more; echo one >&2; echo two >&2; exit 3", 3, &texts);
     // Also when it ends in the middle of the line.
-    script_ends(&bench, "printf read; exit 4", 4, &["its first line was no handshake: `read`"]);
+    script_ends(&bench, "printf read; exit 4", 4, &["its first line was not a handshake: `read`"]);
 }
 
 #[test]
@@ -90,9 +91,9 @@ fn what_shells_say_is_translated() {
     script_ends(&bench, "env no-such-tool", 127, &["the program `no-such-tool` is not in the image"]);
     let bash = bench.write("bash", "#!/bin/bash\nno-such-tool\n");
     ends(&bash, 127, &["the program `no-such-tool` is not in the image"]);
-    script_ends(&bench, "./data", 126, &["exited with status 126", "126 is a shell's word"]);
-    script_ends(&bench, "exec ./foreign", 126, &["Exec format error", "no executable for this machine"]);
-    script_ends(&bench, "sh -c 'kill -SEGV $$'; exit $?", 139, &["139 is a shell's word", "signal 11 (SIGSEGV)"]);
+    script_ends(&bench, "./data", 126, &["exited with status 126", "a shell exits with 126 when"]);
+    script_ends(&bench, "exec ./foreign", 126, &["Exec format error", "not an executable for this machine"]);
+    script_ends(&bench, "sh -c 'kill -SEGV $$'; exit $?", 139, &["a shell exits with 139 when", "signal 11 (SIGSEGV)"]);
 }
 
 #[test]
@@ -157,7 +158,11 @@ fn signals_are_translated() {
     );
     check("__asm__(\"ud2\");", 132, &["was killed by signal 4 (SIGILL)", "this processor does not have"]);
     check("abort();", 134, &["was killed by signal 6 (SIGABRT)", "an abort of the program itself"]);
-    check("raise(SIGKILL);", 137, &["was killed by signal 9 (SIGKILL)", "most often the kernel, out of memory"]);
+    check(
+        "raise(SIGKILL);",
+        137,
+        &["was killed by signal 9 (SIGKILL)", "most often comes from the kernel when memory runs out"],
+    );
     check("raise(SIGSYS);", 159, &["was killed by signal 31 (SIGSYS)", "seccomp"]);
     check("volatile int zero = 0; return 7 / zero;", 136, &["was killed by signal 8 (SIGFPE)", "division by zero"]);
 }
@@ -211,12 +216,7 @@ fn a_kill_for_want_of_memory_is_told() {
     let at_start = bench.write("at-start", "#!/usr/bin/python3\nx = bytearray(b'x') * (200 << 20)\n");
     let Some(group) = Group::new() else {
         // Nothing is counted for us, so that a kill is only suspected to be one of these.
-        script_ends(
-            &bench,
-            "kill -KILL $$",
-            137,
-            &["signal 9 that nobody sent is most often the kernel, out of memory"],
-        );
+        script_ends(&bench, "kill -KILL $$", 137, &["signal 9 most often comes from the kernel when memory runs out"]);
         return;
     };
     for (action, code) in [(at_run, "PL061"), (at_start, "PL051")] {

@@ -95,7 +95,7 @@ fn an_action_that_hides_is_not_ready_before_its_grace_is_over() {
     let proxy = proxy(&["--start-grace", "1h", "--init-timeout", "1s"]);
     proxy
         .init(&action(true))
-        .check_error(502, &["was not ready within 1 s", "neither sent a handshake nor waits for input"]);
+        .check_error(502, &["was not ready within 1 s", "has not sent a handshake and is not waiting for input"]);
     assert_eq!(proxy.check_streams(0).stdout, "started\n");
 }
 
@@ -105,7 +105,7 @@ fn an_action_that_shows_itself_is_not_ready_by_grace() {
     let proxy = proxy(&["--start-grace", "1ms", "--init-timeout", "1s"]);
     proxy
         .init(&action(false))
-        .check_error(502, &["was not ready within 1 s", "neither sent a handshake nor waits for input"]);
+        .check_error(502, &["was not ready within 1 s", "has not sent a handshake and is not waiting for input"]);
     assert_eq!(proxy.check_streams(0).stdout, "started\n");
 }
 

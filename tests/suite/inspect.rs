@@ -411,7 +411,7 @@ fn a_cut_or_damaged_binary_is_refused() {
     let short = bench.write("short", &whole[..whole.len() - 8]);
     works(&short, &[]);
     assert!(
-        look(&short, &[]).defects.iter().any(|defect| defect.severity() == Severity::Doubt),
+        look(&short, &[]).defects.iter().any(|defect| defect.severity() == Severity::Warning),
         "{:?}",
         look(&short, &[])
     );
@@ -444,7 +444,7 @@ fn no_single_byte_of_a_header_is_too_much() {
 fn a_missing_loader_is_named() {
     let bench = Bench::new();
     let glibc = bench.cc("glibc", ACTION, &["-Wl,--dynamic-linker=/nowhere/ld-linux-x86-64.so.2"]);
-    refused(&glibc, "PL073", 126, &["its loader `/nowhere/ld-linux-x86-64.so.2` is not here"]);
+    refused(&glibc, "PL073", 126, &["its loader `/nowhere/ld-linux-x86-64.so.2` is missing"]);
     let nix = bench.cc("nix", ACTION, &["-Wl,--dynamic-linker=/nix/store/none/lib/ld-linux-x86-64.so.2"]);
     refused(&nix, "PL073", 126, &["built with Nix"]);
     bench.write("text", "no loader");
@@ -475,10 +475,10 @@ fn glibc_and_musl_are_told_apart_in_an_image() {
     fs::create_dir(bench.path("scratch")).expect("the folder is ours");
     check(&glibc, "alpine", &["it is built for glibc and this image has musl", "/lib64/ld-linux-x86-64.so.2"]);
     check(&musl, "debian", &["it is built for musl and this image has glibc"]);
-    check(&glibc, "scratch", &["is not here, and no other C library; it is built for glibc"]);
+    check(&glibc, "scratch", &["this image has no C library"]);
     check(&musl, "alpine", &[]);
     // Its C library is looked for in the image, not on this machine.
-    check(&glibc, "debian", &["it needs a shared library that is not here: `libc.so.6`"]);
+    check(&glibc, "debian", &["it needs a shared library that is missing: `libc.so.6`"]);
 }
 
 #[test]
@@ -495,7 +495,7 @@ fn programs_with_musl_are_looked_at_by_its_rules() {
     let soname = ["-shared", "-fPIC", "-Wl,-soname,libone.so"];
     bench.compile("musl-gcc", "libs/libone.so", "int one(void) { return 1; }", &soname);
     let lost = bench.compile("musl-gcc", "lost", &calls, &["libs/libone.so"]);
-    refused(&lost, "PL075", 127, &["it needs a shared library that is not here: `libone.so`"]);
+    refused(&lost, "PL075", 127, &["it needs a shared library that is missing: `libone.so`"]);
     works(&lost, &[("LD_LIBRARY_PATH", bench.path("libs").to_str().expect("text"))]);
     for tags in ["-Wl,--enable-new-dtags", "-Wl,--disable-new-dtags"] {
         works(&bench.compile("musl-gcc", "found", &calls, &["libs/libone.so", tags, "-Wl,-rpath,$ORIGIN/libs"]), &[]);
@@ -523,7 +523,7 @@ fn all_missing_libraries_are_named_at_once() {
         fs::remove_file(library).expect("it was made");
     }
     let texts = [
-        "it needs 3 shared libraries that are not here: ",
+        "it needs 3 shared libraries that are missing: ",
         "`libgone.so.1`, `libalso.so.2`, `libinner.so.3` (needed by `libouter.so`)",
         "$ORIGIN",
     ];
@@ -592,7 +592,7 @@ fn the_cache_of_an_image_is_read() {
     let target = TargetSystem::new(&bench.path("image"), bench.folder.path(), &[]);
     let inspection = inspect(&program, &target);
     let found: Vec<_> = inspection.fatal().map(ToString::to_string).collect();
-    assert_eq!(found, ["it needs a shared library that is not here: `libone.so.1`"]);
+    assert_eq!(found, ["it needs a shared library that is missing: `libone.so.1`"]);
     // As root, of a namespace at least: it changes its root.
     let words: &[&str] = if rustix::process::geteuid().is_root() { &["-m"] } else { &["-rm"] };
     bench.tool("unshare", &[words, &["/sbin/ldconfig", "-r", "image"]].concat(), &[]);
@@ -698,7 +698,7 @@ fn versions_that_are_missing_are_named() {
     versioned(&bench, &[("ONE_1.9", "one")]);
     let library = bench.path("libone.so");
     let texts = [
-        "it needs `ONE_1.10`, `ONE_1.11` of `libone.so`, which is older here",
+        "it needs `ONE_1.10`, `ONE_1.11` of `libone.so`, but the library here is older",
         "goes up to `ONE_1.9`",
         library.to_str().expect("text"),
     ];
@@ -729,7 +729,11 @@ fn a_newer_c_library_is_named() {
         &program,
         "PL076",
         126,
-        &["it needs `GLIBC_9.99` of `libc.so.6`, which is older here", "goes up to `GLIBC_2.", "CGO_ENABLED=0"],
+        &[
+            "it needs `GLIBC_9.99` of `libc.so.6`, but the library here is older",
+            "goes up to `GLIBC_2.",
+            "CGO_ENABLED=0",
+        ],
     );
 }
 
@@ -749,7 +753,7 @@ fn a_script_without_its_interpreter_is_refused() {
         "#!/nowhere/python3\n",
         "PL080",
         126,
-        &["its interpreter `/nowhere/python3` is not here", "#!/usr/bin/env python3"],
+        &["its interpreter `/nowhere/python3` does not exist", "#!/usr/bin/env python3"],
     );
     // What is missing is no cure.
     let ended = pipeloop(&[OsStr::new("run"), bench.write("script", "#!/nowhere/env sh\n").as_os_str()], &[], "");
@@ -784,10 +788,10 @@ fn what_env_does_not_find_is_named() {
         script,
         "PL081",
         127,
-        &["`env` does not find its interpreter `no-such-tool`", "`PATH`, `/usr"],
+        &["`env` cannot find its interpreter `no-such-tool`", "`PATH`, `/usr"],
     );
     script_refused(&bench, "#!/usr/bin/env -S no-such-tool -u\n", "PL081", 127, &["`no-such-tool`"]);
-    let words = &["`env` gets the rest of the `#!` line as one word", "`sh -e`", "#!/usr/bin/env -S sh -e"];
+    let words = &["`env` gets the rest of the `#!` line as one argument", "`sh -e`", "#!/usr/bin/env -S sh -e"];
     script_refused(&bench, "#!/usr/bin/env sh -e\n", "PL085", 127, words);
     // The action's own PATH counts, with which it will be started.
     let greet = "echo '{\"openwhisk\":1}'\n";
@@ -846,7 +850,7 @@ fn an_interpreter_line_is_as_long_as_the_kernel_reads() {
         }
     }
     let script = bench.write("script", format!("#!/bin/sh {}\n{greet}", "x".repeat(300)));
-    assert!(look(&script, &[]).defects.iter().all(|defect| defect.severity() == Severity::Doubt));
+    assert!(look(&script, &[]).defects.iter().all(|defect| defect.severity() == Severity::Warning));
 }
 
 /// Whether `execve` itself takes a file, without a C library that helps: Python's is the bare call.
@@ -899,7 +903,7 @@ fn an_interpreter_is_a_program_like_any_other() {
     fs::remove_file(library).expect("it was made");
     let texts = [
         "its interpreter `",
-        "/interpreter` cannot be started: it needs a shared library that is not here: `libone.so`",
+        "/interpreter` cannot be started: it needs a shared library that is missing: `libone.so`",
     ];
     script_refused(&bench, &line, "PL075", 127, &texts);
     let path = format!("{}:/usr/bin", bench.folder.path().display());
@@ -915,7 +919,7 @@ fn a_byte_order_mark_is_told() {
         "\u{feff}#!/bin/sh\n",
         "PL047",
         126,
-        &["a byte-order mark (ef bb bf) stands before its `#!`"],
+        &["a byte-order mark (ef bb bf) precedes its `#!` and hides it from the kernel"],
     );
     let utf16: Vec<u8> = "\u{feff}#!/bin/sh\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     refused(&bench.write("utf16", utf16), "PL044", 126, &["it is text in UTF-16", "PowerShell"]);
@@ -1011,7 +1015,7 @@ fn known_formats_are_named_with_their_cure() {
         ("Main.class", "PL044", "it is a compiled Java class", "exec java"),
         ("main.jar", "PL044", "it is a Java archive (jar)", "exec java"),
         ("action.tar", "PL044", "it is a tar archive that is not compressed", "gzip action.tar"),
-        ("exec.gz", "PL044", "it is a gzip file that holds no tar archive, but a script", "tar -czf"),
+        ("exec.gz", "PL044", "it is a gzip file that does not contain a tar archive, but a script", "tar -czf"),
         ("exec.xz", "PL044", "it is an xz file", "zip -r"),
         ("exec.bz2", "PL044", "it is a bzip2 file", "zip -r"),
         ("exec.zst", "PL044", "it is a zstd file", "zip -r"),
@@ -1043,14 +1047,14 @@ fn base64_of_base64_is_decoded_and_recognised() {
     let script = encode(b"#!/bin/sh\necho hello, world\n");
     upload_refused(
         script.as_bytes(),
-        &["it is base64 text, encoded once too often; inside is a script", "encode it once"],
+        &["it is base64 text, encoded once too often; it decodes to a script", "encode it once"],
     );
     let bench = Bench::new();
     let binary = fs::read(bench.cc("program", ACTION, &[])).expect("it was compiled");
     let lines: String =
         encode(&binary).as_bytes().chunks(76).map(|line| format!("{}\n", String::from_utf8_lossy(line))).collect();
-    upload_refused(lines.as_bytes(), &["inside is an ELF file"]);
-    upload_refused(encode(&archive::zip(&[("exec", b"#!/bin/sh\n")])).as_bytes(), &["inside is a zip archive"]);
+    upload_refused(lines.as_bytes(), &["it decodes to an ELF file"]);
+    upload_refused(encode(&archive::zip(&[("exec", b"#!/bin/sh\n")])).as_bytes(), &["it decodes to a zip archive"]);
     // As text, which it is: nobody said that it is base64.
     Proxy::plain().init(&script).check_error(502, &["it is base64 text, encoded once too often"]);
 }
@@ -1060,20 +1064,23 @@ fn an_archive_says_what_it_has_in_place_of_exec() {
     let script: &[u8] = b"#!/bin/sh\n";
     let below: &[(&str, &[u8])] = &[("hello/exec", script), ("hello/lib/x", b"")];
     for upload in [archive::zip(below), archive::tar_gz(below)] {
-        upload_refused(&upload, &["no file `exec` at its root, but one in the folder `hello`", "cd hello && zip -r"]);
+        upload_refused(
+            &upload,
+            &["no file `exec` at its root, but one in the directory `hello`", "cd hello && zip -r"],
+        );
     }
-    upload_refused(&archive::zip(&[("exec/main.py", b"x")]), &["at its root, but a folder of that name"]);
+    upload_refused(&archive::zip(&[("exec/main.py", b"x")]), &["at its root, but a directory of that name"]);
     let bench = Bench::new();
     symlink("bin/hello", bench.path("exec")).expect("the folder is ours");
     bench.tool("tar", &["-czf", "dead.tar.gz", "exec"], &[]);
     let dead = fs::read(bench.path("dead.tar.gz")).expect("it was packed");
-    upload_refused(&dead, &["at its root, but a link to `bin/hello`, which is no file in it"]);
+    upload_refused(&dead, &["at its root, but a link to `bin/hello`, which is not a file in the archive"]);
     fs::remove_file(bench.path("exec")).expect("it was made");
     symlink("/bin/sh", bench.path("exec")).expect("the folder is ours");
     bench.tool("tar", &["-czf", "outside.tar.gz", "exec"], &[]);
     upload_refused(
         &fs::read(bench.path("outside.tar.gz")).expect("it was packed"),
-        &["links outside the action's folder: `/bin/sh`"],
+        &["links outside the action's directory: `/bin/sh`"],
     );
     upload_refused(
         &archive::zip(&[("exec", b"print('x')\n")]),
@@ -1081,7 +1088,7 @@ fn an_archive_says_what_it_has_in_place_of_exec() {
     );
     upload_refused(
         &archive::zip(&[("exec", &archive::zip(&[]))]),
-        &["it is a zip archive, where the program itself is expected"],
+        &["it is a zip archive, but the program itself is expected"],
     );
     // Not executable is repaired without a word.
     fs::remove_file(bench.path("exec")).expect("it was made");
@@ -1111,7 +1118,7 @@ fn a_folder_mounted_noexec_is_named() {
             .expect("`unshare` is here");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(126), "{stderr}");
-        for text in ["error[PL049]", "mounted", "is mounted `noexec`: nothing in it can be started", "--workdir"] {
+        for text in ["error[PL049]", "mounted", "is mounted `noexec`: nothing in it can be executed", "--workdir"] {
             assert!(stderr.contains(text), "{text:?} is missing in {stderr}");
         }
     };

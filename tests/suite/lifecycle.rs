@@ -382,7 +382,7 @@ fn pause_a_long_one_is_told_and_then_over() {
     let told = ask(&proxy, "say");
     told.check_error(
         502,
-        &["died 6 times in a row", "not started again for", "the last time", "status 3", "no such table"],
+        &["failed 6 times in a row", "not restarted for", "the last failure", "status 3", "no such table"],
     );
     assert_eq!(starts(), 6, "nothing is tried in a pause");
     let mut tries = 1;
@@ -390,7 +390,7 @@ fn pause_a_long_one_is_told_and_then_over() {
         tries += 1;
         let response = ask(&proxy, "say");
         if response.status != 200 {
-            response.check_error(502, &["died 6 times in a row"]);
+            response.check_error(502, &["failed 6 times in a row"]);
         }
         (response.status == 200).then_some(())
     });
@@ -410,7 +410,7 @@ fn pause_starts_that_fail_are_counted_as_deaths() {
     for _ in 0..5 {
         ask(&proxy, "say").check_error(502, &["before it was ready"]);
     }
-    ask(&proxy, "say").check_error(502, &["died 6 times in a row", "status 4", "before it was ready", "broken"]);
+    ask(&proxy, "say").check_error(502, &["failed 6 times in a row", "status 4", "before it was ready", "broken"]);
     proxy.check_streams(7);
 }
 
@@ -419,7 +419,7 @@ fn pause_a_deadline_before_its_end_is_not_waited_for() {
     let proxy = serving(&[], &action());
     let_die(&proxy, 5);
     let activation = json!({"value": {}, "deadline": now_ms() + 200});
-    proxy.run_raw(&activation.to_string()).check_error(502, &["died 5 times in a row"]);
+    proxy.run_raw(&activation.to_string()).check_error(502, &["failed 5 times in a row"]);
     pid(&proxy);
 }
 
@@ -446,7 +446,7 @@ fn pause_a_second_signal_ends_it() {
     proxy.signal(Signal::TERM);
     wait_for_the_end_to_begin(&proxy);
     proxy.signal(Signal::TERM);
-    caller.receive().expect("an answer").check_error(502, &["told to end"]);
+    caller.receive().expect("an answer").check_error(502, &["the proxy shut down"]);
     assert_eq!(proxy.wait().code(), Some(0));
     proxy.check_streams(6);
 }
@@ -478,7 +478,7 @@ fn never_the_first_end_is_the_last() {
         pid(&proxy);
         ask(&proxy, what).check_error(502, &[how]);
         for _ in 0..2 {
-            ask(&proxy, "say").check_error(502, &["has ended and is not started again", how, "PIPELOOP_RESTART"]);
+            ask(&proxy, "say").check_error(502, &["has ended and is not restarted", how, "PIPELOOP_RESTART"]);
         }
         proxy.init(&action()).check_error(403, &["more than once"]);
         assert!(proxy.actions().is_empty());
@@ -504,7 +504,7 @@ fn never_several_workers_go_on_with_those_that_live() {
         assert_eq!(pid_in(&caller.receive().expect("an answer")), left[0]);
     }
     ask(&proxy, "exit").check_error(502, &["status 3"]);
-    ask(&proxy, "say").check_error(502, &["is not started again"]);
+    ask(&proxy, "say").check_error(502, &["is not restarted"]);
 }
 
 // Draining.

@@ -157,7 +157,7 @@ fn an_init_during_an_init_is_refused() {
     let mut first = proxy.caller();
     first.send_request("POST", "/init", init.as_bytes());
     proxy.wait_for("the first init is under way", |logs| logs.stderr.contains("starting\n"));
-    proxy.init(&echo()).check_error(403, &["another init is under way"]);
+    proxy.init(&echo()).check_error(403, &["another init is in progress"]);
     proxy.run(&json!({})).check_error(500, &["no action"]);
     let_go(&proxy);
     first.receive().expect("an answer").check(200, &json!({"ok": true}));

@@ -264,7 +264,7 @@ fn at_the_end_all_processes_are_cut_or_killed() {
             streams.proxy.signal(Signal::TERM);
         }
         for (_, mut caller) in callers {
-            caller.receive().expect("an answer").check_error(502, &["told to end"]);
+            caller.receive().expect("an answer").check_error(502, &["the proxy shut down"]);
         }
         assert_eq!(streams.proxy.wait().code(), Some(0));
         streams.proxy.check_streams(2);

@@ -717,7 +717,7 @@ fn at_the_end_what_takes_too_long_is_cut_visibly() {
     caller.receive_head().expect("a head");
     streams.proxy.signal(rustix::process::Signal::TERM);
     let text = caller.receive_chunks(usize::MAX);
-    assert!(text.starts_with("data: 1\n\nevent: error\ndata: {\"error\":\"the proxy was told to end"), "{text}");
+    assert!(text.starts_with("data: 1\n\nevent: error\ndata: {\"error\":\"the proxy shut down"), "{text}");
     assert_eq!(streams.proxy.wait().code(), Some(0));
     streams.proxy.check_streams(1);
 }
@@ -893,7 +893,7 @@ fn without_ids_two_results_at_once_are_an_error() {
             }
         }
         let logs = proxy.check_streams(2).stderr;
-        assert_eq!(logs.contains("answer takes more than one line: `{\"result\":{\"n\":1}}` and `"), error, "{logs}");
+        assert_eq!(logs.contains("answer spans more than one line: `{\"result\":{\"n\":1}}` and `"), error, "{logs}");
         assert!(logs.contains("started anew, since it wrote a line too many"), "{logs}");
     }
 }

@@ -79,13 +79,13 @@ fn a_head_that_is_too_large_is_refused() {
 #[test]
 fn http_2_is_refused() {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    check(preface, 505, &["the request is in HTTP/2, which is not spoken here", "HTTP/1.1"]);
+    check(preface, 505, &["the request uses HTTP/2, which the proxy does not support", "HTTP/1.1"]);
 }
 
 #[test]
 fn an_expectation_that_nobody_knows_is_refused() {
     let request = b"POST /run HTTP/1.1\r\nExpect: 200-ok\r\nContent-Length: 100\r\n\r\n";
-    check(request, 417, &["the request expects `200-ok`, which is not offered here", "100-continue"]);
+    check(request, 417, &["the request expects `200-ok`, which the proxy does not support", "100-continue"]);
 }
 
 /// On a kept connection, behind a request that was answered.

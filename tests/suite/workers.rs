@@ -319,7 +319,7 @@ fn at_the_end_all_workers_are_cut_or_killed() {
             proxy.signal(Signal::TERM);
         }
         for mut caller in callers {
-            caller.receive().expect("an answer").check_error(502, &["told to end"]);
+            caller.receive().expect("an answer").check_error(502, &["the proxy shut down"]);
         }
         assert_eq!(proxy.wait().code(), Some(0));
         proxy.check_streams(2);

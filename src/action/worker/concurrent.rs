@@ -38,9 +38,9 @@ use crate::logs::Logs;
 use crate::process::{Process, stop};
 use crate::protocol::answer::{self, Gathered};
 use crate::protocol::conversation::Conversation;
-use crate::protocol::detect::ending;
+use crate::protocol::detect::exit_report;
 use crate::protocol::multiplex::{Ended, Event, Multiplex, Step, Taken, Ticket, stray};
-use crate::time::PIECES;
+use crate::time::Countdown;
 
 use super::super::Place;
 use super::super::queue::{Capacity, Next};
@@ -70,7 +70,7 @@ struct Flight {
     begun: Instant,
     /// When its deadline is over; its run timeout is counted.
     ends: Option<Instant>,
-    pieces_left: u32,
+    countdown: Countdown,
     state: State,
     audience: Caller,
     pace: Backpressure,
@@ -197,7 +197,7 @@ impl Worker {
             biased;
             started = self.restart(ends, logs) => return started,
             () = time_is_up(limit, ends, run_timeout) => Error::Run(RunError::TimeOut { limit, after: begun.elapsed() }),
-            _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Error::Run(RunError::Cut { after: begun.elapsed() }),
+            _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Error::Run(RunError::CutOff { after: begun.elapsed() }),
         };
         logs.detach();
         Err(outcome)
@@ -231,13 +231,13 @@ impl Worker {
             }
             End::Gone => concurrent.mourn(&process, waiting).await,
             End::Condemned(reason) => {
-                stop::kill(&process).await;
+                stop::kill_and_reap(&process).await;
                 concurrent.logs.detach();
                 concurrent.worker.pool.backoff().stopped(reason);
                 concurrent.finish_all(|_| None).await;
             }
             End::TooLong => {
-                stop::kill(&process).await;
+                stop::kill_and_reap(&process).await;
                 concurrent.logs.detach();
                 let limit_bytes = concurrent.worker.shared.config.settings.max_result.0;
                 let error = || match in_flight {
@@ -248,12 +248,14 @@ impl Worker {
                 concurrent.finish_all(|_| Some(error())).await;
             }
             End::Cut => {
-                stop::kill(&process).await;
+                stop::kill_and_reap(&process).await;
                 concurrent.logs.detach();
-                concurrent.finish_all(|flight| Some(Error::Run(RunError::Cut { after: flight.begun.elapsed() }))).await;
+                concurrent
+                    .finish_all(|flight| Some(Error::Run(RunError::CutOff { after: flight.begun.elapsed() })))
+                    .await;
                 for Waiting { job, begun, .. } in waiting.drain(..) {
                     concurrent.logs.begin();
-                    let error = Error::Run(RunError::Cut { after: begun.elapsed() });
+                    let error = Error::Run(RunError::CutOff { after: begun.elapsed() });
                     concurrent.worker.close_log(concurrent.logs, Some(&error)).await;
                     job.reply.send(Err(error));
                 }
@@ -293,7 +295,7 @@ impl Concurrent<'_> {
         phase: &mut watch::Receiver<Phase>,
     ) -> End {
         let pool = self.worker.pool.clone();
-        let piece = self.worker.shared.config.settings.run_timeout.0 / PIECES;
+        let part = Countdown::new(self.worker.shared.config.settings.run_timeout.0).part();
         let mut exited = std::pin::pin!(process.exited());
         let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         let mut tick = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
@@ -322,7 +324,7 @@ impl Concurrent<'_> {
             {
                 begun = true;
                 if self.flights.is_empty() {
-                    tick.as_mut().reset(Instant::now() + piece);
+                    tick.as_mut().reset(Instant::now() + part);
                 }
                 if let Err(next) = self.begin(next).await {
                     waiting.push_front(next);
@@ -383,7 +385,7 @@ impl Concurrent<'_> {
                 }
                 () = &mut alarm, if until.is_some() => self.look_at_the_clock(false).await,
                 () = &mut tick, if !self.flights.is_empty() => {
-                    tick.as_mut().reset(Instant::now() + piece);
+                    tick.as_mut().reset(Instant::now() + part);
                     self.look_at_the_clock(true).await;
                 }
                 _ = phase.changed() => {}
@@ -422,7 +424,7 @@ impl Concurrent<'_> {
     async fn begin(&mut self, waiting: Waiting) -> Result<(), Waiting> {
         if self.concurrency() == 1 {
             // What came before it answers nothing.
-            self.multiplex.look_for_strays();
+            self.multiplex.read_strays();
             while let Some(Taken::Frame(event, line)) = self.multiplex.take() {
                 self.handle(event, &line).await;
             }
@@ -450,8 +452,7 @@ impl Concurrent<'_> {
             limit,
             begun,
             ends: (limit == TimeLimit::Deadline).then_some(ends),
-            // The first piece is one that has begun already.
-            pieces_left: PIECES + 1,
+            countdown: Countdown::from_mid_part(run_timeout),
             state: State::Open,
             audience: Caller { caller: Some((reply, place)), ..Caller::default() },
             pace: Backpressure::Free,
@@ -492,7 +493,7 @@ impl Concurrent<'_> {
                     Ended::Result(answer) => Outcome::Answer(answer),
                     Ended::Error(error) => Outcome::Failed(error),
                     Ended::End => Outcome::End,
-                    Ended::Bad(problem) => Outcome::Error(Error::Run(RunError::BadAnswer { problem, ending: None })),
+                    Ended::Bad(problem) => Outcome::Error(Error::Run(RunError::BadAnswer { problem, exit: None })),
                 };
                 self.worker.pool.backoff().answered();
                 let flight = self.flights.swap_remove(at);
@@ -501,7 +502,7 @@ impl Concurrent<'_> {
                 }
                 self.finish(flight, outcome).await;
             }
-            Event::Broken(id, problem) => {
+            Event::Malformed(id, problem) => {
                 let line = String::from_utf8_lossy(line).into_owned();
                 self.fail(id, Error::Run(RunError::BadFrame { problem, line })).await;
             }
@@ -663,11 +664,11 @@ impl Concurrent<'_> {
         let mut over = Vec::new();
         for flight in &mut self.flights {
             if counts {
-                flight.pieces_left = flight.pieces_left.saturating_sub(1);
+                flight.countdown.count(flight.countdown.part());
             }
             match flight.state {
                 State::Open | State::Left => {
-                    let by_count = flight.limit == TimeLimit::RunTimeout && flight.pieces_left == 0;
+                    let by_count = flight.limit == TimeLimit::RunTimeout && flight.countdown.is_over();
                     if by_count || flight.ends.is_some_and(|ends| ends <= now) {
                         over.push((flight.ticket.id, flight.limit, flight.begun));
                     }
@@ -688,7 +689,7 @@ impl Concurrent<'_> {
     async fn mourn(&mut self, process: &Process, waiting: &mut VecDeque<Waiting>) {
         let ended = wait_for_end(process).await;
         // First, or one that lives on, and writes as fast as it is read, is read for ever.
-        stop::kill(process).await;
+        stop::kill_and_reap(process).await;
         'last_words: for _ in 0..LAST_READS {
             while let Some(taken) = self.multiplex.take() {
                 let Taken::Frame(event, line) = taken else { break 'last_words };
@@ -719,11 +720,11 @@ impl Concurrent<'_> {
             }
         }
         self.logs.detach();
-        let ending = ended.then(|| ending(process, self.logs));
-        let channel = self.multiplex.channel().name();
+        let exit = ended.then(|| exit_report(process, self.logs));
+        let channel = self.multiplex.channel();
         // With others in flight nobody can tell whose line it was.
         let partial = if alone { partial } else { Vec::new() };
-        let error = || without_answer(ending.clone(), &partial, channel);
+        let error = || without_answer(exit.clone(), &partial, channel);
         let how = error();
         self.worker.pool.backoff().died(how.detail().unwrap_or_else(|| how.to_string()));
         self.finish_all(|_| Some(error())).await;

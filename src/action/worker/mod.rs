@@ -14,14 +14,14 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
-use crate::error::{BadAnswer, Ending, Error, RunError, TimeLimit};
+use crate::error::{BadAnswer, Error, ExitReport, RunError, TimeLimit};
 use crate::logs::{Logs, Sentinels};
 use crate::memory_budget::MemoryBudget;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
 use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
 use crate::protocol::conversation::Conversation;
-use crate::protocol::detect::{self, detect, ending};
+use crate::protocol::detect::{self, detect, exit_report};
 use crate::protocol::pipe_loop::NoAnswer;
 use crate::protocol::{Protocol, single_shot};
 use crate::time;
@@ -332,14 +332,14 @@ impl Worker {
                 biased;
                 outcome = attempt => Some(outcome),
                 () = time_is_up(limit, ends, run_timeout) => None,
-                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Run(RunError::Cut { after: begun.elapsed() }))),
+                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Run(RunError::CutOff { after: begun.elapsed() }))),
             }
         };
         let outcome = outcome.unwrap_or_else(|| Err(Error::Run(RunError::TimeOut { limit, after: begun.elapsed() })));
-        if let Err(error @ (Error::Run(RunError::TimeOut { .. }) | Error::Run(RunError::Cut { .. }))) = &outcome {
+        if let Err(error @ Error::Run(RunError::TimeOut { .. } | RunError::CutOff { .. })) = &outcome {
             // The conversation was left in the middle: nobody could tell whose the next line is.
             if let Some(running) = self.running.take() {
-                stop::kill(&running.process).await;
+                stop::kill_and_reap(&running.process).await;
                 self.pool.backoff().stopped(error.to_string());
             }
             logs.detach();
@@ -377,7 +377,7 @@ impl Worker {
                 }
                 Err(NoAnswer::Bad(problem)) => {
                     self.pool.backoff().answered();
-                    return Err(Error::Run(RunError::BadAnswer { problem, ending: None }));
+                    return Err(Error::Run(RunError::BadAnswer { problem, exit: None }));
                 }
                 Err(NoAnswer::Strayed) => {
                     logs.say("pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)");
@@ -386,7 +386,7 @@ impl Worker {
                 }
                 Err(NoAnswer::Gone { partial, untouched }) => {
                     let running = self.running.take().expect("it was spoken with");
-                    let channel = running.conversation.channel_name();
+                    let channel = running.conversation.channel();
                     // A process that died before this activation could reach it takes nothing with
                     // it. One that was started for it and did so is told.
                     if untouched && !fresh && wait_for_end(&running.process).await {
@@ -452,14 +452,14 @@ impl Worker {
                 let process = guard.release();
                 tracing::info!(
                     pid = process.pid.as_raw_nonzero().get(),
-                    protocol = conversation.name(),
+                    protocol = conversation.protocol().name(),
                     ?evidence,
                     "ready"
                 );
                 Ok(Running { process, conversation, silent: false })
             }
             Err(error) => {
-                stop::kill(guard.process()).await;
+                stop::kill_and_reap(guard.process()).await;
                 logs.detach();
                 Err(error)
             }
@@ -476,16 +476,16 @@ impl Worker {
 
     /// A process that ended while no activation was with it.
     async fn bury_the_dead(&self, running: Running, logs: &mut Logs) {
-        let channel = running.conversation.channel_name();
+        let channel = running.conversation.channel();
         let process = self.bury(running, logs).await;
-        let how = without_answer(process.exit().map(|_| ending(&process, logs)), b"", channel);
+        let how = without_answer(process.exit().map(|_| exit_report(&process, logs)), b"", channel);
         self.pool.backoff().died(how.to_string());
     }
 
     /// Kills what is left of a process and its group, and takes its last words.
     async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
         let Running { process, conversation, .. } = running;
-        stop::kill(&process).await;
+        stop::kill_and_reap(&process).await;
         drop(conversation);
         logs.detach();
         process
@@ -499,7 +499,7 @@ impl Worker {
         if let Conversation::Multiplex(multiplex) = &mut conversation {
             // Its frame is told half of the grace, as its input's end is.
             tokio::select! {
-                () = multiplex.say_stop(grace / 2) => {}
+                () = multiplex.send_stop(grace / 2) => {}
                 _ = phase.wait_for(|phase| *phase == Phase::Killing) => {}
                 () = logs.pump() => unreachable!("a pump never ends"),
             }
@@ -510,7 +510,7 @@ impl Worker {
             () = stop::stop(&process, grace) => {}
             () = async {
                 let _ = phase.wait_for(|phase| *phase == Phase::Killing).await;
-            } => stop::kill(&process).await,
+            } => stop::kill_and_reap(&process).await,
             () = logs.pump() => unreachable!("a pump never ends"),
         }
         logs.detach();
@@ -526,7 +526,7 @@ pub(crate) fn spawn(
 ) -> Result<(KillOnDrop, Pipes), Error> {
     logs.stderr.forget_tail();
     let (process, pipes) = start(launch, channel, reaper)
-        .map_err(|reason| inspect::cannot_start(&launch.program, &TargetSystem::of(launch), &reason))?;
+        .map_err(|reason| inspect::cannot_start(&launch.program, &TargetSystem::of(launch), reason))?;
     Ok((KillOnDrop::new(process), pipes))
 }
 
@@ -540,29 +540,29 @@ async fn pause(left: Duration, logs: &mut Logs) {
 
 /// A process left in the middle of an activation: waits for its end, kills what is left of it and
 /// says why.
-pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: &'static str, logs: &mut Logs) -> Error {
+pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: ResultChannel, logs: &mut Logs) -> Error {
     let ended = wait_for_end(process).await;
-    stop::kill(process).await;
+    stop::kill_and_reap(process).await;
     logs.detach();
-    without_answer(ended.then(|| ending(process, logs)), &partial, channel)
+    without_answer(ended.then(|| exit_report(process, logs)), &partial, channel)
 }
 
 /// Why a process gives no answer: how it ended, and in the middle of which line; or it lives on, and has
 /// closed its channel.
-pub(super) fn without_answer(ending: Option<Ending>, partial: &[u8], channel: &'static str) -> Error {
-    let Some(ending) = ending else { return Error::Run(RunError::ChannelClosed { channel }) };
+pub(super) fn without_answer(exit: Option<ExitReport>, partial: &[u8], channel: ResultChannel) -> Error {
+    let Some(exit) = exit else { return Error::Run(RunError::ChannelClosed { channel }) };
     if partial.is_empty() {
-        return Error::Run(RunError::Died { ending });
+        return Error::Run(RunError::ExitedBeforeAnswer { exit });
     }
     let line = String::from_utf8_lossy(partial).into_owned();
-    Error::Run(RunError::BadAnswer { problem: BadAnswer::Unterminated { line }, ending: Some(ending) })
+    Error::Run(RunError::BadAnswer { problem: BadAnswer::Unterminated { line }, exit: Some(exit) })
 }
 
 /// An answer of a process of its own that is unusable: how it ended is part of why.
 pub(crate) async fn unusable(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
     wait_for_end(process).await;
     logs.stderr.drain();
-    Error::Run(RunError::BadAnswer { problem, ending: Some(ending(process, logs)) })
+    Error::Run(RunError::BadAnswer { problem, exit: Some(exit_report(process, logs)) })
 }
 
 /// Says an error and its hint in the log, for the action's author.

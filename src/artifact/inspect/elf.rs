@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use super::Inspection;
 use super::libraries;
 use super::target::TargetSystem;
-use crate::error::{Defect, Libc};
+use crate::error::{Defect, Host, Libc, NonProgram};
 
 /// What an ELF file says about itself.
 #[derive(Debug, Clone, Default)]
@@ -119,24 +119,24 @@ impl Elf {
     }
 
     /// What it is besides a program, if it is one at all.
-    fn no_program(&self) -> Option<&'static str> {
+    fn no_program(&self) -> Option<NonProgram> {
         match self.file_type {
-            ET_REL => Some("an object file"),
-            ET_CORE => Some("a core dump"),
+            ET_REL => Some(NonProgram::ObjectFile),
+            ET_CORE => Some(NonProgram::CoreDump),
             // A program has somewhere to begin. Older linkers give libraries an entry as well, and
             // only programs are marked as such by the newer ones.
             ET_DYN if self.flags_1 & DF_1_PIE != 0 => None,
-            ET_DYN if self.entry == 0 => Some("a shared library"),
-            ET_DYN if self.interpreter.is_none() && !self.needed.is_empty() => Some("a shared library"),
+            ET_DYN if self.entry == 0 => Some(NonProgram::SharedLibrary),
+            ET_DYN if self.interpreter.is_none() && !self.needed.is_empty() => Some(NonProgram::SharedLibrary),
             ET_EXEC | ET_DYN => None,
-            _ => Some("an ELF file of an unknown type"),
+            _ => Some(NonProgram::Unknown),
         }
     }
 
     /// What it is, in words.
     fn what(&self) -> String {
         let form = match self.no_program() {
-            Some(is) => format!("ELF, {}", is.trim_start_matches("an ").trim_start_matches("a ")),
+            Some(is) => format!("ELF, {}", is.noun()),
             None => "ELF executable".into(),
         };
         let linking = match &self.interpreter {
@@ -181,7 +181,7 @@ pub(super) fn inspect(path: &Path, host: &Path, target: &TargetSystem) -> Inspec
         inspection.defects.push(Defect::EndsEarly);
     }
     if let Some(is) = elf.no_program() {
-        inspection.defects.push(Defect::NoProgram { is });
+        inspection.defects.push(Defect::NotProgram { is });
         return inspection;
     }
     if let Some(system) = elf.other_system() {
@@ -189,11 +189,11 @@ pub(super) fn inspect(path: &Path, host: &Path, target: &TargetSystem) -> Inspec
         return inspection;
     }
     let wrong = match target.machine {
-        Some(image) => (!elf.machine.runs_on(image)).then(|| ("that image is for", image.name())),
-        None => (!elf.machine.runs_here()).then(|| ("this machine is", std::env::consts::ARCH.to_owned())),
+        Some(image) => (!elf.machine.runs_on(image)).then(|| (Host::Image, image.name())),
+        None => (!elf.machine.runs_here()).then(|| (Host::ThisMachine, std::env::consts::ARCH.to_owned())),
     };
-    if let Some((but, here)) = wrong {
-        inspection.defects.push(Defect::WrongMachine { built: elf.machine.name(), but, here });
+    if let Some((host, here)) = wrong {
+        inspection.defects.push(Defect::WrongMachine { built: elf.machine.name(), host, here });
         return inspection;
     }
     match &elf.interpreter {

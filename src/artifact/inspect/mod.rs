@@ -49,7 +49,7 @@ impl Inspection {
 
     /// Why it is refused when nothing runs programs for other machines.
     pub fn fatal_by_itself(&self) -> impl Iterator<Item = &Defect> {
-        self.defects.iter().filter(|defect| defect.severity() != Severity::Doubt)
+        self.defects.iter().filter(|defect| defect.severity() != Severity::Warning)
     }
 
     fn new(what: impl Into<String>) -> Self {
@@ -64,7 +64,7 @@ impl Inspection {
 /// Refuses an executable that the kernel or the loader would refuse.
 ///
 /// # Errors
-/// [`UploadError::Unfit`], with everything that was found at once.
+/// [`UploadError::Unusable`], with everything that was found at once.
 pub fn check(executable: &Path, target: &TargetSystem) -> Result<(), Error> {
     let inspection = inspect(executable, target);
     tracing::debug!(what = inspection.what, interpreter = ?inspection.interpreter, defects = ?inspection.defects, "inspected");
@@ -72,7 +72,7 @@ pub fn check(executable: &Path, target: &TargetSystem) -> Result<(), Error> {
     if defects.is_empty() {
         Ok(())
     } else {
-        Err(Error::Upload(UploadError::Unfit { path: Some(executable.to_owned()), defects }))
+        Err(Error::Upload(UploadError::Unusable { path: Some(executable.to_owned()), defects }))
     }
 }
 
@@ -80,20 +80,12 @@ pub fn check(executable: &Path, target: &TargetSystem) -> Result<(), Error> {
 /// when it was placed; since then something may have changed, and now it is known that nothing runs
 /// what is for another machine.
 #[must_use]
-pub fn cannot_start(executable: &Path, target: &TargetSystem, reason: &io::Error) -> Error {
+pub fn cannot_start(executable: &Path, target: &TargetSystem, reason: io::Error) -> Error {
     let defects: Vec<_> = inspect(executable, target).fatal_by_itself().cloned().collect();
     if !defects.is_empty() {
-        return Error::Upload(UploadError::Unfit { path: Some(executable.to_owned()), defects });
+        return Error::Upload(UploadError::Unusable { path: Some(executable.to_owned()), defects });
     }
-    let (reason, hint) = if reason.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) {
-        (
-            "exec format error: it is no executable for this machine".to_owned(),
-            "build it for this machine's architecture",
-        )
-    } else {
-        (reason.to_string(), "`pipeloop run ACTION` shows the same on a laptop")
-    };
-    Error::Start(StartError::CannotStart { path: executable.to_owned(), reason, hint })
+    Error::Start(StartError::CannotStart { path: executable.to_owned(), reason })
 }
 
 /// Looks at a file that is to be started in a target. `executable` is a path of this machine.
@@ -151,7 +143,7 @@ impl Defect {
     pub fn of(kind: &Kind) -> Option<Self> {
         Some(match kind {
             Kind::Elf | Kind::Script => return None,
-            Kind::Archive(format) => Self::Archive { format: format.name() },
+            Kind::Archive(format) => Self::Archive { format: *format },
             Kind::Source(language, first_line) => Self::Source { language: *language, first_line: first_line.clone() },
             Kind::Marked => Self::ByteOrderMark,
             Kind::Foreign(foreign) => Self::Foreign(*foreign),
@@ -186,7 +178,7 @@ fn refusals(host: &Path, target: &TargetSystem) -> Vec<Defect> {
     };
     if mounted_noexec {
         let folder = host.parent().unwrap_or(host).to_owned();
-        refusals.push(Defect::NoExecMount { folder });
+        refusals.push(Defect::NoExecMount { directory: folder });
     } else if !executable {
         refusals.push(Defect::NotExecutable { mode });
     }

@@ -44,20 +44,12 @@ use rustix::fs::FileType;
 use tar::EntryType;
 use zip::{CompressionMethod, ZipArchive};
 
-use crate::error::{Error, Instead, ProxyError, UploadError};
+use crate::error::{Bundle, Error, FoundInstead, ProxyError, SpecialFile, Unsupported, UploadError};
 use crate::text::excerpt;
 
 use crate::artifact::inspect::{Defect, Foreign, Kind as FileKind};
 use crate::artifact::kind::HEAD_BYTES;
-
-/// What an archive is, by its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Zip, with stored and deflated entries.
-    Zip,
-    /// A tar archive, compressed with gzip.
-    TarGz,
-}
+pub use crate::error::ArchiveFormat as Format;
 
 /// Where what is unpacked comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,9 +147,9 @@ pub(super) fn copy(
                     let mut content = fs::File::open(&path).map_err(unreadable)?;
                     tree.file(&entry, mode, &mut content, &unreadable)?;
                 }
-                FileType::Fifo => return Err(entry.of_kind("fifo")),
-                FileType::Socket => return Err(entry.of_kind("socket")),
-                _ => return Err(entry.of_kind("device")),
+                FileType::Fifo => return Err(entry.of_kind(SpecialFile::Fifo)),
+                FileType::Socket => return Err(entry.of_kind(SpecialFile::Socket)),
+                _ => return Err(entry.of_kind(SpecialFile::Device)),
             }
         }
     }
@@ -192,29 +184,14 @@ impl Format {
         }
     }
 
-    /// Its name in messages.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Zip => "zip",
-            Self::TarGz => "tar.gz",
-        }
-    }
-
     fn damaged(self, reason: impl Into<String>) -> Error {
-        Error::Upload(UploadError::ArchiveDamaged { format: self.name(), reason: reason.into() })
+        Error::Upload(UploadError::ArchiveDamaged { format: self, reason: reason.into() })
     }
 }
 
 impl Origin {
-    /// What it is, for sentences about how much it holds.
-    fn holder(self) -> &'static str {
-        if self == Self::Folder { "folder" } else { "archive" }
-    }
-
-    /// The same, for how many bytes that is.
-    fn fills(self) -> &'static str {
-        if self == Self::Folder { "folder comes" } else { "archive unpacks" }
+    fn bundle(self) -> Bundle {
+        if self == Self::Folder { Bundle::Directory } else { Bundle::Archive }
     }
 
     fn damaged(self, reason: String) -> Error {
@@ -251,10 +228,10 @@ fn read_zip(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
             FileType::Directory => Kind::Folder,
             _ if entry.name.ends_with(b"/") => Kind::Folder,
             FileType::Symlink => Kind::Link,
-            FileType::Fifo => Kind::Other("fifo"),
-            FileType::Socket => Kind::Other("socket"),
-            FileType::CharacterDevice => Kind::Other("character device"),
-            FileType::BlockDevice => Kind::Other("block device"),
+            FileType::Fifo => Kind::Other(SpecialFile::Fifo),
+            FileType::Socket => Kind::Other(SpecialFile::Socket),
+            FileType::CharacterDevice => Kind::Other(SpecialFile::CharacterDevice),
+            FileType::BlockDevice => Kind::Other(SpecialFile::BlockDevice),
             FileType::RegularFile | FileType::Unknown => Kind::File,
         };
         match kind {
@@ -266,13 +243,10 @@ fn read_zip(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
             _ => {}
         }
         if data.encrypted() {
-            return Err(entry.unsupported("is encrypted", "make the archive again, without a password"));
+            return Err(entry.unsupported(Unsupported::Encryption));
         }
         if !matches!(data.compression(), CompressionMethod::Stored | CompressionMethod::Deflated) {
-            return Err(entry.unsupported(
-                "uses a compression method that is not supported; deflate and stored are",
-                "make the archive again with deflate, as `zip` does unless told otherwise",
-            ));
+            return Err(entry.unsupported(Unsupported::CompressionMethod));
         }
         let unreadable = |error: &dyn fmt::Display| entry.damaged(format!("cannot be read: {}", told(error)));
         let mut content = archive.by_index(index).map_err(|error| unreadable(&error))?;
@@ -356,13 +330,13 @@ fn read_tar_gz(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     Ok(())
 }
 
-/// Says what is in a gzip file that holds no tar archive.
+/// Says what is in a gzip file that does not contain a tar archive.
 fn no_tar(bytes: &[u8]) -> Error {
     let mut head = Vec::new();
     // What can be decompressed of it is enough.
     let _ = GzDecoder::new(bytes).take(HEAD_BYTES as u64).read_to_end(&mut head);
     let inside = FileKind::of(&head).in_words();
-    Error::Upload(UploadError::Unfit { path: None, defects: vec![Defect::NoTar { inside }] })
+    Error::Upload(UploadError::Unusable { path: None, defects: vec![Defect::NotTar { inside }] })
 }
 
 fn tar_kind(of: EntryType, name: &[u8]) -> Kind {
@@ -373,12 +347,12 @@ fn tar_kind(of: EntryType, name: &[u8]) -> Kind {
         EntryType::Directory => Kind::Folder,
         EntryType::Symlink => Kind::Link,
         EntryType::Link => Kind::HardLink,
-        EntryType::Fifo => Kind::Other("fifo"),
-        EntryType::Char => Kind::Other("character device"),
-        EntryType::Block => Kind::Other("block device"),
+        EntryType::Fifo => Kind::Other(SpecialFile::Fifo),
+        EntryType::Char => Kind::Other(SpecialFile::CharacterDevice),
+        EntryType::Block => Kind::Other(SpecialFile::BlockDevice),
         // `git archive` writes the commit it was made from.
         EntryType::XGlobalHeader => Kind::Remark,
-        _ => Kind::Other("tar record of an unknown type"),
+        _ => Kind::Other(SpecialFile::UnknownTarRecord),
     }
 }
 
@@ -391,7 +365,7 @@ enum Kind {
     /// Nothing: it describes the archive.
     Remark,
     /// Something that is not made, by its name in messages.
-    Other(&'static str),
+    Other(SpecialFile),
 }
 
 /// An entry of the archive, for the messages about it.
@@ -409,9 +383,8 @@ impl Entry<'_> {
     }
 
     /// Of a zip, as the other formats have nothing that could be unsupported.
-    fn unsupported(&self, what: &str, hint: &'static str) -> Error {
-        let reason = format!("entry {} {} {what}", self.number, excerpt(self.name));
-        Error::Upload(UploadError::ArchiveUnsupported { format: Format::Zip.name(), reason, hint })
+    fn unsupported(&self, feature: Unsupported) -> Error {
+        Error::Upload(UploadError::ArchiveUnsupported { entry: self.number, path: lossy(self.name), feature })
     }
 
     fn escapes(&self, target: Option<&[u8]>) -> Error {
@@ -422,7 +395,7 @@ impl Entry<'_> {
         })
     }
 
-    fn of_kind(&self, kind: &'static str) -> Error {
+    fn of_kind(&self, kind: SpecialFile) -> Error {
         Error::Upload(UploadError::ArchiveEntryKind { entry: self.in_archive(), path: lossy(self.name), kind })
     }
 
@@ -529,7 +502,7 @@ impl<'a> Tree<'a> {
     }
 
     fn too_many(&self) -> Error {
-        Error::Upload(UploadError::ArchiveTooManyEntries { what: self.origin.holder(), limit: self.bounds.entries })
+        Error::Upload(UploadError::ArchiveTooManyEntries { bundle: self.origin.bundle(), limit: self.bounds.entries })
     }
 
     /// Makes a folder, or sets the mode of one that an earlier entry needed. The mode of the root is
@@ -573,7 +546,7 @@ impl<'a> Tree<'a> {
             self.bounds.go_on()?;
             self.bytes_left =
                 self.bytes_left.checked_sub(length).ok_or(Error::Upload(UploadError::ArchiveTooLarge {
-                    what: self.origin.fills(),
+                    bundle: self.origin.bundle(),
                     limit_bytes: self.bounds.bytes,
                 }))?;
             file.write_all(piece).map_err(unwritable)?;
@@ -783,16 +756,16 @@ impl<'a> Tree<'a> {
             .collect();
         leaves.sort();
         if leaves.iter().any(|(_, _, path)| path == b"META-INF/MANIFEST.MF") {
-            return Error::Upload(UploadError::Unfit { path: None, defects: vec![Defect::Foreign(Foreign::Jar)] });
+            return Error::Upload(UploadError::Unusable { path: None, defects: vec![Defect::Foreign(Foreign::Jar)] });
         }
         let instead = match self.child(ROOT, b"exec").map(|node| &self.nodes[node].is) {
-            Some(Is::Folder(_)) => Instead::Folder,
-            Some(Is::Link { target, .. }) => Instead::DeadLink { target: lossy(target) },
+            Some(Is::Folder(_)) => FoundInstead::Directory,
+            Some(Is::Link { target, .. }) => FoundInstead::DeadLink { target: lossy(target) },
             Some(Is::File) | None => match leaves.first() {
                 Some((false, _, path)) if path.ends_with(b"/exec") => {
-                    Instead::Below { folder: lossy(&path[..path.len() - b"/exec".len()]) }
+                    FoundInstead::Below { directory: lossy(&path[..path.len() - b"/exec".len()]) }
                 }
-                _ => Instead::Nothing,
+                _ => FoundInstead::Nothing,
             },
         };
         let more = leaves.len().saturating_sub(LISTED);

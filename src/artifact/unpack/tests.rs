@@ -151,7 +151,7 @@ fn check(format: Format, bytes: &[u8], expected: Result<&[&str], &str>) {
 #[track_caller]
 fn check_both(items: &[Item], expected: Result<&[&str], &str>) {
     for (format, bytes) in [(Format::Zip, zip(items)), (Format::TarGz, gzip(&tar(items)))] {
-        let message = expected.map_err(|message| message.replace("{format}", format.name()));
+        let message = expected.map_err(|message| message.replace("{format}", &format.to_string()));
         check(format, &bytes, message.as_deref().map_err(|message| &**message));
     }
 }
@@ -299,7 +299,7 @@ fn long_names_are_read() {
 fn paths_that_leave_the_folder_are_refused() {
     for name in ["../../x", "/tmp/x", "a/../../x", "..", "a/b/../../../x", "/"] {
         let message =
-            format!("archive entry 2 would be written outside the action's folder: {}", excerpt(name.as_bytes()));
+            format!("archive entry 2 would be written outside the action's directory: {}", excerpt(name.as_bytes()));
         check_both(&[exec(), file(name, 0o644, b"evil")], Err(&message));
         check_both(&[exec(), link(name, "a")], Err(&message));
         check_tar(&[exec(), folder(name, 0o777)], Err(&message));
@@ -308,7 +308,7 @@ fn paths_that_leave_the_folder_are_refused() {
     check(
         Format::Zip,
         &zip(&[exec(), folder("../d/", 0o777)]),
-        Err("archive entry 2 would be written outside the action's folder: `../d/`"),
+        Err("archive entry 2 would be written outside the action's directory: `../d/`"),
     );
 }
 
@@ -330,7 +330,7 @@ fn links_that_leave_the_folder_are_refused() {
     let direct = ["/etc/passwd", "..", "../secret", "a/../../x", "./..", "d/../../..", "missing/../.."];
     for target in direct {
         let message =
-            format!("archive entry 2, `link`, links outside the action's folder: {}", excerpt(target.as_bytes()));
+            format!("archive entry 2, `link`, links outside the action's directory: {}", excerpt(target.as_bytes()));
         check_both(&[exec(), link("link", target), folder("d/", 0o755)], Err(&message));
     }
     // From the link's own folder, not from the root.
@@ -340,7 +340,7 @@ fn links_that_leave_the_folder_are_refused() {
     );
     check_both(
         &[exec(), folder("d/", 0o755), link("d/out", "../../exec")],
-        Err("archive entry 3, `d/out`, links outside the action's folder: `../../exec`"),
+        Err("archive entry 3, `d/out`, links outside the action's directory: `../../exec`"),
     );
 }
 
@@ -349,15 +349,15 @@ fn links_that_leave_the_folder_through_others_are_refused() {
     // `a` is fine by its letters: it is `b` that makes `..` mean something else.
     check_both(
         &[exec(), link("d/a", "b/../.."), link("d/b", "../e"), folder("e/", 0o755)],
-        Err("archive entry 2, `d/a`, links outside the action's folder: `b/../..`"),
+        Err("archive entry 2, `d/a`, links outside the action's directory: `b/../..`"),
     );
     check_both(
         &[exec(), link("a", "b/../x"), link("b", "."), folder("c/", 0o755)],
-        Err("archive entry 2, `a`, links outside the action's folder: `b/../x`"),
+        Err("archive entry 2, `a`, links outside the action's directory: `b/../x`"),
     );
     check_both(
         &[exec(), folder("d/e/f/", 0o755), link("l", "d/e/f"), link("m", "l/../../.."), link("n", "m/..")],
-        Err("archive entry 5, `n`, links outside the action's folder: `m/..`"),
+        Err("archive entry 5, `n`, links outside the action's directory: `m/..`"),
     );
     // The other way round: outside by its letters, inside in truth.
     check_both(
@@ -438,7 +438,7 @@ fn hard_links_name_earlier_files() {
     );
     for target in ["/etc/passwd", "../../secret", "d/../../x"] {
         let message =
-            format!("archive entry 2, `h`, links outside the action's folder: {}", excerpt(target.as_bytes()));
+            format!("archive entry 2, `h`, links outside the action's directory: {}", excerpt(target.as_bytes()));
         check_tar(&[exec(), hard_link("h", target)], Err(&message));
     }
     for (target, before) in [("later", exec()), ("l", link("l", "exec")), ("d", folder("d/", 0o755)), ("", exec())] {
@@ -474,19 +474,19 @@ fn impossible_link_targets_are_refused() {
 fn devices_and_fifos_are_refused() {
     check_both(
         &[exec(), Item::Special("pipe".into(), EntryType::Fifo)],
-        Err("archive entry 2 is a fifo, not a file, folder or link: `pipe`"),
+        Err("archive entry 2 is a fifo, not a file, directory or link: `pipe`"),
     );
     check_both(
         &[exec(), Item::Special("null".into(), EntryType::Char)],
-        Err("archive entry 2 is a character device, not a file, folder or link: `null`"),
+        Err("archive entry 2 is a character device, not a file, directory or link: `null`"),
     );
     check_tar(
         &[exec(), Item::Special("sda".into(), EntryType::Block)],
-        Err("archive entry 2 is a block device, not a file, folder or link: `sda`"),
+        Err("archive entry 2 is a block device, not a file, directory or link: `sda`"),
     );
     check_tar(
         &[exec(), Item::Special("label".into(), EntryType::new(b'V'))],
-        Err("archive entry 2 is a tar record of an unknown type, not a file, folder or link: `label`"),
+        Err("archive entry 2 is a tar record of an unknown type, not a file, directory or link: `label`"),
     );
     check_tar(
         &[Item::Special("pax_global_header".into(), EntryType::XGlobalHeader), exec()],
@@ -595,13 +595,13 @@ fn damaged_zip_archives_say_what_is_wrong() {
     let central = memchr::memmem::find(&stored, b"PK\x01\x02").unwrap();
     let mut encrypted = stored.clone();
     encrypted[central + 8] |= 1;
-    check(Format::Zip, &encrypted, Err("the zip archive cannot be read here: entry 1 `exec` is encrypted"));
+    check(Format::Zip, &encrypted, Err("the zip archive uses an unsupported feature: entry 1 `exec` is encrypted"));
     let mut bzip2 = stored.clone();
     bzip2[central + 10] = 12;
     check(
         Format::Zip,
         &bzip2,
-        Err("the zip archive cannot be read here: \
+        Err("the zip archive uses an unsupported feature: \
              entry 1 `exec` uses a compression method that is not supported; deflate and stored are"),
     );
     let mut understated = stored.clone();
@@ -619,7 +619,7 @@ fn damaged_zip_archives_say_what_is_wrong() {
 
 #[test]
 fn damaged_tar_archives_say_what_is_wrong() {
-    let no_tar = "the uploaded code cannot be an action: it is a gzip file that holds no tar archive, but ";
+    let no_tar = "the uploaded code cannot be an action: it is a gzip file that does not contain a tar archive, but ";
     check(Format::TarGz, &gzip(b"hello"), Err(&format!("{no_tar}text")));
     check(Format::TarGz, &gzip(&[b'x'; 2000]), Err(&format!("{no_tar}text")));
     check(Format::TarGz, &gzip(b"#!/bin/sh\n"), Err(&format!("{no_tar}a script")));
@@ -671,22 +671,22 @@ fn gzip_may_have_several_members_and_garbage_behind() {
 
 #[test]
 fn archives_without_exec_say_what_they_hold() {
-    check_both(&[], Err("the archive has no file `exec` at its root; it holds nothing"));
-    check(Format::TarGz, &gzip(b""), Err("the archive has no file `exec` at its root; it holds nothing"));
+    check_both(&[], Err("the archive has no file `exec` at its root; it contains nothing"));
+    check(Format::TarGz, &gzip(b""), Err("the archive has no file `exec` at its root; it contains nothing"));
     check_both(
         &[file("action/a.py", 0o644, b""), file("action/exec", 0o755, b""), file("z", 0o644, b""), link("l", "z")],
         Err(
-            "the archive has no file `exec` at its root, but one in the folder `action`; it holds `action/exec`, `l`, `z`, `action/a.py`",
+            "the archive has no file `exec` at its root, but one in the directory `action`; it contains `action/exec`, `l`, `z`, `action/a.py`",
         ),
     );
     check_both(
         &[folder("exec/", 0o755), file("z", 0o644, b"")],
-        Err("the archive has no file `exec` at its root, but a folder of that name; it holds `exec/`, `z`"),
+        Err("the archive has no file `exec` at its root, but a directory of that name; it contains `exec/`, `z`"),
     );
     check_both(
         &[link("exec", "bin/run"), folder("bin/", 0o755)],
         Err(
-            "the archive has no file `exec` at its root, but a link to `bin/run`, which is no file in it; it holds `exec`, `bin/`",
+            "the archive has no file `exec` at its root, but a link to `bin/run`, which is not a file in the archive; it contains `exec`, `bin/`",
         ),
     );
     // The kernel finds nothing behind a name that does not exist, nor behind a file.
@@ -694,20 +694,20 @@ fn archives_without_exec_say_what_they_hold() {
         check_both(
             &[link("exec", target), file("run", 0o755, b"")],
             Err(&format!(
-                "the archive has no file `exec` at its root, but a link to `{target}`, which is no file in it; it holds `exec`, `run`"
+                "the archive has no file `exec` at its root, but a link to `{target}`, which is not a file in the archive; it contains `exec`, `run`"
             )),
         );
     }
     check_both(
         &[link("exec", "bin"), file("bin/run", 0o755, b"")],
         Err(
-            "the archive has no file `exec` at its root, but a link to `bin`, which is no file in it; it holds `exec`, `bin/run`",
+            "the archive has no file `exec` at its root, but a link to `bin`, which is not a file in the archive; it contains `exec`, `bin/run`",
         ),
     );
     let many: Vec<_> = (0..25).map(|number| file(&format!("f{number:02}"), 0o644, b"")).collect();
     check_both(
         &many,
-        Err("the archive has no file `exec` at its root; it holds `f00`, `f01`, `f02`, `f03`, `f04`, `f05`, \
+        Err("the archive has no file `exec` at its root; it contains `f00`, `f01`, `f02`, `f03`, `f04`, `f05`, \
              `f06`, `f07`, `f08`, `f09` and 15 more"),
     );
 }

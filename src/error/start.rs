@@ -1,0 +1,156 @@
+//! Actions that do not become ready.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{ExitReport, exit_report, quoted};
+use crate::process::spawn::ResultChannel;
+use crate::text::{excerpt, millis};
+
+/// Why the action does not become ready.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are the facts that the sentence of each cause is made of")]
+pub enum StartError {
+    /// The kernel refused to execute it.
+    #[error("cannot start the action `{}`: {}", .path.display(), refusal(.reason))]
+    CannotStart {
+        path: PathBuf,
+        #[source]
+        reason: io::Error,
+    },
+
+    /// It exited before it was ready.
+    #[error("the action {}", .stage.sentence(.exit))]
+    ExitedBeforeReady { exit: ExitReport, stage: Stage },
+
+    /// It is running but has not become ready.
+    #[error("the action was not ready within {}: it {awaited}{}", millis(*.limit), quoted("; the end of its stderr: ", .tail))]
+    NotReady { limit: Duration, awaited: Awaited, tail: String },
+
+    /// Its first line is not the handshake or acknowledgement that was asked for.
+    #[error(
+        "the action's first line on {channel} is not its handshake: expected `{expected}`, got {}",
+        excerpt(.line.as_bytes())
+    )]
+    WrongFirstLine { expected: &'static str, line: String, channel: ResultChannel },
+
+    /// A member of its handshake has a type or value that cannot be used.
+    #[error("`{member}` of the action's handshake must be {expected}, got {found}: {}", excerpt(.line.as_bytes()))]
+    BadHandshake { member: &'static str, expected: &'static str, found: String, line: String },
+
+    /// Its handshake asks for a version that the proxy does not support.
+    #[error(
+        "the action's handshake asks for version {version} of the native protocol, but the proxy supports versions 1 and 2"
+    )]
+    UnsupportedVersion { version: String },
+
+    /// It waits for input without having sent the handshake that was asked for.
+    #[error("the action waits for input but has not sent the handshake of protocol {version}")]
+    NoHandshake { version: Version },
+}
+
+/// What a process has to do to be ready, by the protocol that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// Send the handshake of this version.
+    Handshake(Version),
+    /// Acknowledge.
+    Acknowledgement,
+    /// Send a handshake or acknowledge.
+    HandshakeOrAcknowledgement,
+    /// Send a handshake or wait for input.
+    HandshakeOrInput,
+}
+
+/// A version of the protocol that begins with a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum Version {
+    V1,
+    V2,
+}
+
+/// How far a process had come when it exited during its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// It had sent nothing on the channel of its handshake.
+    BeforeReady,
+    /// It had printed a line that is not a handshake: the first one.
+    AfterLine {
+        /// The line.
+        line: String,
+    },
+    /// It had closed its result channel.
+    ChannelClosed,
+}
+
+impl StartError {
+    /// What to do about it, when there is something to do that the sentence does not say.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::CannotStart { reason, .. } if is_bad_format(reason) => "build it for this machine's architecture".into(),
+            Self::CannotStart { .. } => "`pipeloop run ACTION` shows the same on a laptop".into(),
+            Self::ExitedBeforeReady { exit, stage } => return exit_report::hint(exit, Some(stage)),
+            Self::NotReady { .. } => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
+            Self::WrongFirstLine { .. } => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines count as logs".into(),
+            Self::BadHandshake { .. } => r#"print `{"openwhisk":1}`, or `{"openwhisk":1,"context":true}` to get whole activations, or `{"openwhisk":2,"concurrency":8}`; a log line with a member `openwhisk` belongs on stderr"#.into(),
+            Self::UnsupportedVersion { .. } => "this release supports versions 1 and 2, the actionloop dialect, and version 0, which has no handshake: set `PIPELOOP_PROTOCOL=0` for it".into(),
+            Self::NoHandshake { .. } => "print it at start and flush the output; without a handshake, set `PIPELOOP_PROTOCOL` to `actionloop` or `auto`".into(),
+        })
+    }
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handshake(version) => {
+                write!(f, r#"has not sent its handshake `{{"openwhisk":{version}}}` on stdout"#)
+            }
+            Self::Acknowledgement => f.write_str(r#"has not sent its acknowledgement `{"ok":true}` on descriptor 3"#),
+            Self::HandshakeOrAcknowledgement => {
+                f.write_str(r#"has sent neither a handshake nor the acknowledgement `{"ok":true}` on descriptor 3"#)
+            }
+            Self::HandshakeOrInput => f.write_str("has not sent a handshake and is not waiting for input"),
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "1",
+            Self::V2 => "2",
+        })
+    }
+}
+
+impl Stage {
+    fn sentence(&self, exit: &ExitReport) -> String {
+        let tail = quoted(": ", &exit.stderr_tail);
+        match self {
+            Self::BeforeReady => format!("{exit}, before it was ready{tail}"),
+            Self::AfterLine { line } => format!(
+                "{exit}, before it was ready; its first line was not a handshake: {}{}",
+                excerpt(line.as_bytes()),
+                quoted("; the end of its stderr: ", &exit.stderr_tail)
+            ),
+            Self::ChannelClosed => format!("closed its result channel before it was ready, and {exit}{tail}"),
+        }
+    }
+}
+
+/// The kernel found no format that it can execute.
+fn is_bad_format(reason: &io::Error) -> bool {
+    reason.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error())
+}
+
+fn refusal(reason: &io::Error) -> String {
+    if is_bad_format(reason) {
+        "exec format error: it is not an executable for this machine".into()
+    } else {
+        reason.to_string()
+    }
+}
