@@ -102,7 +102,7 @@ fn run(options: Options) -> Outcome {
     let output = if options.show_output { Output::Inherit } else { Output::Discard };
     let program = env!("CARGO_BIN_EXE_pipeloop");
     let command = [program, "serve", "--host", "127.0.0.1", "--port", "{port}"];
-    let ours = Contestant {
+    let pipeloop = Contestant {
         name: "pipeloop".to_owned(),
         command: command.map(str::to_owned).to_vec(),
         fixed_port: None,
@@ -115,7 +115,7 @@ fn run(options: Options) -> Outcome {
     });
     let subjects = if options.only.is_empty() { Subject::value_variants().to_vec() } else { options.only };
     let plan = Plan {
-        ours,
+        pipeloop,
         other,
         subjects,
         rounds: options.rounds.max(1),
@@ -125,7 +125,7 @@ fn run(options: Options) -> Outcome {
 
     let machine = machine::description();
     let mut sheets = Vec::new();
-    // A binary is looked at, not run.
+    // The size of a binary needs no run.
     let runs = plan.subjects.iter().any(|subject| *subject != Subject::Size);
     if runs && options.pin != Pin::Free {
         let cores = machine::allowed_cores()?;
@@ -139,14 +139,14 @@ fn run(options: Options) -> Outcome {
         plan.measure(&mut sheet)?;
         sheets.push(sheet);
     }
-    let contestants = || std::iter::once(&plan.ours).chain(&plan.other);
+    let contestants = || std::iter::once(&plan.pipeloop).chain(&plan.other);
     let binary = |contestant: &Contestant| Some((contestant.name.clone(), Binary::of(&contestant.command[0])?));
     let binaries = if plan.wants(Subject::Size) { contestants().filter_map(binary).collect() } else { Vec::new() };
     let report = Report {
         machine,
         rounds: plan.rounds,
         count: plan.count,
-        names: (plan.ours.name.clone(), plan.other.as_ref().map(|other| other.name.clone())),
+        names: (plan.pipeloop.name.clone(), plan.other.as_ref().map(|other| other.name.clone())),
         sheets,
         binaries,
     };

@@ -119,7 +119,7 @@ fn main() -> ExitCode {
     if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// A proxy, its load, and what was wrong with it.
+/// Runs a proxy under load. Returns its faults.
 fn soak(version: Version, options: &Options) -> Vec<String> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let action = compile(version.action(), directory.path());

@@ -84,7 +84,7 @@ fn a_caller_that_leaves_cancels_its_own_stream_and_the_log_says_whose() {
     let lines: Vec<_> =
         objects(activations[0]).iter().map(|line| (line["activation"].clone(), line["line"].clone())).collect();
     assert_eq!(lines, [("leaves".into(), "begun".into()), ("leaves".into(), "cancelled".into())]);
-    // The other goes on, and is not cut.
+    // The other stream goes on and is not cut.
     let text = stays.receive_chunks(events(100).len());
     assert!(text.starts_with(&events(100)) && !text.contains("event"), "{text}");
     drop(stays);

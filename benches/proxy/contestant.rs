@@ -186,7 +186,7 @@ impl Actions {
         init(&self.waiter, dialect)
     }
 
-    /// The init of an action that is small: what is measured then is not the decoding of a binary.
+    /// The init of a small action, so that a cold start does not measure the decoding of a large one.
     pub(crate) fn small(dialect: Dialect) -> Request {
         let script = match dialect {
             Dialect::Actionloop => include_str!("../actions/cold.sh"),
@@ -199,7 +199,7 @@ impl Actions {
 }
 
 fn init(code: &[u8], dialect: Dialect) -> Request {
-    // Only what is not the default of all proxies is said: `auto` finds the rest.
+    // The environment names a protocol only where a proxy does not detect it by itself.
     let environment = match dialect {
         Dialect::Actionloop => json!({}),
         Dialect::Version1 => json!({"ECHO_PROTOCOL": "1"}),

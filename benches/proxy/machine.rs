@@ -66,7 +66,7 @@ impl Memory {
 }
 
 /// Processor time that all threads of a process have used, in microseconds. `None` where the
-/// kernel does not tell.
+/// kernel does not report it.
 pub(crate) fn processor_time(pid: i32) -> Option<f64> {
     let mut nanoseconds = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()? {

@@ -1,4 +1,4 @@
-//! The measurements: rounds in which every proxy takes its turn.
+//! The measurements, in rounds in which every proxy is measured once.
 //!
 //! A machine's speed drifts, by its neighbours and its temperature. So the proxies are measured in turn
 //! within each round, in the opposite order in every other one, and compared round by round.
@@ -38,7 +38,7 @@ pub(crate) enum Subject {
 
 /// Everything that is given once.
 pub(crate) struct Plan {
-    pub(crate) ours: Contestant,
+    pub(crate) pipeloop: Contestant,
     pub(crate) other: Option<Contestant>,
     pub(crate) subjects: Vec<Subject>,
     pub(crate) rounds: usize,
@@ -95,7 +95,7 @@ impl Plan {
 
     /// Ours and the other's turns at one dialect, in the order of this round.
     fn turns(&self, dialect: Dialect, round: usize) -> Vec<(Side, Contestant)> {
-        let mut turns = vec![(Side::Ours, Contestant { dialect, ..self.ours.clone() })];
+        let mut turns = vec![(Side::Pipeloop, Contestant { dialect, ..self.pipeloop.clone() })];
         turns.extend(
             self.other.iter().filter(|other| other.dialect == dialect).map(|other| (Side::Other, other.clone())),
         );
@@ -112,11 +112,11 @@ impl Plan {
         if dialect == Dialect::Actionloop {
             Self::starts(["cold init ack", "cold run ack"], &self.turns(dialect, round), Awaited, sheet)?;
         }
-        let version_1 = Contestant { dialect: Dialect::Version1, ..self.ours.clone() };
-        Self::starts(["cold init v1", "cold run v1"], &[(Side::Ours, version_1)], Ignored, sheet)
+        let version_1 = Contestant { dialect: Dialect::Version1, ..self.pipeloop.clone() };
+        Self::starts(["cold init v1", "cold run v1"], &[(Side::Pipeloop, version_1)], Ignored, sheet)
     }
 
-    /// Some cold starts of each, in turn; one alone would say more about the moment than the proxy.
+    /// Some cold starts of each proxy, in turn. A single one would depend on the moment more than on the proxy.
     fn starts(
         keys: [&'static str; 2],
         turns: &[(Side, Contestant)],
@@ -237,9 +237,9 @@ impl Plan {
     }
 
     /// How long an init takes that is refused: by one proxy, since it is ready for the next one then.
-    /// Others are not asked, as they tell other things.
+    /// Other proxies are left out, since their refusals have other reasons.
     fn refused(&self, sheet: &mut Sheet) -> Outcome {
-        let contestant = Contestant { dialect: Dialect::Version1, ..self.ours.clone() };
+        let contestant = Contestant { dialect: Dialect::Version1, ..self.pipeloop.clone() };
         let mut refuse = || -> Outcome {
             let mut proxy = contestant.start(Acknowledgement::Ignored)?;
             let mut connection = proxy.connect()?;
@@ -249,7 +249,7 @@ impl Plan {
                     slowest = slowest.max(connection.exchange(&unfit.init)?);
                     connection.expect_refusal(502, unfit.words)?;
                 }
-                sheet.add(unfit.key, Side::Ours, slowest.as_secs_f64() * 1e3);
+                sheet.add(unfit.key, Side::Pipeloop, slowest.as_secs_f64() * 1e3);
             }
             Ok(())
         };
@@ -261,14 +261,14 @@ impl Plan {
     /// The purpose of version 2: many activations at once in one process, and chunks that leave at once.
     fn streams(&self, sheet: &mut Sheet) -> Outcome {
         for (dialect, key) in [(Dialect::Version1, "v1 rate"), (Dialect::Version2, "v2 rate")] {
-            let contestant = Contestant { dialect, ..self.ours.clone() };
+            let contestant = Contestant { dialect, ..self.pipeloop.clone() };
             let rate = self.concurrent_rate(&contestant).map_err(|error| named(&contestant, &*error))?;
-            sheet.add(key, Side::Ours, rate);
+            sheet.add(key, Side::Pipeloop, rate);
         }
-        let contestant = Contestant { dialect: Dialect::Version2, ..self.ours.clone() };
+        let contestant = Contestant { dialect: Dialect::Version2, ..self.pipeloop.clone() };
         let delays = self.first_chunks(&contestant).map_err(|error| named(&contestant, &*error))?;
-        sheet.add("first chunk", Side::Ours, quantile(&delays, 0.50));
-        sheet.add("first chunk p99", Side::Ours, quantile(&delays, 0.99));
+        sheet.add("first chunk", Side::Pipeloop, quantile(&delays, 0.50));
+        sheet.add("first chunk p99", Side::Pipeloop, quantile(&delays, 0.99));
         Ok(())
     }
 
@@ -296,7 +296,7 @@ impl Plan {
     }
 
     /// Milliseconds from just before the action writes a chunk until its caller has read it, in rising
-    /// order. The action goes on for 5 ms before it ends, so nothing but the chunk can have brought it.
+    /// order. The action goes on for 5 ms before it ends, so the chunk alone can have brought it.
     fn first_chunks(&self, contestant: &Contestant) -> Outcome<Vec<f64>> {
         let mut runner = Runner::with(contestant, &self.actions.waiter(contestant.dialect))?;
         let request = Request::stream("/run", br#"{"value":{"stream":true}}"#);

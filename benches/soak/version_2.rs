@@ -229,7 +229,7 @@ fn large(load: &Load, n: u64) {
     }
 }
 
-/// Callers that read more slowly than the action writes, and all of it: it pauses, and goes on.
+/// Callers that read a whole stream, but more slowly than the action writes: it pauses and resumes.
 fn slow(load: &Load, n: u64) {
     let mut caller = Caller::connect_narrow(load.proxy.port()).expect("the proxy accepts a connection");
     // Some actions ignore the pause and write on: the caller then gets the error that it fell behind.

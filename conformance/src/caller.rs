@@ -30,7 +30,7 @@ impl Caller {
         self.connection()?.send(&request)
     }
 
-    /// Sends an activation with this `Accept`, in so many chunks if there is a number.
+    /// Sends an activation with this `Accept`, in this many chunks if there is a number.
     pub(super) fn send_run(&mut self, accept: Option<&str>, body: &[u8], chunks: Option<usize>) -> io::Result<()> {
         let host = self.host.clone();
         let mut headers = headers(&host).to_vec();

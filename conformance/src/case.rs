@@ -1,4 +1,4 @@
-//! A case: what is sent, what the executable does, what the caller and the log must show.
+//! A case: the requests, the steps of the executable, and what the caller and the log must show.
 //!
 //! The files are `conformance/cases/GROUP/NAME.json`; `README.md` explains them and
 //! `conformance/schema.json` says the same for machines. Nothing in here runs anything.
@@ -121,7 +121,7 @@ pub enum Step {
     Gone(String),
     /// Callers at once, each with a connection and with steps of its own.
     Together(Vec<Vec<Step>>),
-    /// Callers at once who all do the same, over and over.
+    /// Callers at once that all repeat the same activation.
     Callers(Callers),
     /// Looks at the log before anything else happens.
     Log(Log),
@@ -156,7 +156,7 @@ pub struct Run {
     /// The whole body.
     #[serde(default)]
     pub text: Option<Text>,
-    /// The body is sent in so many chunks (`Transfer-Encoding: chunked`).
+    /// The body is sent in this many chunks (`Transfer-Encoding: chunked`).
     #[serde(default)]
     pub chunks: Option<usize>,
     /// The header `Accept`; none unless given.

@@ -257,7 +257,7 @@ impl Stage<'_> {
     fn sent(&self, sent: io::Result<()>) -> Played {
         match sent {
             Ok(()) => Ok(()),
-            // It may have answered and closed before it read all of this; the answer tells.
+            // The proxy may have answered and closed before it read the whole request. The answer then decides.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
             Err(error) => Err(self.broken(&error)),
         }

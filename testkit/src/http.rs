@@ -152,7 +152,7 @@ impl Caller {
         Ok(())
     }
 
-    /// Limits all later reads and writes together: none of them goes on after this moment.
+    /// Limits all later reads and writes together: each of them ends at this moment at the latest.
     pub fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = Some(deadline);
     }
@@ -413,7 +413,7 @@ impl Caller {
         }
     }
 
-    /// Gives the kernel what is left until the deadline. Without a deadline this costs nothing.
+    /// Sets the kernel's timeouts to the time left until the deadline. Without a deadline this costs nothing.
     fn limit_by_deadline(&mut self) -> io::Result<()> {
         let Some(deadline) = self.deadline else { return Ok(()) };
         let left = deadline.saturating_duration_since(Instant::now());

@@ -1,4 +1,4 @@
-//! Starts a proxy and calls it over HTTP, from outside: it shares nothing with the proxy it looks at.
+//! Starts a proxy and calls it over HTTP, from outside: it shares nothing with that proxy.
 //!
 //! The tests, the benchmarks, the conformance runner and the container tests use this one crate. The conformance
 //! runner is part of the released binary, so this crate needs little beyond the standard library.
