@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use testkit::http::Caller;
+use testkit::stream::{StreamFormat, StreamItem};
 use testkit::wait::now_ms;
 
 use crate::load::{Load, Task, count};
-use crate::stream::{Format, Stream, StreamItem};
+use crate::stream::{Stream, format_of};
 use crate::version_1::{bad_requests, kill_one};
 
 pub(crate) const ACTION: &str = "streamer.c";
@@ -103,7 +104,7 @@ impl Order {
 
     /// Reads a stream to its end: all of its chunks, or those before an error with a reason. Returns whether its
     /// connection can be used again.
-    fn follow(&self, load: &Load, caller: &mut Caller, format: Format, nap: Nap) -> bool {
+    fn follow(&self, load: &Load, caller: &mut Caller, format: StreamFormat, nap: Nap) -> bool {
         let followed = self.try_follow(load, caller, format, nap);
         if let Err(problem) = &followed {
             load.wrong(&self.text, problem);
@@ -111,7 +112,7 @@ impl Order {
         followed.is_ok()
     }
 
-    fn try_follow(&self, load: &Load, caller: &mut Caller, format: Format, nap: Nap) -> Result<(), String> {
+    fn try_follow(&self, load: &Load, caller: &mut Caller, format: StreamFormat, nap: Nap) -> Result<(), String> {
         let head = caller.receive_head().map_err(|error| format!("no answer: {error}"))?;
         if head.status != 200 {
             let response = caller.receive_body(head).map_err(|error| format!("no body: {error}"))?;
@@ -128,8 +129,8 @@ impl Order {
             match item {
                 Some(StreamItem::Chunk(chunk)) if chunk == self.chunk(number) => number += 1,
                 Some(StreamItem::Result(last)) if number == self.chunks && last == self.last() => count(&load.streams),
-                Some(StreamItem::Error(last)) if self.then == "fail" && last == self.last() => count(&load.streams),
-                Some(StreamItem::Error(error)) => load.failed(&self.text, error["error"].as_str().unwrap_or_default()),
+                Some(StreamItem::Error(last)) if self.then == "fail" && last == self.text => count(&load.streams),
+                Some(StreamItem::Error(error)) => load.failed(&self.text, error.as_str().unwrap_or_default()),
                 None if number > 0 => break,
                 other => return Err(format!("{other:?} behind {number} chunks")),
             }
@@ -198,12 +199,12 @@ fn streams(load: &Load, n: u64) {
                 let pad_bytes = 1 << (m % 14);
                 let order = Order::new(load, "stream").chunks(1 + m * 5 % 37, pad_bytes).with("every_ms", json!(m % 3));
                 let order = order.then(["", "end", "fail"][usize::try_from(m % 3).expect("it is small")]);
-                caller.send_run(Format::of(m).media_type(), &order.value);
+                caller.send_run(format_of(m).media_type(), &order.value);
                 (m, order)
             })
             .collect();
         for ((m, order), caller) in orders.iter().zip(&mut callers) {
-            if !order.follow(load, caller, Format::of(*m), None) {
+            if !order.follow(load, caller, format_of(*m), None) {
                 // What follows would be read from the middle of something.
                 *caller = load.proxy.caller();
             }
@@ -221,8 +222,8 @@ fn large(load: &Load, n: u64) {
         0 => {
             let mut caller = load.proxy.caller();
             let order = order();
-            caller.send_run(Format::of(n / 3).media_type(), &order.value);
-            order.follow(load, &mut caller, Format::of(n / 3), None);
+            caller.send_run(format_of(n / 3).media_type(), &order.value);
+            order.follow(load, &mut caller, format_of(n / 3), None);
         }
         1 => order().then("end").call(load, n),
         _ => Order::new(load, "large").with("ballast", json!("x".repeat(pad_bytes))).call(load, n),
@@ -235,15 +236,15 @@ fn slow(load: &Load, n: u64) {
     // Some actions ignore the pause and write on: the caller then gets the error that it fell behind.
     let stubborn = i32::from(n % 8 == 7);
     let order = Order::new(load, "slow").chunks(150, 8 << 10).with("stubborn", json!(stubborn));
-    caller.send_run(Format::of(n).media_type(), &order.value);
-    order.follow(load, &mut caller, Format::of(n), Some(Duration::from_millis(1 + n % 3)));
+    caller.send_run(format_of(n).media_type(), &order.value);
+    order.follow(load, &mut caller, format_of(n), Some(Duration::from_millis(1 + n % 3)));
 }
 
 /// Callers that leave: without a word, in the middle of one, before their answer, in the middle of a stream that
 /// has no end, in the middle of a chunk, with all of their buffers full.
 fn leaves(load: &Load, n: u64) {
     let mut caller = load.proxy.caller();
-    let format = Format::of(n / 6);
+    let format = format_of(n / 6);
     let order = Order::new(load, "leaves");
     match n % 6 {
         0 => {}
@@ -263,7 +264,7 @@ fn leaves(load: &Load, n: u64) {
 }
 
 /// Reads this many chunks of a stream that has no end.
-fn read_some(load: &Load, caller: &mut Caller, format: Format, order: &Order, chunks: u64) {
+fn read_some(load: &Load, caller: &mut Caller, format: StreamFormat, order: &Order, chunks: u64) {
     caller.send_run(format.media_type(), &order.value);
     match caller.receive_head() {
         Ok(head) if head.status == 200 => {}
@@ -278,7 +279,7 @@ fn read_some(load: &Load, caller: &mut Caller, format: Format, order: &Order, ch
         match stream.next() {
             Ok(Some(StreamItem::Chunk(chunk))) if chunk == order.chunk(number) => count(&load.chunks),
             Ok(Some(StreamItem::Error(error))) => {
-                return load.failed(&order.text, error["error"].as_str().unwrap_or_default());
+                return load.failed(&order.text, error.as_str().unwrap_or_default());
             }
             other => return load.wrong(&order.text, &format!("{other:?} behind {number} chunks")),
         }

@@ -1,11 +1,10 @@
 //! A streamed body, item by item, and what the caller does between two items.
-//!
-//! A server-sent event and a line of JSON become the same item: an object of one member.
 
 use std::io;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use testkit::http::Response;
+use testkit::stream::{Items, StreamFormat, StreamItem};
 
 use super::caller::Caller;
 use super::case::{Run, StreamStep};
@@ -41,8 +40,12 @@ impl Stage<'_> {
                         if is_same(expected, &got) {
                             break;
                         }
-                        if !(any && got.get("chunk").is_some()) {
-                            return Err(format!("expected {}, got {}", describe(expected), excerpt(&got.to_string())));
+                        if !(any && matches!(got, StreamItem::Chunk(_))) {
+                            return Err(format!(
+                                "expected {}, got {}",
+                                describe(expected),
+                                excerpt(&got.to_json().to_string())
+                            ));
                         }
                     }
                     any = false;
@@ -55,34 +58,30 @@ impl Stage<'_> {
 }
 
 /// Whether an item is the expected one.
-fn is_same(expected: &StreamStep, got: &Value) -> bool {
-    if let StreamStep::Fails(texts) = expected {
-        let sentence = got.get("error").and_then(Value::as_str);
-        return sentence.is_some_and(|sentence| texts.iter().all(|text| sentence.contains(text)));
-    }
-    exact_item(expected).is_some_and(|expected| *got == expected)
-}
-
-/// The one item that is expected, where exactly one will do.
-fn exact_item(expected: &StreamStep) -> Option<Value> {
-    match expected {
-        StreamStep::Chunk(value) => Some(json!({ "chunk": value })),
-        StreamStep::Result(value) => Some(json!({ "result": value })),
-        StreamStep::Error(value) => Some(json!({ "error": value })),
-        StreamStep::Fails(_)
-        | StreamStep::AnyChunks(_)
-        | StreamStep::Raise(_)
-        | StreamStep::Await(_)
-        | StreamStep::Leave(_) => None,
+fn is_same(expected: &StreamStep, got: &StreamItem) -> bool {
+    match (expected, got) {
+        (StreamStep::Fails(texts), StreamItem::Error(Value::String(sentence))) => {
+            texts.iter().all(|text| sentence.contains(text))
+        }
+        (StreamStep::Chunk(expected), StreamItem::Chunk(got))
+        | (StreamStep::Result(expected), StreamItem::Result(got))
+        | (StreamStep::Error(expected), StreamItem::Error(got)) => expected == got,
+        _ => false,
     }
 }
 
 fn describe(expected: &StreamStep) -> String {
-    match expected {
-        StreamStep::Fails(texts) if texts.is_empty() => "an `error` with a sentence".into(),
-        StreamStep::Fails(texts) => format!("an `error` whose sentence holds `{}`", texts.join("`, `")),
-        exact => exact_item(exact).map_or_else(|| "nothing".into(), |exact| excerpt(&exact.to_string())),
-    }
+    let item = match expected {
+        StreamStep::Fails(texts) if texts.is_empty() => return "an `error` with a sentence".into(),
+        StreamStep::Fails(texts) => return format!("an `error` whose sentence holds `{}`", texts.join("`, `")),
+        StreamStep::Chunk(value) => StreamItem::Chunk(value.clone()),
+        StreamStep::Result(value) => StreamItem::Result(value.clone()),
+        StreamStep::Error(value) => StreamItem::Error(value.clone()),
+        StreamStep::AnyChunks(_) | StreamStep::Raise(_) | StreamStep::Await(_) | StreamStep::Leave(_) => {
+            return "nothing".into();
+        }
+    };
+    excerpt(&item.to_json().to_string())
 }
 
 /// Why there is no item.
@@ -103,56 +102,29 @@ impl NoItem {
     }
 }
 
-/// How items are framed.
-#[derive(Clone, Copy)]
-enum Format {
-    Events,
-    Lines,
-}
-
 /// A body that is still coming.
 struct Body<'a> {
     caller: &'a mut Caller,
-    format: Format,
-    /// Bytes that came and were not taken.
-    buffer: Vec<u8>,
+    items: Items,
 }
 
 impl<'a> Body<'a> {
     fn new(head: &Response, caller: &'a mut Caller) -> Result<Self, String> {
-        let media_type = head.header("content-type").unwrap_or_default();
-        let format = match media_type.split(';').next().unwrap_or_default().trim() {
-            "text/event-stream" => Format::Events,
-            "application/x-ndjson" => Format::Lines,
-            _ => return Err(format!("expected a stream of events or lines, got `{media_type}`")),
-        };
-        Ok(Self { caller, format, buffer: Vec::new() })
+        let content_type = head.header("content-type").unwrap_or_default();
+        let format = StreamFormat::of_content_type(content_type)
+            .ok_or_else(|| format!("expected a stream of events or lines, got `{content_type}`"))?;
+        Ok(Self { caller, items: Items::new(format) })
     }
 
     /// The next item.
-    fn next(&mut self) -> Result<Value, NoItem> {
-        let end: &[u8] = match self.format {
-            Format::Events => b"\n\n",
-            Format::Lines => b"\n",
-        };
-        // Each byte is searched once.
-        let mut searched = 0;
+    fn next(&mut self) -> Result<StreamItem, NoItem> {
         loop {
-            let from = searched.min(self.buffer.len());
-            if let Some(at) = self.buffer[from..].windows(end.len()).position(|window| window == end) {
-                let at = from + at;
-                let item = String::from_utf8_lossy(&self.buffer[..at]).into_owned();
-                self.buffer.drain(..at + end.len());
-                let wrong = || NoItem::Wrong(format!("got something other than an item: {}", excerpt(&item)));
-                return match self.format {
-                    Format::Events => event(&item),
-                    Format::Lines => serde_json::from_str(&item).ok(),
-                }
-                .ok_or_else(wrong);
+            let wrong = |text: String| NoItem::Wrong(format!("got something other than an item: {}", excerpt(&text)));
+            if let Some(item) = self.items.take().map_err(wrong)? {
+                return Ok(item);
             }
-            searched = self.buffer.len().saturating_sub(end.len() - 1);
             if !self.receive_chunk()? {
-                let rest = excerpt(&String::from_utf8_lossy(&self.buffer));
+                let rest = self.rest();
                 return Err(NoItem::Wrong(format!("expected another item, got the end of the body behind {rest}")));
             }
         }
@@ -161,35 +133,21 @@ impl<'a> Body<'a> {
     /// Receives a chunk of the body. Returns whether there was one.
     fn receive_chunk(&mut self) -> Result<bool, NoItem> {
         let chunk = self.caller.receive_chunk().map_err(NoItem::Broken)?;
-        let is_last = chunk.is_none();
-        self.buffer.extend(chunk.unwrap_or_default());
-        Ok(!is_last)
+        self.items.push(chunk.as_deref().unwrap_or_default());
+        Ok(chunk.is_some())
     }
 
     /// Checks that the body ends here.
     fn end(&mut self) -> Result<(), NoItem> {
-        while self.buffer.is_empty() {
+        while self.items.rest().is_empty() {
             if !self.receive_chunk()? {
                 return Ok(());
             }
         }
-        let rest = excerpt(&String::from_utf8_lossy(&self.buffer));
-        Err(NoItem::Wrong(format!("expected the end of the body, got {rest}")))
+        Err(NoItem::Wrong(format!("expected the end of the body, got {}", self.rest())))
     }
-}
 
-/// A server-sent event as an item. All of its data stands on one line, since it is JSON.
-fn event(text: &str) -> Option<Value> {
-    let (name, data) = match text.strip_prefix("event: ") {
-        None => ("chunk", text),
-        Some(rest) => rest.split_once('\n')?,
-    };
-    let data: Value = serde_json::from_str(data.strip_prefix("data: ")?).ok()?;
-    match name {
-        "chunk" | "result" => Some(json!({ name: data })),
-        "error" => {
-            data.as_object().filter(|object| object.len() == 1 && object.contains_key("error")).map(|_| data.clone())
-        }
-        _ => None,
+    fn rest(&self) -> String {
+        excerpt(&String::from_utf8_lossy(self.items.rest()))
     }
 }

@@ -3,7 +3,8 @@
 //! The tests, the benchmarks, the conformance runner and the container tests use this one crate. The conformance
 //! runner is part of the released binary, so this crate needs little beyond the standard library.
 //!
-//! - [`http`] is the caller, [`proxy`] starts and stops the proxy, [`output`] captures what it prints;
+//! - [`http`] is the caller, [`stream`] reads streamed answers;
+//! - [`proxy`] starts and stops the proxy, [`output`] captures what it prints;
 //! - [`command`] runs other programs to their end, [`processes`] reads `/proc`, [`wait`] waits for a condition.
 
 #![allow(clippy::must_use_candidate, reason = "checks return themselves, to be chained or not")]
@@ -13,4 +14,5 @@ pub mod http;
 pub mod output;
 pub mod processes;
 pub mod proxy;
+pub mod stream;
 pub mod wait;
