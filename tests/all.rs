@@ -71,6 +71,8 @@ mod signals;
 mod stream_workers;
 #[path = "suite/streams.rs"]
 mod streams;
+#[path = "suite/unpack.rs"]
+mod unpack;
 #[path = "suite/unreadable.rs"]
 mod unreadable;
 #[path = "suite/workers.rs"]
