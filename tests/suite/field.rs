@@ -105,7 +105,7 @@ def main(arguments, context):
 }
 
 #[test]
-fn p2_an_action_that_closes_its_result_channel_and_lives_is_an_error() {
+fn p2_an_action_that_closes_its_result_channel_and_keeps_running_is_an_error() {
     let proxy = initialised(
         r#"
 def main(arguments, context):
@@ -138,7 +138,7 @@ fn p4_four_callers_with_a_hundred_calls_each_get_their_own_numbers() {
 }
 
 #[test]
-fn p5_a_stray_line_that_can_be_told_from_an_answer_is_never_one() {
+fn p5_a_recognisable_stray_line_is_never_an_answer() {
     // Both lines carry the number of the call, so that a stray can be told from an answer only by when it comes.
     let in_one_write = r#"
 def main(arguments, context): return json.dumps(arguments) + "\n" + json.dumps(arguments)
@@ -172,7 +172,7 @@ def main(arguments, context):
 }
 
 #[test]
-fn p6_a_crash_during_a_call_is_told_and_the_next_call_works() {
+fn p6_a_crash_during_a_call_is_reported_and_the_next_call_works() {
     let proxy = initialised(
         r#"
 def main(arguments, context):
@@ -224,7 +224,7 @@ fn p8_an_early_exit_without_acknowledgement_fails_init() {
 }
 
 #[test]
-fn p9_what_is_logged_after_an_answer_is_in_the_log_of_the_next_activation() {
+fn p9_output_after_an_answer_appears_in_the_next_activations_log() {
     let proxy = Proxy::start::<&str>(&[], &[ACTIONLOOP]);
     proxy.init_action("field_late_log.py", &json!({"SIGNALS": proxy.directory()}));
     let mut expected = String::new();
@@ -255,7 +255,7 @@ def main(arguments, context): return {name: os.environ.get(name) for name in ["_
 }
 
 #[test]
-fn p11_an_archive_that_would_write_outside_is_refused() {
+fn p11_an_archive_that_would_write_outside_its_directory_is_refused() {
     let proxy = Proxy::start::<&str>(&[], &[ACTIONLOOP]);
     let echo = program("def main(arguments, context): return arguments");
     let outside = ("../../../x", b"escaped".as_slice());

@@ -25,7 +25,7 @@ fn let_go(proxy: &Proxy) {
 }
 
 #[test]
-fn an_init_that_was_frozen_is_waited_for() {
+fn a_freeze_during_an_init_does_not_count() {
     let proxy = Proxy::start(&["--init-timeout", LIMIT], &[]);
     let mut caller = proxy.caller();
     caller.send_request("POST", "/init", json!({"value": {"code": action(WAITS, "")}}).to_string().as_bytes());
@@ -36,7 +36,7 @@ fn an_init_that_was_frozen_is_waited_for() {
 }
 
 #[test]
-fn a_compiler_that_was_frozen_is_waited_for() {
+fn a_freeze_during_a_compilation_does_not_count() {
     let folder = tempfile::tempdir().expect("a folder of its own");
     let path = folder.path().join("compile");
     let script = action("", "");
@@ -54,7 +54,7 @@ fn a_compiler_that_was_frozen_is_waited_for() {
 }
 
 #[test]
-fn an_activation_that_was_frozen_is_waited_for() {
+fn a_freeze_during_an_activation_does_not_count() {
     let proxy = Proxy::start(&["--run-timeout", LIMIT], &[]);
     proxy.init(&action("", WAITS)).check(200, &json!({"ok": true}));
     let mut caller = proxy.caller();
@@ -66,7 +66,7 @@ fn an_activation_that_was_frozen_is_waited_for() {
 }
 
 #[test]
-fn a_body_that_was_frozen_is_waited_for() {
+fn a_freeze_during_a_request_body_does_not_count() {
     let proxy = Proxy::start(&["--caller-timeout", LIMIT], &[]);
     proxy.init(&action("", "")).check(200, &json!({"ok": true}));
     let mut caller = proxy.caller();
@@ -80,7 +80,7 @@ fn a_body_that_was_frozen_is_waited_for() {
 
 /// More than the pipes between hold, so that the proxy waits for its reader when all is frozen.
 #[test]
-fn a_log_that_was_frozen_is_whole() {
+fn a_freeze_during_a_log_write_loses_no_line() {
     let proxy = Proxy::start(&["--log-stall", LIMIT], &[]);
     proxy.init(&action("", "seq 100000 >&2")).check(200, &json!({"ok": true}));
     let mut caller = proxy.caller();

@@ -23,7 +23,7 @@ fn round(proxy: &Proxy) {
 }
 
 #[test]
-fn nothing_is_kept_of_thousands_of_activations_and_of_restarts() {
+fn activations_and_restarts_leak_nothing() {
     const ROUNDS: usize = 60;
     /// What an allocator may keep for itself.
     const GROWTH_KIB: u64 = 2 * 1024;
@@ -49,7 +49,7 @@ fn nothing_is_kept_of_thousands_of_activations_and_of_restarts() {
 }
 
 #[test]
-fn memory_of_large_messages_is_given_back_once_nobody_needs_it() {
+fn memory_of_large_messages_is_returned_to_the_system() {
     /// What may stay: pieces that small blocks stand in.
     const MAX_KEPT_KIB: u64 = 3 * 1024;
     let folder = tempfile::tempdir().expect("a folder of its own");

@@ -120,7 +120,7 @@ fn check_gone(group: i32) {
 // Empty.
 
 #[test]
-fn empty_a_caller_that_leaves_in_its_init_leaves_nothing() {
+fn empty_an_incomplete_init_is_ignored() {
     let proxy = Proxy::plain();
     let mut caller = proxy.caller();
     caller.send(b"POST /init HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n{\"value\":").expect("it reads");
@@ -169,7 +169,7 @@ fn initialising_the_init_timeout_stops_the_whole_group() {
 }
 
 #[test]
-fn initialising_a_second_signal_ends_at_once() {
+fn initialising_a_second_signal_ends_the_proxy_at_once() {
     let mut proxy = Proxy::start(&["--stop-grace", "1h", "--drain-grace", "1h"], &[]);
     let code = "#!/bin/bash\ntrap '' TERM\necho begun >&2\nsleep 600\n";
     let mut caller = proxy.caller();
@@ -198,7 +198,7 @@ fn initialising_a_freeze_does_not_count() {
 // Ready.
 
 #[test]
-fn ready_a_death_is_nobodys() {
+fn ready_a_crash_fails_no_activation() {
     let proxy = serving(&[], &action());
     let first = pid(&proxy);
     kill_process(Pid::from_raw(first).expect("a pid"), Signal::KILL).expect("it lives");
@@ -231,7 +231,7 @@ fn ready_a_stray_is_dropped_and_the_process_replaced() {
 }
 
 #[test]
-fn ready_a_greeting_before_the_first_activation_is_no_stray() {
+fn ready_a_greeting_before_the_first_activation_replaces_no_process() {
     let code = action().replacen("while IFS", "echo Hello; : > done\nwhile IFS", 1);
     let proxy = serving(&[], &code);
     wait_for_file(&proxy, "done");
@@ -250,7 +250,7 @@ fn ready_a_process_that_closes_its_channel_is_replaced() {
 }
 
 #[test]
-fn ready_a_caller_that_leaves_is_nothing() {
+fn ready_a_caller_that_leaves_changes_nothing() {
     let proxy = serving(&[], &action());
     let first = pid(&proxy);
     let mut half = proxy.caller();
@@ -305,7 +305,7 @@ fn busy_the_run_timeout_stops_the_whole_group() {
 }
 
 #[test]
-fn busy_what_has_left_the_group_holds_nothing_up() {
+fn busy_a_process_that_left_the_group_delays_nothing() {
     let mut proxy = serving(
         &["--run-timeout", "300ms"],
         &pipe_loop("*leave*) setsid bash -c 'echo $$ > escaped; exec sleep 600' & wait_for escaped; sleep 600;;"),
@@ -332,7 +332,7 @@ fn let_die(proxy: &Proxy, times: usize) {
 }
 
 #[test]
-fn dead_an_init_is_refused() {
+fn without_process_an_init_is_refused() {
     let proxy = serving(&[], &action());
     let_die(&proxy, 1);
     proxy.init(&action()).check_error(403, &["more than once"]);
@@ -340,7 +340,7 @@ fn dead_an_init_is_refused() {
 }
 
 #[test]
-fn dead_a_start_that_fails_is_told() {
+fn without_process_a_failed_start_is_reported() {
     let code = action().replacen('\n', "\n[ ! -e broken ] || { echo broken >&2; exit 4; }\n", 1);
     let proxy = serving(&[], &code);
     fs::write(folder(&proxy).join("broken"), "").expect("the folder is there");
@@ -352,7 +352,7 @@ fn dead_a_start_that_fails_is_told() {
 }
 
 #[test]
-fn dead_a_caller_that_leaves_costs_nobody_anything() {
+fn without_process_a_caller_that_leaves_affects_no_other() {
     let proxy = serving(&[], &action());
     let_die(&proxy, 3);
     drop(send(&proxy, "say"));
@@ -360,7 +360,7 @@ fn dead_a_caller_that_leaves_costs_nobody_anything() {
 }
 
 #[test]
-fn pause_a_short_one_is_waited_for() {
+fn backoff_an_activation_waits_for_a_short_pause() {
     let proxy = serving(&[], &action());
     let_die(&proxy, 1);
     let before_the_second = Instant::now();
@@ -374,7 +374,7 @@ fn pause_a_short_one_is_waited_for() {
 }
 
 #[test]
-fn pause_a_long_one_is_told_and_then_over() {
+fn backoff_a_long_pause_is_reported_and_ends() {
     let proxy = serving(&[], &action().replacen('\n', "\necho >> starts\n", 1));
     let_die(&proxy, 6);
     let starts = || fs::read_to_string(folder(&proxy).join("starts")).expect("it is there").lines().count();
@@ -402,7 +402,7 @@ fn pause_a_long_one_is_told_and_then_over() {
 }
 
 #[test]
-fn pause_starts_that_fail_are_counted_as_deaths() {
+fn backoff_failed_starts_count_as_crashes() {
     let code = action().replacen('\n', "\n[ ! -e broken ] || { echo broken >&2; exit 4; }\n", 1);
     let proxy = serving(&[], &code);
     fs::write(folder(&proxy).join("broken"), "").expect("the folder is there");
@@ -415,7 +415,7 @@ fn pause_starts_that_fail_are_counted_as_deaths() {
 }
 
 #[test]
-fn pause_a_deadline_before_its_end_is_not_waited_for() {
+fn backoff_an_activation_with_an_earlier_deadline_does_not_wait() {
     let proxy = serving(&[], &action());
     let_die(&proxy, 5);
     let activation = json!({"value": {}, "deadline": now_ms() + 200});
@@ -424,7 +424,7 @@ fn pause_a_deadline_before_its_end_is_not_waited_for() {
 }
 
 #[test]
-fn pause_a_signal_lets_who_waits_for_it_finish() {
+fn backoff_a_waiting_activation_finishes_after_a_signal() {
     let mut proxy = serving(&["--drain-grace", "20s"], &action());
     let_die(&proxy, 5);
     let mut caller = send(&proxy, "say");
@@ -437,7 +437,7 @@ fn pause_a_signal_lets_who_waits_for_it_finish() {
 }
 
 #[test]
-fn pause_a_second_signal_ends_it() {
+fn backoff_a_second_signal_ends_the_pause() {
     let mut proxy = serving(&["--drain-grace", "1h"], &action());
     // The pause is longer than the two signals take.
     let_die(&proxy, 5);
@@ -452,7 +452,7 @@ fn pause_a_second_signal_ends_it() {
 }
 
 #[test]
-fn pause_a_freeze_only_lets_it_pass() {
+fn backoff_a_pause_runs_out_during_a_freeze() {
     let proxy = serving(&[], &action());
     let_die(&proxy, 6);
     freeze(&proxy);
@@ -460,7 +460,7 @@ fn pause_a_freeze_only_lets_it_pass() {
 }
 
 #[test]
-fn pause_the_queue_is_bounded_as_ever() {
+fn backoff_the_queue_stays_bounded() {
     let proxy = serving(&["--queue", "1"], &action());
     let_die(&proxy, 5);
     // The first waits for the pause, another may wait for it.
@@ -472,7 +472,7 @@ fn pause_the_queue_is_bounded_as_ever() {
 }
 
 #[test]
-fn never_the_first_end_is_the_last() {
+fn restart_never_the_first_exit_is_final() {
     for (what, how) in [("exit", "exited with status 3"), ("kill", "killed by signal 9"), ("sleep", "run timeout")] {
         let mut proxy = serving(&["--restart", "never", "--run-timeout", "1s"], &action());
         pid(&proxy);
@@ -488,7 +488,7 @@ fn never_the_first_end_is_the_last() {
 }
 
 #[test]
-fn never_several_workers_go_on_with_those_that_live() {
+fn restart_never_the_remaining_workers_go_on() {
     let meet = ": > here.$$; until [ $(ls here.* | wc -l) -ge 2 ]; do sleep 0.01; done";
     let proxy = serving(
         &["--restart", "never", "--workers", "2"],
@@ -510,7 +510,7 @@ fn never_several_workers_go_on_with_those_that_live() {
 // Draining.
 
 #[test]
-fn draining_an_init_is_told_to_go_elsewhere() {
+fn draining_an_init_is_refused_with_503() {
     let mut proxy = serving(&["--drain-grace", "20s"], &action());
     let mut kept = proxy.caller();
     kept.call("GET", "/", b"");
@@ -525,7 +525,7 @@ fn draining_an_init_is_told_to_go_elsewhere() {
 }
 
 #[test]
-fn draining_whatever_the_action_does_is_told() {
+fn draining_a_failure_of_the_action_is_reported() {
     for (what, texts) in [
         ("wave", &["status 3", "before it answered"][..]),
         ("pair", &["The action did not return a dictionary or array."]),
@@ -569,7 +569,7 @@ fn draining_a_deadline_holds() {
 }
 
 #[test]
-fn draining_a_caller_that_leaves_is_not_waited_for_but_its_activation_is() {
+fn draining_waits_for_the_activation_of_a_caller_that_left() {
     let mut proxy = serving(&["--drain-grace", "1h"], &action());
     drop(begin(&proxy, "wait"));
     proxy.signal(Signal::TERM);
@@ -582,7 +582,7 @@ fn draining_a_caller_that_leaves_is_not_waited_for_but_its_activation_is() {
 // Stopping.
 
 #[test]
-fn stopping_a_second_signal_kills() {
+fn stopping_a_second_signal_kills_the_group() {
     let stubborn = format!("{}: > eof\ntrap '' TERM\nsleep 600 &\nwhile :; do sleep 600; done\n", action());
     let mut proxy = serving(&["--stop-grace", "1h"], &stubborn);
     let group = pid(&proxy);
@@ -594,7 +594,7 @@ fn stopping_a_second_signal_kills() {
 }
 
 #[test]
-fn stopping_what_is_printed_then_stands_behind_no_sentinel() {
+fn stopping_last_output_follows_no_sentinel() {
     let code = format!("{}echo goodbye >&2\n", action());
     let mut proxy = serving(&[], &code);
     pid(&proxy);

@@ -25,13 +25,13 @@ done
 "#;
 
 #[test]
-fn the_example_is_the_script_of_the_mail() {
+fn the_example_is_the_script_from_the_mail() {
     let example = fs::read_to_string(root().join("examples/bash/hello.sh")).expect("the example is there");
     assert_eq!(example, SCRIPT);
 }
 
 #[test]
-fn the_script_of_the_mail_is_served() {
+fn the_script_from_the_mail_is_served_unchanged() {
     let system_log = SystemLog::open();
     let mut proxy = Proxy::plain();
     proxy.init(SCRIPT).check(200, &json!({"ok": true}));

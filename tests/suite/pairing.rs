@@ -345,21 +345,21 @@ fn version_0_with_four_workers_and_a_short_queue() {
 }
 
 #[test]
-fn version_2_with_one_worker_and_one_at_a_time() {
+fn version_2_with_one_worker_and_concurrency_1() {
     check(Setting { protocol: "2", workers: 1, concurrency: 1, steps: 2_000, queue: ROOM });
 }
 
 #[test]
-fn version_2_with_four_workers_and_one_at_a_time() {
+fn version_2_with_four_workers_and_concurrency_1() {
     check(Setting { protocol: "2", workers: 4, concurrency: 1, steps: 2_000, queue: ROOM });
 }
 
 #[test]
-fn version_2_with_one_worker_and_sixteen_at_a_time() {
+fn version_2_with_one_worker_and_concurrency_16() {
     check(Setting { protocol: "2", workers: 1, concurrency: 16, steps: 2_000, queue: ROOM });
 }
 
 #[test]
-fn version_2_with_three_workers_five_at_a_time_and_a_short_queue() {
+fn version_2_with_three_workers_concurrency_5_and_a_short_queue() {
     check(Setting { protocol: "2", workers: 3, concurrency: 5, steps: 2_000, queue: 40 });
 }

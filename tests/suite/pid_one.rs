@@ -55,7 +55,7 @@ fn ten_thousand_orphans_are_reaped() {
 
 /// PID 1 gets no signal that it has no handler for, so nothing happens by itself.
 #[test]
-fn each_of_the_signals_that_ask_for_an_end_ends_it_in_order() {
+fn each_termination_signal_stops_the_proxy_in_order() {
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
         let Some(mut proxy) = butler(&[]) else { return };
         proxy.signal(signal);
@@ -65,7 +65,7 @@ fn each_of_the_signals_that_ask_for_an_end_ends_it_in_order() {
 }
 
 #[test]
-fn signals_that_mean_nothing_to_it_do_nothing() {
+fn other_signals_are_ignored() {
     let Some(mut proxy) = butler(&[]) else { return };
     let before = proxy.actions();
     for signal in [Signal::PIPE, Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::WINCH, Signal::CONT, Signal::IO]
@@ -78,7 +78,7 @@ fn signals_that_mean_nothing_to_it_do_nothing() {
 }
 
 #[test]
-fn the_second_signal_ends_it_at_once() {
+fn a_second_signal_ends_the_proxy_at_once() {
     let graces = [("PIPELOOP_DRAIN_GRACE", "1h"), ("PIPELOOP_STOP_GRACE", "1h"), ("STUBBORN", "1")];
     let Some(mut proxy) = butler(&graces) else { return };
     proxy.signal(Signal::TERM);
@@ -100,7 +100,7 @@ impl Drop for Killed {
 /// The kernel drops SIGTERM to PID 1 until something takes or holds it, so it is held back from the first
 /// line on: here with a start that is long, since a compiler is looked for in tens of thousands of folders.
 #[test]
-fn a_signal_before_there_are_handlers_is_not_lost() {
+fn a_signal_before_the_handlers_are_installed_is_not_lost() {
     let Some(launcher) = launcher() else { return };
     let folder = tempfile::tempdir().expect("a folder of its own");
     let mut command = Command::new(launcher[0]);

@@ -88,7 +88,7 @@ fn every_answer_has_a_length_and_a_type_and_every_error_one_member() {
 }
 
 #[test]
-fn members_that_a_platform_leaves_out_or_sends_as_null_do_no_harm() {
+fn missing_and_null_members_are_accepted() {
     let proxy = Proxy::plain();
     let init = json!({"name": "test", "main": "main", "code": echo(), "binary": false, "env": null});
     proxy.init_value(&init).check(200, &json!({"ok": true}));
@@ -101,7 +101,7 @@ fn members_that_a_platform_leaves_out_or_sends_as_null_do_no_harm() {
 }
 
 #[test]
-fn json_passes_through_to_the_letter() {
+fn json_passes_through_unchanged() {
     let text = r#"{"b":1.00,"a":1e2,"a":2,"big":123456789012345678901234567890,"\u00e9":"\ud83d\ude00 \/ é","":[ ]}"#;
     let proxy = serving(&[], &echo());
     for body in [format!("{{\"value\":{text}}}"), format!("{{\"z\":0,\r\n\"value\" :\n{text}\n,\"a\":{{}}}}\n\n")] {
@@ -116,7 +116,7 @@ fn json_passes_through_to_the_letter() {
 }
 
 #[test]
-fn a_caller_that_asks_before_it_sends_is_told_to_go_on() {
+fn an_expect_100_continue_header_gets_an_interim_answer() {
     let proxy = serving(&[], &echo());
     let mut caller = proxy.caller();
     let body = r#"{"value":{"a":1}}"#;
@@ -165,7 +165,7 @@ fn an_init_during_an_init_is_refused() {
 }
 
 #[test]
-fn a_handshake_of_the_wrong_type_is_an_error_that_shows_it() {
+fn a_handshake_of_the_wrong_type_is_quoted_in_the_error() {
     for (handshake, expected) in [
         (
             r#"{"openwhisk":1,"context":"yes"}"#,
@@ -187,7 +187,7 @@ fn a_handshake_of_the_wrong_type_is_an_error_that_shows_it() {
 }
 
 #[test]
-fn json_without_a_version_before_the_handshake_is_log() {
+fn json_without_a_version_before_the_handshake_is_logged() {
     let line = r#"{"context":"yes","ok":1,"level":"info"}"#;
     let proxy = serving(&[], &echo().replacen('\n', &format!("\necho '{line}'\n"), 1));
     proxy.run(&json!({"a": 1})).check(200, &json!({"a": 1}));
@@ -239,7 +239,7 @@ fn a_full_queue_refuses_with_429_and_without_sentinels() {
 }
 
 #[test]
-fn a_caller_that_leaves_the_queue_is_not_begun() {
+fn an_activation_whose_caller_leaves_the_queue_never_starts() {
     let proxy = serving(&[], &waits());
     let mut working = proxy.caller();
     send_run(&mut working, &json!({"n": 1}));
@@ -257,7 +257,7 @@ fn a_caller_that_leaves_the_queue_is_not_begun() {
 }
 
 #[test]
-fn a_deadline_that_passes_in_the_queue_hurts_nobody_else() {
+fn a_deadline_that_passes_in_the_queue_affects_no_other_activation() {
     let proxy = serving(&[], &waits());
     let before = proxy.actions();
     let mut working = proxy.caller();
@@ -286,7 +286,7 @@ fn check_bad_dialect_answer(body: &str, offending: &str) {
 }
 
 #[test]
-fn actionloop_answers_that_are_no_object_are_errors() {
+fn actionloop_answers_that_are_not_an_object_are_errors() {
     check_bad_dialect_answer("echo 42", "`42`");
     check_bad_dialect_answer("echo '\"text of it\"'", "text of it");
     check_bad_dialect_answer("echo 'no JSON at all'", "no JSON at all");
@@ -299,7 +299,7 @@ fn actionloop_answers_that_are_no_object_are_errors() {
 }
 
 #[test]
-fn actionloop_an_exit_without_an_answer_tells_the_status() {
+fn actionloop_an_exit_without_an_answer_is_reported_with_its_status() {
     let proxy = Proxy::with_protocol("actionloop");
     proxy.init(&dialect("echo the reason >&2; exit 3")).check(200, &json!({"ok": true}));
     for done in 1..=2 {
@@ -324,7 +324,7 @@ fn an_action_may_answer_while_it_still_reads() {
 }
 
 #[test]
-fn an_answer_over_its_bound_is_an_error_and_the_next_one_works() {
+fn an_answer_over_the_limit_is_an_error_and_the_next_one_works() {
     for protocol in ["0", "1", "actionloop"] {
         let long = "head -c 20000 /dev/zero | tr '\\0' x";
         let body =
@@ -345,7 +345,7 @@ fn an_answer_over_its_bound_is_an_error_and_the_next_one_works() {
 // Logs.
 
 #[test]
-fn a_sentinel_that_comes_in_two_pieces_is_none() {
+fn a_sentinel_written_in_two_parts_is_defused() {
     let body = "printf XXX_THE_END_OF_A_WHISK >&2; sleep 0.2; echo _ACTIVATION_XXX >&2; \
                 printf 'XXX_THE_END_OF_A_WHISK_ACT' >&2; echo '{}'";
     let proxy = serving(&[], &pipe_loop(body));
@@ -384,7 +384,7 @@ fn logs_bytes(count: usize) -> String {
 }
 
 #[test]
-fn a_log_that_nobody_reads_does_not_hold_an_answer_for_ever() {
+fn an_unread_log_does_not_block_an_answer_forever() {
     // Less than the pipe of the action holds, more than ours has left after the first.
     let proxy = serving(&["--log-stall", "300ms"], &logs_bytes(60_000));
     proxy.while_output_is_unread(|| {
@@ -395,7 +395,7 @@ fn a_log_that_nobody_reads_does_not_hold_an_answer_for_ever() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_does_not_hold_the_action_for_ever() {
+fn an_unread_log_does_not_block_the_action_forever() {
     // More than all pipes hold: the action waits in the middle of its log, and is not to wait for the run timeout.
     let proxy = serving(&["--log-stall", "300ms", "--run-timeout", "5s"], &logs_bytes(500_000));
     proxy.while_output_is_unread(|| proxy.run(&json!({"n": 1})).check(200, &json!({"n": 1})));
@@ -404,7 +404,7 @@ fn a_log_that_nobody_reads_does_not_hold_the_action_for_ever() {
 // The process.
 
 #[test]
-fn an_action_sees_its_pipes_and_nothing_else() {
+fn an_action_inherits_its_pipes_and_no_other_descriptor() {
     let code = r#"#!/usr/bin/env python3
 import json, os, sys
 def links():
@@ -432,7 +432,7 @@ report = json.dumps({
 }
 
 #[test]
-fn an_action_starts_with_no_signal_blocked_and_sigpipe_as_the_kernel_has_it() {
+fn an_action_starts_with_no_signal_blocked_and_the_default_sigpipe() {
     // Of what it inherits beyond that: glibc's `posix_spawn`, by which a proxy may have been started, ignores two
     // signals of its own.
     let code = "#!/bin/bash\nwhile read -r name mask; do case $name in SigBlk:) blocked=$mask;; SigIgn:) ignored=$mask;; esac\n\
@@ -457,7 +457,7 @@ fn descriptors_that_the_proxy_inherits_are_hidden_from_the_action() {
 }
 
 #[test]
-fn auto_node_that_listens_for_data_is_seen_to_be_ready() {
+fn auto_detects_node_that_listens_for_data() {
     check_detected(
         "#!/usr/bin/env node\nlet text = '';\nprocess.stdin.on('data', data => {\n  text += data;\n\
          \n  for (let at; (at = text.indexOf('\\n')) >= 0; text = text.slice(at + 1))\n    \
@@ -466,7 +466,7 @@ fn auto_node_that_listens_for_data_is_seen_to_be_ready() {
 }
 
 #[test]
-fn auto_python_behind_a_shell_is_seen_to_be_ready() {
+fn auto_detects_python_started_by_a_shell() {
     check_detected(
         "#!/bin/sh\ncat > action.py <<'END'\nimport json, sys, os\nresults = os.fdopen(3, 'w')\n\
          for line in sys.stdin: print(json.dumps(json.loads(line)['value']), file=results, flush=True)\nEND\n\
@@ -475,7 +475,7 @@ fn auto_python_behind_a_shell_is_seen_to_be_ready() {
 }
 
 #[test]
-fn auto_every_way_to_wait_for_input_is_seen() {
+fn auto_detects_every_way_to_wait_for_input() {
     let program = |wait: &str| {
         format!(
             "#!/usr/bin/env python3\nimport asyncio, json, os, select, sys, threading\n\
@@ -498,7 +498,7 @@ fn auto_every_way_to_wait_for_input_is_seen() {
 }
 
 #[test]
-fn auto_an_action_that_neither_speaks_nor_reads_is_no_action() {
+fn auto_refuses_an_action_that_neither_writes_nor_reads() {
     let proxy = Proxy::start(&["--init-timeout", "400ms"], &[]);
     proxy.init("#!/bin/sh\necho loading >&2\nsleep 600\n").check_error(502, &["400 ms", "loading"]);
     assert!(proxy.actions().is_empty(), "it was stopped");
@@ -506,7 +506,7 @@ fn auto_an_action_that_neither_speaks_nor_reads_is_no_action() {
 }
 
 #[test]
-fn v0_what_a_process_leaves_behind_holds_no_answer_and_is_killed() {
+fn v0_leftover_processes_delay_no_answer_and_are_killed() {
     let proxy = serving(&["--protocol", "0"], "#!/bin/bash\nsleep 600 &\necho \"{\\\"group\\\":$$}\"\n");
     for done in 1..=2 {
         let response = proxy.run(&json!({}));
@@ -520,7 +520,7 @@ fn v0_what_a_process_leaves_behind_holds_no_answer_and_is_killed() {
 // Time.
 
 #[test]
-fn what_is_stopped_at_its_deadline_is_gone_with_all_it_started() {
+fn a_deadline_stops_the_whole_process_group() {
     let proxy =
         serving(&[], &pipe_loop("case $line in *sleep*) sleep 600 & sleep 600;; *) printf '%s\\n' \"$line\";; esac"));
     let before = proxy.actions();
@@ -534,7 +534,7 @@ fn what_is_stopped_at_its_deadline_is_gone_with_all_it_started() {
 }
 
 #[test]
-fn time_for_which_everything_was_frozen_does_not_count() {
+fn time_spent_frozen_does_not_count() {
     let proxy = serving(&["--run-timeout", "1s"], &waits());
     let mut working = proxy.caller();
     send_run(&mut working, &json!({"n": 1}));
@@ -555,7 +555,7 @@ fn time_for_which_everything_was_frozen_does_not_count() {
 // The end.
 
 #[test]
-fn at_the_end_an_action_sees_end_of_file_and_may_finish() {
+fn at_shutdown_an_action_sees_end_of_file_and_may_finish() {
     let finishes = "echo 'leaving' > end; trap 'echo told >> end' TERM; sleep 0.3; echo 'left' >> end\n";
     for code in [format!("{}{finishes}", echo()), format!("{}{finishes}", dialect("echo '{}'"))] {
         let directory = tempfile::tempdir().expect("a folder of its own");
@@ -573,7 +573,7 @@ fn at_the_end_an_action_sees_end_of_file_and_may_finish() {
 }
 
 #[test]
-fn at_the_end_an_action_that_does_not_leave_is_made_to() {
+fn at_shutdown_an_action_that_does_not_exit_is_killed() {
     // Ignores the end of its input and SIGTERM, and so does what it started.
     let stubborn =
         format!("{}while :; do sleep 600; done\n", echo()).replacen('\n', "\ntrap '' TERM\nsleep 600 &\n", 1);
@@ -583,7 +583,7 @@ fn at_the_end_an_action_that_does_not_leave_is_made_to() {
 }
 
 #[test]
-fn at_the_end_new_connections_are_refused_and_kept_ones_are_told() {
+fn at_shutdown_new_connections_are_refused_and_kept_ones_get_503() {
     let mut proxy = serving(&["--drain-grace", "20s"], &waits());
     let mut kept = proxy.caller();
     kept.call("GET", "/", b"");
@@ -612,7 +612,7 @@ fn at_the_end_new_connections_are_refused_and_kept_ones_are_told() {
 
 /// The kernel connects callers while the proxy is busy, or stopped. They are told, too.
 #[test]
-fn at_the_end_whoever_was_not_accepted_yet_is_told() {
+fn at_shutdown_connections_in_the_accept_queue_get_an_answer() {
     let mut proxy = serving(&[], &echo());
     proxy.signal(Signal::STOP);
     let mut callers: Vec<_> = (0..400).map(|_| proxy.caller()).collect();
@@ -631,7 +631,7 @@ fn at_the_end_whoever_was_not_accepted_yet_is_told() {
 }
 
 #[test]
-fn at_the_end_an_activation_that_takes_too_long_is_cut() {
+fn at_shutdown_an_activation_that_takes_too_long_is_cut_off() {
     let mut proxy = serving(&["--drain-grace", "200ms"], &waits());
     let mut working = proxy.caller();
     send_run(&mut working, &json!({"n": 1}));
@@ -648,7 +648,7 @@ fn at_the_end_an_activation_that_takes_too_long_is_cut() {
 }
 
 #[test]
-fn at_the_end_an_init_under_way_is_given_up() {
+fn at_shutdown_an_init_in_progress_is_abandoned() {
     let mut proxy = Proxy::start(&["--stop-grace", "200ms"], &[]);
     let code = "#!/bin/bash\necho starting >&2\nsleep 600\n";
     let mut caller = proxy.caller();
@@ -662,7 +662,7 @@ fn at_the_end_an_init_under_way_is_given_up() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_ends_the_proxy_at_once() {
     let mut proxy = serving(&["--drain-grace", "1h", "--stop-grace", "1h"], &waits());
     let mut working = proxy.caller();
     send_run(&mut working, &json!({"n": 1}));

@@ -17,7 +17,7 @@ fn butler(launcher: &[&str], protocol: &str) -> Proxy {
 }
 
 #[test]
-fn each_signal_that_asks_for_an_end_ends_in_order() {
+fn each_termination_signal_stops_the_proxy_in_order() {
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
         let mut proxy = butler(&[], "auto");
         let group = proxy.actions()[0];
@@ -29,7 +29,7 @@ fn each_signal_that_asks_for_an_end_ends_in_order() {
 }
 
 #[test]
-fn nohup_keeps_it_going() {
+fn a_proxy_under_nohup_ignores_sighup() {
     let launcher = ["bash", "-c", "trap '' HUP; \"$0\" \"$@\"; exit $?"];
     let mut proxy = butler(&launcher, "auto");
     proxy.signal(Signal::HUP);
@@ -39,7 +39,7 @@ fn nohup_keeps_it_going() {
 }
 
 #[test]
-fn the_actions_own_signals_are_passed_on() {
+fn signals_for_the_action_are_forwarded() {
     let proxy = butler(&[], "auto");
     for signal in ["SIGUSR1", "SIGUSR2"] {
         proxy.signal(if signal == "SIGUSR1" { Signal::USR1 } else { Signal::USR2 });
@@ -53,7 +53,7 @@ fn the_actions_own_signals_are_passed_on() {
 }
 
 #[test]
-fn an_action_that_has_no_handler_for_a_signal_ends_by_it_and_is_started_again() {
+fn an_action_killed_by_a_forwarded_signal_is_restarted() {
     let mut proxy = Proxy::plain();
     let loop_of =
         |body: &str| format!("#!/bin/bash\necho '{{\"openwhisk\":1}}'\nwhile read -r line; do {body}; done\n");
@@ -73,7 +73,7 @@ fn an_action_that_has_no_handler_for_a_signal_ends_by_it_and_is_started_again() 
 }
 
 #[test]
-fn a_stopped_proxy_goes_on_when_it_is_continued() {
+fn a_stopped_proxy_resumes_on_sigcont() {
     let proxy = butler(&[], "auto");
     proxy.signal(Signal::STOP);
     let mut caller = proxy.caller();
@@ -83,7 +83,7 @@ fn a_stopped_proxy_goes_on_when_it_is_continued() {
 }
 
 #[test]
-fn on_the_command_line_each_gives_the_status_that_a_shell_gives() {
+fn run_exits_with_128_plus_the_signal_number() {
     for (signal, name, status) in [
         (Signal::HUP, "SIGHUP", 129),
         (Signal::INT, "SIGINT", 130),

@@ -85,7 +85,7 @@ fn a_burst_that_fits_into_one_process_starts_no_other() {
 }
 
 #[test]
-fn a_caller_that_leaves_frees_its_place_where_it_was() {
+fn a_caller_that_leaves_frees_its_slot_in_its_own_process() {
     let streams = two(&json!({"concurrency": 2, "cancel": true}), &[]);
     let (a, b, c) = (begin(&streams, "a"), begin(&streams, "b"), begin(&streams, "c"));
     let leaver =
@@ -103,7 +103,7 @@ fn a_caller_that_leaves_frees_its_place_where_it_was() {
 }
 
 #[test]
-fn the_queue_begins_behind_all_places() {
+fn activations_queue_once_all_slots_of_all_processes_are_taken() {
     let streams = two(&json!({"concurrency": 2}), &["--queue", "1"]);
     let callers = ["a", "b", "c", "d"].map(|name| (name, begin(&streams, name)));
     let mut waits = streams.send("*/*", &json!([["pid"]]));
@@ -119,7 +119,7 @@ fn the_queue_begins_behind_all_places() {
 // Deaths.
 
 #[test]
-fn a_death_is_told_to_those_in_that_process_and_to_no_other() {
+fn a_crash_fails_the_activations_of_that_process_and_no_other() {
     let streams = two(&json!({"concurrency": 2}), &[]);
     let mut innocent = begin(&streams, "a");
     let mut guilty = begin_and(&streams, "b", &[json!(["exit", 3])]);
@@ -138,7 +138,7 @@ fn a_death_is_told_to_those_in_that_process_and_to_no_other() {
 }
 
 #[test]
-fn what_a_dead_process_never_read_goes_to_one_that_lives() {
+fn an_activation_the_dead_process_never_read_goes_to_a_live_one() {
     // Two of them start, and no more. The first one reads a line byte by byte, and dies with others unread.
     let code = r#"#!/bin/bash
 id() { id=${line#*:}; id=${id%%,*}; }
@@ -176,7 +176,7 @@ while read -r line; do id; echo "{\"id\":$id,\"result\":{\"second\":true}}"; don
 }
 
 #[test]
-fn a_process_that_is_let_finish_takes_nothing_more_and_another_does() {
+fn a_process_that_is_being_replaced_takes_no_new_activation() {
     let streams = two(&json!({"concurrency": 3}), &["--stop-grace", "100ms"]);
     let first = streams.process();
     let a = begin(&streams, "a");
@@ -201,7 +201,7 @@ fn a_process_that_is_let_finish_takes_nothing_more_and_another_does() {
 // Logs.
 
 #[test]
-fn log_frames_of_several_processes_stand_in_their_own_activations_log() {
+fn log_frames_of_several_processes_appear_in_their_own_activations_log() {
     let streams = two(&json!({"concurrency": 2}), &[]);
     let names = ["a", "b", "c", "d"];
     let callers = names.map(|name| {
@@ -237,7 +237,7 @@ fn one_in_each(args: &[&str]) -> (Streams, [(&'static str, Caller); 2]) {
 }
 
 #[test]
-fn at_the_end_all_processes_finish_and_hear_of_it() {
+fn at_shutdown_all_processes_finish_and_get_a_stop_frame() {
     let (mut streams, callers) = one_in_each(&["--drain-grace", "20s"]);
     let groups = streams.proxy.actions();
     streams.proxy.signal(Signal::TERM);
@@ -253,7 +253,7 @@ fn at_the_end_all_processes_finish_and_hear_of_it() {
 }
 
 #[test]
-fn at_the_end_all_processes_are_cut_or_killed() {
+fn at_shutdown_all_processes_are_cut_off_or_killed() {
     for second_signal in [false, true] {
         let grace = if second_signal { "1h" } else { "200ms" };
         let (mut streams, callers) = one_in_each(&["--drain-grace", grace, "--stop-grace", grace]);

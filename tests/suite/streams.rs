@@ -106,7 +106,7 @@ fn stream(caller: &mut Caller, media_type: &str) -> String {
 // What a caller gets.
 
 #[test]
-fn the_smallest_program_runs_to_the_letter() {
+fn the_smallest_program_runs_as_documented() {
     let proxy = Proxy::plain();
     proxy.init(SMALLEST).check(200, &json!({"ok": true}));
     for _ in 0..3 {
@@ -187,7 +187,7 @@ while read -r line; do printf '{"result": {"got":"%s","n":1.00,"n":1e5} }\n' "$(
 }
 
 #[test]
-fn versions_before_stream_one_result() {
+fn versions_0_and_1_stream_one_result() {
     let echo = "while IFS= read -r line; do printf '%s\\n' \"$line\"";
     for (protocol, code) in [
         ("0", "#!/bin/bash\ncat\n".to_owned()),
@@ -205,7 +205,7 @@ fn versions_before_stream_one_result() {
 }
 
 #[test]
-fn a_chunk_arrives_before_the_next_one_is_made() {
+fn a_chunk_arrives_before_the_next_one_is_written() {
     let streams = Streams::new(&json!({}), &[]);
     let mut caller =
         streams.send(EVENTS, &json!([["chunk", 1], streams.wait("a"), ["chunk", 2], streams.wait("b"), ["end"]]));
@@ -218,7 +218,7 @@ fn a_chunk_arrives_before_the_next_one_is_made() {
 }
 
 #[test]
-fn an_error_is_a_status_before_the_first_piece_and_an_event_behind_it() {
+fn an_error_is_a_status_before_the_first_chunk_and_an_event_after_it() {
     let streams = Streams::new(&json!({}), &[]);
     let mut caller = streams.send(EVENTS, &json!([["exit", 7]]));
     let response = caller.receive().expect("an answer with a length");
@@ -235,7 +235,7 @@ fn an_error_is_a_status_before_the_first_piece_and_an_event_behind_it() {
 }
 
 #[test]
-fn one_body_is_bounded() {
+fn one_body_is_bounded_and_a_stream_is_not() {
     let streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--max-result", "1KiB"]);
     streams.check_error(&json!([["flood", 100, 1000], ["end"]]), &["at most 1024 bytes"]);
     streams.hears("cancel");
@@ -248,7 +248,7 @@ fn one_body_is_bounded() {
 // Several at once.
 
 #[test]
-fn activations_are_in_flight_together_and_end_in_any_order() {
+fn activations_run_concurrently_and_end_in_any_order() {
     let streams = Streams::new(&json!({"concurrency": 3}), &[]);
     let mut callers: Vec<_> = ["c", "b", "a"]
         .map(|name| {
@@ -273,7 +273,7 @@ fn activations_are_in_flight_together_and_end_in_any_order() {
 }
 
 #[test]
-fn one_that_sleeps_delays_no_other() {
+fn a_sleeping_activation_delays_no_other() {
     let streams = Streams::new(&json!({"concurrency": 64}), &[]);
     let mut slow = streams.send("*/*", &json!([streams.wait("go"), ["result", {}]]));
     let mut others = streams.proxy.caller();
@@ -286,7 +286,7 @@ fn one_that_sleeps_delays_no_other() {
 }
 
 #[test]
-fn the_queue_begins_behind_the_places() {
+fn activations_queue_once_all_slots_are_taken() {
     let streams = Streams::new(&json!({"concurrency": 2}), &["--queue", "1"]);
     let steps = json!([["stderr", "begun"], streams.wait("go"), ["result", {}]]);
     let mut callers: Vec<_> = (0..2).map(|_| streams.send("*/*", &steps)).collect();
@@ -310,7 +310,7 @@ fn the_queue_begins_behind_the_places() {
 }
 
 #[test]
-fn a_death_is_told_to_all_it_takes_with_it_and_to_no_other() {
+fn a_crash_fails_every_activation_in_flight_and_no_other() {
     let streams = Streams::new(&json!({"concurrency": 3}), &[]);
     let mut innocent = streams.send("*/*", &json!([["stderr", "begun"], ["wait", "/nowhere"]]));
     streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
@@ -324,7 +324,7 @@ fn a_death_is_told_to_all_it_takes_with_it_and_to_no_other() {
 }
 
 #[test]
-fn what_a_dead_process_never_read_is_another_ones() {
+fn an_activation_the_dead_process_never_read_goes_to_its_successor() {
     // It reads one line at a time, byte by byte, and dies of the first activation with others unread.
     let code = r#"#!/bin/bash
 echo '{"openwhisk":2,"concurrency":4}'
@@ -357,7 +357,7 @@ touch "$MARK"; exit 4
 // Callers that leave, and time.
 
 #[test]
-fn a_caller_that_leaves_cancels_and_frees_its_place() {
+fn a_caller_that_leaves_cancels_and_frees_its_slot() {
     let streams = Streams::new(&json!({"concurrency": 1, "cancel": true}), &[]);
     for accept in ["*/*", EVENTS] {
         let before = streams.told().matches("cancel").count();
@@ -388,7 +388,7 @@ fn a_caller_that_leaves_a_stream_cancels_it() {
 }
 
 #[test]
-fn without_a_promise_what_nobody_waits_for_goes_on_to_its_end() {
+fn an_abandoned_activation_runs_to_its_end_without_the_cancel_promise() {
     let streams = Streams::new(&json!({}), &[]);
     let caller = streams.send(
         EVENTS,
@@ -407,7 +407,7 @@ fn without_a_promise_what_nobody_waits_for_goes_on_to_its_end() {
 }
 
 #[test]
-fn the_deadline_of_one_is_no_others() {
+fn a_deadline_ends_only_its_own_activation() {
     let streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--stop-grace", "10s"]);
     let mut other = streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
     streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
@@ -422,7 +422,7 @@ fn the_deadline_of_one_is_no_others() {
 }
 
 #[test]
-fn a_process_that_does_not_end_what_it_was_told_to_is_replaced() {
+fn a_process_that_ignores_a_deadline_is_replaced() {
     let streams =
         Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--stop-grace", "100ms", "--run-timeout", "30s"]);
     let mut other = streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
@@ -441,7 +441,7 @@ fn a_process_that_does_not_end_what_it_was_told_to_is_replaced() {
 }
 
 #[test]
-fn a_process_that_does_not_end_what_it_was_told_to_cancel_is_replaced() {
+fn a_process_that_ignores_a_cancel_is_replaced() {
     let streams = Streams::new(&json!({"concurrency": 1, "cancel": true}), &["--stop-grace", "100ms"]);
     let process = streams.process();
     let leaver = streams.send("*/*", &json!([["tell", "begun"], ["wait", "/nowhere"]]));
@@ -454,7 +454,7 @@ fn a_process_that_does_not_end_what_it_was_told_to_cancel_is_replaced() {
 }
 
 #[test]
-fn the_run_timeout_of_one_alone_stops_the_process() {
+fn the_run_timeout_of_the_only_activation_stops_the_process() {
     let streams = Streams::new(&json!({}), &["--run-timeout", "3s"]);
     let process = streams.process();
     streams.check_error(&json!([["wait", "/nowhere"]]), &["run timeout"]);
@@ -482,7 +482,7 @@ fn slow_caller(streams: &Streams) -> Caller {
 }
 
 #[test]
-fn a_slow_caller_slows_the_only_activation_and_holds_bounded_memory() {
+fn a_slow_caller_slows_the_only_activation_in_bounded_memory() {
     let streams = Streams::new(&json!({}), &["--stream-buffer", "256KiB"]);
     let mut caller = slow_caller(&streams);
     // The sockets' buffers fill, then ours, then the pipe: it stops in the middle of a write.
@@ -504,7 +504,7 @@ fn a_slow_caller_slows_the_only_activation_and_holds_bounded_memory() {
 }
 
 #[test]
-fn among_others_a_slow_caller_makes_its_own_pause_and_no_other() {
+fn a_slow_caller_pauses_its_own_activation_and_no_other() {
     let streams = Streams::new(&json!({"concurrency": 4, "cancel": true, "pause": true}), &["--stream-buffer", "4MiB"]);
     let mut caller = slow_caller(&streams);
     streams.hears("{\"pause\":1}");
@@ -523,7 +523,7 @@ fn among_others_a_slow_caller_makes_its_own_pause_and_no_other() {
 }
 
 #[test]
-fn without_a_promise_to_pause_a_slow_caller_loses_its_stream_and_nobody_else() {
+fn a_slow_caller_loses_only_its_own_stream_without_the_pause_promise() {
     let streams = Streams::new(&json!({"concurrency": 4, "cancel": true}), &["--stream-buffer", "256KiB"]);
     let mut caller = slow_caller(&streams);
     streams.hears("{\"cancel\":1}");
@@ -630,7 +630,7 @@ fn check_slow_among_fast(streams: &Streams, slowly: impl FnOnce(&mut Slow)) {
 }
 
 #[test]
-fn who_reads_ten_kibibytes_a_second_makes_its_own_stream_pause_again_and_again() {
+fn a_caller_that_reads_10_kib_a_second_pauses_its_own_stream_repeatedly() {
     let handshake = json!({"concurrency": 4, "cancel": true, "pause": true});
     let streams = Streams::new(&handshake, &["--stream-buffer", "256KiB"]);
     let heard = |what: &str| streams.told().matches(what).count();
@@ -644,7 +644,7 @@ fn who_reads_ten_kibibytes_a_second_makes_its_own_stream_pause_again_and_again()
 }
 
 #[test]
-fn who_reads_ten_kibibytes_a_second_without_a_pause_is_told_why_its_stream_ends() {
+fn a_caller_that_reads_10_kib_a_second_gets_the_reason_its_stream_ends() {
     let streams = Streams::new(&json!({"concurrency": 4, "cancel": true}), &["--stream-buffer", "256KiB"]);
     let process = streams.process();
     check_slow_among_fast(&streams, |slow| {
@@ -665,7 +665,7 @@ fn who_reads_ten_kibibytes_a_second_without_a_pause_is_told_why_its_stream_ends(
 }
 
 #[test]
-fn who_reads_ten_kibibytes_a_second_slows_a_process_of_its_own_down() {
+fn a_caller_that_reads_10_kib_a_second_slows_only_its_own_process() {
     let streams = Streams::new(&json!({}), &["--stream-buffer", "256KiB", "--workers", "3"]);
     let process = streams.process();
     check_slow_among_fast(&streams, |slow| {
@@ -688,7 +688,7 @@ fn who_reads_ten_kibibytes_a_second_slows_a_process_of_its_own_down() {
 // The end.
 
 #[test]
-fn the_end_is_announced_to_whoever_wants_to_hear_it() {
+fn the_stop_frame_is_sent_only_to_a_process_that_promises_it() {
     for (stop, expected) in [(true, "{\"stop\":{\"grace_ms\":1500}}\nend of input\n"), (false, "end of input\n")] {
         let mut streams = Streams::new(&json!({"concurrency": 2, "stop": stop}), &[]);
         streams.check(&json!([["result", {}]]), 200, &json!({}));
@@ -698,7 +698,7 @@ fn the_end_is_announced_to_whoever_wants_to_hear_it() {
 }
 
 #[test]
-fn at_the_end_what_is_in_flight_may_finish() {
+fn at_shutdown_activations_in_flight_may_finish() {
     let mut streams = Streams::new(&json!({"concurrency": 2, "stop": true}), &[]);
     let mut caller = streams.send(EVENTS, &json!([["chunk", 1], streams.wait("go"), ["result", {}]]));
     caller.receive_head().expect("a head");
@@ -711,7 +711,7 @@ fn at_the_end_what_is_in_flight_may_finish() {
 }
 
 #[test]
-fn at_the_end_what_takes_too_long_is_cut_visibly() {
+fn at_shutdown_a_stream_that_takes_too_long_ends_with_an_error() {
     let mut streams = Streams::new(&json!({"concurrency": 2}), &["--drain-grace", "100ms"]);
     let mut caller = streams.send(EVENTS, &json!([["chunk", 1], ["wait", "/nowhere"]]));
     caller.receive_head().expect("a head");
@@ -723,7 +723,7 @@ fn at_the_end_what_takes_too_long_is_cut_visibly() {
 }
 
 #[test]
-fn at_the_end_a_death_is_told_to_all_in_flight() {
+fn at_shutdown_a_crash_fails_every_activation_in_flight() {
     let mut streams = Streams::new(&json!({"concurrency": 2}), &["--drain-grace", "1h"]);
     let mut stream = streams.send(EVENTS, &json!([["chunk", 1], ["wait", "/nowhere"]]));
     stream.receive_head().expect("a head");
@@ -740,7 +740,7 @@ fn at_the_end_a_death_is_told_to_all_in_flight() {
 }
 
 #[test]
-fn at_the_end_a_caller_that_leaves_is_cancelled_as_ever() {
+fn at_shutdown_a_caller_that_leaves_still_cancels() {
     let mut streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--drain-grace", "1h"]);
     let leaver = streams.send(EVENTS, &json!([["tell", "begun"], ["wait_cancel"], ["tell", "cleaned up"], ["end"]]));
     streams.hears("begun");
@@ -754,7 +754,7 @@ fn at_the_end_a_caller_that_leaves_is_cancelled_as_ever() {
 }
 
 #[test]
-fn a_freeze_in_the_middle_of_streams_does_not_count() {
+fn a_freeze_during_streams_does_not_count() {
     let limits = ["--run-timeout", "2s", "--caller-timeout", "1s", "--stop-grace", "1s"];
     let streams = Streams::new(&json!({"concurrency": 2}), &limits);
     let process = streams.process();
@@ -777,7 +777,7 @@ fn a_freeze_in_the_middle_of_streams_does_not_count() {
 
 /// What several in flight make of frames that are nobody's: all of them are dropped, and told.
 #[test]
-fn frames_of_no_activation_in_flight_are_dropped_and_told() {
+fn frames_of_no_activation_in_flight_are_dropped_and_logged() {
     let streams = Streams::new(&json!({"concurrency": 4}), &[]);
     let process = streams.process();
     for (line, told) in [
@@ -798,7 +798,7 @@ fn frames_of_no_activation_in_flight_are_dropped_and_told() {
 }
 
 #[test]
-fn what_comes_behind_an_end_is_no_others() {
+fn frames_after_an_activations_end_reach_no_other() {
     for more in [
         r#"{"id":ID,"result":{"second":true}}"#,
         r#"{"id":ID,"chunk":1}"#,
@@ -819,7 +819,7 @@ fn what_comes_behind_an_end_is_no_others() {
 }
 
 #[test]
-fn a_broken_frame_fails_its_own_activation() {
+fn a_malformed_frame_fails_its_own_activation() {
     let streams = Streams::new(&json!({"concurrency": 4, "cancel": true}), &[]);
     let process = streams.process();
     let mut other = streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
@@ -842,7 +842,7 @@ fn a_broken_frame_fails_its_own_activation() {
 }
 
 #[test]
-fn alone_a_line_that_is_no_frame_fails_the_activation_and_the_process_is_replaced() {
+fn with_concurrency_1_a_malformed_frame_fails_the_activation_and_replaces_the_process() {
     for line in ["ready", "{", "[1]", r#"{"id":1,"more":1}"#] {
         let streams = Streams::with(&json!({}), &[], &[("IDS", "no")]);
         let process = streams.process();
@@ -854,7 +854,7 @@ fn alone_a_line_that_is_no_frame_fails_the_activation_and_the_process_is_replace
 }
 
 #[test]
-fn without_ids_a_second_result_is_never_the_next_ones() {
+fn without_ids_a_second_result_never_answers_the_next_activation() {
     for (stray, same) in [("restart", false), ("ignore", true)] {
         let streams = Streams::with(&json!({}), &["--stray", stray], &[("IDS", "no")]);
         let process = streams.process();
@@ -899,7 +899,7 @@ fn without_ids_two_results_at_once_are_an_error() {
 }
 
 #[test]
-fn without_ids_a_line_that_was_begun_too_early_is_never_the_next_ones() {
+fn without_ids_a_line_begun_too_early_never_answers_the_next_activation() {
     // The second process of it answers as the first one did.
     let code = r#"#!/bin/bash
 echo '{"openwhisk":2}'
@@ -935,7 +935,7 @@ fn flooding(args: &[&str], concurrency: usize, frame: &str) -> (Proxy, i32) {
 }
 
 #[test]
-fn a_flood_of_frames_keeps_nobody_from_being_served() {
+fn a_flood_of_frames_blocks_no_other_caller() {
     let pad = "x".repeat(200);
     for frame in [
         format!("{{\"id\":$id,\"chunk\":\"{pad}\"}}"),
@@ -959,7 +959,7 @@ fn a_flood_of_frames_keeps_nobody_from_being_served() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_slows_frames_down_and_takes_no_memory() {
+fn an_unread_log_slows_frames_down_in_bounded_memory() {
     let pad = "x".repeat(200);
     for frame in [format!("{{\"id\":$id,\"log\":\"{pad}\"}}"), format!("{{\"id\":99,\"log\":\"{pad}\"}}")] {
         for concurrency in [1, 4] {
@@ -986,7 +986,7 @@ fn a_log_that_nobody_reads_slows_frames_down_and_takes_no_memory() {
 }
 
 #[test]
-fn one_body_of_tiny_chunks_takes_the_memory_of_its_bytes() {
+fn a_body_of_tiny_chunks_takes_only_the_memory_of_its_bytes() {
     let (proxy, _) = flooding(&["--max-result", "512KiB"], 4, r#"{"id":$id,"chunk":1}"#);
     let before = processes::resource_usage(proxy.pid());
     let mut caller = proxy.caller();
@@ -999,7 +999,7 @@ fn one_body_of_tiny_chunks_takes_the_memory_of_its_bytes() {
 }
 
 #[test]
-fn a_result_over_the_bound_is_refused() {
+fn a_result_over_the_limit_is_refused() {
     let code = r#"#!/usr/bin/env python3
 import json, os, sys
 print(json.dumps({"openwhisk": 2, "concurrency": int(os.environ["MANY"])}), flush=True)
@@ -1032,7 +1032,7 @@ for line in sys.stdin:
 }
 
 #[test]
-fn a_result_just_over_the_bound_fails_its_activation_alone() {
+fn a_result_just_over_the_limit_fails_only_its_own_activation() {
     let streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--max-result", "100"]);
     let process = streams.process();
     let line = format!(r#"{{"id":ID,"result":{{"x":"{}"}}}}"#, "x".repeat(200));
@@ -1042,7 +1042,7 @@ fn a_result_just_over_the_bound_fails_its_activation_alone() {
 }
 
 #[test]
-fn a_handshake_that_promises_nonsense_is_refused() {
+fn a_handshake_with_an_invalid_promise_is_refused() {
     let proxy = Proxy::plain();
     for (member, nonsense) in [
         ("concurrency", "0"),
@@ -1063,7 +1063,7 @@ fn a_handshake_that_promises_nonsense_is_refused() {
 }
 
 #[test]
-fn a_closed_channel_is_told() {
+fn a_closed_result_channel_is_reported() {
     let proxy = Proxy::plain();
     let code = "#!/bin/bash\necho '{\"openwhisk\":2,\"concurrency\":2}'\nread -r line; exec >&-; sleep 60\n";
     proxy.init(code).check(200, &json!({"ok": true}));
@@ -1074,7 +1074,7 @@ fn a_closed_channel_is_told() {
 // Logs.
 
 #[test]
-fn log_frames_stand_in_their_own_activations_log() {
+fn log_frames_appear_in_their_own_activations_log() {
     let streams = Streams::new(&json!({"concurrency": 2}), &[]);
     let mut a = streams.send("*/*", &json!([["log", "a 1"], streams.wait("a"), ["log", "a 2\na 3"], ["result", {}]]));
     let mut b = streams
@@ -1103,7 +1103,7 @@ fn log_lines(stderr: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_log_in_json_has_time_stream_and_activation() {
+fn json_log_lines_have_time_stream_and_activation() {
     let streams = Streams::new(&json!({"concurrency": 2}), &["--log-format", "json"]);
     let mut first = streams.proxy.caller();
     let run = |id: &str, steps: Value| json!({"value": {"do": steps}, "activation_id": id}).to_string();
@@ -1138,7 +1138,7 @@ fn a_log_in_json_has_time_stream_and_activation() {
 }
 
 #[test]
-fn a_log_in_json_is_for_every_protocol() {
+fn json_logs_work_with_every_protocol() {
     for (protocol, code) in [
         ("0", "#!/bin/bash\necho out; echo err >&2; printf half >&2; echo '{}'\n"),
         (
@@ -1205,7 +1205,7 @@ fn run_streams(folder: &Path, steps: &Value) -> testkit::command::Ended {
 }
 
 #[test]
-fn check_knows_version_2() {
+fn check_recognises_version_2() {
     let folder = tempfile::tempdir().expect("a folder of its own");
     let code = "#!/usr/bin/env python3\nimport json, sys\nprint('{\"openwhisk\":2}', flush=True)\nfor line in sys.stdin:\n    print(json.dumps({\"result\": json.loads(line)[\"value\"]}), flush=True)\n";
     let action = folder.path().join("exec");

@@ -86,7 +86,7 @@ fn as_many_activations_as_workers_run_at_once() {
 }
 
 #[test]
-fn version_0_runs_as_many_processes_at_once_as_there_are_workers() {
+fn version_0_runs_one_process_for_each_worker() {
     let code = format!("#!/bin/bash\n{}\necho \"{{\\\"pid\\\":$$}}\"\n", meeting(3));
     let proxy = serving(&["--workers", "3", "--protocol", "0"], &[], &code);
     check_at_once(&proxy, 3);
@@ -94,7 +94,7 @@ fn version_0_runs_as_many_processes_at_once_as_there_are_workers() {
 }
 
 #[test]
-fn no_more_processes_are_started_than_activations_come_at_once() {
+fn activations_one_after_another_start_no_second_process() {
     let proxy = serving(&["--workers", "4"], &[], &meets(1));
     assert_eq!(proxy.actions().len(), 1, "init starts one");
     let before = proxy.actions();
@@ -105,7 +105,7 @@ fn no_more_processes_are_started_than_activations_come_at_once() {
 }
 
 #[test]
-fn a_concurrent_container_has_a_worker_a_core_unless_told_otherwise() {
+fn a_concurrent_container_has_one_worker_per_core_by_default() {
     let cores = std::thread::available_parallelism().expect("cores can be counted").get();
     let concurrent = ("__OW_ALLOW_CONCURRENT", "true");
     check_at_once(&serving(&[], &[concurrent], &meets(cores)), cores);
@@ -121,7 +121,7 @@ fn a_concurrent_container_has_a_worker_a_core_unless_told_otherwise() {
 }
 
 #[test]
-fn the_queue_begins_behind_the_workers() {
+fn activations_queue_once_all_workers_are_busy() {
     let code = pipe_loop(": > here.$$; until [ -e go ]; do sleep 0.01; done; echo '{}'");
     let proxy = serving(&["--workers", "2", "--queue", "1"], &[], &code);
     let folder = proxy.workdir().join("action/1/bin");
@@ -158,7 +158,7 @@ fn wait_for_two(folder: &Path) {
 // Logs.
 
 #[test]
-fn the_log_of_each_activation_stands_together_with_its_sentinel() {
+fn the_log_of_each_activation_is_contiguous_with_its_sentinel() {
     let lines = "for i in {1..20}; do echo \"$line $i\"; sleep 0.002; done";
     let body = format!("{}; {lines} >&2; {lines} >&4; echo '{{}}'", meeting(3));
     // Both streams: the dialect logs on stdout as well.
@@ -182,7 +182,7 @@ fn the_log_of_each_activation_stands_together_with_its_sentinel() {
 }
 
 #[test]
-fn a_log_too_large_to_gather_passes_in_whole_lines() {
+fn a_log_too_large_to_buffer_passes_in_whole_lines() {
     const LINES: usize = 2_000;
     let body = format!(
         "{}; for ((i = 0; i < {LINES}; i++)); do echo \"$line of many lines, this is number $i\"; done >&2; echo '{{}}'",
@@ -203,7 +203,7 @@ fn a_log_too_large_to_gather_passes_in_whole_lines() {
 }
 
 #[test]
-fn a_line_too_long_to_gather_is_broken_and_holds_nobody_up() {
+fn a_line_too_long_to_buffer_is_split_and_delays_no_other() {
     // The first begins a line and does not end it before the second has been answered.
     let body = format!(
         "{}; case $line in *0*) head -c 10000 /dev/zero | tr '\\0' x >&2; until [ -e go ]; do sleep 0.01; done; \
@@ -227,7 +227,7 @@ fn a_line_too_long_to_gather_is_broken_and_holds_nobody_up() {
 // Deaths.
 
 #[test]
-fn a_death_takes_one_activation_with_it_and_no_other() {
+fn a_crash_fails_one_activation_and_no_other() {
     let body = format!("{}; case $line in *1*) kill -9 $$;; esac; sleep 0.1; echo \"$line\"", meeting(4));
     let proxy = serving(&["--workers", "4"], &[], &pipe_loop(&body));
     for round in 1..=3 {
@@ -244,7 +244,7 @@ fn a_death_takes_one_activation_with_it_and_no_other() {
 }
 
 #[test]
-fn a_process_that_does_not_start_takes_no_activation_from_one_that_lives() {
+fn a_process_that_fails_to_start_takes_no_activation_from_a_live_one() {
     // The first process is the only one that ever starts.
     let code = pipe_loop("sleep 0.05; echo \"{\\\"pid\\\":$$}\"").replacen(
         '\n',
@@ -265,7 +265,7 @@ fn a_process_that_does_not_start_takes_no_activation_from_one_that_lives() {
 // Init and the end.
 
 #[test]
-fn an_init_of_the_image_starts_all_workers_anew() {
+fn an_init_of_the_images_action_restarts_all_workers() {
     let folder = tempfile::tempdir().expect("a folder of its own");
     let path = folder.path().join("exec");
     fs::write(&path, pipe_loop(&format!("{}; echo \"{{\\\"pid\\\":$$,\\\"v\\\":\\\"$V\\\"}}\"", meeting(2))))
@@ -286,7 +286,7 @@ fn an_init_of_the_image_starts_all_workers_anew() {
 }
 
 #[test]
-fn at_the_end_all_workers_finish_and_all_processes_leave() {
+fn at_shutdown_all_workers_finish_and_all_processes_exit() {
     let code = format!("{}echo left >> left\nsleep 600 &\n", meets(3));
     let mut proxy = serving(&["--workers", "3", "--drain-grace", "20s"], &[], &code);
     let folder = proxy.workdir().join("action/1/bin");
@@ -305,7 +305,7 @@ fn at_the_end_all_workers_finish_and_all_processes_leave() {
 }
 
 #[test]
-fn at_the_end_all_workers_are_cut_or_killed() {
+fn at_shutdown_all_workers_are_cut_off_or_killed() {
     for second_signal in [false, true] {
         let grace = if second_signal { "1h" } else { "200ms" };
         let mut proxy = serving(&["--workers", "2", "--drain-grace", grace, "--stop-grace", grace], &[], &meets(3));
@@ -328,7 +328,7 @@ fn at_the_end_all_workers_are_cut_or_killed() {
 }
 
 #[test]
-fn a_count_of_workers_that_cannot_be_used_is_told() {
+fn an_invalid_count_of_workers_is_refused() {
     for wrong in ["0", "1025", "many"] {
         let ended = crate::support::pipeloop(&["serve", "--workers", wrong], &[], "");
         ended.check(2).says(&["--workers", "`auto` or a count from 1 to 1024"]);
