@@ -1,7 +1,7 @@
 //! Each caller gets its own answer or an error of its own, whatever the others and their activations do.
 //!
 //! A hundred callers at once do random things, from a seed that is told when a test fails and can be set:
-//! `PIPELOOP_TEST_SEED=7 cargo test --test all pairing`. `PIPELOOP_TEST_STEPS` multiplies their number.
+//! `PIPELOOP_TEST_SEED=7 cargo test --test all random_callers`. `PIPELOOP_TEST_STEPS` multiplies their number.
 //! What each step may get is decided by [`Step::check`], and afterwards the log is looked at, the processes and
 //! the descriptors.
 //!
