@@ -21,7 +21,7 @@ fn action(first: &str, each: &str) -> String {
 const WAITS: &str = "echo begun >&2; until [ -e go ]; do sleep 0.01; done";
 
 fn let_go(proxy: &Proxy) {
-    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's folder is there");
+    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's directory exists");
 }
 
 #[test]
@@ -37,13 +37,13 @@ fn a_freeze_during_an_init_does_not_count() {
 
 #[test]
 fn a_freeze_during_a_compilation_does_not_count() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let path = folder.path().join("compile");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("compile");
     let script = action("", "");
     let compiler = format!("#!/bin/bash\ncd \"$3\"\n{WAITS}\ncat > exec << 'END'\n{script}\nEND\n");
-    std::fs::write(&path, compiler).expect("the folder is ours");
+    std::fs::write(&path, compiler).expect("the directory is writable");
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&path, executable).expect("the file is ours");
+    std::fs::set_permissions(&path, executable).expect("the file is writable");
     let proxy = Proxy::start(&["--init-timeout", LIMIT, "--compiler", path.to_str().expect("text")], &[]);
     let mut caller = proxy.caller();
     caller.send_request("POST", "/init", json!({"value": {"code": "some source"}}).to_string().as_bytes());

@@ -66,11 +66,11 @@ fn check_own_or_error(response: &Response, number: usize, stray: &str) {
     }
 }
 
-/// Everything in a folder, however deep.
-fn everything_below(folder: &Path) -> Vec<PathBuf> {
+/// Everything in a directory, however deep.
+fn everything_below(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).expect("the folder is there") {
-        let entry = entry.expect("the folder can be read");
+    for entry in fs::read_dir(directory).expect("the directory exists") {
+        let entry = entry.expect("the directory can be read");
         found.push(entry.path());
         if entry.file_type().expect("it has a type").is_dir() {
             found.extend(everything_below(&entry.path()));
@@ -160,7 +160,7 @@ def main(arguments, context):
     // A stray that is there before the next call harms nobody. One that is written at the moment in which the next
     // line is read cannot be told from an answer, since the lines of these protocols carry no ids: `docs/protocol.md`,
     // "Strays", says so.
-    let signals = tempfile::tempdir().expect("a folder of its own");
+    let signals = tempfile::tempdir().expect("a temporary directory");
     let proxy = initialised(late, &[("SIGNALS", signals.path().to_str().expect("a plain name"))]);
     let mut caller = proxy.caller();
     for number in 0..20 {
@@ -226,13 +226,13 @@ fn p8_an_early_exit_without_acknowledgement_fails_init() {
 #[test]
 fn p9_output_after_an_answer_appears_in_the_next_activations_log() {
     let proxy = Proxy::start::<&str>(&[], &[ACTIONLOOP]);
-    proxy.init_action("field_late_log.py", &json!({"SIGNALS": proxy.directory()}));
+    proxy.init_action("logs_after_answer.py", &json!({"SIGNALS": proxy.directory()}));
     let mut expected = String::new();
     for number in 1..=3 {
         proxy.run(&json!({})).check(200, &json!({ "n": number }));
         expected.push_str(&format!("early {number}\n{SENTINEL}\n"));
         assert_eq!(proxy.logs().stdout, expected);
-        fs::write(proxy.directory().join(format!("go {number}")), "").expect("the folder is ours");
+        fs::write(proxy.directory().join(format!("go {number}")), "").expect("the directory is writable");
         let said = proxy.directory().join(format!("said {number}"));
         eventually("the action logs after its answer", || said.exists().then_some(()));
         assert_eq!(proxy.logs().stdout, expected, "nothing stands behind the sentinel");

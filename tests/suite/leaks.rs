@@ -27,8 +27,8 @@ fn activations_and_restarts_leak_nothing() {
     const ROUNDS: usize = 60;
     /// What an allocator may keep for itself.
     const GROWTH_KIB: u64 = 2 * 1024;
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let action = compile("butler.c", folder.path());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let action = compile("all_purpose.c", directory.path());
     let mut proxy = Proxy::start(&[action], &[]);
     let settled = || {
         assert_eq!(proxy.run(&json!({})).status, 200);
@@ -52,8 +52,8 @@ fn activations_and_restarts_leak_nothing() {
 fn memory_of_large_messages_is_returned_to_the_system() {
     /// What may stay: pieces that small blocks stand in.
     const MAX_KEPT_KIB: u64 = 3 * 1024;
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let action = compile("butler.c", folder.path());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let action = compile("all_purpose.c", directory.path());
     let mut proxy = Proxy::start(&[action], &[]);
     assert_eq!(proxy.run(&json!({})).status, 200);
     let before = resource_usage(proxy.pid());

@@ -11,10 +11,10 @@ use serde_json::json;
 
 use crate::support::{Caller, Proxy, Response, eventually, now_ms, processes, root};
 
-/// Version 1 in shell: `body` is done for each `$line`; `$folder` is the action's.
+/// Version 1 in shell: `body` is done for each `$line`.
 fn pipe_loop(body: &str) -> String {
     format!(
-        "#!/bin/bash\nfolder=$PWD\nwait_for() {{ until [ -e $1 ]; do sleep 0.005; done; }}\n\
+        "#!/bin/bash\nwait_for() {{ until [ -e $1 ]; do sleep 0.005; done; }}\n\
          echo '{{\"openwhisk\":1}}'\nwhile IFS= read -r line; do\ncase $line in\n{body}\n*) echo \"{{\\\"pid\\\":$$}}\";;\n\
          esac\ndone\n"
     )
@@ -78,23 +78,23 @@ fn begin(proxy: &Proxy, what: &str) -> Caller {
     caller
 }
 
-fn folder(proxy: &Proxy) -> PathBuf {
+fn action_directory(proxy: &Proxy) -> PathBuf {
     proxy.workdir().join("action/1/bin")
 }
 
 fn let_go(proxy: &Proxy) {
-    fs::write(folder(proxy).join("go"), "").expect("the action's folder is there");
+    fs::write(action_directory(proxy).join("go"), "").expect("the action's directory exists");
 }
 
 #[track_caller]
 fn wait_for_file(proxy: &Proxy, name: &str) {
-    eventually("the action has come so far", || folder(proxy).join(name).exists().then_some(()));
+    eventually("the action has come so far", || action_directory(proxy).join(name).exists().then_some(()));
 }
 
 /// The end has begun: nobody new gets in.
 #[track_caller]
 fn wait_for_the_end_to_begin(proxy: &Proxy) {
-    eventually("the end has begun", || Caller::connect(proxy.port()).err());
+    eventually("the shutdown has begun", || Caller::connect(proxy.port()).err());
 }
 
 /// Everything stands still for longer than any limit that is set with it, and the proxy goes on first.
@@ -161,7 +161,7 @@ fn initialising_the_init_timeout_stops_the_whole_group() {
         let mut caller = proxy.caller();
         caller.send_request("POST", "/init", json!({"value": {"code": code}}).to_string().as_bytes());
         let group = eventually("it has started", || {
-            fs::read_to_string(folder(&proxy).join("group")).ok()?.trim().parse::<i32>().ok()
+            fs::read_to_string(action_directory(&proxy).join("group")).ok()?.trim().parse::<i32>().ok()
         });
         caller.receive().expect("an answer").check_error(502, &["400 ms", "PIPELOOP_INIT_TIMEOUT"]);
         check_gone(group);
@@ -201,7 +201,7 @@ fn initialising_a_freeze_does_not_count() {
 fn ready_a_crash_fails_no_activation() {
     let proxy = serving(&[], &action());
     let first = pid(&proxy);
-    kill_process(Pid::from_raw(first).expect("a pid"), Signal::KILL).expect("it lives");
+    kill_process(Pid::from_raw(first).expect("a pid"), Signal::KILL).expect("the process is alive");
     eventually("it is gone", || (!processes::lives(first)).then_some(()));
     assert_ne!(pid(&proxy), first);
     assert_eq!(proxy.check_streams(2).stderr, "");
@@ -312,13 +312,13 @@ fn busy_a_process_that_left_the_group_delays_nothing() {
     );
     ask(&proxy, "leave").check_error(502, &["run timeout"]);
     proxy.check_streams(1);
-    let text = fs::read_to_string(folder(&proxy).join("escaped")).expect("it is there");
+    let text = fs::read_to_string(action_directory(&proxy).join("escaped")).expect("it is there");
     let escaped: i32 = text.trim().parse().expect("a pid");
     assert!(processes::lives(escaped), "it is not hunted");
     pid(&proxy);
     proxy.stop();
     // It is this test's to clean up.
-    kill_process(Pid::from_raw(escaped).expect("a pid"), Signal::KILL).expect("it lives");
+    kill_process(Pid::from_raw(escaped).expect("a pid"), Signal::KILL).expect("the process is alive");
 }
 
 // Without a process: after a death, and in a pause.
@@ -343,10 +343,10 @@ fn without_process_an_init_is_refused() {
 fn without_process_a_failed_start_is_reported() {
     let code = action().replacen('\n', "\n[ ! -e broken ] || { echo broken >&2; exit 4; }\n", 1);
     let proxy = serving(&[], &code);
-    fs::write(folder(&proxy).join("broken"), "").expect("the folder is there");
+    fs::write(action_directory(&proxy).join("broken"), "").expect("the directory exists");
     let_die(&proxy, 1);
     ask(&proxy, "say").check_error(502, &["exited with status 4", "before it was ready", "broken"]);
-    fs::remove_file(folder(&proxy).join("broken")).expect("it is there");
+    fs::remove_file(action_directory(&proxy).join("broken")).expect("it is there");
     pid(&proxy);
     proxy.check_streams(3);
 }
@@ -377,7 +377,7 @@ fn backoff_an_activation_waits_for_a_short_pause() {
 fn backoff_a_long_pause_is_reported_and_ends() {
     let proxy = serving(&[], &action().replacen('\n', "\necho >> starts\n", 1));
     let_die(&proxy, 6);
-    let starts = || fs::read_to_string(folder(&proxy).join("starts")).expect("it is there").lines().count();
+    let starts = || fs::read_to_string(action_directory(&proxy).join("starts")).expect("it is there").lines().count();
     assert_eq!(starts(), 6);
     let told = ask(&proxy, "say");
     told.check_error(
@@ -405,7 +405,7 @@ fn backoff_a_long_pause_is_reported_and_ends() {
 fn backoff_failed_starts_count_as_crashes() {
     let code = action().replacen('\n', "\n[ ! -e broken ] || { echo broken >&2; exit 4; }\n", 1);
     let proxy = serving(&[], &code);
-    fs::write(folder(&proxy).join("broken"), "").expect("the folder is there");
+    fs::write(action_directory(&proxy).join("broken"), "").expect("the directory exists");
     let_die(&proxy, 1);
     for _ in 0..5 {
         ask(&proxy, "say").check_error(502, &["before it was ready"]);
@@ -608,7 +608,7 @@ fn stopping_last_output_follows_no_sentinel() {
 fn tests() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(root().join("tests/suite")).expect("the suites are here") {
-        let path = entry.expect("the folder can be read").path();
+        let path = entry.expect("the directory can be read").path();
         let file = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let text = fs::read_to_string(&path).expect("a suite");
         let lines: Vec<_> = text.lines().map(str::trim).collect();

@@ -27,11 +27,11 @@ fn launcher() -> Option<&'static [&'static str]> {
     found
 }
 
-/// A proxy as PID 1 that serves `butler.c`.
-fn butler(env: &[(&str, &str)]) -> Option<Proxy> {
+/// A proxy as PID 1 that serves `all_purpose.c`.
+fn all_purpose(env: &[(&str, &str)]) -> Option<Proxy> {
     let launcher = launcher()?;
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let action = compile("butler.c", folder.path());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let action = compile("all_purpose.c", directory.path());
     let proxy = Proxy::start_under::<&str>(launcher, &[], env);
     let code = std::fs::read(action).expect("it was compiled");
     proxy.init_binary(&code).check(200, &json!({"ok": true}));
@@ -44,7 +44,7 @@ fn butler(env: &[(&str, &str)]) -> Option<Proxy> {
 
 #[test]
 fn ten_thousand_orphans_are_reaped() {
-    let Some(mut proxy) = butler(&[]) else { return };
+    let Some(mut proxy) = all_purpose(&[]) else { return };
     proxy.run(&json!({"orphans": 10_000})).check(200, &json!({"adopted": 10_000}));
     eventually("no orphan waits to be reaped", || (processes::zombies(proxy.pid()) == 0).then_some(()));
     assert_eq!(proxy.actions().len(), 1, "the action is the one child that is left");
@@ -57,7 +57,7 @@ fn ten_thousand_orphans_are_reaped() {
 #[test]
 fn each_termination_signal_stops_the_proxy_in_order() {
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
-        let Some(mut proxy) = butler(&[]) else { return };
+        let Some(mut proxy) = all_purpose(&[]) else { return };
         proxy.signal(signal);
         assert_eq!(proxy.wait().code(), Some(0), "{signal:?}");
         assert_eq!(proxy.logs().stderr, "end of input\n", "{signal:?}: the action saw its end");
@@ -66,7 +66,7 @@ fn each_termination_signal_stops_the_proxy_in_order() {
 
 #[test]
 fn other_signals_are_ignored() {
-    let Some(mut proxy) = butler(&[]) else { return };
+    let Some(mut proxy) = all_purpose(&[]) else { return };
     let before = proxy.actions();
     for signal in [Signal::PIPE, Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::WINCH, Signal::CONT, Signal::IO]
     {
@@ -80,7 +80,7 @@ fn other_signals_are_ignored() {
 #[test]
 fn a_second_signal_ends_the_proxy_at_once() {
     let graces = [("PIPELOOP_DRAIN_GRACE", "1h"), ("PIPELOOP_STOP_GRACE", "1h"), ("STUBBORN", "1")];
-    let Some(mut proxy) = butler(&graces) else { return };
+    let Some(mut proxy) = all_purpose(&graces) else { return };
     proxy.signal(Signal::TERM);
     proxy.wait_for("the orderly end has begun", |logs| logs.stderr.contains("end of input\n"));
     proxy.signal(Signal::QUIT);
@@ -98,14 +98,14 @@ impl Drop for Killed {
 }
 
 /// The kernel drops SIGTERM to PID 1 until something takes or holds it, so it is held back from the first
-/// line on: here with a start that is long, since a compiler is looked for in tens of thousands of folders.
+/// line on: here with a start that is long, since a compiler is looked for in tens of thousands of directories.
 #[test]
 fn a_signal_before_the_handlers_are_installed_is_not_lost() {
     let Some(launcher) = launcher() else { return };
-    let folder = tempfile::tempdir().expect("a folder of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let mut command = Command::new(launcher[0]);
     command.args(&launcher[1..]).arg(env!("CARGO_BIN_EXE_pipeloop"));
-    command.args(["serve", "--host", "127.0.0.1", "--port", "0", "--workdir"]).arg(folder.path());
+    command.args(["serve", "--host", "127.0.0.1", "--port", "0", "--workdir"]).arg(directory.path());
     command.env("PATH", format!("{}:{}", "/x:".repeat(40_000), search_path()));
     command.env("PIPELOOP_COMPILER", "cat").stderr(Stdio::null());
     let mut child = Killed(command.spawn().expect("it can be started"));

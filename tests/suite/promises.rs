@@ -26,7 +26,7 @@ fn echo() -> String {
     pipe_loop("printf '%s\\n' \"$line\"")
 }
 
-/// Version 1: says `begun`, waits until its folder holds the file `go`, and answers with what it gets.
+/// Version 1: says `begun`, waits until its directory holds the file `go`, and answers with what it gets.
 fn waits() -> String {
     pipe_loop("echo begun >&2; until [ -e go ]; do sleep 0.01; done; printf '%s\\n' \"$line\"")
 }
@@ -40,7 +40,7 @@ fn serving(args: &[&str], code: &str) -> Proxy {
 
 /// Lets an action of [`waits`] go on.
 fn let_go(proxy: &Proxy) {
-    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's folder is there");
+    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's directory exists");
 }
 
 fn send_run(caller: &mut Caller, value: &Value) {
@@ -413,7 +413,7 @@ def links():
         except FileNotFoundError: pass  # that of the listing itself
 report = json.dumps({
     "links": dict(links()), "leader": os.getpgid(0) == os.getpid(), "arguments": len(sys.argv) - 1,
-    "folder": os.getcwd() == os.path.dirname(os.path.realpath(__file__)),
+    "directory": os.getcwd() == os.path.dirname(os.path.realpath(__file__)),
 })
 "#;
     let three = json!({"0": "pipe", "1": "pipe", "2": "pipe"});
@@ -421,13 +421,13 @@ report = json.dumps({
 
     let kept = "print('{\"openwhisk\":1}', flush=True)\nfor line in sys.stdin: print(report, flush=True)\n";
     let proxy = serving(&[], &format!("{code}{kept}"));
-    let expected = json!({"links": four, "leader": true, "arguments": 0, "folder": true});
+    let expected = json!({"links": four, "leader": true, "arguments": 0, "directory": true});
     proxy.run(&json!({})).check(200, &expected);
 
     // Nothing that the proxy has opened for its callers meanwhile, either.
     let proxy = serving(&["--protocol", "0"], &format!("{code}print(report)\n"));
     let _open: Vec<Caller> = (0..3).map(|_| proxy.caller()).collect();
-    let expected = json!({"links": three, "leader": true, "arguments": 1, "folder": true});
+    let expected = json!({"links": three, "leader": true, "arguments": 1, "directory": true});
     proxy.run(&json!({})).check(200, &expected);
 }
 
@@ -443,10 +443,10 @@ fn an_action_starts_with_no_signal_blocked_and_the_default_sigpipe() {
 
 #[test]
 fn descriptors_that_the_proxy_inherits_are_hidden_from_the_action() {
-    let directory = tempfile::tempdir().expect("a folder of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let script = directory.path().join("action");
     std::fs::write(&script, "#!/bin/sh\n[ -e /proc/self/fd/9 ] && echo '{\"seen\":true}' || echo '{\"seen\":false}'\n")
-        .expect("the folder is ours");
+        .expect("the directory is writable");
     let output = std::process::Command::new("bash")
         .args(["-c", "chmod +x action; exec 9< action; exec \"$0\" run ./action --protocol 0"])
         .arg(env!("CARGO_BIN_EXE_pipeloop"))
@@ -558,7 +558,7 @@ fn time_spent_frozen_does_not_count() {
 fn at_shutdown_an_action_sees_end_of_file_and_may_finish() {
     let finishes = "echo 'leaving' > end; trap 'echo told >> end' TERM; sleep 0.3; echo 'left' >> end\n";
     for code in [format!("{}{finishes}", echo()), format!("{}{finishes}", dialect("echo '{}'"))] {
-        let directory = tempfile::tempdir().expect("a folder of its own");
+        let directory = tempfile::tempdir().expect("a temporary directory");
         let end = directory.path().join("end");
         // Uploaded files are removed at the end, these are not.
         let mut proxy = Proxy::plain();
@@ -668,7 +668,7 @@ fn a_second_signal_ends_the_proxy_at_once() {
     send_run(&mut working, &json!({"n": 1}));
     proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
     proxy.signal(Signal::INT);
-    eventually("the end has begun", || Caller::connect(proxy.port()).err());
+    eventually("the shutdown has begun", || Caller::connect(proxy.port()).err());
     proxy.signal(Signal::TERM);
     assert_eq!(proxy.wait().code(), Some(0));
 }

@@ -78,7 +78,7 @@ enum Manner {
 const ASKS: [(&str, u64); 13] = [
     ("echo", 48),
     ("slow", 8),
-    ("pieces", 8),
+    ("parts", 8),
     ("logs", 6),
     ("big", 4),
     ("stray", 6),
@@ -237,7 +237,7 @@ fn check(setting: Setting) {
     if setting.concurrency == 1 {
         proxy.init_action("misbehaves.pl", &json!({"SPEAKS": setting.protocol}));
     } else {
-        proxy.init_action("misbehaves_many.py", &json!({"CONCURRENCY": setting.concurrency.to_string()}));
+        proxy.init_action("misbehaves_concurrently.py", &json!({"CONCURRENCY": setting.concurrency.to_string()}));
     }
     proxy.run(&json!({"id": "first", "do": "echo", "ms": 0})).check(200, &json!({"id": "first"}));
     let (sockets, pipes) = descriptors(proxy.pid());

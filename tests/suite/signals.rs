@@ -8,9 +8,9 @@ use serde_json::json;
 
 use crate::support::{Proxy, compile, eventually, processes};
 
-fn butler(launcher: &[&str], protocol: &str) -> Proxy {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let action = compile("butler.c", folder.path());
+fn all_purpose(launcher: &[&str], protocol: &str) -> Proxy {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let action = compile("all_purpose.c", directory.path());
     let proxy = Proxy::start_under(launcher, &["--protocol", protocol], &[]);
     proxy.init_binary(&std::fs::read(action).expect("it was compiled")).check(200, &json!({"ok": true}));
     proxy
@@ -19,7 +19,7 @@ fn butler(launcher: &[&str], protocol: &str) -> Proxy {
 #[test]
 fn each_termination_signal_stops_the_proxy_in_order() {
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
-        let mut proxy = butler(&[], "auto");
+        let mut proxy = all_purpose(&[], "auto");
         let group = proxy.actions()[0];
         proxy.signal(signal);
         assert_eq!(proxy.wait().code(), Some(0), "{signal:?}");
@@ -31,7 +31,7 @@ fn each_termination_signal_stops_the_proxy_in_order() {
 #[test]
 fn a_proxy_under_nohup_ignores_sighup() {
     let launcher = ["bash", "-c", "trap '' HUP; \"$0\" \"$@\"; exit $?"];
-    let mut proxy = butler(&launcher, "auto");
+    let mut proxy = all_purpose(&launcher, "auto");
     proxy.signal(Signal::HUP);
     assert_eq!(proxy.run(&json!({})).status, 200);
     proxy.signal(Signal::TERM);
@@ -40,7 +40,7 @@ fn a_proxy_under_nohup_ignores_sighup() {
 
 #[test]
 fn signals_for_the_action_are_forwarded() {
-    let proxy = butler(&[], "auto");
+    let proxy = all_purpose(&[], "auto");
     for signal in ["SIGUSR1", "SIGUSR2"] {
         proxy.signal(if signal == "SIGUSR1" { Signal::USR1 } else { Signal::USR2 });
         // Between two activations its log is kept for the next one.
@@ -74,7 +74,7 @@ fn an_action_killed_by_a_forwarded_signal_is_restarted() {
 
 #[test]
 fn a_stopped_proxy_resumes_on_sigcont() {
-    let proxy = butler(&[], "auto");
+    let proxy = all_purpose(&[], "auto");
     proxy.signal(Signal::STOP);
     let mut caller = proxy.caller();
     caller.send_request("POST", "/run", b"{}");
@@ -90,8 +90,8 @@ fn run_exits_with_128_plus_the_signal_number() {
         (Signal::QUIT, "SIGQUIT", 131),
         (Signal::TERM, "SIGTERM", 143),
     ] {
-        let folder = tempfile::tempdir().expect("a folder of its own");
-        let action = compile("butler.c", folder.path());
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let action = compile("all_purpose.c", directory.path());
         let mut command = Command::new(env!("CARGO_BIN_EXE_pipeloop"));
         command.arg("run").arg(&action).args(["-p", "sleep_ms=600000"]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
@@ -99,7 +99,7 @@ fn run_exits_with_128_plus_the_signal_number() {
         let mut text = String::new();
         stderr.read_line(&mut text).expect("a line");
         assert_eq!(text, "begun\n");
-        kill_process(Pid::from_child(&child), signal).expect("it lives");
+        kill_process(Pid::from_child(&child), signal).expect("the process is alive");
         stderr.read_to_string(&mut text).expect("text");
         assert_eq!(child.wait().expect("it is our child").code(), Some(status), "{text}");
         assert!(text.contains(&format!("pipeloop: {name}, stopping the action\n")), "{text}");
