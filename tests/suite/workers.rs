@@ -292,7 +292,7 @@ fn at_shutdown_all_workers_finish_and_all_processes_exit() {
     let code = format!("{}echo left >> left\nsleep 600 &\n", waits_for_others(3));
     let mut proxy = serving(&["--workers", "3", "--drain-grace", "20s"], &[], &code);
     let directory = proxy.workdir().join("action/1/bin");
-    // Two of three: they wait for the third, which comes when the shutdown has begun.
+    // Two of three: they wait for the third, which comes once the shutdown has begun.
     let callers = send(&proxy, 2);
     wait_for_two(&directory);
     let groups = proxy.actions();
