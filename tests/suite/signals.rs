@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::support::{Proxy, compile, eventually, processes};
 
-fn all_purpose(launcher: &[&str], protocol: &str) -> Proxy {
+/// A proxy that serves `all_purpose.c`.
+fn serving(launcher: &[&str], protocol: &str) -> Proxy {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let action = compile("all_purpose.c", directory.path());
     let proxy = Proxy::start_under(launcher, &["--protocol", protocol], &[]);
@@ -19,19 +20,19 @@ fn all_purpose(launcher: &[&str], protocol: &str) -> Proxy {
 #[test]
 fn each_termination_signal_stops_the_proxy_in_order() {
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
-        let mut proxy = all_purpose(&[], "auto");
+        let mut proxy = serving(&[], "auto");
         let group = proxy.actions()[0];
         proxy.signal(signal);
         assert_eq!(proxy.wait().code(), Some(0), "{signal:?}");
-        assert_eq!(proxy.logs().stderr, "end of input\n", "{signal:?}: the action saw its end");
-        eventually("nothing of the action is left", || processes::group(group).is_empty().then_some(()));
+        assert_eq!(proxy.logs().stderr, "end of input\n", "{signal:?}: the action saw the end of its input");
+        eventually("no process of the action is left", || processes::group(group).is_empty().then_some(()));
     }
 }
 
 #[test]
 fn a_proxy_under_nohup_ignores_sighup() {
     let launcher = ["bash", "-c", "trap '' HUP; \"$0\" \"$@\"; exit $?"];
-    let mut proxy = all_purpose(&launcher, "auto");
+    let mut proxy = serving(&launcher, "auto");
     proxy.signal(Signal::HUP);
     assert_eq!(proxy.run(&json!({})).status, 200);
     proxy.signal(Signal::TERM);
@@ -40,11 +41,11 @@ fn a_proxy_under_nohup_ignores_sighup() {
 
 #[test]
 fn signals_for_the_action_are_forwarded() {
-    let proxy = all_purpose(&[], "auto");
+    let proxy = serving(&[], "auto");
     for signal in ["SIGUSR1", "SIGUSR2"] {
         proxy.signal(if signal == "SIGUSR1" { Signal::USR1 } else { Signal::USR2 });
-        // Between two activations its log is kept for the next one.
-        eventually("the action got it", || {
+        // The log of an action between two activations goes to the next one.
+        eventually("the action got the signal", || {
             let response = proxy.run(&json!({}));
             assert_eq!(response.status, 200, "{}", response.text());
             proxy.logs().stderr.contains(&format!("got {signal}\n")).then_some(())
@@ -66,7 +67,7 @@ fn an_action_killed_by_a_forwarded_signal_is_restarted() {
     proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
     proxy.signal(Signal::USR1);
     caller.receive().expect("an answer").check_error(502, &["signal 10", "SIGUSR1"]);
-    eventually("the whole group got it", || processes::group(group).is_empty().then_some(()));
+    eventually("the whole group got the signal", || processes::group(group).is_empty().then_some(()));
     proxy.run(&json!({})).check(200, &json!({}));
     proxy.check_streams(2);
     proxy.stop();
@@ -74,7 +75,7 @@ fn an_action_killed_by_a_forwarded_signal_is_restarted() {
 
 #[test]
 fn a_stopped_proxy_resumes_on_sigcont() {
-    let proxy = all_purpose(&[], "auto");
+    let proxy = serving(&[], "auto");
     proxy.signal(Signal::STOP);
     let mut caller = proxy.caller();
     caller.send_request("POST", "/run", b"{}");
@@ -95,13 +96,13 @@ fn run_exits_with_128_plus_the_signal_number() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pipeloop"));
         command.arg("run").arg(&action).args(["-p", "sleep_ms=600000"]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
-        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let mut text = String::new();
         stderr.read_line(&mut text).expect("a line");
         assert_eq!(text, "begun\n");
         kill_process(Pid::from_child(&child), signal).expect("the process is alive");
         stderr.read_to_string(&mut text).expect("text");
-        assert_eq!(child.wait().expect("it is our child").code(), Some(status), "{text}");
+        assert_eq!(child.wait().expect("it is a child of the test").code(), Some(status), "{text}");
         assert!(text.contains(&format!("pipeloop: {name}, stopping the action\n")), "{text}");
     }
 }
