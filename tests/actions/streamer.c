@@ -231,7 +231,10 @@ static void handle(const char *line) {
 static int read_input(void) {
     static char *buffer;
     static size_t length, capacity;
-    if (capacity - length < 65536 + 1) expect((buffer = realloc(buffer, capacity = 2 * capacity + 2 * 65536)) != NULL);
+    if (capacity - length < 65536 + 1) {
+        capacity = 2 * capacity + 2 * 65536;
+        expect((buffer = realloc(buffer, capacity)) != NULL);
+    }
     ssize_t count = read(0, buffer + length, 65536);
     if (count <= 0) return 1;
     char *end, *line = buffer, *fresh = buffer + length;

@@ -97,8 +97,8 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// The kernel drops SIGTERM to PID 1 unless it is handled or blocked, so the proxy blocks it from its first line on. The
-/// start takes long here, since the proxy searches tens of thousands of directories for a compiler.
+/// The kernel drops SIGTERM to PID 1 unless it is handled or blocked, so the proxy blocks it from its first line on.
+/// The start takes long here, since the proxy searches tens of thousands of directories for a compiler.
 #[test]
 fn a_signal_before_the_handlers_are_installed_is_not_lost() {
     let Some(launcher) = launcher() else { return };

@@ -162,7 +162,7 @@ while read -r line; do id; echo "{\"id\":$id,\"result\":{\"second\":true}}"; don
     for caller in &mut callers[1..4] {
         caller.send_run("*/*", &json!({}));
     }
-    // Their lines are in its pipe by then: it has four slots, and the answer to another request shows that they arrived.
+    // Their lines are in its pipe by then: it has four slots, and the answer to another request shows that they came.
     proxy.caller().call("GET", "/", b"");
     callers[4].send_run("*/*", &json!({}));
     callers[4].receive().expect("an answer").check(200, &json!({"second": true}));

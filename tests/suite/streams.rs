@@ -346,7 +346,7 @@ touch "$MARK"; exit 4
     for caller in &mut callers[1..] {
         caller.send_run("*/*", &json!({}));
     }
-    // Their lines are in its pipe by then: it has four slots, and the answer to another request shows that they arrived.
+    // Their lines are in its pipe by then: it has four slots, and the answer to another request shows that they came.
     proxy.caller().call("GET", "/", b"");
     std::fs::write(go, "").expect("the directory is writable");
     callers[0].receive().expect("an answer").check_error(502, &["exited with status 4"]);
@@ -568,7 +568,7 @@ impl SlowCaller {
     fn read_until(&mut self, what: &str, min_time: Duration, mut happened: impl FnMut() -> bool) {
         let begun = Instant::now();
         while begun.elapsed() < min_time || !happened() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "it never happened: {what}");
+            assert!(begun.elapsed() < Duration::from_mins(1), "it never happened: {what}");
             let chunk = self.caller.receive_chunk().expect("the stream goes on").expect("the stream goes on");
             self.check(&chunk);
             let due = Duration::from_secs_f64(self.read as f64 / Self::BYTES_PER_SECOND as f64);
