@@ -39,10 +39,10 @@ mod endings;
 mod examples;
 #[path = "suite/fast_path.rs"]
 mod fast_path;
-#[path = "suite/field.rs"]
-mod field;
-#[path = "suite/frozen.rs"]
-mod frozen;
+#[path = "suite/freeze.rs"]
+mod freeze;
+#[path = "suite/go_proxy_faults.rs"]
+mod go_proxy_faults;
 #[path = "suite/hidden.rs"]
 mod hidden;
 #[path = "suite/image.rs"]
@@ -55,14 +55,14 @@ mod layout;
 mod leaks;
 #[path = "suite/lifecycle.rs"]
 mod lifecycle;
-#[path = "suite/origin.rs"]
-mod origin;
-#[path = "suite/pairing.rs"]
-mod pairing;
+#[path = "suite/original_script.rs"]
+mod original_script;
 #[path = "suite/pid_one.rs"]
 mod pid_one;
 #[path = "suite/promises.rs"]
 mod promises;
+#[path = "suite/random_callers.rs"]
+mod random_callers;
 #[path = "suite/room.rs"]
 mod room;
 #[path = "suite/signals.rs"]

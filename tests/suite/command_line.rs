@@ -169,7 +169,7 @@ fn a_wrong_command_line_is_status_2() {
 
 #[test]
 fn an_action_that_dies_passes_its_status_on() {
-    let ended = run("dies.sh", &[], "");
+    let ended = run("exits.sh", &[], "");
     ended.check(3).says(&["error[PL061]", "status 3", "last words"]);
 }
 

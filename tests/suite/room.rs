@@ -9,10 +9,10 @@ use crate::support::{Caller, Proxy, compile, eventually, processes};
 /// What the proxy may take beside what its bounds allow.
 const OWN_MIB: u64 = 16;
 
-/// A proxy that serves `butler.c`, and may hold so much.
+/// A proxy that serves `all_purpose.c`, and may hold so much.
 fn serving(limit: &str) -> (Proxy, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder of its own");
-    let action = compile("butler.c", folder.path());
+    let action = compile("all_purpose.c", folder.path());
     let action = action.to_str().expect("the path is text").to_owned();
     let proxy = Proxy::start(&["--max-memory", limit, "--max-result", "9MiB", &action], &[]);
     (proxy, folder)
