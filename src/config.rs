@@ -1,7 +1,11 @@
 //! Settings: flags and environment in one table, the only reader of the environment.
 //!
-//! `pipeloop serve --help` prints the table; `docs/configuration.md` is held to it by a test.
-//! A wrong value is an error before anything is started or bound.
+//! `pipeloop serve --help` prints the table, and a test compares `docs/configuration.md` with it. A wrong value
+//! is an error before the proxy starts anything or binds its port.
+//!
+//! `-h` shows about ten settings, those that people change. The others have `hide_short_help`. A setting with
+//! `hide` is a constant in all but name: no reader is known to need another value, and its flag and variable
+//! keep working for platforms that set it.
 
 #![expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
 
@@ -17,123 +21,131 @@ use crate::error::{Error, ProxyError};
 use crate::logs::LogFormat;
 use crate::protocol::Protocol;
 
+/// Headings that group the settings in `--help`.
+mod heading {
+    pub(super) const ACTION: &str = "Action";
+    pub(super) const SERVER: &str = "Server";
+    pub(super) const TIME: &str = "Time limits";
+    pub(super) const SIZE: &str = "Size limits";
+    pub(super) const LOGS: &str = "Logs";
+}
+
 /// The settings of an action, wherever it runs.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Action")]
+#[command(next_help_heading = heading::ACTION)]
 pub struct ActionSettings {
-    /// Protocol spoken with the executable: 0, 1, 2, actionloop or auto. The same variable in init's
-    /// `env` sets it for one action.
+    /// Protocol between the proxy and the executable: 0, 1, 2, actionloop or auto. The same variable in the
+    /// `env` of an init sets it for one action.
     #[arg(long, env = "PIPELOOP_PROTOCOL", default_value = "auto", value_name = "NAME")]
     pub protocol: Protocol,
 
-    /// Folder in which uploaded actions are unpacked, as `action/N`.
-    #[arg(long, env = "PIPELOOP_WORKDIR", default_value = ".", value_name = "DIR")]
-    pub workdir: PathBuf,
-
-    /// Program that makes an executable of source code, called as `PROGRAM MAIN SRC BIN`; a path or
-    /// a name to be found on PATH.
+    /// Program that compiles source code, called as `PROGRAM MAIN SRC BIN`: a path, or a name on PATH.
     #[arg(long, env = "PIPELOOP_COMPILER", value_name = "PROGRAM", value_parser = program)]
     pub compiler: Option<PathBuf>,
 
-    /// Entry point of an action given on the command line, handed to the compiler as init's `main`
-    /// is; `main` unless set.
-    #[arg(long, env = "PIPELOOP_MAIN", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    /// Entry point of an action given on the command line, passed to the compiler like the `main` of an init.
+    /// `main` unless set.
+    #[arg(long, env = "PIPELOOP_MAIN", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new(), hide_short_help = true)]
     pub main: Option<String>,
 
-    /// Longest time from the start of the executable until it is ready; the same again for a
-    /// compiler before it.
-    #[arg(long, env = "PIPELOOP_INIT_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = some_time)]
-    pub init_timeout: Time,
+    /// Directory in which uploads are unpacked, as `action/N`.
+    #[arg(long, env = "PIPELOOP_WORKDIR", default_value = ".", value_name = "DIR", hide_short_help = true)]
+    pub workdir: PathBuf,
 
-    /// Longest time for one activation; a `deadline` sent along may only shorten it.
-    #[arg(long, env = "PIPELOOP_RUN_TIMEOUT", default_value = "1h", value_name = "TIME", value_parser = some_time)]
-    pub run_timeout: Time,
-
-    /// How long a silent executable is given where the kernel does not show what it waits for.
-    #[arg(long, env = "PIPELOOP_START_GRACE", default_value = "100ms", value_name = "TIME")]
-    pub start_grace: Time,
-
-    /// How long the executable may take to end, half after end-of-file, half after SIGTERM.
-    #[arg(long, env = "PIPELOOP_STOP_GRACE", default_value = "3s", value_name = "TIME")]
-    pub stop_grace: Time,
-
-    /// Whether an executable that has ended is started again for the next activation: always or
-    /// never. With never it is refused from then on, and told why.
-    #[arg(long, env = "PIPELOOP_RESTART", default_value = "always", value_name = "WHEN")]
-    pub restart: Restart,
-
-    /// What becomes of an executable that wrote a line which answers nothing: restart before the
-    /// next activation, or ignore. The line is dropped in any case.
-    #[arg(long, env = "PIPELOOP_STRAY", default_value = "restart", value_name = "WHAT")]
-    pub stray: Stray,
-
-    /// Whether an executable is looked at before it is started: on, or off for one that is judged wrongly; the
-    /// kernel and its loader have the last word then.
-    #[arg(long, env = "PIPELOOP_INSPECT", default_value = "on", value_name = "WHEN")]
+    /// Whether an executable is inspected before it starts. `off` is for a file that the inspection refuses by
+    /// mistake: the kernel and the loader decide then.
+    #[arg(long, env = "PIPELOOP_INSPECT", default_value = "on", value_name = "WHEN", hide_short_help = true)]
     pub inspect: Inspect,
 
+    /// Whether an action that has exited is started again for the next activation.
+    #[arg(long, env = "PIPELOOP_RESTART", default_value = "always", value_name = "WHEN", hide_short_help = true)]
+    pub restart: Restart,
+
+    /// What to do with a process that wrote a line that is no answer. The line itself is always dropped.
+    #[arg(long, env = "PIPELOOP_STRAY", default_value = "restart", value_name = "WHAT", hide_short_help = true)]
+    pub stray: Stray,
+
+    /// Time limit from the start of the executable until it is ready; a compiler gets the same time before
+    /// that.
+    #[arg(long, env = "PIPELOOP_INIT_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = some_time, help_heading = heading::TIME)]
+    pub init_timeout: Time,
+
+    /// Time limit of one activation. A `deadline` in the request can only shorten it.
+    #[arg(long, env = "PIPELOOP_RUN_TIMEOUT", default_value = "1h", value_name = "TIME", value_parser = some_time, help_heading = heading::TIME)]
+    pub run_timeout: Time,
+
+    /// Time that an executable gets to exit: half after end-of-file, half after SIGTERM.
+    #[arg(long, env = "PIPELOOP_STOP_GRACE", default_value = "3s", value_name = "TIME", help_heading = heading::TIME, hide_short_help = true)]
+    pub stop_grace: Time,
+
+    /// Time after which a silent executable counts as ready where the kernel does not show what it waits for.
+    // Hidden: it matters only where the state of a process cannot be read (gVisor, `hidepid`), and there a
+    // handshake or `PIPELOOP_PROTOCOL` decides better than a longer wait.
+    #[arg(long, env = "PIPELOOP_START_GRACE", default_value = "100ms", value_name = "TIME", hide = true)]
+    pub start_grace: Time,
+
     /// Largest answer of the executable.
-    #[arg(long, env = "PIPELOOP_MAX_RESULT", default_value = "64MiB", value_name = "SIZE")]
+    #[arg(long, env = "PIPELOOP_MAX_RESULT", default_value = "64MiB", value_name = "SIZE", help_heading = heading::SIZE, hide_short_help = true)]
     pub max_result: Size,
 
-    /// Most bytes of a stream that are held for a caller who reads more slowly than the executable
-    /// writes.
-    #[arg(long, env = "PIPELOOP_STREAM_BUFFER", default_value = "1MiB", value_name = "SIZE")]
+    /// Most bytes of a stream that the proxy holds for a caller that reads more slowly than the action writes.
+    #[arg(long, env = "PIPELOOP_STREAM_BUFFER", default_value = "1MiB", value_name = "SIZE", help_heading = heading::SIZE, hide_short_help = true)]
     pub stream_buffer: Size,
 
-    /// Most bytes an uploaded archive may unpack to.
-    #[arg(long, env = "PIPELOOP_MAX_UNPACKED", default_value = "512MiB", value_name = "SIZE")]
+    /// Most bytes that an uploaded archive may unpack to.
+    #[arg(long, env = "PIPELOOP_MAX_UNPACKED", default_value = "512MiB", value_name = "SIZE", help_heading = heading::SIZE, hide_short_help = true)]
     pub max_unpacked: Size,
 
-    /// Most entries an uploaded archive may have.
-    #[arg(long, env = "PIPELOOP_MAX_ENTRIES", default_value = "20000", value_name = "COUNT")]
+    /// Most entries that an uploaded archive may have.
+    #[arg(long, env = "PIPELOOP_MAX_ENTRIES", default_value = "20000", value_name = "COUNT", help_heading = heading::SIZE, hide_short_help = true)]
     pub max_entries: usize,
 
-    /// Most bytes kept of what the executable prints between two activations, on each stream.
-    #[arg(long, env = "PIPELOOP_LOG_BACKLOG", default_value = "1MiB", value_name = "SIZE")]
+    /// Format of the action's output in the log: `text` leaves it unchanged, `json` writes an object for each
+    /// line.
+    #[arg(long, env = "PIPELOOP_LOG_FORMAT", default_value = "text", value_name = "FORMAT", help_heading = heading::LOGS)]
+    pub log_format: LogFormat,
+
+    /// Most bytes kept of the output of a process between two activations, on each stream.
+    #[arg(long, env = "PIPELOOP_LOG_BACKLOG", default_value = "1MiB", value_name = "SIZE", help_heading = heading::LOGS, hide_short_help = true)]
     pub log_backlog: Size,
 
-    /// How long the executable and its answer wait for a reader of the log that does not read; then
-    /// the log is dropped until it reads again, which is told.
-    #[arg(long, env = "PIPELOOP_LOG_STALL", default_value = "10s", value_name = "TIME")]
+    /// Time that an action and its answer wait for a log reader that does not read. After that the log is
+    /// dropped until the reader reads again; a line in the log says so.
+    // Hidden: a log reader that stalls is a fault of the container engine, and no value of this repairs it.
+    #[arg(long, env = "PIPELOOP_LOG_STALL", default_value = "10s", value_name = "TIME", hide = true)]
     pub log_stall: Time,
-
-    /// How the executable's output is written to the log: text, which is as it came, or json, an object
-    /// a line.
-    #[arg(long, env = "PIPELOOP_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
-    pub log_format: LogFormat,
 }
 
-/// Whether an action that has ended is started again.
+/// Whether an action that has exited is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Restart {
-    /// For the next activation.
+    /// Start it for the next activation.
     Always,
-    /// Whoever runs the proxy decides.
+    /// Refuse every later activation with PL093; the platform replaces the container.
     Never,
 }
 
-/// Whether an executable is looked at before it is started.
+/// Whether an executable is inspected before it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Inspect {
-    /// What cannot work is refused.
+    /// Refuse a file that cannot work.
     On,
-    /// It is started.
+    /// Start the file in any case.
     Off,
 }
 
-/// What becomes of an action that wrote a line which answers nothing.
+/// What to do with a process that wrote a line that is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Stray {
-    /// It is started anew before its next activation.
+    /// Replace the process before the next activation.
     Restart,
-    /// It goes on.
+    /// Keep the process.
     Ignore,
 }
 
 impl ActionSettings {
-    /// Whether a process that wrote a line too many makes way for another. Where nothing is started
-    /// again that would be the end of the action.
+    /// Whether a process that wrote a stray line is replaced. With `--restart never` a replacement would be
+    /// the end of the action, so the process stays.
     #[must_use]
     pub fn replaces_strayed(&self) -> bool {
         self.stray == Stray::Restart && self.restart == Restart::Always
@@ -142,57 +154,59 @@ impl ActionSettings {
 
 /// The settings of the server.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Server")]
+#[command(next_help_heading = heading::SERVER)]
 pub struct ServerSettings {
-    /// Address to listen on; all of them unless set.
-    #[arg(long, env = "PIPELOOP_HOST", value_name = "ADDRESS")]
-    pub host: Option<std::net::IpAddr>,
-
-    /// Port to listen on; 0 takes a free one, which is then told.
+    /// Port to listen on; 0 takes a free port and reports it on stderr.
     #[arg(long, env = "PIPELOOP_PORT", default_value = "8080", value_name = "PORT")]
     pub port: u16,
 
-    /// Write the port to this file once the proxy listens.
-    #[arg(long, env = "PIPELOOP_PORT_FILE", value_name = "FILE")]
+    /// Address to listen on. All addresses unless set.
+    #[arg(long, env = "PIPELOOP_HOST", value_name = "ADDRESS")]
+    pub host: Option<std::net::IpAddr>,
+
+    /// File into which the proxy writes its port once it listens.
+    #[arg(long, env = "PIPELOOP_PORT_FILE", value_name = "FILE", hide_short_help = true)]
     pub port_file: Option<PathBuf>,
 
-    /// Largest body of an activation.
-    #[arg(long, env = "PIPELOOP_MAX_BODY", default_value = "64MiB", value_name = "SIZE")]
-    pub max_body: Size,
-
-    /// Largest body of an init: the code, in base64 a third longer than it is.
-    #[arg(long, env = "PIPELOOP_MAX_INIT_BODY", default_value = "128MiB", value_name = "SIZE")]
-    pub max_init_body: Size,
-
-    /// Longest silence of a caller in the middle of a request, or while it is sent its answer.
-    #[arg(long, env = "PIPELOOP_CALLER_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = some_time)]
-    pub caller_timeout: Time,
-
-    /// Most connections at once; more wait to be accepted.
-    #[arg(long, env = "PIPELOOP_MAX_CONNECTIONS", default_value = "1000", value_name = "COUNT",
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub max_connections: u32,
-
-    /// Processes of the executable that work at the same time, an activation each: a count, or auto
-    /// for one a core. One unless set; one a core if `__OW_ALLOW_CONCURRENT` is true.
+    /// Number of processes of the action, or auto for one per core. 1 unless set; auto if
+    /// `__OW_ALLOW_CONCURRENT` is true.
     #[arg(long, env = "PIPELOOP_WORKERS", value_name = "COUNT")]
     pub workers: Option<Workers>,
 
-    /// Most activations that wait while others are worked on; more are refused with 429.
-    #[arg(long, env = "PIPELOOP_QUEUE", default_value = "256", value_name = "COUNT")]
+    /// Most activations that wait in the queue; more are refused with 429.
+    #[arg(long, env = "PIPELOOP_QUEUE", default_value = "256", value_name = "COUNT", hide_short_help = true)]
     pub queue: usize,
 
-    /// Most that bodies and answers may take together; more is refused with 429. auto is half of the
-    /// memory that the container, or the machine, has.
-    #[arg(long, env = "PIPELOOP_MAX_MEMORY", default_value = "auto", value_name = "SIZE")]
-    pub max_memory: Memory,
+    /// Most open connections; further ones wait to be accepted.
+    // Hidden: a platform opens a few connections, the memory budget bounds what they hold, and 1000 stays below
+    // the usual limit of 1024 descriptors.
+    #[arg(long, env = "PIPELOOP_MAX_CONNECTIONS", default_value = "1000", value_name = "COUNT", hide = true,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
 
-    /// How long activations in flight may take to finish after SIGTERM.
-    #[arg(long, env = "PIPELOOP_DRAIN_GRACE", default_value = "5s", value_name = "TIME")]
+    /// Time that activations in flight get to finish after SIGTERM.
+    #[arg(long, env = "PIPELOOP_DRAIN_GRACE", default_value = "5s", value_name = "TIME", help_heading = heading::TIME)]
     pub drain_grace: Time,
 
-    /// The proxy's own log on stderr: off, error, warn, info, debug or trace.
-    #[arg(long, env = "PIPELOOP_LOG", default_value = "off", value_name = "LEVEL")]
+    /// Longest silence of a caller in the middle of its request, or while it receives its answer.
+    #[arg(long, env = "PIPELOOP_CALLER_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = some_time, help_heading = heading::TIME, hide_short_help = true)]
+    pub caller_timeout: Time,
+
+    /// Largest request body of an activation.
+    #[arg(long, env = "PIPELOOP_MAX_BODY", default_value = "64MiB", value_name = "SIZE", help_heading = heading::SIZE, hide_short_help = true)]
+    pub max_body: Size,
+
+    /// Largest request body of an init: the code, which base64 makes a third longer.
+    #[arg(long, env = "PIPELOOP_MAX_INIT_BODY", default_value = "128MiB", value_name = "SIZE", help_heading = heading::SIZE, hide_short_help = true)]
+    pub max_init_body: Size,
+
+    /// Memory budget for all bodies and answers together; a request beyond it is refused with 429. auto is
+    /// half of the memory of the container, or of the machine.
+    #[arg(long, env = "PIPELOOP_MAX_MEMORY", default_value = "auto", value_name = "SIZE", help_heading = heading::SIZE, hide_short_help = true)]
+    pub max_memory: Memory,
+
+    /// Level of the proxy's own log on stderr: off, error, warn, info, debug or trace.
+    #[arg(long, env = "PIPELOOP_LOG", default_value = "off", value_name = "LEVEL", help_heading = heading::LOGS)]
     pub log: tracing_subscriber::filter::LevelFilter,
 }
 
@@ -201,13 +215,11 @@ pub struct ServerSettings {
 /// Source: apache/openwhisk-runtime-go, `docs/ENVVARS.md`.
 #[derive(Debug, Clone, Default)]
 pub struct Compatibility {
-    /// `OW_LOG_INIT_ERROR`: the reason of a failed init goes to the log, the caller gets a fixed
-    /// text.
+    /// `OW_LOG_INIT_ERROR`: a failed init writes its reason to the log, and the caller gets a fixed text.
     pub log_init_error: bool,
-    /// `OW_WAIT_FOR_ACK`: the dialect's acknowledgement is awaited. Passed on as
-    /// `__OW_WAIT_FOR_ACK`.
+    /// `OW_WAIT_FOR_ACK`: init waits for the dialect's acknowledgement. Passed on as `__OW_WAIT_FOR_ACK`.
     pub wait_for_ack: Option<OsString>,
-    /// `OW_EXECUTION_ENV`: the execution environment that uploads have to be built for. Passed on as
+    /// `OW_EXECUTION_ENV`: the execution environment that uploads must be built for. Passed on as
     /// `__OW_EXECUTION_ENV`.
     pub execution_env: Option<OsString>,
     /// `OW_COMPILER`, where `PIPELOOP_COMPILER` is not set.
@@ -219,10 +231,10 @@ pub struct Compatibility {
 }
 
 impl Compatibility {
-    /// Reads them. A variable counts as set when it is not empty, as for the proxies it is made for.
+    /// Reads these variables. An empty one counts as unset, as in the proxies that they were made for.
     ///
     /// # Errors
-    /// [`ProxyError::BadSetting`] for a compiler that is not here.
+    /// [`ProxyError::BadSetting`] for a compiler that does not exist.
     pub fn from_environment() -> Result<Self, Error> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let compiler = set("OW_COMPILER").map(|name| find_program(&name)).transpose();
@@ -241,7 +253,7 @@ fn program(name: &str) -> Result<PathBuf, String> {
     find_program(OsStr::new(name))
 }
 
-/// Finds a program as a shell does: at its path, or by its name on `PATH`. The result is absolute.
+/// Finds a program like a shell: by its path, or by its name on `PATH`. The result is absolute.
 fn find_program(name: &OsStr) -> Result<PathBuf, String> {
     if name.is_empty() {
         return Err("expected a program".into());
@@ -253,19 +265,19 @@ fn find_program(name: &OsStr) -> Result<PathBuf, String> {
         let path = std::path::absolute(name).map_err(|error| error.to_string())?;
         match path.metadata() {
             Err(error) => return Err(error.to_string()),
-            Ok(_) if !is_program(&path) => return Err("it is no executable file".into()),
+            Ok(_) if !is_program(&path) => return Err("it is not an executable file".into()),
             Ok(_) => Some(path),
         }
     } else {
-        let folders = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&folders).map(|folder| folder.join(name)).find(is_program)
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).map(|directory| directory.join(name)).find(is_program)
     };
-    let path = found.ok_or("there is no such program on `PATH`")?;
+    let path = found.ok_or("no such program on `PATH`")?;
     std::path::absolute(path).map_err(|error| error.to_string())
 }
 
-/// The environment that every action gets from the container: our own without the variables that
-/// are meant for a proxy, and those of them that actions are known to read, under their name.
+/// The environment that every action gets: the proxy's own without the variables for proxies, plus
+/// `__OW_EXECUTION_ENV` and `__OW_WAIT_FOR_ACK`, which actions are known to read.
 #[must_use]
 pub fn container_environment(compatibility: &Compatibility) -> Vec<(OsString, OsString)> {
     let for_a_proxy = |name: &OsStr| {
@@ -286,32 +298,26 @@ pub fn container_environment(compatibility: &Compatibility) -> Vec<(OsString, Os
     environment
 }
 
-/// Whether colour is unwanted even on a terminal: `NO_COLOR`.
-#[must_use]
-pub fn no_color() -> bool {
-    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-}
-
-/// How many processes of an action work at the same time.
+/// The number of processes of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Workers {
-    /// One a core.
+    /// One per core.
     Auto,
-    /// So many.
+    /// A fixed number.
     Count(usize),
 }
 
-/// More would be a mistake: each of them is a process.
+/// A larger number would be a mistake: each worker is a process.
 const MAX_WORKERS: usize = 1024;
 
 impl Workers {
-    /// What is set, or else what the container says about its activations.
+    /// The setting, or else what `__OW_ALLOW_CONCURRENT` implies.
     #[must_use]
     pub fn of(set: Option<Self>, compatibility: &Compatibility) -> Self {
         set.unwrap_or(if compatibility.allow_concurrent { Self::Auto } else { Self::Count(1) })
     }
 
-    /// As a number: cores are those that the container may use.
+    /// As a number. `auto` counts the cores that the container may use.
     #[must_use]
     pub fn count(self) -> usize {
         match self {
@@ -351,16 +357,16 @@ impl FromStr for Time {
             "h" => number.checked_mul(3_600_000),
             _ => return Err(expected()),
         };
-        // Beyond a century sums of points in time could overflow.
+        // Beyond a century the sum of two points in time could overflow.
         let ms = ms.filter(|ms| *ms <= 100 * 365 * 86_400_000).ok_or("that is more than a hundred years")?;
         Ok(Self(Duration::from_millis(ms)))
     }
 }
 
-/// A duration that must not be zero: with it nothing would ever be in time.
+/// Parses a duration that must not be zero: with a limit of zero every activation would time out.
 pub(crate) fn some_time(text: &str) -> Result<Time, String> {
     let time: Time = text.parse()?;
-    if time.0.is_zero() { Err("expected more than nothing".into()) } else { Ok(time) }
+    if time.0.is_zero() { Err("expected more than zero".into()) } else { Ok(time) }
 }
 
 /// A number of bytes with its unit: `512`, `64KiB`, `64MiB`, `1GiB`; `KB`, `MB` and `GB` are
@@ -390,7 +396,7 @@ impl FromStr for Size {
     }
 }
 
-/// A number of bytes, or as many as there are reasons for.
+/// A number of bytes, or `None` for `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory(pub Option<u64>);
 

@@ -37,6 +37,8 @@ mod docs;
 mod endings;
 #[path = "suite/examples.rs"]
 mod examples;
+#[path = "suite/fast_path.rs"]
+mod fast_path;
 #[path = "suite/field.rs"]
 mod field;
 #[path = "suite/frozen.rs"]
@@ -59,8 +61,6 @@ mod origin;
 mod pairing;
 #[path = "suite/pid_one.rs"]
 mod pid_one;
-#[path = "suite/plain.rs"]
-mod plain;
 #[path = "suite/promises.rs"]
 mod promises;
 #[path = "suite/room.rs"]
@@ -71,6 +71,8 @@ mod signals;
 mod stream_workers;
 #[path = "suite/streams.rs"]
 mod streams;
+#[path = "suite/unpack.rs"]
+mod unpack;
 #[path = "suite/unreadable.rs"]
 mod unreadable;
 #[path = "suite/workers.rs"]

@@ -1,4 +1,4 @@
-//! One activation of a check, and a closer look at one that is not answered as it should be.
+//! One activation of a check, and the diagnosis of one that fails.
 
 use std::time::{Duration, Instant};
 
@@ -12,35 +12,35 @@ use crate::protocol::line::Fill;
 use crate::protocol::pipe_loop::NoAnswer;
 use crate::protocol::{Protocol, answer, handshake, single_shot};
 
-use super::finding::{self, Finding};
+use super::finding::{self, Finding, HeldUntil, Output};
+use super::process::Running;
 use super::report::Name;
-use super::{Answered, CheckRun, Failure, Running};
-use crate::action::worker::{gone, spawn, unusable, wait_for_end};
+use super::settle::{Failure, Meanwhile};
+use super::{Answered, CheckRun};
+use crate::action::worker::{kill_and_explain, spawn, unusable_answer, wait_for_exit};
 
-/// When something comes that was held back until then.
-const AT_THE_END: &str = "when the input had ended";
-/// How long the rest of an answer, or the answer behind a line that is none, is waited for.
-pub(super) const SECOND_THOUGHTS: Duration = Duration::from_millis(200);
+/// How long the rest of an answer, or an answer after a line that is none, may take to come.
+pub(super) const LATE_OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
 impl CheckRun<'_> {
-    /// One activation, answered as it should be, or the reason why not.
+    /// One activation: its answer, or why there is none.
     pub(super) async fn activate(&mut self, name: Name, arguments: &Value) -> Result<Answered, Failure> {
-        self.log_capture.forget();
-        if self.one_each
+        self.log_capture.clear();
+        if self.one_activation_each
             && let Some(running) = self.running.take()
         {
-            self.bury(running.guard.process()).await;
+            self.kill_and_reap(running.guard.process()).await;
         }
         let text = arguments.to_string();
         let activation = Activation::of_arguments(text.as_bytes()).map_err(Failure::Error)?;
         let answered = if self.plan.settings.protocol == Protocol::SingleShot {
             self.activate_single_shot(activation).await
-        } else if self.report.protocol == Some("2") {
-            self.activate_streams(name, activation).await
+        } else if self.report.protocol == Some(Protocol::Streams) {
+            self.activate_multiplex(name, activation).await
         } else {
             self.activate_pipe_loop(activation).await
         };
-        self.hear().await;
+        self.forward_log().await;
         if let Ok(Answered { took, .. }) = &answered {
             self.report.activations.push((name, *took));
         }
@@ -48,16 +48,15 @@ impl CheckRun<'_> {
     }
 
     pub(super) async fn activate_pipe_loop(&mut self, mut activation: Activation) -> Result<Answered, Failure> {
-        // As the server does: a process that ended before an activation could reach it takes nothing
-        // with it.
+        // Like the server: if a process exits before it reads an activation, a new process gets it.
         for fresh in [false, true] {
             self.ensure_running().await?;
             let Running { guard, mut conversation } = self.running.take().expect("it runs");
-            let (limit_bytes, patience) = (self.plan.settings.max_result.0, self.patience());
-            let begun = Instant::now();
+            let (limit_bytes, activation_timeout) = (self.plan.settings.max_result.0, self.activation_timeout());
+            let started = Instant::now();
             let interaction = conversation.interact(&mut activation, limit_bytes, guard.process(), &mut self.logs);
-            let outcome = self.log_capture.during(tokio::time::timeout(patience, interaction)).await;
-            let took = begun.elapsed();
+            let outcome = self.log_capture.during(tokio::time::timeout(activation_timeout, interaction)).await;
+            let took = started.elapsed();
             match outcome {
                 Ok(Ok(answer)) => {
                     self.strays.append(&mut conversation.take_strays());
@@ -65,25 +64,25 @@ impl CheckRun<'_> {
                     return Ok(Answered { answer, took });
                 }
                 Ok(Err(NoAnswer::Bad(problem))) => {
-                    return Err(self.look_beside(problem, Running { guard, conversation }).await);
+                    return Err(self.diagnose_bad_answer(problem, Running { guard, conversation }).await);
                 }
-                Ok(Err(NoAnswer::Strayed)) => unreachable!("strays are kept here, and not reported"),
+                Ok(Err(NoAnswer::Strayed)) => unreachable!("this conversation keeps its strays"),
                 Ok(Err(NoAnswer::TooLong)) => {
-                    self.bury(guard.process()).await;
+                    self.kill_and_reap(guard.process()).await;
                     return Err(Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes })));
                 }
-                Ok(Err(NoAnswer::Gone { untouched: true, .. })) if !fresh && wait_for_end(guard.process()).await => {
-                    self.bury(guard.process()).await;
+                Ok(Err(NoAnswer::Gone { untouched: true, .. })) if !fresh && wait_for_exit(guard.process()).await => {
+                    self.kill_and_reap(guard.process()).await;
                 }
                 Ok(Err(NoAnswer::Gone { partial, .. })) => {
                     let channel = conversation.channel();
-                    let why = gone(guard.process(), partial, channel, &mut self.logs);
+                    let why = kill_and_explain(guard.process(), partial, channel, &mut self.logs);
                     return Err(Failure::Error(self.log_capture.during(why).await));
                 }
-                Err(_) => return Err(self.look_behind(took, Running { guard, conversation }).await),
+                Err(_) => return Err(self.diagnose_silence(took, Running { guard, conversation }).await),
             }
         }
-        unreachable!("a fresh process that is gone is told")
+        unreachable!("the second process is not replaced")
     }
 
     pub(super) async fn activate_single_shot(&mut self, activation: Activation) -> Result<Answered, Failure> {
@@ -91,11 +90,11 @@ impl CheckRun<'_> {
         let (guard, pipes) =
             spawn(&launch, ResultChannel::Stdout, &self.reaper, &mut self.logs).map_err(Failure::Error)?;
         let process = guard.process();
-        let (limit_bytes, patience) = (self.plan.settings.max_result.0, self.patience());
-        let begun = Instant::now();
+        let (limit_bytes, activation_timeout) = (self.plan.settings.max_result.0, self.activation_timeout());
+        let started = Instant::now();
         let interaction = single_shot::interact(process, pipes, &activation, limit_bytes, &mut self.logs);
-        let outcome = self.log_capture.during(tokio::time::timeout(patience, interaction)).await;
-        let took = begun.elapsed();
+        let outcome = self.log_capture.during(tokio::time::timeout(activation_timeout, interaction)).await;
+        let took = started.elapsed();
         let answered = match outcome {
             Ok(Ok(answer)) => {
                 let (ended, _) = self.wait_for_exit(process).await;
@@ -106,24 +105,26 @@ impl CheckRun<'_> {
                 Err(Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes })))
             }
             Ok(Err(single_shot::NoAnswer::Bad(problem))) => {
-                Err(Failure::Error(unusable(process, problem, &mut self.logs).await))
+                Err(Failure::Error(unusable_answer(process, problem, &mut self.logs).await))
             }
-            Err(_) => Err(Failure::Silence { after: took, meanwhile: "its process had not ended by then" }),
+            Err(_) => Err(Failure::Silence { after: took, meanwhile: Meanwhile::HadNotExited }),
         };
-        self.bury(process).await;
+        self.kill_and_reap(process).await;
         answered
     }
 
-    /// An answer is unusable: what comes beside it tells whether it is one at all.
-    pub(super) async fn look_beside(&mut self, problem: BadAnswer, mut running: Running) -> Failure {
+    /// Diagnoses an unusable answer: other lines beside it show whether it is an answer at all.
+    pub(super) async fn diagnose_bad_answer(&mut self, problem: BadAnswer, mut running: Running) -> Failure {
         let channel = running.conversation.channel();
         let more = async {
-            let _ = tokio::time::timeout(SECOND_THOUGHTS, running.conversation.idle(&mut self.logs)).await;
+            let _ = tokio::time::timeout(LATE_OUTPUT_GRACE, running.conversation.idle(&mut self.logs)).await;
         };
         self.log_capture.during(more).await;
         let mut lines = match &problem {
             BadAnswer::NotJson { line, .. } => vec![line.clone().into_bytes()],
-            BadAnswer::TwoLines { first, second } => vec![first.clone().into_bytes(), second.clone().into_bytes()],
+            BadAnswer::TwoLines { first, second } => {
+                vec![first.clone().into_bytes(), second.clone().into_bytes()]
+            }
             _ => Vec::new(),
         };
         lines.append(&mut running.conversation.take_strays());
@@ -131,7 +132,7 @@ impl CheckRun<'_> {
         let broken_up = lines.first().is_some_and(|line| is_cut_off(line));
         let is_answer = |line: &Vec<u8>| answer::check(line.clone().into()).is_ok();
         match lines.iter().find(|line| !is_answer(line)) {
-            // Something of the two is an answer, and something is not even the beginning of one.
+            // One line is an answer, and another is not even the beginning of one.
             Some(line) if !broken_up && lines.iter().any(is_answer) => {
                 Failure::Finding(Finding::Stray { channel, line: line.clone() })
             }
@@ -139,17 +140,17 @@ impl CheckRun<'_> {
         }
     }
 
-    /// Nothing came in time: what comes when the input ends tells whether it was held back.
-    pub(super) async fn look_behind(&mut self, after: Duration, running: Running) -> Failure {
+    /// Diagnoses a missing answer: output that comes when the input ends was held back.
+    pub(super) async fn diagnose_silence(&mut self, after: Duration, running: Running) -> Failure {
         let Running { guard, conversation } = running;
         let process = guard.process();
         if conversation.waits_for_input(process) == Some(false) {
-            self.bury(process).await;
-            return Failure::Silence { after, meanwhile: "it was still at work then" };
+            self.kill_and_reap(process).await;
+            return Failure::Silence { after, meanwhile: Meanwhile::WasAtWork };
         }
         let programs = orphans::programs(process.pid);
         let on_descriptor_3 = conversation.channel() == ResultChannel::Descriptor3;
-        self.hear().await;
+        self.forward_log().await;
         let is_answer = |line: &&[u8]| answer::check(line.trim_ascii().to_vec().into()).is_ok();
         let on_stdout = self.log_capture.stdout.lines().find(is_answer).map(<[u8]>::to_vec);
 
@@ -162,29 +163,29 @@ impl CheckRun<'_> {
                         return Some(line.to_vec());
                     }
                     if !matches!(results.fill().await, Ok(Fill::Some)) {
-                        return Some(results.take_rest()).filter(|rest| !rest.is_empty());
+                        return Some(results.take_rest()).filter(|received| !received.is_empty());
                     }
                 }
             };
             tokio::select! {
                 line = tokio::time::timeout(within, held_back) => line.ok().flatten(),
-                () = self.logs.pump() => unreachable!("a pump never ends"),
+                never = self.logs.pump() => match never {},
             }
         };
         let held_back = self.log_capture.during(held_back).await;
         if on_descriptor_3 {
-            // The end of its result channel comes before that of its stdout.
+            // Its result channel ends before its stdout.
             self.wait_for_exit(process).await;
         }
-        self.bury(process).await;
+        self.kill_and_reap(process).await;
 
-        let cure = || finding::flush_cure(&programs, &self.launch.program);
+        let hint = || finding::flush_hint(&programs, &self.launch.program);
         if let Some(line) = held_back {
             return Failure::Finding(Finding::NotFlushed {
-                what: "answer",
-                when: AT_THE_END.into(),
+                output: Output::Answer,
+                until: HeldUntil::EndOfInput,
                 line,
-                cure: cure(),
+                hint: hint(),
             });
         }
         if on_descriptor_3 {
@@ -193,17 +194,17 @@ impl CheckRun<'_> {
             }
             if let Some(line) = self.log_capture.stdout.lines().find(|line| handshake::is_handshake(line)) {
                 return Failure::Finding(Finding::NotFlushed {
-                    what: "handshake",
-                    when: AT_THE_END.into(),
+                    output: Output::Handshake,
+                    until: HeldUntil::EndOfInput,
                     line: line.to_vec(),
-                    cure: cure(),
+                    hint: hint(),
                 });
             }
             if let Some(line) = self.log_capture.stdout.lines().find(is_answer) {
                 return Failure::NoHandshake { line: line.to_vec() };
             }
         }
-        Failure::Silence { after, meanwhile: "nothing came when its input ended either" }
+        Failure::Silence { after, meanwhile: Meanwhile::WaitedForInput }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The checks of answers: one activation after another, with arguments of all kinds.
+//! The checks of answers: one activation after another, with many kinds of arguments.
 
 use std::time::Duration;
 
@@ -8,17 +8,20 @@ use crate::error::{BadAnswer, Error, RunError};
 use crate::protocol::Protocol;
 use crate::text::{excerpt, millis};
 
-use super::arguments::{Arguments, IN_A_ROW, Seen, mark_in, unicode_in};
+use super::arguments::{Arguments, Echo, SEQUENCE_LENGTH, mark_echo, unicode_echo};
 use super::finding::Finding;
 use super::report::{Check, Fault, Name, Verdict};
-use super::{Answered, CheckRun, Failure, streams};
+use super::settle::Failure;
+use super::{Answered, CheckRun, concurrency};
 
 impl CheckRun<'_> {
-    /// The first activation shows how it answers at all. Whether others can be had.
-    pub(super) async fn first(&mut self) -> bool {
-        let spoken = self.protocol_in_words();
-        let arguments = self.arguments.plain();
-        let trouble = match self.activate(Name::Answers, &arguments).await {
+    /// The first activation shows how the action answers. Returns whether to send others.
+    pub(super) async fn first_activation(&mut self) -> bool {
+        let (protocol, evidence) =
+            self.report.protocol.zip(self.report.evidence).expect("a process that is ready has shown its protocol");
+        let spoken = self.describe_protocol(protocol, evidence);
+        let arguments = self.arguments.base();
+        let failure = match self.activate(Name::Answers, &arguments).await {
             Ok(Answered { answer, took }) => {
                 self.settle(Check::passed(Name::Protocol, spoken));
                 self.settle(Check::passed(Name::Answers, shown(&answer)).took(took));
@@ -26,9 +29,9 @@ impl CheckRun<'_> {
                 self.settle(Check::passed(Name::Framing, "an object or array on a line of its own"));
                 return true;
             }
-            Err(trouble) => trouble,
+            Err(failure) => failure,
         };
-        let blamed = match &trouble {
+        let blamed = match &failure {
             Failure::NoHandshake { .. } => Name::Protocol,
             Failure::Finding(Finding::NotFlushed { .. }) => Name::Flushed,
             Failure::Finding(Finding::Stray { .. }) => Name::Channel,
@@ -51,48 +54,48 @@ impl CheckRun<'_> {
         if blamed == Name::Ids {
             self.settle(Check::passed(Name::Framing, "a frame on a line of its own"));
         }
-        self.fail(blamed, &trouble);
+        self.fail(blamed, &failure);
         false
     }
 
-    /// The same again, from the same process.
-    pub(super) async fn second(&mut self) {
+    /// The same arguments again, for the same process.
+    pub(super) async fn second_activation(&mut self) {
         let pid = self.pid();
-        let arguments = self.arguments.plain();
-        let check = match self.activate(Name::Stays, &arguments).await {
+        let arguments = self.arguments.base();
+        let check = match self.activate(Name::Reused, &arguments).await {
             Ok(answered) if self.pid() == pid => {
-                Check::passed(Name::Stays, "the same process answers again").took(answered.took)
+                Check::passed(Name::Reused, "the same process answers again").took(answered.took)
             }
             Ok(answered) => {
-                // The process had ended by itself before the second activation reached it.
-                self.one_each = true;
+                // The process exited by itself before the second activation reached it.
+                self.one_activation_each = true;
                 let fault = Fault {
                     code: "PL061",
-                    reason: "it ends after an answer, and is started anew for each activation".into(),
-                    cure: Some(
-                        "go on reading until the input ends; for a program that handles one activation, `--protocol 0`"
+                    reason: "it exits after an answer, and is started again for each activation".into(),
+                    hint: Some(
+                        "read until the input ends; for a program that handles one activation, use `--protocol 0`"
                             .into(),
                     ),
                 };
-                Check::warning(Name::Stays, fault).took(answered.took)
+                Check::warning(Name::Reused, fault).took(answered.took)
             }
-            Err(trouble) => {
-                self.one_each = true;
-                return self.fail(Name::Stays, &trouble);
+            Err(failure) => {
+                self.one_activation_each = true;
+                return self.fail(Name::Reused, &failure);
             }
         };
         self.settle(check);
     }
 
-    /// Arguments of all kinds, an activation each.
-    pub(super) async fn variations(&mut self) {
+    /// Many kinds of arguments, an activation each.
+    pub(super) async fn check_argument_kinds(&mut self) {
         let arguments = self.arguments.unicode();
         match self.activate(Name::Unicode, &arguments).await {
             Ok(Answered { answer, took }) => {
-                let check = match unicode_in(&answer) {
-                    Seen::Intact => Check::passed(Name::Unicode, "comes back as it was sent"),
-                    Seen::Nothing => Check::passed(Name::Unicode, "answered; nothing of it stands in the answer"),
-                    Seen::Mangled(how) => {
+                let check = match unicode_echo(&answer) {
+                    Echo::Intact => Check::passed(Name::Unicode, "comes back unchanged"),
+                    Echo::Absent => Check::passed(Name::Unicode, "answered; the answer does not contain it"),
+                    Echo::Mangled(how) => {
                         let reason = format!("{how}: {}", excerpt(&answer));
                         self.failure(Name::Unicode, Finding::Unicode { reason })
                     }
@@ -106,70 +109,70 @@ impl CheckRun<'_> {
                 let check = self.failure(Name::Unicode, Finding::Unicode { reason: problem.to_string() });
                 self.settle(check);
             }
-            Err(trouble) => self.fail(Name::Unicode, &trouble),
+            Err(failure) => self.fail(Name::Unicode, &failure),
         }
         let quotes = self.arguments.quotes();
-        self.vary(Name::Quotes, &quotes, "answered, with quotes and backslashes in a text").await;
+        self.check_arguments(Name::Quotes, &quotes, "answered, with quotes and backslashes in a text").await;
         let nested = self.arguments.nested();
-        self.vary(Name::Nested, &nested, "answered, with every type, 20 deep").await;
-        self.vary(Name::Empty, &Arguments::empty(), "answered").await;
-        self.vary(Name::Unknown, &Arguments::unknown(), "answered").await;
+        self.check_arguments(Name::Nested, &nested, "answered, with every type, 20 levels deep").await;
+        self.check_arguments(Name::Empty, &Arguments::empty(), "answered").await;
+        self.check_arguments(Name::Unknown, &Arguments::unknown(), "answered").await;
         let large = self.arguments.large();
-        self.vary(Name::Large, &large, "answered").await;
+        self.check_arguments(Name::Large, &large, "answered").await;
     }
 
-    pub(super) async fn vary(&mut self, name: Name, arguments: &Value, seen: &str) {
+    pub(super) async fn check_arguments(&mut self, name: Name, arguments: &Value, seen: &str) {
         match self.activate(name, arguments).await {
             Ok(answered) => self.settle(Check::passed(name, seen).took(answered.took)),
-            Err(trouble) => self.fail(name, &trouble),
+            Err(failure) => self.fail(name, &failure),
         }
     }
 
-    /// Several activations, each with its own answer.
-    pub(super) async fn in_a_row(&mut self) {
-        if self.one_each && self.plan.settings.protocol != Protocol::SingleShot {
-            return self.settle(Check::new(Name::Sequence, Verdict::NotReached, "its process answers only once"));
+    /// Several activations in sequence, each with its own answer.
+    pub(super) async fn check_sequence(&mut self) {
+        if self.one_activation_each && self.plan.settings.protocol != Protocol::SingleShot {
+            return self.settle(Check::new(Name::Sequence, Verdict::NotReached, "the process answers only once"));
         }
         let (mut total, mut longest, mut echoes) = (Duration::ZERO, Duration::ZERO, 0);
-        for number in 0..IN_A_ROW {
+        for number in 0..SEQUENCE_LENGTH {
             let arguments = self.arguments.numbered(number);
             match self.activate(Name::Sequence, &arguments).await {
                 Ok(Answered { answer, took }) => {
                     total += took;
                     longest = longest.max(took);
-                    self.alone.failures += usize::from(streams::is_failure(&answer));
-                    match mark_in(&answer, number) {
-                        Seen::Intact => echoes += 1,
-                        Seen::Nothing => {}
-                        Seen::Mangled(how) => {
+                    self.baseline.failures += usize::from(concurrency::is_failure(&answer));
+                    match mark_echo(&answer, number) {
+                        Echo::Intact => echoes += 1,
+                        Echo::Absent => {}
+                        Echo::Mangled(how) => {
                             let fault = Fault {
                                 code: "PL095",
                                 reason: format!("the answer to activation {} is not its own: {how}", number + 1),
-                                cure: Some("answer each line before the next is read, with exactly one line".into()),
+                                hint: Some("answer each line with exactly one line, before you read the next".into()),
                             };
                             let check = self.failure(Name::Sequence, fault);
                             return self.settle(check);
                         }
                     }
                 }
-                Err(trouble) => return self.fail(Name::Sequence, &trouble),
+                Err(failure) => return self.fail(Name::Sequence, &failure),
             }
         }
-        let each = total / u32::try_from(IN_A_ROW).expect("ten is small");
-        self.alone.took = Some(each);
-        let own = if echoes == IN_A_ROW { "each got its own answer" } else { "all answered" };
+        let each = total / u32::try_from(SEQUENCE_LENGTH).expect("ten is small");
+        self.baseline.took = Some(each);
+        let own = if echoes == SEQUENCE_LENGTH { "each got its own answer" } else { "all answered" };
         let seen = format!("{own}; the slowest in {}", precise(longest));
         self.settle(Check::passed(Name::Sequence, seen).took(each));
     }
 
-    /// Whether anything came on the result channel beside the answers.
+    /// Whether anything but answers came on the result channel.
     pub(super) fn judge_channel(&mut self) {
         if self.is_settled(Name::Channel) {
             return;
         }
         let channel = self.channel;
         let check = match self.strays.first() {
-            None => Check::passed(Name::Channel, format!("nothing but answers on {channel}")),
+            None => Check::passed(Name::Channel, format!("nothing but answers on {}", channel.name())),
             Some(line) => {
                 let line = line.clone();
                 self.failure(Name::Channel, Finding::Stray { channel, line })
@@ -179,7 +182,7 @@ impl CheckRun<'_> {
     }
 }
 
-/// An answer for a line of the report.
+/// An answer, shortened for a line of the report.
 pub(super) fn shown(answer: &[u8]) -> String {
     const MAX_CHARS: usize = 60;
     let text = String::from_utf8_lossy(answer);

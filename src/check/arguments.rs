@@ -1,42 +1,41 @@
-//! What an action is sent while it is checked, and what an answer shows of it.
+//! The arguments that a check sends, and the traces of them in an answer.
 
 use serde_json::{Map, Value, json};
 
-/// The arguments of a check: those that suit the action, or a greeting's.
+/// The arguments of a check: those from the command line, or a greeting's.
 #[derive(Debug, Clone)]
 pub(super) struct Arguments {
     base: Value,
-    /// The member, if any, whose text is varied.
+    /// The member whose text differs between activations.
     varied: &'static str,
 }
 
-/// Characters of two, three and four bytes. What becomes of the first of them tells most faults.
+/// Characters of two, three and four bytes. The first word shows most faults.
 pub(super) const UNICODE: &str = "Zoë, 日本語, Ελλάδα 😀";
-/// The beginning of it, as it comes back when UTF-8 was read as Latin-1, and when what could not be
-/// written was replaced.
+/// Its first word, as it comes back when the action reads UTF-8 as Latin-1, and when it replaces characters.
 const LATIN_1: &str = "ZoÃ«";
 const REPLACED: [&str; 3] = ["Zo?", "Zo\u{fffd}", "Zo\\"];
-/// One that was read as single bytes is written by Python as `\udcc3`, which is no character.
+/// Python writes a byte that it could not decode as `\udcc3`, which is not a character.
 const LONE_SURROGATE: &str = "Zo\\udcc3";
 
-/// How many are sent in a row.
-pub(super) const IN_A_ROW: usize = 10;
-/// How much the large arguments hold.
+/// How many activations the check of a sequence sends.
+pub(super) const SEQUENCE_LENGTH: usize = 10;
+/// The size of the large arguments.
 const LARGE_BYTES: usize = 1024 * 1024;
-/// How deep the nested ones are.
+/// The depth of the nested arguments.
 const DEPTH: usize = 20;
 
 impl Arguments {
-    /// Arguments that suit the action, an object or array; none for a greeting's.
+    /// `suitable` is an object or array from the command line; without it a greeting's arguments are sent.
     pub(super) fn new(suitable: Option<Value>) -> Self {
         match suitable {
-            // A name of its own, so that nothing of the action's is overwritten.
+            // A name of its own, so that it overwrites no argument of the action.
             Some(base) => Self { base, varied: "pipeloop_check" },
             None => Self { base: json!({"name": "Mike"}), varied: "name" },
         }
     }
 
-    pub(super) fn plain(&self) -> Value {
+    pub(super) fn base(&self) -> Value {
         self.base.clone()
     }
 
@@ -60,7 +59,7 @@ impl Arguments {
         self.with("filler", "x".repeat(LARGE_BYTES).into())
     }
 
-    /// One of several, with a text that no other has.
+    /// The arguments of one of several activations, with a text that no other has.
     pub(super) fn numbered(&self, number: usize) -> Value {
         self.with(self.varied, mark(number).into())
     }
@@ -89,52 +88,52 @@ impl Arguments {
     }
 }
 
-/// A text that stands in one activation of several.
+/// A text that stands in the arguments of one activation only.
 fn mark(number: usize) -> String {
     format!("number-{number:02}")
 }
 
-/// What an answer shows of the text that was sent.
+/// How the text that was sent comes back in an answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Seen {
-    /// It stands in the answer as it was sent.
+pub(super) enum Echo {
+    /// It is in the answer, unchanged.
     Intact,
-    /// Nothing of it, so that nothing can be said.
-    Nothing,
-    /// It was changed, in these words.
+    /// It is not in the answer, so the check learns nothing.
+    Absent,
+    /// It was changed; the text says how.
     Mangled(&'static str),
 }
 
-/// What became of [`UNICODE`] in an answer, which is valid JSON in UTF-8.
-pub(super) fn unicode_in(answer: &[u8]) -> Seen {
+/// How [`UNICODE`] comes back in an answer, which is valid JSON in UTF-8.
+pub(super) fn unicode_echo(answer: &[u8]) -> Echo {
     let text = String::from_utf8_lossy(answer).to_lowercase();
     if text.contains(LONE_SURROGATE.to_lowercase().as_str()) {
-        return Seen::Mangled("the input was read as single bytes, and the answer holds what is no character");
+        return Echo::Mangled("the input was read as single bytes, and the answer holds a lone surrogate");
     }
     // Escapes are as good as the characters themselves.
-    let Ok(decoded) = serde_json::from_slice::<Value>(answer) else { return Seen::Nothing };
+    let Ok(decoded) = serde_json::from_slice::<Value>(answer) else { return Echo::Absent };
     let decoded = texts_of(&decoded);
     let holds = |part: &str| decoded.iter().any(|text| text.contains(part));
     if holds(UNICODE) {
-        Seen::Intact
+        Echo::Intact
     } else if holds(LATIN_1) {
-        Seen::Mangled("UTF-8 was read as Latin-1, or encoded twice")
+        Echo::Mangled("UTF-8 was read as Latin-1, or encoded twice")
     } else if REPLACED.iter().any(|replaced| holds(replaced)) {
-        Seen::Mangled("characters were replaced")
+        Echo::Mangled("characters were replaced")
     } else {
-        Seen::Nothing
+        Echo::Absent
     }
 }
 
-/// Whether an answer holds the text of one of several, and no other's.
-pub(super) fn mark_in(answer: &[u8], number: usize) -> Seen {
+/// Whether an answer holds the text of its own arguments, or that of another activation.
+pub(super) fn mark_echo(answer: &[u8], number: usize) -> Echo {
     let text = String::from_utf8_lossy(answer);
     if text.contains(&mark(number)) {
-        Seen::Intact
-    } else if (0..IN_A_ROW).any(|other| text.contains(&mark(other))) {
-        Seen::Mangled("it holds the arguments of another activation")
+        Echo::Intact
+    } else if (0..SEQUENCE_LENGTH).any(|other| text.contains(&mark(other))) {
+        Echo::Mangled("it holds the arguments of another activation")
     } else {
-        Seen::Nothing
+        Echo::Absent
     }
 }
 
@@ -153,36 +152,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_shows_what_became_of_unicode() {
-        let seen = |answer: &str| unicode_in(answer.as_bytes());
-        assert_eq!(seen(&json!({ "a": [format!("Hello, {UNICODE}!")] }).to_string()), Seen::Intact);
+    fn an_answer_shows_how_unicode_comes_back() {
+        let seen = |answer: &str| unicode_echo(answer.as_bytes());
+        assert_eq!(seen(&json!({ "a": [format!("Hello, {UNICODE}!")] }).to_string()), Echo::Intact);
         assert_eq!(
             seen(r#"{"a":"Zo\u00eb, \u65e5\u672c\u8a9e, \u0395\u03bb\u03bb\u03ac\u03b4\u03b1 \ud83d\ude00"}"#),
-            Seen::Intact
+            Echo::Intact
         );
-        assert_eq!(seen(r#"{"n":7}"#), Seen::Nothing);
+        assert_eq!(seen(r#"{"n":7}"#), Echo::Absent);
         for mangled in
             [r#"{"a":"ZoÃ«, æ"}"#, r#"{"a":"Zo??, ???"}"#, "{\"a\":\"Zo\u{fffd}\"}", r#"{"a":"Zo\udcc3\udcab"}"#]
         {
-            assert!(matches!(seen(mangled), Seen::Mangled(_)), "{mangled}");
+            assert!(matches!(seen(mangled), Echo::Mangled(_)), "{mangled}");
         }
     }
 
     #[test]
-    fn arguments_are_varied_and_kept() {
+    fn arguments_from_the_command_line_are_kept() {
         let mine = Arguments::new(Some(json!({"name": "Ann"})));
         assert_eq!(mine.unicode(), json!({"name": "Ann", "pipeloop_check": UNICODE}));
         let list = Arguments::new(Some(json!([1])));
         assert_eq!(list.numbered(3), json!([1, {"pipeloop_check": "number-03"}]));
-        assert_eq!(Arguments::new(None).plain(), json!({"name": "Mike"}));
+        assert_eq!(Arguments::new(None).base(), json!({"name": "Mike"}));
         assert!(Arguments::new(None).large().to_string().len() > LARGE_BYTES);
     }
 
     #[test]
-    fn each_of_several_is_told_apart() {
+    fn marks_distinguish_activations() {
         let answer = |number: usize| json!({ "a": mark(number) }).to_string();
-        assert_eq!(mark_in(answer(3).as_bytes(), 3), Seen::Intact);
-        assert!(matches!(mark_in(answer(2).as_bytes(), 3), Seen::Mangled(_)));
-        assert_eq!(mark_in(b"{}", 3), Seen::Nothing);
+        assert_eq!(mark_echo(answer(3).as_bytes(), 3), Echo::Intact);
+        assert!(matches!(mark_echo(answer(2).as_bytes(), 3), Echo::Mangled(_)));
+        assert_eq!(mark_echo(b"{}", 3), Echo::Absent);
     }
 }

@@ -1,28 +1,35 @@
-//! Whether an action keeps the promises of its protocol: what `pipeloop check` does.
+//! Whether an action keeps the promises of its protocol: the work of `pipeloop check`.
 //!
-//! Opens, inspects, starts and calls an action with the code that serves it, and looks closer where
-//! that code only has to go on: at what came beside an answer, at what comes when the input ends, at
-//! what is left then. Knows how each check came out, in words; prints nothing.
+//! Opens, inspects, starts and calls an action with the code that serves it. It also looks where that code does
+//! not have to: at output beside an answer, at output that comes only when the input ends, and at processes
+//! that outlive the action. Describes how each check came out; prints nothing.
 //!
 //! # Theory of operation
-//! [`CheckRun::run`] goes through the checks in their order and settles each exactly once. An
-//! activation that fails is looked into until one check is to blame for it; the others go on with a
-//! new process, or say that they were not reached.
+//! [`CheckRun::run`] goes through the checks in their order and settles each exactly once. When an activation
+//! fails, a diagnosis finds the one check that it counts against; the other checks go on with a new process, or
+//! say that they were not reached.
 //!
-//! - `answers`, `streams`, `endings`: the checks, in their order; `streams` has those of version 2
-//! - `activate`: one activation, and a closer look at one that fails; `dialogue`: several, in frames
-//! - `arguments`, `log_capture`: what is sent, and what is heard of the log
-//! - `report`, `finding`: how the checks came out, in words
+//! - `inspection`, `answers`, `promises`, `concurrency`, `endings`: the checks, in their order; `promises` and
+//!   `concurrency` are for version 2
+//! - `activate`: one activation, and the diagnosis of one that fails; `frames`: the same in version 2, over a
+//!   `transcript`
+//! - `process`: the start and the end of a process; `arguments`: the input; `log_capture`: the log
+//! - `settle`, `report`, `finding`: how the checks came out, in words
 
 mod activate;
 mod answers;
 mod arguments;
-mod dialogue;
+mod concurrency;
 mod endings;
 mod finding;
+mod frames;
+mod inspection;
 mod log_capture;
+mod process;
+mod promises;
 mod report;
-mod streams;
+mod settle;
+mod transcript;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -33,60 +40,72 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::activation::Answer;
-use crate::config::{ActionSettings, Inspect};
+use crate::artifact::Artifact;
+use crate::config::ActionSettings;
 use crate::error::{BadAnswer, Error, ProxyError, RunError, StartError, UploadError};
 use crate::logs::{self, Logs, Sentinels};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
-use crate::process::stop::KillOnDrop;
-use crate::process::{Launch, Process, Reaper, stop};
+use crate::process::{Launch, Reaper, stop};
 use crate::protocol::Protocol;
-use crate::protocol::conversation::Conversation;
-use crate::protocol::detect::{self, Evidence, detect};
-use crate::text::{excerpt, millis};
+use crate::text::millis;
 
-use crate::action::DEFAULT_MAIN;
-use crate::action::worker::spawn;
-use crate::artifact::compile::compile;
-use crate::artifact::inspect::{Inspection, TargetSystem, inspect};
-use crate::artifact::unpack;
-use crate::artifact::{Artifact, Sources};
-
-pub use finding::{Finding, FrameFault, Promise};
-pub use report::{Check, Fault, Name, Report, Verdict};
+pub use finding::{Finding, FrameFault, HeldUntil, Output, Promise};
+pub use report::{Check, Evidence, Fault, Name, Report, Verdict};
 
 use answers::shown;
 use arguments::Arguments;
-use endings::end_all;
+use endings::kill_all;
 use log_capture::LogCapture;
-use streams::Baseline;
+use process::Running;
+use promises::Baseline;
+use settle::Failure;
 
-/// What is to be checked, and how.
+/// The action to check, and how to check it.
 #[derive(Debug)]
 pub struct Plan {
-    /// The executable, folder or archive.
+    /// The executable, directory or archive.
     pub action: PathBuf,
-    /// As for an action that is served.
+    /// Its settings, as for an action that is served.
     pub settings: ActionSettings,
-    /// What the action's environment begins with.
+    /// The environment that every action gets.
     pub environment: Vec<(OsString, OsString)>,
-    /// Whether the dialect's acknowledgement is awaited.
+    /// Whether init waits for the dialect's acknowledgement.
     pub wait_for_ack: bool,
-    /// What makes an executable of source code, if there is anything.
+    /// The compiler for source code, if there is one.
     pub compiler: Option<PathBuf>,
-    /// The execution environment that uploads have to be built for, if there is one.
+    /// The execution environment that uploads must be built for, if there is one.
     pub execution_env: Option<OsString>,
     /// Arguments that suit the action: an object or array.
     pub arguments: Option<Value>,
-    /// The longest for one activation.
-    pub patience: Duration,
+    /// Time limit of one activation.
+    pub activation_timeout: Duration,
     /// The root of an unpacked image to inspect against, in place of this machine.
     pub image_root: Option<PathBuf>,
-    /// Why it is only inspected and not started, when that is so.
-    pub stays_down: Option<&'static str>,
+    /// Why the action is only inspected, if it is not to be started.
+    pub not_started: Option<NotStarted>,
 }
 
-/// What there is to tell while an action is checked.
+/// Why an action is only inspected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotStarted {
+    /// `--no-start`.
+    AsAsked,
+    /// `--image-root`: the action needs the libraries and interpreters of the image.
+    AgainstImage,
+}
+
+impl NotStarted {
+    /// The reason in the report.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::AsAsked => "not started (`--no-start`)",
+            Self::AgainstImage => "not started: inspected against an image (`--image-root`)",
+        }
+    }
+}
+
+/// The progress of a check run.
 #[derive(Debug)]
 pub enum Progress<'a> {
     /// A check has come out.
@@ -102,72 +121,41 @@ pub struct CheckRun<'a> {
     reaper: Reaper,
     logs: Logs,
     log_capture: LogCapture,
-    tell: Box<dyn FnMut(Progress<'_>) + 'a>,
+    report_progress: Box<dyn FnMut(Progress<'_>) + 'a>,
     /// Settled before its turn.
-    early: Vec<Check>,
+    settled_early: Vec<Check>,
     report: Report,
     artifact: Option<Artifact>,
     launch: Launch,
     running: Option<Running>,
     /// Lines beside answers, of all processes.
     strays: Vec<Vec<u8>>,
-    /// Frames of version 2 that are nobody's, of all processes.
-    misfits: Vec<(FrameFault, Bytes)>,
-    /// Where answers come from.
+    /// Frames of version 2 that belong to no activation in flight, of all processes.
+    unexpected: Vec<(FrameFault, Bytes)>,
+    /// The channel of the answers.
     channel: ResultChannel,
-    /// Every number that the process of version 2 that runs was sent.
-    given: BTreeSet<u64>,
-    /// How activations went that were alone in flight.
-    alone: Baseline,
-    /// A process answers once only, so that each activation gets a new one.
-    one_each: bool,
-    /// A process of version 0 that lived on after its answer.
+    /// Every id that the current process of version 2 was sent.
+    sent_ids: BTreeSet<u64>,
+    /// What activations do while no other is in flight.
+    baseline: Baseline,
+    /// A process answers only once, so each activation gets a new one.
+    one_activation_each: bool,
+    /// A process of version 0 lived on after its answer.
     lingered: bool,
 }
 
-/// A process that is ready.
-struct Running {
-    guard: KillOnDrop,
-    conversation: Conversation,
-}
-
-/// An activation that was answered.
+/// The answer of an activation.
 struct Answered {
     answer: Answer,
     took: Duration,
 }
 
-/// Why an activation was not answered as it should be.
-enum Failure {
-    Error(Error),
-    Finding(Finding),
-    /// It answers on stdout and has not said so.
-    NoHandshake {
-        line: Vec<u8>,
-    },
-    /// Chunks came, and no end in time.
-    Endless {
-        after: Duration,
-        chunks: usize,
-    },
-    /// Nothing came in time.
-    Silence {
-        after: Duration,
-        meanwhile: &'static str,
-    },
-}
-
-/// Where programs are in an image.
-///
-/// Source: moby, `DefaultPathEnv`.
-const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 impl<'a> CheckRun<'a> {
-    /// Prepares the check of an action. `tell` hears of each check as it comes out.
+    /// Prepares the check of an action. `report_progress` gets each check as it comes out.
     ///
     /// # Errors
-    /// What the operating system refuses.
-    pub fn new(plan: Plan, reaper: Reaper, tell: impl FnMut(Progress<'_>) + 'a) -> Result<Self, Error> {
+    /// [`ProxyError::System`] if the operating system refuses a call.
+    pub fn new(plan: Plan, reaper: Reaper, report_progress: impl FnMut(Progress<'_>) + 'a) -> Result<Self, Error> {
         orphans::adopt_orphans()
             .map_err(|reason| Error::Proxy(ProxyError::System { doing: "adopt orphans", reason }))?;
         let (log_capture, stdout, stderr) = LogCapture::new()?;
@@ -189,150 +177,79 @@ impl<'a> CheckRun<'a> {
             plan,
             reaper,
             log_capture,
-            tell: Box::new(tell),
-            early: Vec::new(),
+            report_progress: Box::new(report_progress),
+            settled_early: Vec::new(),
             report: Report::default(),
             artifact: None,
             launch,
             running: None,
             strays: Vec::new(),
-            misfits: Vec::new(),
+            unexpected: Vec::new(),
             channel: ResultChannel::Descriptor3,
-            given: BTreeSet::new(),
-            alone: Baseline::default(),
-            one_each: false,
+            sent_ids: BTreeSet::new(),
+            baseline: Baseline::default(),
+            one_activation_each: false,
             lingered: false,
         })
     }
 
-    /// Goes through all checks. Leaving early leaves a process that [`CheckRun::stop`] ends.
+    /// Runs all checks. A run that is dropped early leaves a process behind; [`CheckRun::stop`] stops it.
     pub async fn run(&mut self) {
-        if self.look().await {
+        if self.open_and_inspect().await {
             if self.plan.settings.protocol == Protocol::SingleShot {
-                self.call_once_each().await;
+                self.check_single_shot().await;
             } else {
-                self.call().await;
+                self.check_kept_process().await;
             }
         }
         self.settle_rest(Verdict::NotReached, "");
     }
 
-    /// Ends what was started and removes what was made.
+    /// Stops the processes of the action and removes its temporary files.
     pub async fn stop(&mut self) {
         if let Some(Running { guard, conversation }) = self.running.take() {
             let _results = conversation.into_results();
             let stopped = async {
                 tokio::select! {
                     () = stop::stop(guard.process(), self.plan.settings.stop_grace.0) => {}
-                    () = self.logs.pump() => unreachable!("a pump never ends"),
+                    never = self.logs.pump() => match never {},
                 }
             };
             self.log_capture.during(stopped).await;
         }
-        // What was left in the middle has been killed, and is seen to its end here.
-        end_all(orphans::orphans()).await;
+        // A process that was abandoned has been killed; its orphans remain.
+        kill_all(orphans::orphans()).await;
         if let Some(artifact) = self.artifact.take() {
             artifact.remove();
         }
     }
 
-    /// What was found.
+    /// The report of all checks.
     #[must_use]
     pub fn into_report(self) -> Report {
         self.report
     }
 
-    /// Opens and inspects it. Whether it is to be started.
-    async fn look(&mut self) -> bool {
-        let artifact = match self.open().await {
-            Ok(artifact) => artifact,
-            Err(error) => {
-                let faults = match &error {
-                    Error::Upload(UploadError::Unusable { defects, .. }) => defects.iter().map(Fault::from).collect(),
-                    error => vec![Fault::from(error)],
-                };
-                self.settle(Check { faults, ..Check::new(Name::Recognised, Verdict::Failed, "") });
-                self.report.refused = Some(error);
-                return false;
-            }
-        };
-        self.launch.program.clone_from(&artifact.executable);
-        self.launch.directory.clone_from(&artifact.directory);
-        let target = match &self.plan.image_root {
-            None => TargetSystem::of(&self.launch),
-            // What an image sets is not in its file system; this is what nearly every one does.
-            Some(root) => TargetSystem::new(root, &artifact.directory, &[("PATH".into(), IMAGE_PATH.into())]),
-        };
-        let inspection = inspect(&artifact.executable, &target);
-        let fatal: Vec<_> = match self.plan.stays_down {
-            // It was asked not to decide by it. What it found is a warning.
-            None if self.plan.settings.inspect == Inspect::Off => Vec::new(),
-            // The kernel will tell of what is for another machine.
-            None => inspection.fatal().cloned().collect(),
-            Some(_) => inspection.fatal_by_itself().cloned().collect(),
-        };
-        let Inspection { what, defects, .. } = inspection;
-        self.artifact = Some(artifact);
-        self.settle(Check::passed(Name::Recognised, what));
-        let verdict = match (fatal.is_empty(), defects.is_empty()) {
-            (false, _) => Verdict::Failed,
-            (true, false) => Verdict::Warning,
-            (true, true) => Verdict::Passed,
-        };
-        let place = if self.plan.image_root.is_some() { "in that image" } else { "here" };
-        let seen = if defects.is_empty() { format!("nothing that it needs is missing {place}") } else { String::new() };
-        let faults = defects.iter().map(Fault::from).collect();
-        self.settle(Check { faults, ..Check::new(Name::Executable, verdict, seen) });
-        if let Some(reason) = self.plan.stays_down {
-            self.settle_rest(Verdict::NotApplicable, reason);
-        }
-        if !fatal.is_empty() {
-            self.report.refused =
-                Some(Error::Upload(UploadError::Unusable { path: Some(self.launch.program.clone()), defects: fatal }));
-            return false;
-        }
-        self.plan.stays_down.is_none()
-    }
-
-    /// Takes it from the file system, and compiles what has to be compiled.
-    async fn open(&mut self) -> Result<Artifact, Error> {
-        let Plan { action, settings, compiler, environment, .. } = &self.plan;
-        let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries, halt: None };
-        let artifact = Artifact::open(action, &settings.workdir, &bounds, Sources::with(compiler.as_deref()))?;
-        let compiling = compile(
-            &artifact,
-            compiler.as_deref(),
-            settings.main.as_deref().unwrap_or(DEFAULT_MAIN),
-            environment,
-            settings.init_timeout.0,
-            &self.reaper,
-            &mut self.logs,
-        );
-        self.log_capture.during(compiling).await?;
-        artifact.check_environment(self.plan.execution_env.as_deref())?;
-        Ok(artifact)
-    }
-
-    /// The checks of a process that is kept.
-    async fn call(&mut self) {
-        if !self.introduce().await {
+    /// The checks of a process that answers one activation after another.
+    async fn check_kept_process(&mut self) {
+        if !self.start_first().await {
             return;
         }
-        if self.first().await {
-            self.second().await;
-            self.variations().await;
-            self.in_a_row().await;
-            self.keeps_its_promises().await;
+        if self.first_activation().await {
+            self.second_activation().await;
+            self.check_argument_kinds().await;
+            self.check_sequence().await;
+            self.check_promises().await;
             self.judge_channel();
         }
-        self.ends_when_it_is_told().await;
-        self.ends_at_end_of_input().await;
-        self.ends_on_sigterm().await;
+        self.check_stop().await;
+        self.check_end_of_input().await;
+        self.check_sigterm().await;
     }
 
-    /// Starts it for the first time. Whether it is ready.
-    async fn introduce(&mut self) -> bool {
-        let begun = Instant::now();
+    /// Starts the action for the first time. Returns whether it is ready.
+    async fn start_first(&mut self) -> bool {
+        let started = Instant::now();
         let evidence = match self.start().await {
             Ok(evidence) => evidence,
             Err(error) => {
@@ -353,210 +270,70 @@ impl<'a> CheckRun<'a> {
                 return false;
             }
         };
-        let took = begun.elapsed();
+        let took = started.elapsed();
         self.report.init = Some(took);
         let running = self.running.as_ref().expect("it was started");
         self.channel = running.conversation.channel();
-        self.report.protocol = Some(running.conversation.protocol().name());
-        self.report.told_by = Some(match evidence {
-            Evidence::Handshake(_) => "handshake",
-            Evidence::Acknowledgement => "acknowledgement",
-            Evidence::WaitsForInput => "waiting",
-            Evidence::Grace => "grace",
-        });
+        self.report.protocol = Some(running.conversation.protocol());
+        self.report.evidence = Some(evidence.into());
         self.settle(Check::passed(Name::Starts, "ready").took(took));
-        self.note_promises();
+        self.skip_unpromised();
         true
     }
 
-    /// Which protocol it speaks and how that was told, for a reader.
-    fn protocol_in_words(&self) -> String {
-        let told = match self.report.told_by {
-            Some("handshake") => format!("told by its handshake on {}", self.channel),
-            Some("acknowledgement") => "told by its acknowledgement on descriptor 3".into(),
-            Some("grace") => format!(
-                "taken for that, since it said nothing for {} (`PIPELOOP_START_GRACE`)",
+    /// The protocol, and how it was recognised, for the report.
+    fn describe_protocol(&self, protocol: Protocol, evidence: Evidence) -> String {
+        let how = match evidence {
+            Evidence::Handshake => format!("recognised by its handshake on {}", self.channel.name()),
+            Evidence::Acknowledgement => "recognised by its acknowledgement on descriptor 3".into(),
+            Evidence::WaitsForInput => "recognised by waiting for input without a handshake".into(),
+            Evidence::Grace => format!(
+                "assumed, because it wrote nothing for {} (`PIPELOOP_START_GRACE`)",
                 millis(self.plan.settings.start_grace.0)
             ),
-            _ => "told by waiting for input without a handshake".into(),
+            Evidence::Setting => "as set by `--protocol` or `PIPELOOP_PROTOCOL`".into(),
         };
-        format!("{}, {told}", self.report.protocol.unwrap_or("unknown"))
+        format!("{protocol}, {how}")
     }
 
     /// The checks of version 0, which has a process for each activation.
-    async fn call_once_each(&mut self) {
-        self.one_each = true;
-        (self.report.protocol, self.report.told_by) = (Some("0"), Some("setting"));
+    async fn check_single_shot(&mut self) {
+        self.one_activation_each = true;
+        let (protocol, evidence) = (Protocol::SingleShot, Evidence::Setting);
+        (self.report.protocol, self.report.evidence) = (Some(protocol), Some(evidence));
+        let spoken = self.describe_protocol(protocol, evidence);
         let apart = |name, why: &str| Check::new(name, Verdict::NotApplicable, why);
         self.settle(apart(Name::Starts, "a process is started for each activation"));
-        self.settle(Check::passed(Name::Protocol, "0, as it was asked for"));
+        self.settle(Check::passed(Name::Protocol, spoken));
         self.settle(apart(Name::Flushed, "the end of a process flushes"));
-        self.settle(apart(Name::Stays, "a process is started for each activation"));
-        self.settle(apart(Name::Channel, "what is printed before the last line is log"));
-        self.settle(apart(Name::Terminate, "a process ends with its answer"));
+        self.settle(apart(Name::Reused, "a process is started for each activation"));
+        self.settle(apart(Name::Channel, "every line before the last is log"));
+        self.settle(apart(Name::Sigterm, "a process ends with its answer"));
         for name in Name::OF_VERSION_2 {
             self.settle(apart(name, "not in version 0"));
         }
-        let arguments = self.arguments.plain();
+        let arguments = self.arguments.base();
         match self.activate(Name::Answers, &arguments).await {
             Ok(Answered { answer, took }) => {
                 self.settle(Check::passed(Name::Answers, shown(&answer)).took(took));
                 self.settle(Check::passed(Name::Framing, "an object or array on the last line"));
             }
-            Err(trouble) => {
-                let bad = matches!(&trouble, Failure::Error(Error::Run(RunError::BadAnswer { problem, .. })) if *problem != BadAnswer::Nothing);
-                return self.fail(if bad { Name::Framing } else { Name::Answers }, &trouble);
+            Err(failure) => {
+                let bad = matches!(&failure, Failure::Error(Error::Run(RunError::BadAnswer { problem, .. })) if *problem != BadAnswer::Nothing);
+                return self.fail(if bad { Name::Framing } else { Name::Answers }, &failure);
             }
         }
-        self.variations().await;
-        self.in_a_row().await;
+        self.check_argument_kinds().await;
+        self.check_sequence().await;
         let check = if self.lingered {
             self.failure(Name::EndOfFile, self.end_of_file(None))
         } else {
-            Check::passed(Name::EndOfFile, "it ended each time")
+            Check::passed(Name::EndOfFile, "it exited each time")
         };
         self.settle(check);
         self.judge_orphans().await;
-        if !self.is_settled(Name::Descendants) {
-            self.settle(Check::passed(Name::Descendants, "no process lives on after it"));
-        }
-    }
-
-    /// Starts a process if none runs that is alive.
-    async fn ensure_running(&mut self) -> Result<(), Failure> {
-        if let Some(running) = self.running.take_if(|running| running.guard.process().exit().is_some()) {
-            self.bury(running.guard.process()).await;
-        }
-        if self.running.is_none() {
-            self.start().await.map_err(Failure::Error)?;
-        }
-        Ok(())
-    }
-
-    /// Starts a process and waits until it is ready.
-    async fn start(&mut self) -> Result<Evidence, Error> {
-        let settings = &self.plan.settings;
-        let rules = detect::Rules {
-            protocol: settings.protocol,
-            wait_for_ack: self.plan.wait_for_ack,
-            init_timeout: settings.init_timeout.0,
-            start_grace: settings.start_grace.0,
-        };
-        let (guard, pipes) = spawn(&self.launch, ResultChannel::Descriptor3, &self.reaper, &mut self.logs)?;
-        self.given.clear();
-        let detected = self.log_capture.during(detect(guard.process(), pipes, &rules, &mut self.logs)).await;
-        match detected {
-            Ok(detect::Ready { mut conversation, evidence }) => {
-                conversation.keep_strays();
-                self.running = Some(Running { guard, conversation });
-                Ok(evidence)
-            }
-            Err(error) => {
-                self.bury(guard.process()).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Kills what is left of a process and takes its last words.
-    async fn bury(&mut self, process: &Process) {
-        self.log_capture.during(stop::kill_and_reap(process)).await;
-        self.logs.detach();
-        self.hear().await;
-    }
-
-    /// Hears what the action has logged by now.
-    async fn hear(&mut self) {
-        self.log_capture.during(self.logs.end_without_sentinel()).await;
-        let progress = self.log_capture.progress();
-        if !progress.is_empty() {
-            (self.tell)(Progress::Logged(&progress));
-        }
-    }
-
-    /// A setting of the action may be shorter than the patience of the check.
-    fn patience(&self) -> Duration {
-        self.plan.patience.min(self.plan.settings.run_timeout.0)
-    }
-
-    fn pid(&self) -> Option<rustix::process::Pid> {
-        self.running.as_ref().map(|running| running.guard.process().pid)
-    }
-
-    fn fail(&mut self, name: Name, trouble: &Failure) {
-        let fault = match trouble {
-            Failure::Error(error) => Fault::from(error),
-            Failure::Finding(finding) => Fault::from(finding.clone()),
-            Failure::NoHandshake { line } => Fault {
-                code: "PL055",
-                reason: format!(
-                    "it answers on stdout and has not sent a handshake, so its answers are taken for logs: {}",
-                    excerpt(line)
-                ),
-                cure: Some(
-                    "print `{\"openwhisk\":1}` on stdout first and flush it; or answer on descriptor 3".into(),
-                ),
-            },
-            Failure::Endless { after, chunks } => Fault {
-                code: "PL064",
-                reason: format!("no end came within {}, and {chunks} chunks did", millis(*after)),
-                cure: Some("end each activation with `result`, `error` or `end`; a stream that takes longer has more time with `--timeout`, and arguments that make it short come with `-p` or `--input`".into()),
-            },
-            Failure::Silence { after, meanwhile } => Fault {
-                code: "PL064",
-                reason: format!("no answer came within {}; {meanwhile}", millis(*after)),
-                cure: Some("make it faster, or give it more time with `--timeout`; arguments that suit it come with `-p` or `--input`".into()),
-            },
-        };
-        let elsewhere = match trouble {
-            Failure::Finding(Finding::Stray { .. }) => Some(Name::Channel),
-            Failure::Finding(Finding::Frame { fault, .. }) if !matches!(fault, FrameFault::Foreign { .. }) => {
-                Some(Name::Ids)
-            }
-            _ => None,
-        };
-        if let Some(blamed) = elsewhere
-            && blamed != name
-        {
-            // It is no fault of this activation's, and may come with any.
-            if !self.is_settled(blamed) {
-                let check = self.failure(blamed, fault);
-                self.settle(check);
-            }
-            return self.settle(Check::new(name, Verdict::NotReached, ""));
-        }
-        let check = self.failure(name, fault);
-        self.settle(check);
-    }
-
-    /// A check that failed, with the end of the log.
-    fn failure(&self, name: Name, fault: impl Into<Fault>) -> Check {
-        Check { log: self.log_capture.stderr.tail(), ..Check::failed(name, fault) }
-    }
-
-    fn is_settled(&self, name: Name) -> bool {
-        self.report.checks.iter().chain(&self.early).any(|check| check.name == name)
-    }
-
-    /// Notes how a check came out, and tells it once all before it have been told.
-    fn settle(&mut self, check: Check) {
-        debug_assert!(!self.is_settled(check.name), "{check:?} was settled before");
-        self.early.push(check);
-        while let Some(next) = Name::ALL.get(self.report.checks.len())
-            && let Some(at) = self.early.iter().position(|check| check.name == *next)
-        {
-            let check = self.early.swap_remove(at);
-            (self.tell)(Progress::Settled(&check));
-            self.report.checks.push(check);
-        }
-    }
-
-    /// Settles every check that has not come out yet.
-    fn settle_rest(&mut self, verdict: Verdict, seen: &str) {
-        for name in Name::ALL {
-            if !self.is_settled(name) {
-                self.settle(Check::new(name, verdict, seen));
-            }
+        if !self.is_settled(Name::Orphans) {
+            self.settle(Check::passed(Name::Orphans, "no process outlives it"));
         }
     }
 }

@@ -1,15 +1,16 @@
-//! What a check found: plain data, in the order in which it is read.
+//! The report of a check run: plain data, in the order of the checks.
 
 use std::time::Duration;
 
 use crate::artifact::inspect::Defect;
 use crate::error::Error;
+use crate::protocol::{Protocol, detect};
 
 use super::finding::Finding;
 
 /// The checks, in their order. Their names are stable: scripts look for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "`title` says what each is")]
+#[expect(missing_docs, reason = "`title` names each")]
 pub enum Name {
     Recognised,
     Executable,
@@ -18,7 +19,7 @@ pub enum Name {
     Answers,
     Flushed,
     Framing,
-    Stays,
+    Reused,
     Unicode,
     Quotes,
     Nested,
@@ -34,12 +35,12 @@ pub enum Name {
     Stop,
     Channel,
     EndOfFile,
-    Terminate,
-    Descendants,
+    Sigterm,
+    Orphans,
 }
 
 impl Name {
-    /// Those that are about promises of version 2.
+    /// The checks of version 2.
     pub(super) const OF_VERSION_2: [Self; 6] =
         [Self::Ids, Self::Concurrency, Self::Chunks, Self::Cancel, Self::Pause, Self::Stop];
 
@@ -52,7 +53,7 @@ impl Name {
         Self::Answers,
         Self::Flushed,
         Self::Framing,
-        Self::Stays,
+        Self::Reused,
         Self::Unicode,
         Self::Quotes,
         Self::Nested,
@@ -68,8 +69,8 @@ impl Name {
         Self::Stop,
         Self::Channel,
         Self::EndOfFile,
-        Self::Terminate,
-        Self::Descendants,
+        Self::Sigterm,
+        Self::Orphans,
     ];
 
     /// The name for machines.
@@ -87,30 +88,30 @@ impl Name {
     fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Recognised => ("recognised", "recognised"),
-            Self::Executable => ("executable", "can be executed"),
+            Self::Executable => ("executable", "executable"),
             Self::Starts => ("starts", "starts"),
             Self::Protocol => ("protocol", "protocol"),
             Self::Answers => ("answers", "answers"),
-            Self::Flushed => ("flushed", "answers at once"),
-            Self::Framing => ("framing", "one line each"),
-            Self::Stays => ("stays", "stays"),
+            Self::Flushed => ("flushed", "flushed"),
+            Self::Framing => ("framing", "framing"),
+            Self::Reused => ("reused", "reused"),
             Self::Unicode => ("unicode", "Unicode"),
             Self::Quotes => ("quotes", "quotes"),
-            Self::Nested => ("nested", "nested"),
-            Self::Empty => ("empty", "no arguments"),
-            Self::Unknown => ("unknown", "unknown ones"),
-            Self::Large => ("large", "1 MiB"),
-            Self::Sequence => ("sequence", "ten in a row"),
+            Self::Nested => ("nested", "nested JSON"),
+            Self::Empty => ("empty", "empty object"),
+            Self::Unknown => ("unknown", "unknown keys"),
+            Self::Large => ("large", "1 MiB input"),
+            Self::Sequence => ("sequence", "sequence"),
             Self::Ids => ("ids", "ids"),
-            Self::Concurrency => ("concurrency", "several at once"),
+            Self::Concurrency => ("concurrency", "concurrency"),
             Self::Chunks => ("chunks", "chunks"),
             Self::Cancel => ("cancel", "cancel"),
             Self::Pause => ("pause", "pause"),
             Self::Stop => ("stop", "stop"),
-            Self::Channel => ("channel", "answers only"),
+            Self::Channel => ("channel", "result channel"),
             Self::EndOfFile => ("end_of_file", "end of input"),
-            Self::Terminate => ("sigterm", "SIGTERM"),
-            Self::Descendants => ("descendants", "leaves nothing"),
+            Self::Sigterm => ("sigterm", "SIGTERM"),
+            Self::Orphans => ("orphans", "orphans"),
         }
     }
 }
@@ -118,28 +119,82 @@ impl Name {
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// As it should be.
+    /// The action does it right.
     Passed,
-    /// It works, and not as well as it should.
+    /// It works, but not as well as it should.
     Warning,
     /// It does not work.
     Failed,
-    /// It means nothing for this action or this command.
+    /// It does not apply to this action or this command.
     NotApplicable,
-    /// Another check failed that it needs.
+    /// It needs another check, which failed.
     NotReached,
+}
+
+impl Verdict {
+    /// The name for machines.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+            Self::NotApplicable => "not_applicable",
+            Self::NotReached => "not_reached",
+        }
+    }
+}
+
+/// How the protocol of an action was recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// By its handshake.
+    Handshake,
+    /// By its acknowledgement.
+    Acknowledgement,
+    /// It waits for input, and sent no handshake before.
+    WaitsForInput,
+    /// It was silent until the grace period was over.
+    Grace,
+    /// By `PIPELOOP_PROTOCOL`.
+    Setting,
+}
+
+impl Evidence {
+    /// The name for machines.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Acknowledgement => "acknowledgement",
+            Self::WaitsForInput => "waiting",
+            Self::Grace => "grace",
+            Self::Setting => "setting",
+        }
+    }
+}
+
+impl From<detect::Evidence> for Evidence {
+    fn from(evidence: detect::Evidence) -> Self {
+        match evidence {
+            detect::Evidence::Handshake(_) => Self::Handshake,
+            detect::Evidence::Acknowledgement => Self::Acknowledgement,
+            detect::Evidence::WaitsForInput => Self::WaitsForInput,
+            detect::Evidence::Grace => Self::Grace,
+        }
+    }
 }
 
 /// One check and how it came out.
 #[derive(Debug, Clone)]
 pub struct Check {
-    /// Which.
+    /// Its name.
     pub name: Name,
     /// How it came out.
     pub verdict: Verdict,
-    /// What was seen, or why there was nothing to see.
+    /// The observation, or why there is none.
     pub seen: String,
-    /// What is wrong.
+    /// The faults that it found.
     pub faults: Vec<Fault>,
     /// How long it took: the start, or the activation.
     pub took: Option<Duration>,
@@ -147,36 +202,36 @@ pub struct Check {
     pub log: Vec<String>,
 }
 
-/// What is wrong, and what to do about it.
+/// A fault, and how to fix it.
 #[derive(Debug, Clone)]
 pub struct Fault {
     /// The code in `docs/errors.md`.
     pub code: &'static str,
     /// The sentence.
     pub reason: String,
-    /// The cure.
-    pub cure: Option<String>,
+    /// How to fix it.
+    pub hint: Option<String>,
 }
 
-/// Everything that was found.
+/// The report of all checks.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Each check.
     pub checks: Vec<Check>,
-    /// The protocol that it speaks, when that was learnt: as in `PIPELOOP_PROTOCOL`.
-    pub protocol: Option<&'static str>,
-    /// What told so: `handshake`, `acknowledgement`, `waiting`, `grace` or `setting`.
-    pub told_by: Option<&'static str>,
-    /// From the start to ready.
+    /// The protocol that the action speaks, once it is known. Never [`Protocol::Auto`].
+    pub protocol: Option<Protocol>,
+    /// How the protocol was recognised.
+    pub evidence: Option<Evidence>,
+    /// The time from the start until the action was ready.
     pub init: Option<Duration>,
-    /// Every activation that was answered, with the check it was for.
+    /// Each activation that was answered: its check, and its time.
     pub activations: Vec<(Name, Duration)>,
-    /// Why it was never started, when that is so.
+    /// Why the action was never started, if it was not.
     pub refused: Option<Error>,
 }
 
 impl Report {
-    /// How many checks came out so.
+    /// How many checks have this verdict.
     #[must_use]
     pub fn count(&self, verdict: Verdict) -> usize {
         self.checks.iter().filter(|check| check.verdict == verdict).count()
@@ -209,19 +264,19 @@ impl Check {
 impl From<&Error> for Fault {
     fn from(error: &Error) -> Self {
         let reason = error.detail().unwrap_or_else(|| error.to_string());
-        Self { code: error.code(), reason, cure: error.hint() }
+        Self { code: error.code(), reason, hint: error.hint() }
     }
 }
 
 impl From<Finding> for Fault {
     fn from(finding: Finding) -> Self {
-        Self { code: finding.code(), reason: finding.to_string(), cure: Some(finding.hint()) }
+        Self { code: finding.code(), reason: finding.to_string(), hint: Some(finding.hint()) }
     }
 }
 
 impl From<&Defect> for Fault {
     fn from(defect: &Defect) -> Self {
-        Self { code: defect.code(), reason: defect.to_string(), cure: Some(defect.hint()) }
+        Self { code: defect.code(), reason: defect.to_string(), hint: Some(defect.hint()) }
     }
 }
 
@@ -232,6 +287,6 @@ mod tests {
     #[test]
     fn every_check_is_listed_once_and_in_order() {
         assert!(Name::ALL.is_sorted_by(|one, next| one < next));
-        assert_eq!(Name::ALL.len(), Name::Descendants as usize + 1);
+        assert_eq!(Name::ALL.len(), Name::Orphans as usize + 1);
     }
 }

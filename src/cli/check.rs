@@ -1,4 +1,4 @@
-//! `pipeloop check ACTION`: whether an action keeps its promises, as a report.
+//! `pipeloop check ACTION`: a report on whether an action keeps the promises of its protocol.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,55 +7,56 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::check::{Check as Outcome, CheckRun, Fault, Name, Plan, Progress, Report, Verdict};
+use crate::check::{Check as Outcome, CheckRun, Evidence, Fault, Name, NotStarted, Plan, Progress, Report, Verdict};
 use crate::config::{ActionSettings, Compatibility, Time, container_environment};
 use crate::error::{Error, ProxyError};
 
 use super::output;
 use super::run::{Parameters, read_json};
 
-/// Check an action without a platform: inspect it, start it, call it, end it.
+/// Check an action before a deployment: inspect it, start it, call it and stop it.
 ///
-/// The report goes to stdout, a line a check: ✓ passed, ! warning, ✗ failed, – does not apply. Below
-/// a failed check stand the reason and the cure. What speaks version 2 is also held to what its
-/// handshake promises.
+/// The report on stdout has a line for each check: ✓ passed, ! warning, ✗ failed, – does not apply or was not
+/// reached. Below a failed check it gives the reason and a hint. For an action of version 2 it also tests the
+/// promises of the handshake.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   pipeloop check hello.py
   pipeloop check action.zip -p city=Berlin      arguments that suit the action
-  pipeloop check stream.py -p ms=200            give it something to wait for: more shows of what is promised
-  pipeloop check action.zip --image-root rootfs against an unpacked image, nothing is started
-  pipeloop check hello.sh --json --strict       for a build server
+  pipeloop check stream.py -p ms=200            make it wait, so that more checks apply
+  pipeloop check action.zip --image-root rootfs against an unpacked image, without a start
+  pipeloop check hello.sh --json --strict       on a build server
 
-Exit status: 0 all is well, 1 a check failed (with --strict: or warned), 2 a wrong command line,
-126 the action cannot be executed, 127 it or a library of it is not found. docs/check.md says what each check means.")]
+Exit status: 0 no check failed, 1 a check failed (with --strict: or warned), 2 a wrong command line,
+126 the action cannot be executed, 127 the action or a library that it needs is not found. docs/check.md
+describes each check.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Check {
-    /// Executable, folder with `exec`, zip or tar.gz; with a compiler also source code, a file or a folder.
+    /// Executable, directory with `exec`, zip or tar.gz; with a compiler also source code, a file or a directory.
     action: PathBuf,
 
     #[command(flatten)]
     parameters: Parameters,
 
-    /// Only inspect it, start nothing.
+    /// Only inspect the action, and start nothing.
     #[arg(long)]
     no_start: bool,
 
-    /// Inspect it against this root file system, an unpacked image, in place of this machine's.
-    /// Nothing is started.
+    /// Root file system of an unpacked image to inspect the action against, in place of this machine. Nothing is
+    /// started.
     #[arg(long, value_name = "DIR")]
     image_root: Option<PathBuf>,
 
-    /// Longest time for one activation of the check.
+    /// Time limit of one activation.
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = crate::config::some_time)]
     timeout: Time,
 
-    /// Let warnings count as failures.
+    /// Count warnings as failures.
     #[arg(long)]
     strict: bool,
 
-    /// Show on stderr what the action logs, as it comes.
+    /// Print the action's log on stderr as it comes.
     #[arg(long)]
     logs: bool,
 
@@ -81,14 +82,14 @@ impl Check {
         if let Some(root) = &image_root
             && !root.is_dir()
         {
-            let reason = format!("`{}` is no folder", root.display());
+            let reason = format!("`{}` is not a directory", root.display());
             return Err(Error::Proxy(ProxyError::BadSetting { setting: "--image-root", reason }));
         }
         let (mut signals, reaper) = super::take_over()?;
         let compatibility = Compatibility::from_environment()?;
-        let stays_down = match (&image_root, no_start) {
-            (Some(_), _) => Some("not started: it was inspected against an image (`--image-root`)"),
-            (None, true) => Some("not started (`--no-start`)"),
+        let not_started = match (&image_root, no_start) {
+            (Some(_), _) => Some(NotStarted::AgainstImage),
+            (None, true) => Some(NotStarted::AsAsked),
             (None, false) => None,
         };
         let plan = Plan {
@@ -99,56 +100,56 @@ impl Check {
             wait_for_ack: compatibility.wait_for_ack.is_some(),
             settings,
             arguments,
-            patience: timeout.0,
+            activation_timeout: timeout.0,
             image_root,
-            stays_down,
+            not_started,
         };
         let mut printer = output::Checklist::new(json);
-        let begun = std::time::Instant::now();
-        let mut unwritten = None;
-        let mut examination = CheckRun::new(plan, reaper, |progress| match progress {
+        let started = std::time::Instant::now();
+        let mut write_error = None;
+        let mut check_run = CheckRun::new(plan, reaper, |progress| match progress {
             Progress::Settled(check) => {
                 if let Err(reason) = printer.line(check) {
-                    unwritten.get_or_insert(reason);
+                    write_error.get_or_insert(reason);
                 }
             }
             Progress::Logged(bytes) if logs => output::log(bytes),
             Progress::Logged(_) => {}
         })?;
         let signal = tokio::select! {
-            () = examination.run() => None,
+            () = check_run.run() => None,
             signal = signals.next() => Some(signal),
         };
         if let Some(signal) = signal {
             output::note(&format!("pipeloop: {}, stopping the action", signal.name()));
         }
-        let hurried = tokio::select! {
-            () = examination.stop() => false,
-            // What runs is killed by leaving its orderly end.
+        let killed = tokio::select! {
+            () = check_run.stop() => false,
+            // The graceful stop is dropped, which kills the process.
             _ = signals.next() => true,
         };
-        if hurried {
-            examination.stop().await;
+        if killed {
+            check_run.stop().await;
         }
-        let report = examination.into_report();
+        let report = check_run.into_report();
         if let Some(signal) = signal {
             return Ok(signal.shell_code());
         }
         let status = exit_status(&report, strict);
         let written = if json {
-            let document = Document::new(&action, &report, status, begun.elapsed());
+            let document = Document::new(&action, &report, status, started.elapsed());
             output::result(&serde_json::to_vec(&document).expect("a report is plain data"))
         } else {
-            printer.summary(&report, begun.elapsed())
+            printer.summary(&report, started.elapsed())
         };
-        match unwritten.map_or(written, Err) {
+        match write_error.map_or(written, Err) {
             Ok(()) => Ok(status),
             Err(reason) => Err(Error::Proxy(ProxyError::System { doing: "write the report", reason })),
         }
     }
 }
 
-/// Arguments that suit the action: what `-p` and `--input` say, if they say anything.
+/// Arguments that suit the action, from `-p` and `--input`, if either is set.
 fn arguments(parameters: Parameters) -> Result<Option<Value>, Error> {
     if parameters.is_empty() {
         return Ok(None);
@@ -170,8 +171,8 @@ fn exit_status(report: &Report, strict: bool) -> u8 {
 struct Document<'a> {
     action: String,
     pipeloop: &'static str,
-    protocol: Option<&'static str>,
-    protocol_told_by: Option<&'static str>,
+    protocol: Option<String>,
+    protocol_evidence: Option<&'static str>,
     init_ms: Option<f64>,
     total_ms: f64,
     activations: Vec<ActivationDocument>,
@@ -200,7 +201,7 @@ struct CheckDocument<'a> {
 struct FaultDocument<'a> {
     code: &'static str,
     reason: &'a str,
-    cure: Option<&'a str>,
+    hint: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -218,8 +219,8 @@ impl<'a> Document<'a> {
         Self {
             action: action.to_string_lossy().into_owned(),
             pipeloop: env!("CARGO_PKG_VERSION"),
-            protocol: report.protocol,
-            protocol_told_by: report.told_by,
+            protocol: report.protocol.map(|protocol| protocol.to_string()),
+            protocol_evidence: report.evidence.map(Evidence::id),
             init_ms: report.init.map(ms),
             total_ms: ms(total),
             activations: report.activations.iter().map(activation).collect(),
@@ -239,16 +240,10 @@ impl<'a> Document<'a> {
 impl<'a> CheckDocument<'a> {
     fn new(check: &'a Outcome) -> Self {
         let fault =
-            |fault: &'a Fault| FaultDocument { code: fault.code, reason: &fault.reason, cure: fault.cure.as_deref() };
+            |fault: &'a Fault| FaultDocument { code: fault.code, reason: &fault.reason, hint: fault.hint.as_deref() };
         Self {
             name: check.name.id(),
-            status: match check.verdict {
-                Verdict::Passed => "passed",
-                Verdict::Warning => "warning",
-                Verdict::Failed => "failed",
-                Verdict::NotApplicable => "not_applicable",
-                Verdict::NotReached => "not_reached",
-            },
+            status: check.verdict.id(),
             seen: &check.seen,
             faults: check.faults.iter().map(fault).collect(),
             ms: check.took.map(ms),

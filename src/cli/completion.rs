@@ -2,16 +2,24 @@
 
 use clap::Args;
 
-/// Prints a completion script.
+use crate::error::{Error, ProxyError};
+
+use super::output;
+
+/// Print a completion script for a shell.
 #[derive(Debug, Args)]
 #[command(after_help = "For example: pipeloop completion bash > /etc/bash_completion.d/pipeloop")]
 pub(super) struct Completion {
-    /// The shell to complete in.
+    /// Shell that runs the script.
     shell: clap_complete::Shell,
 }
 
 impl Completion {
-    pub(super) fn execute(&self, mut command: clap::Command) {
-        clap_complete::generate(self.shell, &mut command, "pipeloop", &mut std::io::stdout());
+    pub(super) fn execute(&self, mut command: clap::Command) -> Result<u8, Error> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut command, "pipeloop", &mut script);
+        output::script(&script)
+            .map_err(|reason| Error::Proxy(ProxyError::System { doing: "write the script", reason }))?;
+        Ok(0)
     }
 }

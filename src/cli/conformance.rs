@@ -1,4 +1,4 @@
-//! `pipeloop conformance --proxy URL|CMD [CASE]…`: the protocol's cases against any proxy.
+//! `pipeloop conformance --proxy URL|CMD [CASE]…`: the test cases of the protocol against any proxy.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,10 +13,10 @@ use conformance::{Target, Verdict, play};
 
 use super::output;
 
-/// Play the protocol's cases against any proxy with /init and /run.
+/// Play the test cases of the protocol against any proxy with /init and /run.
 ///
-/// Each case uploads a small shell script as the action, sends what callers send, and compares what
-/// they and the log must see. A command is started anew for each case, in a folder of its own.
+/// Each case uploads a small shell script as the action, sends requests, and compares the responses and the log
+/// with the expected ones. A command is started again for each case, in a directory of its own.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -26,40 +26,41 @@ Examples:
   pipeloop conformance --proxy ./proxy --port 8080 P6 actionloop/echo
   pipeloop conformance --proxy http://localhost:8080 actionloop/echo
 
-The smallest case of each protocol comes first. A proxy that fails it does not speak that protocol: the other
-cases of it are listed as not run. A case that is named without it is played.
+The basic case of each protocol comes first. If the proxy fails it, the proxy does not speak that protocol, and
+the other cases of the protocol are not run. A case named on the command line runs without the basic case.
 
-A proxy that runs already (a URL) takes one action in its life: all cases that need none are played, and the
-first that needs one. It must see the same file system, and its log cannot be looked at.
+A running proxy (a URL) accepts one action in its life, so only the cases without an action and the first case
+with one are played. The proxy must see the same file system, and its log cannot be checked.
 
 Exit status: 0 no case failed, 1 one failed, 2 a wrong command line. docs/conformance.md says more.")]
 pub(super) struct Conformance {
-    /// URL of a proxy that runs, or a command that starts one. `{port}` in it is replaced by a free
-    /// port, `{port_file}` by a file into which the proxy writes the port it chose.
+    /// URL of a running proxy, or a command that starts one. `{port}` in the command stands for a free port,
+    /// `{port_file}` for a file into which the proxy writes its port.
     #[arg(long, value_name = "URL|CMD", required_unless_present = "list")]
     proxy: Option<String>,
 
-    /// Cases: a name (`v1/echo`), the beginning of one (`v1/`), or a fault of the field (`P6`). All unless given.
+    /// Cases to play: a name (`v1/echo`), the beginning of a name (`v1/`), or the number of a known fault (`P6`).
+    /// All cases unless given.
     #[arg(value_name = "CASE")]
     cases: Vec<String>,
 
-    /// Port of a command that always takes the same.
+    /// Port of a command that always uses the same port.
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
 
-    /// Only cases whose executable speaks this: 0, 1, 2, actionloop or auto. May be given several times.
+    /// Only cases whose action speaks this protocol: 0, 1, 2, actionloop or auto. May be repeated.
     #[arg(long, value_name = "NAME")]
     protocol: Vec<String>,
 
-    /// Longest time for one case. A proxy that has not answered by then hangs.
+    /// Time limit of one case. A proxy that has not answered by then fails the case.
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = crate::config::some_time)]
     timeout: Time,
 
-    /// Cases of this folder (GROUP/NAME.json) in place of the ones in this program.
+    /// Directory with the cases (GROUP/NAME.json), in place of the built-in ones.
     #[arg(long = "cases", value_name = "DIR")]
-    folder: Option<PathBuf>,
+    directory: Option<PathBuf>,
 
-    /// List the cases and what each of them is about, play none.
+    /// List the cases with their titles, and play none.
     #[arg(long)]
     list: bool,
 
@@ -72,15 +73,15 @@ impl Conformance {
     pub(super) fn execute(self) -> Result<u8, Error> {
         let bad = |setting, reason| Error::Proxy(ProxyError::BadSetting { setting, reason });
         let unwritten = |reason| Error::Proxy(ProxyError::System { doing: "write the table", reason });
-        let all = match &self.folder {
-            Some(folder) => case::read(folder).map_err(|reason| bad("--cases", reason))?,
+        let all = match &self.directory {
+            Some(directory) => case::read(directory).map_err(|reason| bad("--cases", reason))?,
             None => case::built_in(),
         };
         let known = |word: &&String| !all.iter().any(|case| case.is_meant_by(word));
         if let Some(word) = self.cases.iter().find(known) {
             return Err(bad(
                 "CASE",
-                format!("`{word}` means no case; `pipeloop conformance --list` shows all of them"),
+                format!("no case matches `{word}`; `pipeloop conformance --list` shows all of them"),
             ));
         }
         let known = |name: &&String| !all.iter().any(|case| &case.protocol == *name);
@@ -111,7 +112,7 @@ impl Conformance {
         let width = cases.iter().map(|case| case.name.len()).max().unwrap_or(0);
         let mut results = Vec::new();
         let mut initialised_by: Option<&str> = None;
-        // What needs no action comes first where there is but one proxy for all.
+        // With one proxy for all cases, those without an action come first.
         let (later, first): (Vec<&Case>, Vec<&Case>) = cases.iter().copied().partition(|case| case.initialises());
         let order: Vec<&Case> = match target {
             Target::Url { .. } => first.into_iter().chain(later).collect(),
@@ -120,35 +121,36 @@ impl Conformance {
                 basic.into_iter().chain(others).collect()
             }
         };
-        // The smallest cases that failed: what speaks the same is not worth a try.
-        let mut unspoken: Vec<&Case> = Vec::new();
+        // The basic cases that failed. The other cases of their protocol would fail too.
+        let mut failed_basics: Vec<&Case> = Vec::new();
         for case in order {
-            let begun = Instant::now();
-            let basic = unspoken.iter().find(|basic| !case.action.is_empty() && basic.protocol == case.protocol);
-            let verdict = match (target, initialised_by) {
-                (Target::Command { .. }, _) if let Some(basic) = basic => Verdict::NotRun(format!(
+            let started = Instant::now();
+            let basic = failed_basics.iter().find(|basic| !case.action.is_empty() && basic.protocol == case.protocol);
+            let verdict = match (target, initialised_by, basic) {
+                (Target::Command { .. }, _, Some(basic)) => Verdict::NotRun(format!(
                     "the proxy does not speak {}, as {} shows",
-                    spoken(&basic.protocol),
+                    protocol_in_words(&basic.protocol),
                     basic.name
                 )),
-                (Target::Url { .. }, Some(other)) if case.initialises() && case.needs_a_start().is_none() => {
-                    Verdict::NotRun(format!("the proxy has the action of {other} by now: start it anew"))
+                (Target::Url { .. }, Some(other), _) if case.initialises() && case.needs_a_start().is_none() => {
+                    Verdict::NotRun(format!("the proxy already has the action of {other}: restart it"))
                 }
                 _ => play(case, target, self.timeout.0),
             };
             if case.basic && matches!(verdict, Verdict::Failed(_)) {
-                unspoken.push(case);
+                failed_basics.push(case);
             }
             if case.initialises() && !matches!(verdict, Verdict::NotRun(_)) {
                 initialised_by.get_or_insert(&case.name);
             }
             if !self.json {
-                output::case(&case.name, width, &verdict, begun.elapsed())?;
+                output::case(&case.name, width, &verdict, started.elapsed())?;
             }
-            results.push(Played::new(case, &verdict, begun.elapsed()));
+            results.push(Played::new(case, &verdict, started.elapsed()));
         }
         let count = |status| results.iter().filter(|played| played.status == status).count();
-        let summary = Summary { passed: count(PASSED), failed: count(FAILED), not_run: count(NOT_RUN) };
+        let summary =
+            Summary { passed: count(Status::Passed), failed: count(Status::Failed), not_run: count(Status::NotRun) };
         let status = u8::from(summary.failed > 0);
         if self.json {
             let document = Document {
@@ -166,8 +168,8 @@ impl Conformance {
     }
 }
 
-/// A protocol in a sentence.
-fn spoken(protocol: &str) -> String {
+/// The name of a protocol in a sentence.
+fn protocol_in_words(protocol: &str) -> String {
     if protocol.starts_with(|first: char| first.is_ascii_digit()) {
         format!("version {protocol}")
     } else {
@@ -175,9 +177,14 @@ fn spoken(protocol: &str) -> String {
     }
 }
 
-const PASSED: &str = "passed";
-const FAILED: &str = "failed";
-const NOT_RUN: &str = "not_run";
+/// The verdict on a case, for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Passed,
+    Failed,
+    NotRun,
+}
 
 /// The report for machines. Members may be added; none changes its meaning.
 #[derive(Serialize)]
@@ -207,8 +214,8 @@ impl<'a> Listed<'a> {
 struct Played<'a> {
     #[serde(flatten)]
     case: Listed<'a>,
-    status: &'static str,
-    /// Why it failed or was not run, or what could not be seen.
+    status: Status,
+    /// Why the case failed or was not run, or what could not be checked.
     reason: Option<String>,
     ms: f64,
 }
@@ -216,10 +223,10 @@ struct Played<'a> {
 impl<'a> Played<'a> {
     fn new(case: &'a Case, verdict: &Verdict, took: std::time::Duration) -> Self {
         let (status, reason) = match verdict {
-            Verdict::Passed => (PASSED, None),
-            Verdict::PassedAsSeen(reason) => (PASSED, Some(reason.clone())),
-            Verdict::Failed(reason) => (FAILED, Some(reason.clone())),
-            Verdict::NotRun(reason) => (NOT_RUN, Some(reason.clone())),
+            Verdict::Passed => (Status::Passed, None),
+            Verdict::PassedAsSeen(reason) => (Status::Passed, Some(reason.clone())),
+            Verdict::Failed(reason) => (Status::Failed, Some(reason.clone())),
+            Verdict::NotRun(reason) => (Status::NotRun, Some(reason.clone())),
         };
         Self { case: Listed::new(case), status, reason, ms: took.as_micros() as f64 / 1e3 }
     }

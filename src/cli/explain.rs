@@ -8,13 +8,13 @@ use crate::error::{Error, ProxyError};
 
 use super::output;
 
-/// Explain error codes: what an error means, how to get it, and how to fix it.
+/// Explain error codes: what an error means, how to reproduce it, and how to fix it.
 ///
-/// Without a code it lists all of them.
+/// Without a code, list all of them.
 #[derive(Debug, Args)]
-#[command(after_help = "For example: pipeloop explain PL060, or in short: pipeloop explain 60")]
+#[command(after_help = "For example: pipeloop explain PL060, or shorter: pipeloop explain 60")]
 pub(super) struct Explain {
-    /// Code of an error, such as PL012; `12` and `pl12` work too.
+    /// Error code, such as PL012; `12` and `pl12` work too.
     #[arg(value_name = "CODE", value_parser = Code, hide_possible_values = true)]
     codes: Vec<&'static Entry>,
 

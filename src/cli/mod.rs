@@ -1,8 +1,8 @@
-//! The command line: one file a command, all of them on the same [`crate::action`].
+//! The command line: one file per command, all of them on the same [`crate::action`].
 //!
 //! Exit statuses follow the shell: 0 for success, 1 for an action that failed or a result that
 //! is an error, 2 for a command line that cannot be used, 126 and 127 for an action that cannot be
-//! executed or found, 128 and the signal's number for one that a signal ended.
+//! executed or found, 128 plus the number of a signal for an action that the signal ended.
 
 mod check;
 mod completion;
@@ -23,13 +23,11 @@ use crate::process::signals::{BlockedSignals, TerminationSignals, forward_to_act
 
 /// Runs any Unix executable as a serverless action.
 ///
-/// An action is any executable that reads a line of JSON and answers with one: an ELF binary, a
-/// script, or a zip or tar.gz with `exec` at its root. It needs no library.
+/// An action reads a line of JSON and answers with a line of JSON. It can be a binary, a script, or a zip or tar.gz
+/// with `exec` at its root, and it needs no library.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, max_term_width = 100)]
-#[command(
-    after_help = "Try `pipeloop run examples/bash/hello.sh -p name=Mike`; docs/protocol.md says what an action is."
-)]
+#[command(after_help = "Try `pipeloop run examples/bash/hello.sh -p name=Mike`. docs/protocol.md describes actions.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -37,39 +35,36 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve an action over HTTP: POST /init and POST /run
+    /// Serve an action over HTTP, with POST /init and POST /run
     Serve(serve::Serve),
-    /// Run one activation, or several, and print the results
+    /// Run one or more activations and print their results
     Run(run::Run),
-    /// Check an action without a platform: inspect it, start it, call it, end it
+    /// Check an action before a deployment: inspect it, start it, call it and stop it
     Check(check::Check),
-    /// Play the protocol's cases against any proxy with /init and /run
+    /// Play the test cases of the protocol against any proxy with /init and /run
     Conformance(conformance::Conformance),
     /// Explain error codes
     Explain(explain::Explain),
-    /// Print a script that completes this command line in a shell
+    /// Print a completion script for a shell
     Completion(completion::Completion),
 }
 
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Before anything else: as PID 1 we would not even be told of them.
-    let held_back = BlockedSignals::block();
+    // Before anything else: the kernel drops signals without a handler if this process is PID 1.
+    let blocked_signals = BlockedSignals::block();
     crate::process::spawn::close_inherited_on_exec();
     let command = Cli::parse().command;
-    // What may wait for a person's input can be interrupted until it has handlers.
-    let held_back = matches!(command, Command::Serve(_)).then_some(held_back);
+    // The other commands may wait for input on a terminal, and can be interrupted until they have handlers.
+    let blocked_signals = matches!(command, Command::Serve(_)).then_some(blocked_signals);
     let result = match command {
-        Command::Serve(serve) => serve.execute(held_back),
+        Command::Serve(serve) => serve.execute(blocked_signals),
         Command::Run(run) => run.execute(),
         Command::Check(check) => check.execute(),
         Command::Conformance(conformance) => conformance.execute(),
         Command::Explain(explain) => explain.execute(),
-        Command::Completion(completion) => {
-            completion.execute(Cli::command());
-            Ok(0)
-        }
+        Command::Completion(completion) => completion.execute(Cli::command()),
     };
     let status = result.unwrap_or_else(|error| {
         output::error(&error);
@@ -78,12 +73,12 @@ pub fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
-/// The exit status that tells a shell what went wrong: the action's own, where it has one. Exhaustive, so that a
-/// new cause cannot be forgotten.
+/// The exit status of an error, for a shell: the action's own, if it has one. Exhaustive, so that a new cause cannot be
+/// forgotten.
 fn exit_status(error: &Error) -> u8 {
     let of = |exit: &ExitReport| exit.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
     match error {
-        // No subcommand is sent a request, but `run` takes its input for one.
+        // No command receives requests, but `run` treats its input as one.
         Error::Request(_) => 1,
         Error::Upload(error) => match error {
             UploadError::NoSuchAction { .. } => 127,
@@ -171,8 +166,8 @@ fn defect_exit_status(defect: &Defect) -> u8 {
     }
 }
 
-/// What whoever starts actions takes over first: the signals that ask for an end, and the waiting for
-/// processes. Signals that are meant for the action go to it from now on.
+/// Takes over signals and the waiting for processes, before an action is started. From then on the proxy stops on
+/// SIGTERM and its like, and passes other signals on to the action.
 fn take_over() -> Result<(TerminationSignals, Reaper), Error> {
     let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
     let signals = TerminationSignals::install().map_err(system("take over signals"))?;
@@ -181,7 +176,7 @@ fn take_over() -> Result<(TerminationSignals, Reaper), Error> {
     Ok((signals, reaper))
 }
 
-/// A runtime on this thread alone: waking an idle core costs more than the work of an activation.
+/// A runtime on this thread only: waking an idle core costs more than the work of an activation.
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -4,36 +4,61 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
+
+use anstream::adapter::strip_str;
+use anstream::stream::RawStream;
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
+use rustix::event::{PollFd, PollFlags};
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::check::{Check, Report, Verdict};
 use crate::error::Error;
 use crate::error::catalog::Entry;
 use conformance::Verdict as Played;
 
-/// An error and its hint, on stderr. A person is told where there is more.
+/// An error and its hint, on stderr. On a terminal a line names `pipeloop explain`.
 pub(super) fn error(error: &Error) {
     let stderr = io::stderr();
-    let Style { red, cyan, off, .. } = Style::of(&stderr);
-    note(&format!("{red}error[{}]{off}: {error}", error.code()));
+    let Palette { red, cyan, .. } = Palette::of(&stderr);
+    note(&format!("{red}error[{}]{red:#}: {error}", error.code()));
     if let Some(detail) = error.detail() {
         note(&format!("  {detail}"));
     }
     if let Some(hint) = error.hint() {
-        note(&format!("{cyan}hint{off}: {hint}"));
+        note(&format!("{cyan}hint{cyan:#}: {hint}"));
     }
     if stderr.is_terminal() {
-        note(&format!("{cyan}for more{off}: pipeloop explain {}", error.code()));
+        note(&format!("{cyan}for more{cyan:#}: pipeloop explain {}", error.code()));
     }
+}
+
+/// Whether stderr is a terminal.
+pub(super) fn stderr_is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Starts the proxy's own log, on stderr.
+pub(super) fn start_proxy_log(level: LevelFilter) {
+    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(has_colour(&io::stderr())).init();
 }
 
 /// A line on stderr.
 pub(super) fn note(line: &str) {
-    // Nobody is left to be told that stderr is gone.
+    // If stderr is gone, there is no place to report that.
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// A result on stdout: as it came, or on a terminal with indentation. Whether it could be written.
+/// A script on stdout, unchanged.
+pub(super) fn script(script: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(script)?;
+    stdout.flush()
+}
+
+/// A result on stdout: unchanged, or on a terminal with indentation.
 pub(super) fn result(json: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let pretty = stdout
@@ -46,14 +71,14 @@ pub(super) fn result(json: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Chunks on stdout as they come: a line of JSON each, or on a terminal strings as their text.
+/// Chunks on stdout as they come: a line of JSON each; on a terminal, strings are printed as text.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     in_line: bool,
 }
 
 impl Chunks {
-    /// Prints one. Whether it could be written.
+    /// Prints one chunk.
     pub(super) fn print(&mut self, json: &[u8]) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         let text = stdout.is_terminal().then(|| serde_json::from_slice::<String>(json).ok()).flatten();
@@ -70,13 +95,13 @@ impl Chunks {
         stdout.flush()
     }
 
-    /// Ends the line of the last one.
+    /// Ends the line of the last chunk.
     pub(super) fn end(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.in_line) { io::stdout().lock().write_all(b"\n") } else { Ok(()) }
     }
 }
 
-/// A duration for people who compare: `1.23 ms`, `845 µs`.
+/// A duration in a unit that suits it: `1.23 ms`, `845 µs`.
 pub(super) fn time(duration: Duration) -> String {
     match duration.as_micros() {
         micros @ 0..1_000 => format!("{micros} µs"),
@@ -85,56 +110,66 @@ pub(super) fn time(duration: Duration) -> String {
     }
 }
 
-/// Entries of the catalogue on stdout: as they stand in the document, or on a terminal wrapped and
-/// with literals in colour.
+/// Entries of the catalogue on stdout: unchanged, or on a terminal wrapped and with literals in colour.
 pub(super) fn entries(entries: &[&Entry]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    let style = Style::of(&stdout);
+    let palette = Palette::of(&stdout);
+    let Palette { bold, dim, .. } = palette;
     let width = line_width(&stdout);
     for (at, entry) in entries.iter().enumerate() {
         if at > 0 {
             writeln!(stdout)?;
         }
-        writeln!(stdout, "{}{}: {}{}\n", style.bold, entry.code, entry.title, style.off)?;
+        writeln!(stdout, "{bold}{}: {}{bold:#}\n", entry.code, entry.title)?;
         let items =
             [("Says", &entry.says), ("Means", &entry.means), ("To get it", &entry.to_get_it), ("Cure", &entry.cure)];
         for (label, text) in items {
-            let text = wrapped(&literals(text, &style), ITEM_INDENT, width);
+            let text = wrapped(&literals(text, &palette), ITEM_INDENT, width);
             let label = format!("{label}:");
-            writeln!(stdout, "{}{label:<ITEM_INDENT$}{}{text}", style.dim, style.off)?;
+            writeln!(stdout, "{dim}{label:<ITEM_INDENT$}{dim:#}{text}")?;
         }
     }
     stdout.flush()
 }
 
-/// Where the text of an entry begins.
+/// The column at which the text of an entry begins.
 const ITEM_INDENT: usize = 11;
 
-/// What an action logs, on stderr.
+/// The log of an action, on stderr.
 pub(super) fn log(bytes: &[u8]) {
-    // Nobody is left to be told that stderr is gone.
+    // If stderr is gone, there is no place to report that.
     let _ = io::stderr().write_all(bytes);
+}
+
+/// Writes to stdout or stderr without their locks, unless the reader stalls: for a broken process, which must end in
+/// any case.
+pub(super) fn write_unless_stalled(stream: BorrowedFd<'_>, text: &str) {
+    let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+    let mut fds = [PollFd::from_borrowed_fd(stream, PollFlags::OUT)];
+    if rustix::event::poll(&mut fds, Some(&second)).is_ok_and(|ready| ready > 0) {
+        let _ = rustix::io::write(stream, text.as_bytes());
+    }
 }
 
 /// A report on stdout, line by line as its checks come out.
 pub(super) struct Checklist {
-    style: Style,
-    /// Nothing is printed before the end: a document for machines comes then.
+    palette: Palette,
+    /// Prints nothing, because a JSON document is printed at the end.
     silent: bool,
-    /// Checks that were not reached, or do not apply for one and the same reason, are told in one line.
+    /// Checks that were not reached or do not apply, by their reason: one line shows all of a reason.
     folded: Vec<(String, Vec<&'static str>)>,
 }
 
-/// Where reason and cure begin.
+/// The column at which the reason and the hint begin.
 const FAULT_COLUMN: usize = 6;
 
 impl Checklist {
-    /// A report that has not begun.
+    /// An empty report.
     pub(super) fn new(silent: bool) -> Self {
-        Self { style: Style::of(&io::stdout()), silent, folded: Vec::new() }
+        Self { palette: Palette::of(&io::stdout()), silent, folded: Vec::new() }
     }
 
-    /// A check that has come out.
+    /// Prints a check that has come out.
     pub(super) fn line(&mut self, check: &Check) -> io::Result<()> {
         if self.silent {
             return Ok(());
@@ -152,71 +187,72 @@ impl Checklist {
             }
             return Ok(());
         }
-        self.unfold()?;
+        self.print_folded()?;
         let mut stdout = io::stdout().lock();
-        let Style { red, green, yellow, dim, off, .. } = self.style;
+        let Palette { red, green, yellow, dim, .. } = self.palette;
         let (mark, colour) = match check.verdict {
             Verdict::Passed => ('✓', green),
             Verdict::Warning => ('!', yellow),
             Verdict::Failed => ('✗', red),
             Verdict::NotApplicable | Verdict::NotReached => ('–', dim),
         };
-        let time = check.took.map(|took| format!("{dim}{}{off}", time(took)));
+        let time = check.took.map(|took| format!("{dim}{}{dim:#}", time(took)));
         let seen = Some(check.seen.clone()).filter(|seen| !seen.is_empty());
         let rest: Vec<_> = [seen, time].into_iter().flatten().collect();
-        let line = format!("  {colour}{mark}{off} {title:<15}  {}", rest.join("  "));
+        let line = format!("  {colour}{mark}{colour:#} {title:<15}  {}", rest.join("  "));
         writeln!(stdout, "{}", line.trim_end())?;
         let width = line_width(&stdout);
         for fault in &check.faults {
-            let reason = format!("{colour}{}{off}: {}", fault.code, fault.reason);
+            let reason = format!("{colour}{}{colour:#}: {}", fault.code, fault.reason);
             writeln!(stdout, "{:FAULT_COLUMN$}{}", "", wrapped(&reason, FAULT_COLUMN, width))?;
-            if let Some(cure) = &fault.cure {
-                let cure = wrapped(&literals(cure, &self.style), FAULT_COLUMN + 6, width);
-                writeln!(stdout, "{:FAULT_COLUMN$}{dim}cure:{off} {cure}", "")?;
+            if let Some(hint) = &fault.hint {
+                let hint = wrapped(&literals(hint, &self.palette), FAULT_COLUMN + 6, width);
+                writeln!(stdout, "{:FAULT_COLUMN$}{dim}hint:{dim:#} {hint}", "")?;
             }
         }
         for line in &check.log {
-            writeln!(stdout, "{:FAULT_COLUMN$}{dim}log |{off} {}", "", printable(line))?;
+            writeln!(stdout, "{:FAULT_COLUMN$}{dim}log |{dim:#} {}", "", printable(line))?;
         }
         stdout.flush()
     }
 
-    /// The last line: what came out how often.
+    /// Prints the last line: how many checks had each verdict.
     pub(super) fn summary(&mut self, report: &Report, took: Duration) -> io::Result<()> {
-        self.unfold()?;
+        self.print_folded()?;
+        let Palette { red, green, yellow, dim, .. } = self.palette;
         let counts = [
-            (Verdict::Passed, "passed", self.style.green),
-            (Verdict::Warning, "with a warning", self.style.yellow),
-            (Verdict::Failed, "failed", self.style.red),
-            (Verdict::NotApplicable, "not applicable", self.style.dim),
-            (Verdict::NotReached, "not reached", self.style.dim),
+            (Verdict::Passed, "passed", green),
+            (Verdict::Warning, "with a warning", yellow),
+            (Verdict::Failed, "failed", red),
+            (Verdict::NotApplicable, "not applicable", dim),
+            (Verdict::NotReached, "not reached", dim),
         ];
-        let off = self.style.off;
-        let told: Vec<_> = counts
+        let shown: Vec<_> = counts
             .iter()
             .map(|(verdict, words, colour)| (report.count(*verdict), words, colour))
-            // Zero failures are worth a word.
+            // Zero failures are shown too.
             .filter(|(count, words, _)| *count > 0 || **words == "failed")
             .map(|(count, words, colour)| match count {
                 0 => format!("{count} {words}"),
-                _ => format!("{colour}{count} {words}{off}"),
+                _ => format!("{colour}{count} {words}{colour:#}"),
             })
             .collect();
         let mut stdout = io::stdout().lock();
-        writeln!(stdout, "\n{}  {}{}{off}", told.join(", "), self.style.dim, time(took))?;
+        writeln!(stdout, "\n{}  {dim}{}{dim:#}", shown.join(", "), time(took))?;
         stdout.flush()
     }
 
-    fn unfold(&mut self) -> io::Result<()> {
+    fn print_folded(&mut self) -> io::Result<()> {
         if self.folded.is_empty() || self.silent {
             return Ok(());
         }
         let mut stdout = io::stdout().lock();
         let width = line_width(&stdout);
+        let dim = self.palette.dim;
         for (reason, titles) in self.folded.drain(..) {
             let reason = if reason.is_empty() { "not reached" } else { &reason };
             let text = wrapped(&format!("{reason}: {}", titles.join(", ")), 4, width);
-            writeln!(stdout, "  {}– {text}{}", self.style.dim, self.style.off)?;
+            writeln!(stdout, "  {dim}– {text}{dim:#}")?;
         }
         stdout.flush()
     }
@@ -225,39 +261,39 @@ impl Checklist {
 /// Names and titles of cases on stdout, one a line.
 pub(super) fn cases<'a>(cases: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    let Style { bold, off, .. } = Style::of(&stdout);
+    let bold = Palette::of(&stdout).bold;
     let width = cases.clone().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, title) in cases {
-        writeln!(stdout, "{bold}{name:width$}{off}  {title}")?;
+        writeln!(stdout, "{bold}{name:width$}{bold:#}  {title}")?;
     }
     stdout.flush()
 }
 
-/// A case of the protocol that was played, on stdout.
+/// A case that was played, on stdout.
 pub(super) fn case(name: &str, width: usize, verdict: &Played, took: Duration) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    let Style { red, green, dim, off, .. } = Style::of(&stdout);
+    let Palette { red, green, dim, .. } = Palette::of(&stdout);
     let took = time(took);
     match verdict {
-        Played::Passed => writeln!(stdout, "  {green}✓{off} {name:width$}  {dim}{took}{off}"),
-        Played::PassedAsSeen(not) => writeln!(stdout, "  {green}✓{off} {name:width$}  {dim}{took}; {not}{off}"),
-        Played::Failed(reason) => writeln!(stdout, "  {red}✗{off} {name:width$}  {}", printable(reason)),
-        Played::NotRun(reason) => writeln!(stdout, "  {dim}–{off} {name:width$}  not run: {}", printable(reason)),
+        Played::Passed => writeln!(stdout, "  {green}✓{green:#} {name:width$}  {dim}{took}{dim:#}"),
+        Played::PassedAsSeen(not) => writeln!(stdout, "  {green}✓{green:#} {name:width$}  {dim}{took}; {not}{dim:#}"),
+        Played::Failed(reason) => writeln!(stdout, "  {red}✗{red:#} {name:width$}  {}", printable(reason)),
+        Played::NotRun(reason) => writeln!(stdout, "  {dim}–{dim:#} {name:width$}  not run: {}", printable(reason)),
     }?;
     stdout.flush()
 }
 
-/// The last line below the cases.
+/// The line below the cases: how many had each verdict.
 pub(super) fn cases_summary(passed: usize, failed: usize, not_run: usize) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    let Style { red, green, dim, off, .. } = Style::of(&stdout);
-    let red = if failed > 0 { red } else { "" };
-    let rest = if not_run > 0 { format!(", {dim}{not_run} not run{off}") } else { String::new() };
-    writeln!(stdout, "\n{green}{passed} passed{off}, {red}{failed} failed{off}{rest}")?;
+    let Palette { red, green, dim, .. } = Palette::of(&stdout);
+    let red = if failed > 0 { red } else { Style::new() };
+    let rest = if not_run > 0 { format!(", {dim}{not_run} not run{dim:#}") } else { String::new() };
+    writeln!(stdout, "\n{green}{passed} passed{green:#}, {red}{failed} failed{red:#}{rest}")?;
     stdout.flush()
 }
 
-/// A line of somebody else's output: nothing in it moves the cursor.
+/// A line of foreign output, without control characters that could move the cursor.
 fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
@@ -265,17 +301,19 @@ fn printable(line: &str) -> String {
 /// Codes and titles on stdout, one a line.
 pub(super) fn titles(entries: &[&Entry]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    let style = Style::of(&stdout);
+    let palette = Palette::of(&stdout);
+    let bold = palette.bold;
     for entry in entries {
-        let title = literals(entry.title, &style);
-        writeln!(stdout, "{}{}{}  {title}", style.bold, entry.code, style.off)?;
+        let title = literals(entry.title, &palette);
+        writeln!(stdout, "{bold}{}{bold:#}  {title}", entry.code)?;
     }
     stdout.flush()
 }
 
-/// The literals of a line of Markdown in colour. Without colour it stays as it is.
-fn literals(markdown: &str, style: &Style) -> String {
-    if style.cyan.is_empty() {
+/// A line of Markdown with its literals in colour; without colour, unchanged.
+fn literals(markdown: &str, palette: &Palette) -> String {
+    let cyan = palette.cyan;
+    if cyan.is_plain() {
         return markdown.to_owned();
     }
     let mut text = String::with_capacity(markdown.len() + 32);
@@ -284,16 +322,16 @@ fn literals(markdown: &str, style: &Style) -> String {
         let fence: String = rest[open..].chars().take_while(|c| *c == '`').collect();
         let (before, behind) = (&rest[..open], &rest[open + fence.len()..]);
         let Some((literal, behind)) = behind.split_once(&fence) else { break };
-        // White space keeps backticks inside a literal apart from those around it.
+        // Markdown allows a space between a fence and a backtick of the literal.
         let literal = literal.trim();
-        let _ = write!(text, "{before}{}{literal}{}", style.cyan, style.off);
+        let _ = write!(text, "{before}{cyan}{literal}{cyan:#}");
         rest = behind;
     }
     text.push_str(rest);
     text
 }
 
-/// Breaks a text into lines of at most `width` columns, the second and later ones indented.
+/// Breaks a text into lines of at most `width` columns, and indents all but the first.
 fn wrapped(text: &str, indent: usize, width: usize) -> String {
     let mut lines = String::with_capacity(text.len() + 64);
     let mut column = indent;
@@ -312,22 +350,12 @@ fn wrapped(text: &str, indent: usize, width: usize) -> String {
     lines
 }
 
-/// How many columns a text takes: its characters, without the sequences that colour it.
+/// The number of columns of a text: its characters without the sequences for colour.
 fn columns(text: &str) -> usize {
-    let mut columns = 0;
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        if character == '\x1b' {
-            characters.by_ref().take_while(|c| *c != 'm').for_each(drop);
-        } else {
-            columns += 1;
-        }
-    }
-    columns
+    strip_str(text).map(|piece| piece.chars().count()).sum()
 }
 
-/// How wide lines are: for people as wide as the terminal, and never too wide to be read; elsewhere
-/// nothing is wrapped.
+/// The width of lines: on a terminal its width, within the limits of readable text; elsewhere unlimited.
 fn line_width(stdout: &io::StdoutLock<'_>) -> usize {
     if !stdout.is_terminal() {
         return usize::MAX;
@@ -338,32 +366,36 @@ fn line_width(stdout: &io::StdoutLock<'_>) -> usize {
     }
 }
 
-/// The sequences that colour a terminal; empty where colour is not wanted.
-#[derive(Debug, Default, Clone, Copy)]
-struct Style {
-    red: &'static str,
-    green: &'static str,
-    yellow: &'static str,
-    cyan: &'static str,
-    bold: &'static str,
-    dim: &'static str,
-    off: &'static str,
+/// Whether a stream gets colour: on a terminal, unless `NO_COLOR`, `CLICOLOR` or `TERM` say otherwise, as
+/// for clap's own messages.
+fn has_colour(stream: &impl RawStream) -> bool {
+    AutoStream::choice(stream) != ColorChoice::Never
 }
 
-impl Style {
-    /// Source: no-color.org; clap follows it for its own messages.
-    fn of(stream: &impl IsTerminal) -> Self {
-        if !stream.is_terminal() || crate::config::no_color() {
-            return Self::default();
-        }
+/// The styles of what is printed; all of them plain where colour is not wanted.
+#[derive(Debug, Default, Clone, Copy)]
+struct Palette {
+    red: Style,
+    green: Style,
+    yellow: Style,
+    cyan: Style,
+    bold: Style,
+    dim: Style,
+}
+
+impl Palette {
+    fn of(stream: &impl RawStream) -> Self {
+        if has_colour(stream) { Self::coloured() } else { Self::default() }
+    }
+
+    fn coloured() -> Self {
         Self {
-            red: "\x1b[1;31m",
-            green: "\x1b[32m",
-            yellow: "\x1b[1;33m",
-            cyan: "\x1b[1;36m",
-            bold: "\x1b[1m",
-            dim: "\x1b[2m",
-            off: "\x1b[0m",
+            red: AnsiColor::Red.on_default().bold(),
+            green: AnsiColor::Green.on_default(),
+            yellow: AnsiColor::Yellow.on_default().bold(),
+            cyan: AnsiColor::Cyan.on_default().bold(),
+            bold: Style::new().bold(),
+            dim: Style::new().dimmed(),
         }
     }
 }
@@ -376,15 +408,18 @@ mod tests {
     fn lines_are_wrapped_between_words() {
         assert_eq!(wrapped("one two three", 2, 9), "one two\n  three");
         assert_eq!(wrapped("unbreakable words", 2, 5), "unbreakable\n  words", "a long word stays whole");
-        assert_eq!(wrapped("\x1b[1;36mone\x1b[0m two", 2, 9), "\x1b[1;36mone\x1b[0m two", "colour takes no column");
+        let coloured = format!("{cyan}one{cyan:#} two", cyan = Palette::coloured().cyan);
+        assert_eq!(wrapped(&coloured, 2, 9), coloured, "colour takes no column");
         assert_eq!(wrapped("a b", 2, usize::MAX), "a b");
     }
 
     #[test]
     fn literals_lose_their_backticks_where_there_is_colour() {
-        let style = Style { cyan: "<", off: ">", ..Style::default() };
-        assert_eq!(literals("say `{}` and `` a`b ``.", &style), "say <{}> and <a`b>.");
-        assert_eq!(literals("a lone ` stays", &style), "a lone ` stays");
-        assert_eq!(literals("say `{}`", &Style::default()), "say `{}`");
+        let palette = Palette::coloured();
+        let (on, off) = (palette.cyan, palette.cyan.render_reset());
+        let expected = format!("say {on}{{}}{off} and {on}a`b{off}.");
+        assert_eq!(literals("say `{}` and `` a`b ``.", &palette), expected);
+        assert_eq!(literals("a lone ` stays", &palette), "a lone ` stays");
+        assert_eq!(literals("say `{}`", &Palette::default()), "say `{}`");
     }
 }

@@ -15,33 +15,32 @@ use crate::activation::{Activation, Answer};
 use crate::config::{ActionSettings, Compatibility, container_environment};
 use crate::error::{Error, ProxyError};
 use crate::logs::{Sentinels, Sink};
-use crate::memory_budget::MemoryBudget;
+use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::protocol::answer::failure;
 
 use super::output;
 
-/// Run one activation, or several, and print the results.
+/// Run one or more activations and print their results.
 ///
 /// The result goes to stdout, the action's own output to stderr. The exit status is 0 only for a
 /// result without `error`.
 #[derive(Debug, Args)]
 pub(super) struct Run {
-    /// Executable, folder with `exec`, zip or tar.gz; with a compiler also source code, a file or a folder.
+    /// Executable, directory with `exec`, zip or tar.gz; with a compiler also source code, a file or a directory.
     action: PathBuf,
 
     #[command(flatten)]
     parameters: Parameters,
 
-    /// Take each line of the input (stdin unless set) as the arguments of an activation of its own,
-    /// all of them answered by one process.
+    /// Run an activation for each line of the input (stdin unless set), all in one process.
     #[arg(short, long)]
     lines: bool,
 
-    /// Print the chunks of a streamed answer as they come, and the result behind them.
+    /// Print the chunks of a streamed answer as they come, and then the result.
     #[arg(short, long)]
     stream: bool,
 
-    /// Tell on stderr how long init and each run took.
+    /// Print on stderr how long init and each run took.
     #[arg(short, long)]
     time: bool,
 
@@ -52,23 +51,23 @@ pub(super) struct Run {
 /// Arguments as a command line gives them.
 #[derive(Debug, Args)]
 pub(super) struct Parameters {
-    /// Argument of the activation; a value that is JSON is taken as such. May be repeated.
+    /// Argument of the activation. The value is JSON if it parses as JSON, else a string. May be repeated.
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     parameters: Vec<(String, Value)>,
 
-    /// Arguments as a JSON object or array from a file, or `-` for stdin; `-p` adds to an object.
+    /// File with the arguments as a JSON object or array, or `-` for stdin. `-p` adds to an object.
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
 }
 
-/// What is wrong with input that is no activation, and where it stands.
+/// An activation, or what is wrong with its input and where.
 type Input = Result<Activation, Error>;
 
 impl Run {
     pub(super) fn execute(self) -> Result<u8, Error> {
         let runtime = super::runtime()?;
         let status = runtime.block_on(self.run());
-        // A read of the terminal that nobody needs any more is not waited for.
+        // Without waiting for a thread that still reads the terminal.
         runtime.shutdown_background();
         status
     }
@@ -77,7 +76,7 @@ impl Run {
         let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
         let Self { action: path, parameters, lines, stream, time, settings } = self;
         let printing = Printing { stream, time };
-        // Looked at before anything is started.
+        // Before anything is started.
         if lines && !parameters.parameters.is_empty() {
             let reason = "with `--lines` each line holds the whole arguments".into();
             return Err(Error::Proxy(ProxyError::BadSetting { setting: "--param", reason }));
@@ -98,15 +97,15 @@ impl Run {
                 stdout: stderr.clone(),
                 stderr,
                 sentinels: Sentinels::Omit,
-                init_failures: InitFailures::Tell,
+                init_failures: InitFailures::Return,
                 workers: 1,
                 queue: 1,
-                room: MemoryBudget::new(Some(u64::MAX)),
+                memory_budget: MemoryBudget::new(Some(u64::MAX)),
             },
             reaper,
         );
         let outcome = tokio::select! {
-            outcome = converse(&action, &path, &mut inputs, printing) => outcome,
+            outcome = run_all(&action, &path, &mut inputs, printing) => outcome,
             signal = signals.next() => {
                 output::note(&format!("pipeloop: {}, stopping the action", signal.name()));
                 Ok(signal.shell_code())
@@ -125,27 +124,27 @@ impl Run {
 }
 
 /// Init, then every activation in turn.
-async fn converse(
+async fn run_all(
     action: &Action,
     path: &std::path::Path,
     inputs: &mut mpsc::Receiver<Input>,
     printing: Printing,
 ) -> Result<u8, Error> {
-    let begun = Instant::now();
+    let started = Instant::now();
     action.open(path).await?;
     if printing.time {
-        output::note(&format!("init  {}", output::time(begun.elapsed())));
+        output::note(&format!("init  {}", output::time(started.elapsed())));
     }
     let mut status = 0;
     while let Some(activation) = inputs.recv().await {
-        let begun = Instant::now();
+        let started = Instant::now();
         let outcome = match activation {
             Ok(activation) if printing.stream => stream(action, activation).await,
-            Ok(activation) => action.run(activation).await.map(Some),
+            Ok(activation) => action.run(activation, Reservation::default()).await.map(Some),
             Err(error) => Err(error),
         };
         if printing.time {
-            output::note(&format!("run   {}", output::time(begun.elapsed())));
+            output::note(&format!("run   {}", output::time(started.elapsed())));
         }
         match outcome {
             Ok(None) => {}
@@ -165,7 +164,7 @@ async fn converse(
     Ok(status)
 }
 
-/// What is printed beside the result.
+/// What to print beside the result.
 #[derive(Debug, Clone, Copy)]
 struct Printing {
     /// Chunks, as they come.
@@ -174,13 +173,13 @@ struct Printing {
     time: bool,
 }
 
-/// One activation whose chunks are printed as they come. Its result, unless its chunks are all.
+/// Runs one activation and prints its chunks as they come. Returns its result, if it has one beside the chunks.
 async fn stream(action: &Action, activation: Activation) -> Result<Option<Answer>, Error> {
     let failed = |reason| Error::Proxy(ProxyError::System { doing: "write a chunk", reason });
-    let (mut piece, mut pieces) = action.stream(activation).await?;
+    let (mut item, mut items) = action.stream(activation, Reservation::default()).await?;
     let mut chunks = output::Chunks::default();
     loop {
-        match piece {
+        match item {
             StreamItem::Chunk(json) => chunks.print(&json).map_err(failed)?,
             last => {
                 chunks.end().map_err(failed)?;
@@ -192,7 +191,7 @@ async fn stream(action: &Action, activation: Activation) -> Result<Option<Answer
                 };
             }
         }
-        piece = pieces.next().await;
+        item = items.next().await;
     }
 }
 
@@ -207,7 +206,7 @@ fn is_error(answer: &[u8]) -> bool {
         && serde_json::from_slice::<Failure>(answer).is_ok_and(|failure| failure.error.is_some())
 }
 
-/// `name=Mike`, `age=7`, `tags=["a","b"]`: a value that is no JSON is a string.
+/// Parses `name=Mike`, `age=7` or `tags=["a","b"]`: a value that is not JSON is a string.
 fn parameter(text: &str) -> Result<(String, Value), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     if name.is_empty() {
@@ -223,7 +222,7 @@ impl Parameters {
         self.parameters.is_empty() && self.input.is_none()
     }
 
-    /// The arguments as JSON text. Whether they are an object or array is for the activation to say.
+    /// The arguments as JSON text. The activation checks that they are an object or array.
     pub(super) fn arguments(self) -> Result<Vec<u8>, Error> {
         let Self { parameters, input } = self;
         let Some(input) = input else {
@@ -241,20 +240,20 @@ impl Parameters {
         }
         let unusable = |reason: String| Error::Proxy(ProxyError::BadSetting { setting: "--input", reason });
         let mut object: serde_json::Map<String, Value> = serde_json::from_slice(&text)
-            .map_err(|error| unusable(format!("to add `-p` to it, it must be a JSON object: {error}")))?;
+            .map_err(|error| unusable(format!("`-p` can only be added to a JSON object: {error}")))?;
         object.extend(parameters);
         Ok(Value::from(object).to_string().into_bytes())
     }
 }
 
-/// JSON of the input, with an error that speaks of it.
+/// Parses JSON of the input; the error names `--input`.
 pub(super) fn read_json<'a, T: serde::Deserialize<'a>>(text: &'a [u8]) -> Result<T, Error> {
     serde_json::from_slice(text).map_err(|error| {
         Error::Proxy(ProxyError::BadSetting { setting: "--input", reason: format!("it is not JSON: {error}") })
     })
 }
 
-/// Arguments as an activation, with errors that speak of the input.
+/// Parses arguments to an activation; the errors name `--input`.
 fn activation(arguments: &[u8]) -> Input {
     read_json::<&RawValue>(arguments)?;
     Activation::of_arguments(arguments)
@@ -266,7 +265,7 @@ fn once(activation: Activation) -> mpsc::Receiver<Input> {
     receiver
 }
 
-/// Reads lines as they come, on a thread of its own: stdin may be a person.
+/// Reads lines as they come, on a thread of its own, because stdin may be a terminal.
 fn by_line(input: Option<PathBuf>) -> Result<mpsc::Receiver<Input>, Error> {
     let failed = |reason| Error::Proxy(ProxyError::System { doing: "read the input", reason });
     let reader = io::BufReader::new(open(&input.unwrap_or_else(|| "-".into())).map_err(failed)?);
@@ -286,10 +285,10 @@ fn by_line(input: Option<PathBuf>) -> Result<mpsc::Receiver<Input>, Error> {
     Ok(receiver)
 }
 
-/// An error about one line of the input, with its number.
+/// An error about one line of the input, with the number of the line.
 fn in_line(number: u64, error: &Error) -> Error {
     let reason = match error {
-        // The text is a line, so its own lines say nothing.
+        // The parser saw one line only, so its line number is always 1.
         Error::Proxy(ProxyError::BadSetting { reason, .. }) => reason.replace(" at line 1 column ", " at column "),
         other => other.to_string(),
     };

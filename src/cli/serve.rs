@@ -1,13 +1,10 @@
 //! `pipeloop serve [ACTION]`.
 
-use std::io::IsTerminal;
-use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags};
 use tokio::sync::watch;
 
 use crate::action::{Action, ActionConfig, InitFailures};
@@ -21,14 +18,13 @@ use crate::server::{self, Limits, Stop};
 
 use super::output;
 
-/// Serve an action over HTTP: POST /init and POST /run.
+/// Serve an action over HTTP, with POST /init and POST /run.
 ///
-/// With ACTION it serves that one, initialised already; without, the platform posts the code to
-/// /init. Every flag can be set by the variable beside it.
+/// With ACTION, that action is initialised before the proxy listens. Without it, the platform posts the code to
+/// /init. Each setting has a flag and an environment variable; the flag wins.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// Executable, folder with `exec`, zip or tar.gz to serve; with a compiler also source code, a file or a
-    /// folder.
+    /// Executable, directory with `exec`, zip or tar.gz; with a compiler also source code, a file or a directory.
     action: Option<PathBuf>,
 
     #[command(flatten)]
@@ -38,30 +34,26 @@ pub(super) struct Serve {
     settings: ActionSettings,
 }
 
-/// How long answers that are ready may take to reach their callers at the end.
+/// How long finished answers may take to reach their callers at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 impl Serve {
-    /// `held_back`: signals that nobody handles yet.
-    pub(super) fn execute(self, held_back: Option<BlockedSignals>) -> Result<u8, Error> {
-        // As soon as there is something to stop, and before.
+    /// `blocked_signals`: signals that have no handler yet.
+    pub(super) fn execute(self, blocked_signals: Option<BlockedSignals>) -> Result<u8, Error> {
+        // Before anything can panic.
         install_panic_hook();
-        tracing_subscriber::fmt()
-            .with_max_level(self.server.log)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .init();
+        output::start_proxy_log(self.server.log);
         let runtime = super::runtime()?;
-        let status = runtime.block_on(self.serve(held_back));
-        // A thread that still unpacks an archive is not waited for.
+        let status = runtime.block_on(self.serve(blocked_signals));
+        // Without waiting for a thread that still unpacks an archive.
         runtime.shutdown_background();
         status
     }
 
-    async fn serve(self, held_back: Option<BlockedSignals>) -> Result<u8, Error> {
+    async fn serve(self, blocked_signals: Option<BlockedSignals>) -> Result<u8, Error> {
         let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
         let (mut signals, reaper) = super::take_over()?;
-        drop(held_back);
+        drop(blocked_signals);
         let compatibility = Compatibility::from_environment()?;
         let log_init_error = compatibility.log_init_error;
         let workers = Workers::of(self.server.workers, &compatibility).count();
@@ -74,16 +66,16 @@ impl Serve {
                 stdout: Sink::stdout().map_err(system("use stdout"))?,
                 stderr: Sink::stderr().map_err(system("use stderr"))?,
                 sentinels: Sentinels::Write,
-                init_failures: if log_init_error { InitFailures::Log } else { InitFailures::Tell },
+                init_failures: if log_init_error { InitFailures::Log } else { InitFailures::Return },
                 workers,
                 queue: self.server.queue,
-                room: MemoryBudget::new(self.server.max_memory.0),
+                memory_budget: MemoryBudget::new(self.server.max_memory.0),
                 settings: self.settings,
             },
             reaper,
         );
 
-        // The platform takes a connection that it can make for a proxy that can serve.
+        // The proxy listens last: the platform takes a connection that it can make for a proxy that is ready.
         if let Some(path) = &self.action {
             tokio::select! {
                 opened = action.open(path) => opened?,
@@ -103,7 +95,7 @@ impl Serve {
                 })
             })?;
         }
-        if self.server.port == 0 || std::io::stderr().is_terminal() {
+        if self.server.port == 0 || output::stderr_is_terminal() {
             output::note(&format!("pipeloop: listening on port {}", address.port()));
         }
         tracing::info!(%address, "listening");
@@ -112,7 +104,7 @@ impl Serve {
             action: action.clone(),
             max_init_body: self.server.max_init_body.0,
             max_body: self.server.max_body.0,
-            patience: self.server.caller_timeout.0,
+            caller_timeout: self.server.caller_timeout.0,
             log_init_error,
         });
         let limits = Limits { caller_timeout: self.server.caller_timeout.0, connections: self.server.max_connections };
@@ -120,46 +112,36 @@ impl Serve {
         let server = tokio::spawn(server::serve(listener, front, limits, stopped));
 
         let signal = signals.next().await;
-        tracing::info!(signal = signal.name(), "ending in order; a second signal ends at once");
+        tracing::info!(signal = signal.name(), "draining; a second signal stops at once");
         stop.send_replace(Stop::Accepting);
-        let mut orderly = std::pin::pin!(async {
+        let mut drained = std::pin::pin!(async {
             action.stop(self.server.drain_grace.0).await;
             stop.send_replace(Stop::Connections);
             let _ = tokio::time::timeout(LAST_ANSWERS, server).await;
         });
         tokio::select! {
-            () = &mut orderly => {}
+            () = &mut drained => {}
             signal = signals.next() => {
-                tracing::warn!(signal = signal.name(), "ending at once");
+                tracing::warn!(signal = signal.name(), "stopping at once");
                 action.kill();
-                orderly.await;
+                drained.await;
             }
         }
         Ok(0)
     }
 }
 
-/// The end of PID 1 is the end of the container: when it comes by a fault of ours, its log must be
-/// complete all the same.
+/// Completes the log when the proxy itself fails: the end of PID 1 is the end of the container.
 ///
-/// Aborts by itself, so that a build that would unwind ends in the same way.
+/// Aborts the process, so that a build that would unwind ends in the same way.
 fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let fault = format!("pipeloop: internal error, please report it: {panic}\n{SENTINEL}\n");
-        write_last(rustix::stdio::stderr(), &fault);
-        // Nobody knows here whether the last line was ended; an empty one does no harm.
-        write_last(rustix::stdio::stdout(), &format!("\n{SENTINEL}\n"));
+        output::write_unless_stalled(rustix::stdio::stderr(), &fault);
+        // The last line may be open. If it is not, an empty line does no harm.
+        output::write_unless_stalled(rustix::stdio::stdout(), &format!("\n{SENTINEL}\n"));
         std::process::abort();
     }));
-}
-
-/// Writes unless the reader stalls: nothing may keep a process that is broken from ending.
-fn write_last(stream: BorrowedFd<'_>, text: &str) {
-    let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
-    let mut fds = [PollFd::from_borrowed_fd(stream, PollFlags::OUT)];
-    if rustix::event::poll(&mut fds, Some(&second)).is_ok_and(|ready| ready > 0) {
-        let _ = rustix::io::write(stream, text.as_bytes());
-    }
 }
 
 #[cfg(test)]
@@ -169,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    /// Set for this test when it is run again, in a process of its own, to have the fault.
+    /// Set in the process that the test starts to provoke the fault.
     const FAULTY: &str = "THIS_TEST_HAS_A_FAULT";
 
     #[test]
@@ -188,7 +170,7 @@ mod tests {
             .expect("this binary can be started");
         let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let shown = format!("{}\n--- stdout:\n{stdout}\n--- stderr:\n{stderr}", output.status);
-        // SIGABRT, the end of whoever calls abort(3).
+        // SIGABRT, from abort(3).
         assert_eq!(output.status.signal(), Some(6), "{shown}");
         assert!(stdout.ends_with(&format!("half a line\n{SENTINEL}\n")), "{shown}");
         assert!(stderr.ends_with(&format!("\n{SENTINEL}\n")), "{shown}");

@@ -1,5 +1,5 @@
-//! Who calls us. A front turns requests into activations and outcomes into answers, and is the
-//! only place that knows a status code.
+//! Fronts, one for each kind of caller. A front turns requests into activations and outcomes into answers.
+//! Only a front knows paths and status codes.
 //!
 //! - [`openwhisk`]: `/init` and `/run`
 

@@ -1,8 +1,8 @@
 //! The OpenWhisk contract: `POST /init` and `POST /run`.
 //!
-//! Every answer has a Content-Length, unless its caller asked for a stream (`stream.rs`); every answer other than 200 is `{"error": …}` with that one
-//! member. 503 means "shutting down" and nothing else: the platform then runs the activation
-//! elsewhere.
+//! Every answer has a `Content-Length`, unless its caller asked for a stream (`stream.rs`). Every answer other
+//! than 200 is `{"error": …}` with that one member. 503 means "shutting down" and nothing else: the platform
+//! then runs the activation elsewhere.
 //!
 //! Source: apache/openwhisk, `docs/actions-new.md`; the invoker's container client.
 
@@ -21,11 +21,11 @@ use crate::activation::{Activation, Object, as_text};
 use crate::artifact::Code;
 use crate::error::{Error, JsonType, ProxyError, RequestError, RequestKind, RunError, StartError, UploadError};
 use crate::protocol::Protocol;
+use crate::server::{BodyBound, Front, Reply, StreamFormat, discard, json, read_body};
 
-use super::stream::Wanted;
-use crate::server::{BodyBound, Front, Reply, discard, json, read_body};
+use super::stream::streamed;
 
-/// Texts that existing test suites and images compare, to the letter.
+/// Texts that existing test suites and images compare literally.
 ///
 /// Source: apache/openwhisk-runtime-go, `openwhisk/initHandler.go`.
 mod fixed {
@@ -33,21 +33,21 @@ mod fixed {
     pub(super) const CANNOT_START: &str = "Cannot start action. Check logs for details.";
 }
 
-/// The success of init.
+/// The answer to a successful init.
 const OK: &[u8] = b"{\"ok\":true}\n";
 
-/// The front that OpenWhisk's invoker talks to.
+/// The front for OpenWhisk's invoker.
 #[derive(Debug)]
 pub struct OpenWhisk {
-    /// The action it serves.
+    /// The action that it serves.
     pub action: Action,
-    /// The largest body of init.
+    /// The maximum length of an init's body.
     pub max_init_body: u64,
-    /// The largest body of run.
+    /// The maximum length of a run's body.
     pub max_body: u64,
-    /// The longest silence in the middle of a body.
-    pub patience: Duration,
-    /// Whether the reason of a failed init is in the log, and the caller gets a fixed text:
+    /// How long a caller may stall in the middle of a body.
+    pub caller_timeout: Duration,
+    /// Whether the caller of a failed init gets a fixed text and only the log has the reason:
     /// `OW_LOG_INIT_ERROR`.
     pub log_init_error: bool,
 }
@@ -57,40 +57,40 @@ impl Front for OpenWhisk {
         let (head, body) = request.into_parts();
         match head.uri.path() {
             "/run" if head.method == Method::POST => {
-                let wanted = Wanted::by(&head.headers);
-                self.run(body, wanted).await.unwrap_or_else(|error| refusal(&error))
+                let format = StreamFormat::from_accept(&head.headers);
+                self.run(body, format).await.unwrap_or_else(|error| refusal(&error))
             }
             "/init" if head.method == Method::POST => match self.init(body).await {
                 Ok(()) => json(StatusCode::OK, Bytes::from_static(OK)),
                 Err(error) => self.init_refusal(&error),
             },
             "/run" | "/init" => {
-                discard(body, self.patience).await;
+                discard(body, self.caller_timeout).await;
                 let message = format!("{} takes POST, not {}", head.uri.path(), head.method);
                 let mut reply = error_reply(StatusCode::METHOD_NOT_ALLOWED, &message);
                 reply.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
                 reply
             }
             path => {
-                discard(body, self.patience).await;
+                discard(body, self.caller_timeout).await;
                 let message = format!("there is nothing at {path}; this is an action: POST /init, POST /run");
                 error_reply(StatusCode::NOT_FOUND, &message)
             }
         }
     }
 
-    fn is_plain(&self, path: &str, length: usize) -> bool {
+    fn takes_fast_path(&self, path: &str, length: usize) -> bool {
         path == "/run" && length as u64 <= self.max_body
     }
 
-    async fn answer_plain(&self, body: Vec<u8>) -> Result<Bytes, Error> {
-        let room = self.action.room();
+    async fn answer_fast(&self, body: Vec<u8>) -> Result<Bytes, Error> {
+        let memory_budget = self.action.memory_budget();
         self.action.check_run()?;
-        room.admit(body.len() as u64)?;
-        let mut held = room.hold();
-        held.grow_to(body.len())?;
+        memory_budget.check_announced(body.len() as u64)?;
+        let mut reservation = memory_budget.reserve();
+        reservation.try_grow_to(body.len())?;
         match Activation::parse(body) {
-            Ok(activation) => Ok(room.keep(self.action.run(activation.holding(held)).await?)),
+            Ok(activation) => Ok(memory_budget.count_answer(self.action.run(activation, reservation).await?)),
             Err(error) => {
                 self.action.refuse().await;
                 Err(error)
@@ -104,32 +104,32 @@ impl Front for OpenWhisk {
 }
 
 impl OpenWhisk {
-    async fn run(&self, body: Incoming, wanted: Wanted) -> Result<Reply, Error> {
+    async fn run(&self, body: Incoming, format: Option<StreamFormat>) -> Result<Reply, Error> {
         let bound = BodyBound {
             request: RequestKind::Run,
             limit_bytes: self.max_body,
             setting: "PIPELOOP_MAX_BODY",
-            patience: self.patience,
-            room: self.action.room(),
+            caller_timeout: self.caller_timeout,
+            memory_budget: self.action.memory_budget(),
         };
         if let Err(error) = self.action.check_run() {
-            discard(body, self.patience).await;
+            discard(body, self.caller_timeout).await;
             return Err(error);
         }
         let activation = match read_body(body, &bound).await {
-            Ok((body, held)) => Activation::parse(body).map(|activation| activation.holding(held)),
-            // It was not looked at, and has no log either.
+            Ok((body, reservation)) => Activation::parse(body).map(|activation| (activation, reservation)),
+            // The body was not read, so the activation has no log either.
             Err(error @ Error::Request(RequestError::MemoryFull { .. })) => return Err(error),
             Err(error) => Err(error),
         };
         match activation {
-            Ok(activation) => match wanted {
-                Wanted::Whole => {
-                    let answer = self.action.run(activation).await?;
-                    Ok(json(StatusCode::OK, self.action.room().keep(answer)))
+            Ok((activation, reservation)) => match format {
+                None => {
+                    let answer = self.action.run(activation, reservation).await?;
+                    Ok(json(StatusCode::OK, self.action.memory_budget().count_answer(answer)))
                 }
-                // Nothing is said before there is something to say: until then it may be an error.
-                Wanted::Stream(format) => self.action.stream(activation).await.map(|pieces| format.reply(pieces)),
+                // The reply waits for the first item: until then the outcome may be an error with a status.
+                Some(format) => self.action.stream(activation, reservation).await.map(|items| streamed(format, items)),
             },
             Err(error) => {
                 self.action.refuse().await;
@@ -143,23 +143,23 @@ impl OpenWhisk {
             request: RequestKind::Init,
             limit_bytes: self.max_init_body,
             setting: "PIPELOOP_MAX_INIT_BODY",
-            patience: self.patience,
-            room: self.action.room(),
+            caller_timeout: self.caller_timeout,
+            memory_budget: self.action.memory_budget(),
         };
         if let Err(error) = self.action.check_init() {
-            discard(body, self.patience).await;
+            discard(body, self.caller_timeout).await;
             return Err(error);
         }
-        let (body, _held) = read_body(body, &bound).await?;
+        let (body, _reservation) = read_body(body, &bound).await?;
         self.action.init(parse_init(&body)?).await
     }
 
-    /// The answer of a failed init.
+    /// The reply to a failed init.
     fn init_refusal(&self, error: &Error) -> Reply {
         if self.log_init_error {
-            match Upload::of(error) {
-                Some(Upload::Artifact) => return error_reply(StatusCode::BAD_GATEWAY, fixed::NO_BINARY),
-                Some(Upload::Start) => return error_reply(StatusCode::BAD_GATEWAY, fixed::CANNOT_START),
+            match InitStep::of(error) {
+                Some(InitStep::Place) => return error_reply(StatusCode::BAD_GATEWAY, fixed::NO_BINARY),
+                Some(InitStep::Start) => return error_reply(StatusCode::BAD_GATEWAY, fixed::CANNOT_START),
                 None => {}
             }
         }
@@ -167,7 +167,7 @@ impl OpenWhisk {
     }
 }
 
-/// Takes the body of an init apart: `{"value":{"name","main","code","binary","env"}}`.
+/// Parses the body of an init: `{"value":{"name","main","code","binary","env"}}`.
 ///
 /// # Errors
 /// What is wrong with the body or one of its members.
@@ -205,7 +205,7 @@ pub fn parse_init(body: &[u8]) -> Result<Init, Error> {
         let code = code.into_bytes();
         init.code = Some(if binary { Code::Encoded(code) } else { Code::Text(code) });
     }
-    // A setting of ours that travels with the action; the action itself has no use for it.
+    // This is a setting of the proxy that travels with the action. The action itself has no use for it.
     if let Some(at) = init.environment.iter().rposition(|(name, _)| name == "PIPELOOP_PROTOCOL") {
         let (_, name) = &init.environment[at];
         let name = name.to_string_lossy();
@@ -227,7 +227,7 @@ fn environment(raw: &RawValue) -> Result<Vec<(OsString, OsString)>, Error> {
     let mut variables = Vec::with_capacity(object.members.len());
     for (name, raw) in object.members {
         let value = as_text(raw);
-        // The kernel could not tell such a name or value from others.
+        // The kernel separates names and values with these bytes.
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             return Err(Error::Request(RequestError::BadVariable { name: name.into_owned() }));
         }
@@ -248,24 +248,24 @@ fn bad_member(member: &'static str, expected: &'static str, raw: &RawValue) -> E
     Error::Request(RequestError::BadMember { member, expected, found: JsonType::of(raw.get()) })
 }
 
-/// Which part of an init failed, where the platform has fixed texts for it.
-enum Upload {
-    Artifact,
+/// The steps of an init for whose failure the platform has fixed texts.
+enum InitStep {
+    Place,
     Start,
 }
 
-impl Upload {
+impl InitStep {
     fn of(error: &Error) -> Option<Self> {
         match error {
-            // What was placed already, and is looked at before it is started.
+            // Inspection of a placed file is the first part of its start.
             Error::Upload(UploadError::Unusable { path: Some(_), .. } | UploadError::WrongEnvironment { .. })
             | Error::Start(_) => Some(Self::Start),
-            // From the command line, not by an init.
+            // Only the command line names a path; an init cannot.
             Error::Upload(UploadError::NoSuchAction { .. } | UploadError::DirectoryWithoutExec { .. })
             | Error::Request(_)
             | Error::Run(_)
             | Error::Proxy(_) => None,
-            Error::Upload(_) => Some(Self::Artifact),
+            Error::Upload(_) => Some(Self::Place),
         }
     }
 }
@@ -349,8 +349,7 @@ fn status(error: &Error) -> StatusCode {
     }
 }
 
-/// An error as an answer: the sentence, and the hint where the caller is not the platform's user
-/// who compares it.
+/// The reply for an error: its message for the caller, with the status of its cause.
 fn refusal(error: &Error) -> Reply {
     let status = status(error);
     let mut reply = error_reply(status, &error.for_caller());

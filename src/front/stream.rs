@@ -1,141 +1,47 @@
-//! Answers that arrive while they are made: server-sent events and lines of JSON, for whoever asks for
-//! them with `Accept`.
-//!
-//! JSON stays as it came from the action. In both formats the last piece says how it ended, as `result`
-//! or as `error`; a body that ends without it was cut off.
+//! Streamed answers: turns the action's [`ResponseStream`] into the events of a [`StreamFormat`].
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use hyper::header::{ACCEPT, HeaderMap};
 
 use crate::action::response_stream::{ResponseStream, StreamItem};
-use crate::protocol::answer::failure;
+use crate::server::{ChunkSource, Reply, StreamEvent, StreamFormat, stream};
 
-use crate::server::{Reply, Source, stream};
-
-/// What a caller wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
-    /// One body: whoever does not ask for anything else.
-    Whole,
-    /// ResponseStream as they come.
-    Stream(Format),
+/// A streamed reply, whose first item has arrived.
+pub(super) fn streamed(format: StreamFormat, (first, rest): (StreamItem, ResponseStream)) -> Reply {
+    stream(format.media_type(), Box::new(EncodedStream { format, first: Some(first), rest, ended: false }))
 }
 
-/// How pieces are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
-    /// `text/event-stream`.
-    ///
-    /// Source: the HTML standard, "Server-sent events".
-    Events,
-    /// `application/x-ndjson`.
-    Lines,
-}
-
-impl Wanted {
-    /// What `Accept` likes best; of what it likes equally, what it names first. Wildcards, and what is
-    /// not known here, stand for one body.
-    pub(super) fn by(headers: &HeaderMap) -> Self {
-        let mut best = (0.0, Self::Whole);
-        let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        for range in ranges.flat_map(|value| value.split(',')) {
-            let mut parts = range.split(';').map(str::trim);
-            let media_type = parts.next().unwrap_or_default();
-            let is = |name: &str| media_type.eq_ignore_ascii_case(name);
-            let wanted = if is("text/event-stream") {
-                Self::Stream(Format::Events)
-            } else if is("application/x-ndjson") || is("application/ndjson") {
-                Self::Stream(Format::Lines)
-            } else if is("application/json") || is("application/*") || is("*/*") {
-                Self::Whole
-            } else {
-                continue;
-            };
-            let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-            let quality = quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0));
-            if quality > best.0 {
-                best = (quality, wanted);
-            }
-        }
-        best.1
-    }
-}
-
-impl Format {
-    /// An answer whose first piece has come.
-    pub(super) fn reply(self, (first, pieces): (StreamItem, ResponseStream)) -> Reply {
-        let media_type = match self {
-            Self::Events => "text/event-stream",
-            Self::Lines => "application/x-ndjson",
-        };
-        stream(media_type, Box::new(Writer { format: self, first: Some(first), pieces, over: false }))
-    }
-
-    fn piece(self, piece: StreamItem) -> Bytes {
-        let (name, json) = match piece {
-            StreamItem::Chunk(json) => ("chunk", json),
-            StreamItem::Result(json) => ("result", json),
-            StreamItem::End => ("result", Bytes::from_static(b"null")),
-            StreamItem::Failed(json) => ("error", json),
-            StreamItem::Broken(error) => ("error", serde_json::json!(error.for_caller()).to_string().into()),
-        };
-        let mut text = Vec::with_capacity(json.len() + 40);
-        match self {
-            Self::Lines => {
-                text.extend_from_slice(b"{\"");
-                text.extend_from_slice(name.as_bytes());
-                text.extend_from_slice(b"\":");
-                text.extend_from_slice(&json);
-                text.extend_from_slice(b"}\n");
-            }
-            Self::Events => {
-                if name != "chunk" {
-                    text.extend_from_slice(b"event: ");
-                    text.extend_from_slice(name.as_bytes());
-                    text.push(b'\n');
-                }
-                text.extend_from_slice(b"data: ");
-                if name == "error" {
-                    text.extend_from_slice(&failure(&json));
-                } else {
-                    text.extend_from_slice(&json);
-                }
-                text.extend_from_slice(b"\n\n");
-                let body = text.len() - 2;
-                // A lone CR ends a line of an event. In JSON it stands between tokens only.
-                for byte in &mut text[..body] {
-                    if *byte == b'\r' {
-                        *byte = b' ';
-                    }
-                }
-            }
-        }
-        text.into()
-    }
-}
-
-/// Writes pieces as the connection takes them.
+/// Encodes items as the connection takes them.
 #[derive(Debug)]
-struct Writer {
-    format: Format,
+struct EncodedStream {
+    format: StreamFormat,
     first: Option<StreamItem>,
-    pieces: ResponseStream,
-    over: bool,
+    rest: ResponseStream,
+    ended: bool,
 }
 
-impl Source for Writer {
+impl ChunkSource for EncodedStream {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if self.over {
+        if self.ended {
             return Poll::Ready(None);
         }
-        let piece = match self.first.take() {
-            Some(piece) => piece,
-            None => std::task::ready!(self.pieces.poll_next(context)),
+        let item = match self.first.take() {
+            Some(item) => item,
+            None => ready!(self.rest.poll_next(context)),
         };
-        self.over = piece.is_last();
-        Poll::Ready(Some(self.format.piece(piece)))
+        self.ended = item.is_last();
+        Poll::Ready(Some(self.format.encode(&event(item))))
+    }
+}
+
+fn event(item: StreamItem) -> StreamEvent {
+    match item {
+        StreamItem::Chunk(json) => StreamEvent::Chunk(json),
+        StreamItem::Result(json) => StreamEvent::Result(json),
+        StreamItem::End => StreamEvent::Result(Bytes::from_static(b"null")),
+        StreamItem::Failed(json) => StreamEvent::Error(json),
+        StreamItem::Broken(error) => StreamEvent::Error(serde_json::json!(error.for_caller()).to_string().into()),
     }
 }
 
@@ -145,48 +51,25 @@ mod tests {
     use crate::error::{Error, ProxyError};
 
     #[test]
-    fn accept_chooses() {
-        let wanted = |accept: &[&'static str]| {
-            let mut headers = HeaderMap::new();
-            for value in accept {
-                headers.append(ACCEPT, hyper::header::HeaderValue::from_static(value));
-            }
-            Wanted::by(&headers)
+    fn each_item_becomes_an_event() {
+        let check = |item: fn() -> StreamItem, expected: [&str; 2]| {
+            let encoded = [StreamFormat::ServerSentEvents, StreamFormat::JsonLines]
+                .map(|format| String::from_utf8(format.encode(&event(item())).to_vec()).unwrap());
+            assert_eq!(encoded, expected);
         };
-        let (events, lines) = (Wanted::Stream(Format::Events), Wanted::Stream(Format::Lines));
-        for whole in [&[][..], &["*/*"], &["application/json"], &["text/html"], &["text/event-stream;q=0"], &[""]] {
-            assert_eq!(wanted(whole), Wanted::Whole, "{whole:?}");
-        }
-        assert_eq!(wanted(&["text/event-stream"]), events);
-        assert_eq!(wanted(&["Text/Event-Stream; charset=utf-8"]), events);
-        assert_eq!(wanted(&["application/x-ndjson"]), lines);
-        assert_eq!(wanted(&["application/ndjson, */*"]), lines);
-        assert_eq!(wanted(&["application/json, text/event-stream"]), Wanted::Whole);
-        assert_eq!(wanted(&["application/json;q=0.5, text/event-stream"]), events);
-        assert_eq!(wanted(&["*/*; q=0.1", "application/x-ndjson; q=0.3", "text/event-stream; q=0.2"]), lines);
-    }
-
-    #[test]
-    fn pieces_are_written_as_they_came() {
-        let both = |piece: fn() -> StreamItem| {
-            [Format::Events, Format::Lines].map(|format| String::from_utf8(format.piece(piece()).to_vec()).unwrap())
-        };
-        assert_eq!(
-            both(|| StreamItem::Chunk("{\"a\":1.00,\r\"b\":\"\\u00e9\\r\\n\"}".into())),
-            ["data: {\"a\":1.00, \"b\":\"\\u00e9\\r\\n\"}\n\n", "{\"chunk\":{\"a\":1.00,\r\"b\":\"\\u00e9\\r\\n\"}}\n"]
+        check(|| StreamItem::Chunk("1".into()), ["data: 1\n\n", "{\"chunk\":1}\n"]);
+        check(|| StreamItem::Result("[1]".into()), ["event: result\ndata: [1]\n\n", "{\"result\":[1]}\n"]);
+        check(|| StreamItem::End, ["event: result\ndata: null\n\n", "{\"result\":null}\n"]);
+        check(
+            || StreamItem::Failed("{\"code\":7}".into()),
+            ["event: error\ndata: {\"error\":{\"code\":7}}\n\n", "{\"error\":{\"code\":7}}\n"],
         );
-        assert_eq!(both(|| StreamItem::Result("[1]".into())), ["event: result\ndata: [1]\n\n", "{\"result\":[1]}\n"]);
-        assert_eq!(both(|| StreamItem::End), ["event: result\ndata: null\n\n", "{\"result\":null}\n"]);
-        assert_eq!(
-            both(|| StreamItem::Failed("{\"code\":7}".into())),
-            ["event: error\ndata: {\"error\":{\"code\":7}}\n\n", "{\"error\":{\"code\":7}}\n"]
-        );
-        assert_eq!(
-            both(|| StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown))),
+        check(
+            || StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown)),
             [
                 "event: error\ndata: {\"error\":\"the proxy is shutting down\"}\n\n",
-                "{\"error\":\"the proxy is shutting down\"}\n"
-            ]
+                "{\"error\":\"the proxy is shutting down\"}\n",
+            ],
         );
     }
 }

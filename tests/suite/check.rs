@@ -1,4 +1,4 @@
-//! `pipeloop check`: what works passes, and each broken promise fails exactly its own check.
+//! `pipeloop check`: a good action passes, and each broken promise fails exactly its own check.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,13 +16,13 @@ use testkit::command::Ended;
 /// The checks of version 2, which no other version has.
 const OF_VERSION_2: [&str; 6] = ["ids", "concurrency", "chunks", "cancel", "pause", "stop"];
 
-/// Writes an executable into a folder of its own.
+/// Writes an executable into a directory of its own.
 pub(crate) fn written(text: &str) -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let path = folder.path().join("action");
-    fs::write(&path, text).expect("the folder is ours");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
-    (folder, path)
+    let directory = tempfile::tempdir().expect("a directory of its own");
+    let path = directory.path().join("action");
+    fs::write(&path, text).expect("the directory is writable");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is writable");
+    (directory, path)
 }
 
 /// A loop of version 1 in Python, around what it does with each line.
@@ -36,13 +36,13 @@ fn python(before: &str, each: &str) -> String {
 
 const ANSWER: &str = "print(json.dumps(answer), flush=True)";
 
-/// Runs `pipeloop check --json` on a program, with times that a test can wait for.
+/// Runs `pipeloop check --json` on a program, with short time limits.
 #[track_caller]
 pub(crate) fn checked(program: &Path, args: &[&str]) -> (Ended, Value) {
     let program = program.to_str().expect("the path is UTF-8");
     let mut all = vec!["check", program, "--json", "--stop-grace", "2s"];
     if !args.contains(&"--timeout") {
-        // Long enough for a mebibyte on a machine that is busy, and no longer than a test may take.
+        // Long enough for a mebibyte on a busy machine, and short enough for a test.
         all.extend(["--timeout", "4s"]);
     }
     let args = [&all, args].concat();
@@ -51,25 +51,25 @@ pub(crate) fn checked(program: &Path, args: &[&str]) -> (Ended, Value) {
     (ended, report)
 }
 
-/// The names of the checks that came out so.
+/// The names of the checks with this status.
 pub(crate) fn named(report: &Value, status: &str) -> Vec<String> {
     let checks = report["checks"].as_array().expect("checks are an array");
     let of_status = checks.iter().filter(|check| check["status"] == status);
     of_status.map(|check| check["name"].as_str().expect("a check has a name").to_owned()).collect()
 }
 
-/// What is wrong, as code, reason and cure, of one check.
+/// The first fault of a check: code, reason and hint.
 pub(crate) fn fault<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str, &'a str) {
     let checks = report["checks"].as_array().expect("checks are an array");
     let check = checks.iter().find(|check| check["name"] == name).expect("there is such a check");
     let text = |member: &str| check["faults"][0][member].as_str().unwrap_or_default();
-    (text("code"), text("reason"), text("cure"))
+    (text("code"), text("reason"), text("hint"))
 }
 
-/// Asserts that exactly one check fails, with this code and these words in its reason and cure.
+/// Asserts that exactly one check fails, with this code and these words in its reason and hint.
 #[track_caller]
 fn fails(text: &str, args: &[&str], name: &str, code: &str, words: &[&str]) {
-    let (_folder, program) = written(text);
+    let (_directory, program) = written(text);
     program_fails(&program, args, 1, name, code, words);
 }
 
@@ -79,15 +79,15 @@ fn program_fails(program: &Path, args: &[&str], status: i32, name: &str, code: &
     ended.check(status);
     assert_eq!(named(&report, "failed"), [name], "{report:#}");
     assert_eq!(named(&report, "warning"), [""; 0], "{report:#}");
-    let (found, reason, cure) = fault(&report, name);
+    let (found, reason, hint) = fault(&report, name);
     assert_eq!(found, code, "{reason}");
     for word in words {
-        assert!(reason.contains(word) || cure.contains(word), "{word:?} is missing in {reason:?} and {cure:?}");
+        assert!(reason.contains(word) || hint.contains(word), "{word:?} is missing in {reason:?} and {hint:?}");
     }
 }
 
 #[test]
-fn an_answer_that_is_not_flushed_is_told_with_the_cure_of_its_language() {
+fn an_unflushed_answer_gets_a_hint_for_its_language() {
     let text = python("", "print(json.dumps(answer))");
     fails(
         &text,
@@ -105,39 +105,39 @@ fn an_answer_that_is_not_flushed_is_told_with_the_cure_of_its_language() {
 }
 
 #[test]
-fn a_compiled_program_that_does_not_flush_is_told_how() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
+fn an_unflushed_answer_gets_a_hint_for_its_compiler() {
+    let directory = tempfile::tempdir().expect("a directory of its own");
     let c = "#include <stdio.h>\nint main(void) { char line[2000000]; puts(\"{\\\"openwhisk\\\":1}\"); fflush(stdout);\n\
              while (fgets(line, sizeof line, stdin)) fputs(line, stdout); return 0; }\n";
-    let program = compiled(folder.path(), "gcc", &["-o"], "action.c", c);
+    let program = compiled(directory.path(), "gcc", &["-o"], "action.c", c);
     program_fails(&program, &[], 1, "flushed", "PL094", &["fflush(stdout)"]);
     let go = "package main\nimport (\"bufio\"; \"os\")\nfunc main() {\n\tos.Stdout.WriteString(\"{\\\"openwhisk\\\":1}\\n\")\n\
               \tin, out := bufio.NewReader(os.Stdin), bufio.NewWriterSize(os.Stdout, 4<<20)\n\tdefer out.Flush()\n\
               \tfor {\n\t\tline, err := in.ReadString('\\n')\n\t\tif err != nil {\n\t\t\treturn\n\t\t}\n\t\tout.WriteString(line)\n\t}\n}\n";
-    let program = compiled(folder.path(), "go", &["build", "-o"], "action.go", go);
+    let program = compiled(directory.path(), "go", &["build", "-o"], "action.go", go);
     program_fails(&program, &[], 1, "flushed", "PL094", &["bufio.Writer"]);
 }
 
 /// Compiles a program, with the environment of the test: compilers have homes and caches.
 #[track_caller]
-pub(crate) fn compiled(folder: &Path, compiler: &str, args: &[&str], name: &str, text: &str) -> PathBuf {
-    fs::write(folder.join(name), text).expect("the folder is ours");
-    let target = folder.join(name.replace('.', "-"));
+pub(crate) fn compiled(directory: &Path, compiler: &str, args: &[&str], name: &str, text: &str) -> PathBuf {
+    fs::write(directory.join(name), text).expect("the directory is writable");
+    let target = directory.join(name.replace('.', "-"));
     let mut command = Command::new(compiler);
-    command.args(args).arg(&target).arg(name).current_dir(folder).env("PATH", search_path());
+    command.args(args).arg(&target).arg(name).current_dir(directory).env("PATH", search_path());
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     target
 }
 
 #[test]
-fn a_handshake_that_is_not_flushed_is_told() {
+fn an_unflushed_handshake_is_reported() {
     let text = python("", "print(json.dumps(answer))").replace(", flush=True)\nfor", ")\nfor");
     fails(&text, &[], "flushed", "PL094", &["the handshake came only", "python3 -u"]);
 }
 
 #[test]
-fn a_handshake_that_is_missing_is_told() {
+fn a_missing_handshake_is_reported() {
     let text = python("", ANSWER).replace("print('{\"openwhisk\":1}', flush=True)\n", "");
     fails(&text, &[], "protocol", "PL055", &["answers on stdout", "has not sent a handshake", r#"{"openwhisk":1}"#]);
     let asked_for = ["--protocol", "1", "--init-timeout", "1s"];
@@ -145,72 +145,72 @@ fn a_handshake_that_is_missing_is_told() {
 }
 
 #[test]
-fn an_answer_on_several_lines_is_told() {
+fn an_answer_on_several_lines_is_reported() {
     let text = python("", "print(json.dumps(answer, indent=1), flush=True)");
     fails(&text, &[], "framing", "PL060", &["more than one line", "no pretty-printing"]);
-    // The same, with each line on its way alone.
+    // The same, with each line in a write of its own.
     let text = python("", "for part in ['[', '{}', ']']:\n    print(part, flush=True); time.sleep(0.05)");
     fails(&text, &[], "framing", "PL060", &["`[`"]);
 }
 
 #[test]
-fn an_answer_that_is_no_object_is_told() {
+fn an_answer_that_is_not_an_object_is_reported() {
     fails(&python("", "print(5, flush=True)"), &[], "framing", "PL060", &["a number, not an object or array: `5`"]);
     fails(&python("", "print('nope', flush=True)"), &[], "framing", "PL060", &["is not JSON", "`nope`"]);
 }
 
 #[test]
-fn debug_output_on_stdout_is_told() {
+fn debug_output_on_stdout_is_reported() {
     let before = python("", &format!("print('debug')\n{ANSWER}"));
     fails(
         &before,
         &[],
         "channel",
         "PL095",
-        &["something else than answers on stdout: `debug`", "stderr", "descriptor 3"],
+        &["something other than answers on stdout: `debug`", "stderr", "descriptor 3"],
     );
     let apart = python("", &format!("print('debug', flush=True)\ntime.sleep(0.05)\n{ANSWER}"));
     fails(&apart, &[], "channel", "PL095", &["`debug`"]);
-    // Behind the answer it is a stray, which is found out at the end of all activations.
+    // After the answer it is a stray, which is reported at the end of all activations.
     let behind = python("", &format!("{ANSWER}\ntime.sleep(0.05)\nprint('debug', flush=True)"));
     fails(&behind, &[], "channel", "PL095", &["`debug`"]);
 }
 
 #[test]
-fn a_program_that_takes_no_long_line_is_told() {
+fn a_crash_on_a_long_line_is_reported() {
     let text = python("", &format!("if len(line) > 100000: sys.exit('too long for me')\n{ANSWER}"));
     fails(&text, &[], "large", "PL061", &["exited with status 1", "too long for me"]);
 }
 
 #[test]
-fn a_program_that_is_too_slow_is_not_taken_for_one_that_does_not_flush() {
+fn a_slow_answer_is_not_reported_as_unflushed() {
     let text = python("", &format!("time.sleep(1000)\n{ANSWER}"));
     fails(&text, &["--timeout", "300ms"], "answers", "PL064", &["within", "still at work", "--timeout"]);
-    // It waits for its input, and has nothing to say.
-    fails(&python("", "pass"), &["--timeout", "300ms"], "answers", "PL064", &["when its input ended either"]);
+    // It waits for its input, and writes nothing.
+    fails(&python("", "pass"), &["--timeout", "300ms"], "answers", "PL064", &["at the end of its input either"]);
 }
 
 #[test]
-fn a_program_that_dies_on_its_second_activation_is_told() {
+fn a_crash_on_the_second_activation_is_reported() {
     let text = python("count = 0", &format!("count += 1\nif count == 2: os.abort()\n{ANSWER}"));
-    fails(&text, &[], "stays", "PL061", &["SIGABRT"]);
+    fails(&text, &[], "reused", "PL061", &["SIGABRT"]);
 }
 
 #[test]
-fn a_program_that_cannot_do_without_its_arguments_is_told_and_helped() {
+fn a_crash_without_suitable_arguments_is_reported() {
     let text = python("", &format!("args['city']\n{ANSWER}"));
-    let (_folder, program) = written(&text);
+    let (_directory, program) = written(&text);
     program_fails(&program, &[], 1, "answers", "PL061", &["KeyError: 'city'"]);
-    // With arguments that suit it, what is left is that it dies of others.
+    // With suitable arguments it still crashes on others.
     let (ended, report) = checked(&program, &["-p", "city=Berlin"]);
     ended.check(1);
     assert_eq!(named(&report, "failed"), ["empty", "unknown"], "{report:#}");
 }
 
 #[test]
-fn mangled_unicode_is_told() {
+fn mangled_unicode_is_reported() {
     let latin = "sys.stdout.buffer.write((json.dumps(answer, ensure_ascii=False) + '\\n').encode('latin-1', 'replace')); sys.stdout.flush()";
-    fails(&python("", latin), &[], "unicode", "PL096", &["invalid UTF-8", "UTF-8 whatever the locale"]);
+    fails(&python("", latin), &[], "unicode", "PL096", &["invalid UTF-8", "UTF-8 in every locale"]);
     let ascii = latin.replace("latin-1", "ascii");
     fails(&python("", &ascii), &[], "unicode", "PL096", &["characters were replaced"]);
     let twice = "answer = json.loads(json.dumps(answer, ensure_ascii=False).encode().decode('latin-1'))\nprint(json.dumps(answer), flush=True)";
@@ -220,37 +220,37 @@ fn mangled_unicode_is_told() {
 }
 
 #[test]
-fn an_answer_that_belongs_to_another_activation_is_told() {
+fn an_answer_to_another_activation_is_reported() {
     let late = "print(json.dumps(globals().get('last', answer)), flush=True); last = answer";
     fails(&python("", late), &[], "sequence", "PL095", &["activation 2", "another activation"]);
 }
 
 #[test]
-fn a_program_that_does_not_end_with_its_input_is_told() {
+fn a_program_that_ignores_the_end_of_its_input_is_reported() {
     let text = format!("{}\nwhile True: time.sleep(60)\n", python("", ANSWER));
-    fails(&text, &[], "end_of_file", "PL097", &["did not end within 1 s after the end of its input", "killed"]);
+    fails(&text, &[], "end_of_file", "PL097", &["did not exit within 1 s after the end of its input", "killed"]);
 }
 
 #[test]
-fn a_program_that_ignores_sigterm_is_told() {
+fn a_program_that_ignores_sigterm_is_reported() {
     let text = python("signal.signal(signal.SIGTERM, signal.SIG_IGN)", ANSWER);
-    fails(&text, &[], "sigterm", "PL098", &["did not end within 1 s after SIGTERM"]);
+    fails(&text, &[], "sigterm", "PL098", &["did not exit within 1 s after SIGTERM"]);
 }
 
 #[test]
-fn a_daemon_that_is_left_behind_is_told_and_ended() {
-    let (folder, program) = written(&python(
+fn an_orphan_is_reported_and_killed() {
+    let (directory, program) = written(&python(
         "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        open('pid', 'w').write(str(os.getpid()))\n        \
          os.closerange(0, 100); os.execvp('sleep', ['sleep', '1000'])\n    os._exit(0)\n",
         ANSWER,
     ));
-    program_fails(&program, &[], 1, "descendants", "PL099", &["live on", "`sleep`"]);
-    let pid = fs::read_to_string(folder.path().join("pid")).expect("it was started").parse().expect("a number");
+    program_fails(&program, &[], 1, "orphans", "PL099", &["outlive", "`sleep`"]);
+    let pid = fs::read_to_string(directory.path().join("pid")).expect("it was started").parse().expect("a number");
     eventually("the daemon is ended", || (!processes::lives(pid)).then_some(()));
 }
 
 #[test]
-fn a_program_that_is_no_action_is_told() {
+fn a_program_that_is_not_an_action_is_reported() {
     for program in ["/bin/true", "/bin/pwd"] {
         program_fails(Path::new(program), &[], 1, "starts", "PL051", &["exited with status 0", "PIPELOOP_PROTOCOL=0"]);
     }
@@ -259,8 +259,8 @@ fn a_program_that_is_no_action_is_told() {
 }
 
 #[test]
-fn what_cannot_be_executed_is_told_without_being_started() {
-    let (_folder, program) = written("#!/usr/bin/nonexistent\n");
+fn a_missing_interpreter_is_reported_without_a_start() {
+    let (_directory, program) = written("#!/usr/bin/nonexistent\n");
     let (ended, report) = checked(&program, &[]);
     ended.check(126);
     assert_eq!(named(&report, "failed"), ["executable"], "{report:#}");
@@ -269,10 +269,10 @@ fn what_cannot_be_executed_is_told_without_being_started() {
 }
 
 #[test]
-fn a_missing_shared_library_is_told_without_being_started() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let here = folder.path();
-    fs::write(here.join("part.c"), "int part(void) { return 1; }").expect("the folder is ours");
+fn a_missing_shared_library_is_reported_without_a_start() {
+    let directory = tempfile::tempdir().expect("a directory of its own");
+    let here = directory.path();
+    fs::write(here.join("part.c"), "int part(void) { return 1; }").expect("the directory is writable");
     let made = Command::new("gcc").args(["-shared", "-fPIC", "-o", "libpart.so", "part.c"]).current_dir(here).status();
     assert!(made.expect("there is gcc").success());
     let text = "int part(void); int main(void) { return part(); }";
@@ -284,12 +284,12 @@ fn a_missing_shared_library_is_told_without_being_started() {
 }
 
 #[test]
-fn what_is_not_found_or_no_action_has_its_own_status() {
+fn missing_and_empty_actions_have_their_own_status() {
     let (ended, report) = checked(Path::new("/nonexistent"), &[]);
     ended.check(127);
     assert_eq!(named(&report, "failed"), ["recognised"]);
     assert_eq!(fault(&report, "recognised").0, "PL041");
-    let (_folder, empty) = written("");
+    let (_directory, empty) = written("");
     checked(&empty, &[]).0.check(126);
     let path = action_path("counter.sh");
     let path = path.to_str().expect("the path is UTF-8");
@@ -300,21 +300,21 @@ fn what_is_not_found_or_no_action_has_its_own_status() {
 }
 
 #[test]
-fn a_program_that_answers_once_is_warned_of() {
-    let (_folder, program) =
+fn a_program_that_answers_once_gets_a_warning() {
+    let (_directory, program) =
         written("#!/bin/sh\necho '{\"openwhisk\":1}'\nread -r line\necho '{\"hello\":\"once\"}'\n");
     let (ended, report) = checked(&program, &[]);
     ended.check(0);
     assert_eq!(named(&report, "failed"), [""; 0], "{report:#}");
-    assert_eq!(named(&report, "warning"), ["stays"], "{report:#}");
-    assert!(fault(&report, "stays").2.contains("--protocol 0"));
+    assert_eq!(named(&report, "warning"), ["reused"], "{report:#}");
+    assert!(fault(&report, "reused").2.contains("--protocol 0"));
     assert_eq!(named(&report, "not_reached"), ["sequence"]);
     checked(&program, &["--strict"]).0.check(1);
 }
 
 #[test]
-fn a_bad_end_is_warned_of() {
-    let (_folder, program) = written(&format!("{}\nsys.exit(3)\n", python("", ANSWER)));
+fn an_exit_status_other_than_0_gets_a_warning() {
+    let (_directory, program) = written(&format!("{}\nsys.exit(3)\n", python("", ANSWER)));
     let (ended, report) = checked(&program, &[]);
     ended.check(0);
     assert_eq!(named(&report, "warning"), ["end_of_file"], "{report:#}");
@@ -324,25 +324,31 @@ fn a_bad_end_is_warned_of() {
 #[test]
 fn version_0_is_checked_with_a_process_for_each_activation() {
     let version_0 = ["--protocol", "0"];
-    let (_folder, program) = written("#!/bin/sh\necho log\necho '{\"hello\":\"you\"}'\n");
+    let (_directory, program) = written("#!/bin/sh\necho log\necho '{\"hello\":\"you\"}'\n");
     let (ended, report) = checked(&program, &version_0);
     ended.check(0);
-    let apart = ["starts", "flushed", "stays"].into_iter().chain(OF_VERSION_2).chain(["channel", "sigterm"]);
+    let apart = ["starts", "flushed", "reused"].into_iter().chain(OF_VERSION_2).chain(["channel", "sigterm"]);
     assert_eq!(named(&report, "not_applicable"), apart.collect::<Vec<_>>(), "{report:#}");
     assert_eq!(named(&report, "passed").len(), 14, "{report:#}");
-    assert_eq!((&report["protocol"], &report["protocol_told_by"]), (&"0".into(), &"setting".into()));
+    assert_eq!((&report["protocol"], &report["protocol_evidence"]), (&"0".into(), &"setting".into()));
 
     fails("#!/bin/sh\necho 5\n", &version_0, "framing", "PL060", &["a number"]);
     fails("#!/bin/sh\nexit 3\n", &version_0, "answers", "PL060", &["without an answer", "status 3"]);
-    fails("#!/bin/sh\necho '{}'\nexec >&- 2>&-\nexec sleep 60\n", &version_0, "end_of_file", "PL097", &["did not end"]);
+    fails(
+        "#!/bin/sh\necho '{}'\nexec >&- 2>&-\nexec sleep 60\n",
+        &version_0,
+        "end_of_file",
+        "PL097",
+        &["did not exit"],
+    );
     let large = "#!/bin/sh\n[ -n \"$1\" ] || exit 1\necho '{}'\n";
     fails(large, &version_0, "large", "PL060", &["status 1"]);
 }
 
 #[test]
-fn the_other_channel_passes() {
+fn answers_on_descriptor_3_pass() {
     let text = python("sys.stdout = os.fdopen(3, 'w')", &format!("print('log', file=sys.__stdout__)\n{ANSWER}"));
-    let (_folder, program) = written(&text);
+    let (_directory, program) = written(&text);
     let (ended, report) = checked(&program, &["--strict"]);
     ended.check(0);
     assert_eq!(report["protocol"], "1");
@@ -351,36 +357,37 @@ fn the_other_channel_passes() {
 }
 
 #[test]
-fn archives_and_folders_are_checked_and_nothing_is_left() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
+fn an_archive_is_checked_and_leaves_no_files() {
+    let directory = tempfile::tempdir().expect("a directory of its own");
     let code = fs::read(root().join("examples/python/hello.py")).expect("the example is there");
-    fs::write(folder.path().join("action.zip"), archive::zip(&[("exec", &code)])).expect("the folder is ours");
-    pipeloop_in(folder.path(), &["check", "action.zip"], &[], "").check(0);
-    let left = fs::read_dir(folder.path().join("action")).map_or(0, Iterator::count);
+    fs::write(directory.path().join("action.zip"), archive::zip(&[("exec", &code)]))
+        .expect("the directory is writable");
+    pipeloop_in(directory.path(), &["check", "action.zip"], &[], "").check(0);
+    let left = fs::read_dir(directory.path().join("action")).map_or(0, Iterator::count);
     assert_eq!(left, 0, "what was unpacked is removed");
 }
 
 #[test]
 fn an_inspection_starts_nothing() {
-    let (folder, program) = written("#!/bin/sh\ntouch started\n");
+    let (directory, program) = written("#!/bin/sh\ntouch started\n");
     let (ended, report) = checked(&program, &["--no-start"]);
     ended.check(0);
     assert_eq!(named(&report, "passed"), ["recognised", "executable"]);
     assert_eq!(named(&report, "not_applicable").len(), 23);
-    assert!(!folder.path().join("started").exists());
+    assert!(!directory.path().join("started").exists());
 
     // An image without the interpreter, and one with it.
-    let image = tempfile::tempdir().expect("a folder of its own");
+    let image = tempfile::tempdir().expect("a directory of its own");
     let root = image.path().to_str().expect("the path is UTF-8");
     let against = |status| {
         let (ended, report) = checked(&program, &["--image-root", root]);
         ended.check(status);
-        assert!(!folder.path().join("started").exists());
+        assert!(!directory.path().join("started").exists());
         report
     };
     let report = against(126);
     assert_eq!(named(&report, "failed"), ["executable"], "{report:#}");
-    fs::create_dir(image.path().join("bin")).expect("the folder is ours");
+    fs::create_dir(image.path().join("bin")).expect("the directory is writable");
     fs::copy("/bin/busybox", image.path().join("bin/sh"))
         .or_else(|_| fs::copy(static_program(), image.path().join("bin/sh")))
         .expect("a static program");
@@ -388,7 +395,7 @@ fn an_inspection_starts_nothing() {
     assert!(report["checks"][2]["seen"].as_str().is_some_and(|seen| seen.contains("--image-root")), "{report:#}");
 }
 
-/// A program that needs nothing.
+/// A program that needs no loader and no libraries.
 fn static_program() -> &'static str {
     env!("CARGO_BIN_EXE_pipeloop")
 }
@@ -412,29 +419,29 @@ fn without_times(report: &str) -> String {
 
 #[test]
 fn a_report_reads_well() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
+    let directory = tempfile::tempdir().expect("a directory of its own");
     let text = python("", "print('working on', answer, file=sys.stderr, flush=True)\nprint(json.dumps(answer))");
-    fs::write(folder.path().join("hello.py"), text).expect("the folder is ours");
-    let path = folder.path().join("hello.py");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
-    let ended = pipeloop_in(folder.path(), &["check", "hello.py", "--timeout", "1s"], &[], "");
+    fs::write(directory.path().join("hello.py"), text).expect("the directory is writable");
+    let path = directory.path().join("hello.py");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is writable");
+    let ended = pipeloop_in(directory.path(), &["check", "hello.py", "--timeout", "1s"], &[], "");
     ended.check(1);
     assert_eq!(ended.stderr, "", "the action's log is no part of it");
     let expected = "  \
   ✓ recognised       WHAT
-  ✓ can be executed  nothing that it needs is missing here
+  ✓ executable       nothing that it needs is missing here
   ✓ starts           ready  1 ms
-  ✓ protocol         1, told by its handshake on stdout
+  ✓ protocol         1, recognised by its handshake on stdout
   ✓ answers          something comes back
-  ✗ answers at once
-      PL094: the answer came only when the input had ended: `{\"hello\": \"Mike\"}`
-      cure: flush after each line: `print(…, flush=True)`, or start it with `python3 -u`; if it reads all of its input before it answers, have it answer line by line, or use `--protocol 0`
+  ✗ flushed
+      PL094: the answer came only after the end of its input: `{\"hello\": \"Mike\"}`
+      hint: flush after each line: `print(…, flush=True)`, or start it with `python3 -u`; if it reads all of its input before it answers, answer line by line, or use `--protocol 0`
       log | working on {'hello': 'Mike'}
-  – not reached: one line each, stays, Unicode, quotes, nested, no arguments, unknown ones, 1 MiB, ten in a row, answers only
-  – not in version 1: ids, several at once, chunks, cancel, pause, stop
-  ✓ end of input     ended with status 0  1 ms
-  ✓ SIGTERM          ended, with its input still open  1 ms
-  ✓ leaves nothing   no process lives on after it
+  – not reached: framing, reused, Unicode, quotes, nested JSON, empty object, unknown keys, 1 MiB input, sequence, result channel
+  – not in version 1: ids, concurrency, chunks, cancel, pause, stop
+  ✓ end of input     exited with status 0  1 ms
+  ✓ SIGTERM          exited, with its input still open  1 ms
+  ✓ orphans          no process outlives it
 
 8 passed, 1 failed, 6 not applicable, 10 not reached  1 ms
 ";
@@ -444,7 +451,7 @@ fn a_report_reads_well() {
 }
 
 #[test]
-fn the_document_for_machines_keeps_its_shape() {
+fn the_json_report_keeps_its_members() {
     let (ended, report) = checked(&root().join("examples/python/hello.py"), &[]);
     ended.check(0);
     assert_eq!(ended.stdout.lines().count(), 1, "one document on one line");
@@ -457,7 +464,7 @@ fn the_document_for_machines_keeps_its_shape() {
         "init_ms",
         "pipeloop",
         "protocol",
-        "protocol_told_by",
+        "protocol_evidence",
         "summary",
         "total_ms",
     ];
@@ -465,7 +472,7 @@ fn the_document_for_machines_keeps_its_shape() {
     assert_eq!(members(&report["checks"][0]), ["faults", "log", "ms", "name", "seen", "status"]);
     assert_eq!(members(&report["activations"][0]), ["check", "ms"]);
     assert_eq!(members(&report["summary"]), ["failed", "not_applicable", "not_reached", "passed", "warnings"]);
-    assert_eq!((&report["protocol"], &report["protocol_told_by"]), (&"1".into(), &"handshake".into()));
+    assert_eq!((&report["protocol"], &report["protocol_evidence"]), (&"1".into(), &"handshake".into()));
     assert_eq!(report["summary"]["passed"], 19);
     let mut activations: BTreeMap<_, usize> = BTreeMap::new();
     for activation in report["activations"].as_array().expect("an array") {
@@ -474,7 +481,7 @@ fn the_document_for_machines_keeps_its_shape() {
     }
     assert_eq!(activations["sequence"], 10);
     assert_eq!(activations.values().sum::<usize>(), 18);
-    // Every check of the document stands in the documentation.
+    // The documentation lists every check.
     let document = fs::read_to_string(root().join("docs/check.md")).expect("the documentation is here");
     for check in report["checks"].as_array().expect("an array") {
         let row = format!("| `{}` |", check["name"].as_str().expect("a name"));
@@ -483,7 +490,7 @@ fn the_document_for_machines_keeps_its_shape() {
 }
 
 #[test]
-fn logs_are_shown_when_they_are_asked_for() {
+fn logs_are_printed_with_the_logs_flag() {
     let path = root().join("examples/python/hello.py");
     let path = path.to_str().expect("the path is UTF-8");
     let quiet = pipeloop(&["check", path], &[], "");
@@ -494,7 +501,7 @@ fn logs_are_shown_when_they_are_asked_for() {
 
 #[test]
 fn an_interrupt_ends_the_action() {
-    let (folder, program) = written(&python("open('pid', 'w').write(str(os.getpid()))", "time.sleep(1000)"));
+    let (directory, program) = written(&python("open('pid', 'w').write(str(os.getpid()))", "time.sleep(1000)"));
     let mut child = Command::new(env!("CARGO_BIN_EXE_pipeloop"))
         .args(["check", program.to_str().expect("the path is UTF-8")])
         .env("PATH", search_path())
@@ -502,7 +509,8 @@ fn an_interrupt_ends_the_action() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("the binary can be started");
-    let pid: i32 = eventually("the action runs", || fs::read_to_string(folder.path().join("pid")).ok()?.parse().ok());
+    let pid: i32 =
+        eventually("the action runs", || fs::read_to_string(directory.path().join("pid")).ok()?.parse().ok());
     let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("there is kill");
     assert!(status.success());
     let status = eventually("the check ends", || child.try_wait().expect("it is our child"));
@@ -511,7 +519,7 @@ fn an_interrupt_ends_the_action() {
 }
 
 #[test]
-fn a_terminal_gets_colours_unless_it_wants_none() {
+fn a_terminal_gets_colours_unless_no_color_is_set() {
     let path = root().join("examples/python/hello.py");
     let args = ["check", path.to_str().expect("the path is UTF-8")];
     assert!(on_terminal(&args, "").contains("\x1b[32m✓\x1b[0m recognised"));

@@ -73,8 +73,8 @@ fn results_go_to_stdout_and_logs_to_stderr() {
 
 #[test]
 fn input_comes_from_a_file() {
-    let directory = tempfile::tempdir().expect("a folder of its own");
-    fs::write(directory.path().join("input.json"), "{\n  \"a\": 1\n}\n").expect("the folder is ours");
+    let directory = tempfile::tempdir().expect("a directory of its own");
+    fs::write(directory.path().join("input.json"), "{\n  \"a\": 1\n}\n").expect("the directory is writable");
     let path = path("counter.sh");
     let ended = pipeloop_in(directory.path(), &["run", &path, "--input", "input.json"], &[], "");
     assert_eq!(results(&ended.check(0).stdout), [json!({"n": 1, "got": {"a": 1}})]);
@@ -92,7 +92,7 @@ fn input_comes_from_stdin() {
 }
 
 #[test]
-fn input_that_is_no_json_is_a_wrong_command_line() {
+fn input_that_is_not_json_is_a_wrong_command_line() {
     run("counter.sh", &["--input", "-"], "{\"a\":").check(2).says(&["--input", "not JSON"]);
     run("counter.sh", &["--input", "-", "-p", "a=1"], "[1]").check(2).says(&["--input", "object"]);
 }
@@ -106,16 +106,16 @@ fn lines_are_answered_by_one_process() {
 }
 
 #[test]
-fn a_wrong_line_does_not_keep_the_others_from_being_answered() {
+fn a_wrong_line_does_not_stop_the_others() {
     let ended = run("counter.sh", &["--lines"], "{\"a\":1}\n\nnonsense\n7\n{\"a\":2}\n");
     ended.check(2);
     let expected = [json!({"n": 1, "got": {"a": 1}}), json!({"n": 2, "got": {"a": 2}})];
     assert_eq!(results(&ended.stdout), expected);
-    for told in [
+    for line in [
         "error[PL091]: `--input` cannot be used: line 3: it is not JSON: expected ident at column 2\n",
         "error[PL091]: `--input` cannot be used: line 4: The action did not receive a dictionary or array",
     ] {
-        assert!(ended.stderr.contains(told), "{told:?} is told");
+        assert!(ended.stderr.contains(line), "{line:?} is missing");
     }
 }
 
@@ -129,7 +129,7 @@ fn a_result_that_is_an_error_is_status_1() {
 }
 
 #[test]
-fn a_port_file_that_cannot_be_written_is_told() {
+fn a_port_file_that_cannot_be_written_is_reported() {
     let args = ["serve", "--host", "127.0.0.1", "--port", "0", "--port-file", "/nonexistent/port"];
     pipeloop(&args, &[], "")
         .check(2)
@@ -144,8 +144,9 @@ fn a_missing_file_is_status_127() {
 
 #[test]
 fn what_cannot_be_executed_is_status_126() {
-    let directory = tempfile::tempdir().expect("a folder of its own");
-    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("the folder is ours");
+    let directory = tempfile::tempdir().expect("a directory of its own");
+    let write =
+        |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("the directory is writable");
     write("script", "#!/bin/sh\n");
     write("source.py", "print(1)\n");
     write("empty", "");
@@ -173,20 +174,20 @@ fn an_action_that_dies_passes_its_status_on() {
 }
 
 #[test]
-fn times_are_told_on_stderr() {
+fn times_go_to_stderr() {
     let ended = run("counter.sh", &["--time", "--lines"], "{}\n{}\n");
     ended.check(0);
     assert_eq!(results(&ended.stdout).len(), 2);
-    let told = |what: &str| ended.stderr.lines().filter(|line| line.starts_with(what)).count();
-    assert_eq!((told("init  "), told("run   ")), (1, 2));
+    let count = |label: &str| ended.stderr.lines().filter(|line| line.starts_with(label)).count();
+    assert_eq!((count("init  "), count("run   ")), (1, 2));
 }
 
 #[test]
 fn the_protocol_is_a_flag_and_a_variable() {
     let path = path("counter.sh");
-    // As version 0 its last line is its result, and what comes before is log.
+    // In version 0 the last line is the result, and the lines before it are log.
     let ended = pipeloop(&["run", &path, "--protocol", "0", "-i", "-"], &[], "{\"a\":1}");
-    // The input has no newline, which `read` takes for an end without a line.
+    // The input has no newline, so `read` finds no line.
     assert_eq!(ended.check(0).stdout, "{\"openwhisk\":1}\n");
     let ended = pipeloop(&["run", &path], &[("PIPELOOP_PROTOCOL", "0")], "");
     assert_eq!(ended.check(0).stdout, "{\"openwhisk\":1}\n");
@@ -194,7 +195,7 @@ fn the_protocol_is_a_flag_and_a_variable() {
     assert_eq!(results(&ended.check(0).stdout), [json!({"n": 1, "got": {}})]);
 }
 
-/// A proxy that was given its action on the command line.
+/// A proxy with its action on the command line.
 #[track_caller]
 fn check_served(action: &str) {
     let mut proxy = Proxy::start(&[action], &[]);
@@ -212,17 +213,17 @@ fn a_file_is_served() {
 }
 
 #[test]
-fn a_folder_is_served() {
-    let directory = tempfile::tempdir().expect("a folder of its own");
-    symlink(action_path("counter.sh"), directory.path().join("exec")).expect("the folder is ours");
+fn a_directory_is_served() {
+    let directory = tempfile::tempdir().expect("a directory of its own");
+    symlink(action_path("counter.sh"), directory.path().join("exec")).expect("the directory is writable");
     check_served(directory.path().to_str().expect("the path is UTF-8"));
 }
 
 #[test]
-fn a_folder_without_exec_is_refused() {
-    let directory = tempfile::tempdir().expect("a folder of its own");
-    fs::create_dir(directory.path().join("folder")).expect("the folder is ours");
-    fs::write(directory.path().join("folder/main.sh"), "").expect("the folder is ours");
+fn a_directory_without_exec_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory of its own");
+    fs::create_dir(directory.path().join("folder")).expect("the directory is writable");
+    fs::write(directory.path().join("folder/main.sh"), "").expect("the directory is writable");
     for command in ["run", "serve"] {
         pipeloop_in(directory.path(), &[command, "folder"], &[], "").check(1).says(&["error[PL042]", "`main.sh`"]);
     }
@@ -230,13 +231,13 @@ fn a_folder_without_exec_is_refused() {
 
 #[test]
 fn archives_are_served() {
-    let directory = tempfile::tempdir().expect("a folder of its own");
+    let directory = tempfile::tempdir().expect("a directory of its own");
     let code = action("counter.sh");
     let files: &[(&str, &[u8])] = &[("exec", code.as_bytes()), ("data/file", b"x")];
-    // What it is is told by its content.
+    // The content decides, not the name.
     for (name, bytes) in [("action.zip", archive::zip(files)), ("action", archive::tar_gz(files))] {
         let path = directory.path().join(name);
-        fs::write(&path, bytes).expect("the folder is ours");
+        fs::write(&path, bytes).expect("the directory is writable");
         check_served(path.to_str().expect("the path is UTF-8"));
     }
 }
@@ -267,16 +268,16 @@ fn completion_is_a_script_that_bash_reads() {
     ended.check(0);
     assert_eq!(ended.stderr, "");
     assert!(ended.stdout.contains("pipeloop"));
-    let directory = tempfile::tempdir().expect("a folder of its own");
+    let directory = tempfile::tempdir().expect("a directory of its own");
     let script = directory.path().join("completion");
-    fs::write(&script, &ended.stdout).expect("the folder is ours");
+    fs::write(&script, &ended.stdout).expect("the directory is writable");
     let checked = std::process::Command::new("bash").arg("-n").arg(&script).output().expect("there is a bash");
     assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");
     pipeloop(&["completion", "cmd.exe"], &[], "").check(2).says(&["cmd.exe"]);
 }
 
 #[test]
-fn explain_takes_codes_as_people_type_them() {
+fn explain_accepts_short_and_lower_case_codes() {
     let ended = pipeloop(&["explain", "pl12", "60"], &[], "");
     ended.check(0);
     let (first, second) = ended.stdout.split_once("\n\nPL060: ").expect("two entries, a blank line between them");
@@ -286,14 +287,15 @@ fn explain_takes_codes_as_people_type_them() {
 }
 
 #[test]
-fn a_person_is_told_where_an_error_is_explained() {
+fn a_terminal_gets_a_pointer_to_explain() {
     let seen = on_terminal(&["run", "missing"], "1");
     assert!(seen.contains("for more: pipeloop explain PL041"), "{seen}");
     let ended = pipeloop(&["run", "missing"], &[], "");
-    assert!(!ended.check(127).stderr.contains("explain"), "scripts are not");
+    assert!(!ended.check(127).stderr.contains("explain"), "scripts get none");
     let seen = on_terminal(&["explain", "60"], "");
     assert!(seen.starts_with("\x1b[1mPL060: the answer is unusable\x1b[0m"), "{seen:?}");
-    let widths = seen.lines().map(|line| line.replace("\x1b[0m", "").replace("\x1b[1;36m", "").replace("\x1b[2m", ""));
+    let styles = ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[36m"];
+    let widths = seen.lines().map(|line| styles.iter().fold(line.to_owned(), |line, style| line.replace(style, "")));
     assert!(
         widths.clone().count() > 6 && widths.into_iter().all(|line| line.trim_end().chars().count() <= 80),
         "{seen}"
@@ -320,7 +322,7 @@ fn explain_speaks_json() {
 }
 
 #[test]
-fn explain_names_what_is_near_to_a_code_that_does_not_exist() {
+fn explain_names_the_codes_near_an_unknown_one() {
     pipeloop(&["explain", "PL009"], &[], "").check(2).says(&["PL009", "PL010 (the body is not JSON)", "PL011"]);
     pipeloop(&["explain", "handshake"], &[], "").check(2).says(&["PL055 (no handshake)"]);
     pipeloop(&["explain", "PL999"], &[], "").check(2).says(&["`pipeloop explain` lists all of them"]);

@@ -280,9 +280,9 @@ fn a_compiler_that_is_not_here_is_told_before_anything_is_served() {
     fs::write(folder.path().join("text"), "").expect("the folder is ours");
     for (name, expected) in [
         ("/nonexistent/compile", "No such file or directory"),
-        ("no-such-compiler", "there is no such program on `PATH`"),
-        ("./text", "it is no executable file"),
-        ("./", "it is no executable file"),
+        ("no-such-compiler", "no such program on `PATH`"),
+        ("./text", "it is not an executable file"),
+        ("./", "it is not an executable file"),
     ] {
         for (args, env) in [
             (vec!["serve", "--port", "0", "--compiler", name], vec![]),

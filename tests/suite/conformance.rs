@@ -230,7 +230,7 @@ fn the_command_prints_a_table_and_tells_what_fails() {
     let document: Value = serde_json::from_str(&output.stdout).expect("it is JSON");
     assert_eq!(document["cases"][0]["status"], "passed");
     assert_eq!(document["summary"], json!({"passed": 1, "failed": 0, "not_run": 0}));
-    played(&["mine/none"]).check(2).says(&["means no case"]);
+    played(&["mine/none"]).check(2).says(&["no case matches"]);
 }
 
 /// A caller that looks at streams sees what is wrong with one.

@@ -135,11 +135,10 @@ fn every_documented_loop_takes_long_lines_one_after_another() {
     }
 }
 
-/// Flag, variable and default of every row of a settings table, whose cells stand in backticks.
-fn documented_settings(document: &str) -> BTreeSet<(String, String, String)> {
+/// Flag, variable and default of every row of the settings tables in a part of a document. The cells stand in backticks.
+fn documented_settings(part: &str) -> BTreeSet<(String, String, String)> {
     let code = |cell: &str| cell.trim().trim_matches('`').to_owned();
-    document
-        .lines()
+    part.lines()
         .filter(|line| line.starts_with("| `--"))
         .map(|line| line.split('|').collect::<Vec<_>>())
         .filter(|cells| cells[2].contains("`PIPELOOP_"))
@@ -147,7 +146,7 @@ fn documented_settings(document: &str) -> BTreeSet<(String, String, String)> {
         .collect()
 }
 
-/// The same, as `--help` prints it: `--x <X>  … [env: PIPELOOP_X=] [default: y]`, wrapped anywhere.
+/// The same, as `--help` and `-h` print it: `--x <X>  … [env: PIPELOOP_X=] [default: y]`, wrapped anywhere.
 fn printed_settings(help: &str) -> BTreeSet<(String, String, String)> {
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
     let between = |text: &str, before: &str, after: &str| {
@@ -164,14 +163,53 @@ fn printed_settings(help: &str) -> BTreeSet<(String, String, String)> {
         .collect()
 }
 
+/// What the command prints for a help flag.
+fn help(command: &str, flag: &str) -> String {
+    let directory = tempfile::tempdir().expect("a directory of its own");
+    let help = pipeloop_in(directory.path(), &[command, flag], &[], "");
+    help.check(0).stdout.clone()
+}
+
+/// The document's settings that `--help` prints, and those that it hides.
+fn listed_and_hidden_settings() -> [BTreeSet<(String, String, String)>; 2] {
+    let document = document("configuration.md");
+    let (listed, hidden) =
+        document.split_once("## Values that need no setting").expect("the document has this section");
+    [documented_settings(listed), documented_settings(hidden)]
+}
+
 #[test]
-fn the_table_of_settings_is_what_help_prints() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let help = pipeloop_in(folder.path(), &["serve", "--help"], &[], "");
-    help.check(0);
-    let (documented, printed) = (documented_settings(&document("configuration.md")), printed_settings(&help.stdout));
+fn the_tables_of_settings_are_what_help_prints() {
+    let [listed, _] = listed_and_hidden_settings();
+    let printed = printed_settings(&help("serve", "--help"));
     assert!(printed.len() > 15, "the help is not read right: {printed:?}");
-    assert_eq!(documented, printed, "docs/configuration.md (left) and `pipeloop serve --help` (right) differ");
+    assert_eq!(listed, printed, "docs/configuration.md (left) and `pipeloop serve --help` (right) differ");
+}
+
+#[test]
+fn short_help_prints_about_ten_settings_of_the_long_one() {
+    for (command, count) in [("serve", 8..=12), ("run", 4..=8), ("check", 4..=8)] {
+        let (short, long) = (printed_settings(&help(command, "-h")), printed_settings(&help(command, "--help")));
+        assert!(count.contains(&short.len()), "{command}: {short:?}");
+        assert!(short.is_subset(&long), "{command}: {short:?}");
+        assert!(short.len() < long.len(), "{command}: {short:?}");
+    }
+}
+
+#[test]
+fn settings_that_help_hides_still_work() {
+    let [listed, hidden] = listed_and_hidden_settings();
+    assert!(!hidden.is_empty() && hidden.is_disjoint(&listed), "{hidden:?}");
+    for (flag, variable, _) in &hidden {
+        for command in ["serve", "run"] {
+            for help_flag in ["-h", "--help"] {
+                assert!(!help(command, help_flag).contains(variable), "{command} {help_flag} prints {variable}");
+            }
+        }
+        let directory = tempfile::tempdir().expect("a directory of its own");
+        let refused = pipeloop_in(directory.path(), &["serve"], &[(variable, "nonsense")], "");
+        refused.check(2).says(&[flag, "nonsense"]);
+    }
 }
 
 /// `src/error/catalog.rs` holds the document to the codes of the source; this holds the command to both.

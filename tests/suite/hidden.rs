@@ -86,7 +86,7 @@ fn check_names_the_grace() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("the file is ours");
     let args = ["check", path.to_str().expect("the path is text"), "--start-grace", "700ms"];
     let ended = without_a_look(|| pipeloop_in(folder.path(), &args, &[], ""));
-    let expected = "taken for that, since it said nothing for 700 ms (`PIPELOOP_START_GRACE`)";
+    let expected = "assumed, because it wrote nothing for 700 ms (`PIPELOOP_START_GRACE`)";
     assert!(ended.stdout.contains(expected), "{}", ended.stdout);
 }
 

@@ -55,7 +55,7 @@ fn bodies_that_wait_are_bounded_together() {
         }
         let response = caller.receive().expect("an answer");
         response
-            .check_error(429, &["bodies and answers take ", "at most 41943040 are accepted", "PIPELOOP_MAX_MEMORY"]);
+            .check_error(429, &["the memory budget is full", "at most 41943040 are allowed", "PIPELOOP_MAX_MEMORY"]);
         assert_eq!(response.header("retry-after"), Some("1"));
         refused += 1;
     }
@@ -135,7 +135,7 @@ fn small_bodies_count_too() {
         });
         // It is full to the last byte, for what is not counted itself as well.
         for length in [6000, 100] {
-            send(&body(length)).receive().expect("an answer").check_error(429, &["at most 12000 are accepted"]);
+            send(&body(length)).receive().expect("an answer").check_error(429, &["at most 12000 are allowed"]);
         }
         proxy.actions().into_iter().for_each(|action| {
             let action = rustix::process::Pid::from_raw(action).expect("a pid is positive");

@@ -1213,5 +1213,5 @@ fn check_knows_version_2() {
     std::fs::set_permissions(&action, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("the file is ours");
     let ended = pipeloop_in(folder.path(), &["check", "exec"], &[], "");
     ended.check(0);
-    assert!(ended.stdout.contains("2, told by its handshake on stdout"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("2, recognised by its handshake on stdout"), "{}", ended.stdout);
 }

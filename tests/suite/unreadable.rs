@@ -1,10 +1,10 @@
-//! What comes over the wire and is no request: it gets the same form of answer as everything else.
+//! Unreadable requests get an answer of the same form as all others.
 
 use serde_json::json;
 
 use crate::support::{Proxy, Response, WAIT_LIMIT};
 
-/// Answers with what it gets.
+/// Answers with its input.
 const ECHO: &str =
     "#!/bin/bash\necho '{\"openwhisk\":1}'\nwhile IFS= read -r line; do printf '%s\\n' \"$line\"; done\n";
 
@@ -14,21 +14,20 @@ fn proxy() -> Proxy {
     proxy
 }
 
-/// Sends these bytes on a new connection and reads the answer to its end, behind which the
-/// connection must end.
+/// Sends these bytes on a new connection and reads the answer. The connection must close after it.
 #[track_caller]
 fn send(proxy: &Proxy, bytes: &[u8]) -> Response {
     let mut caller = proxy.caller();
-    // All of it: many a caller does not look for an answer when it cannot send.
-    caller.send(bytes).expect("what is refused is read all the same");
+    // Every byte must be taken: many clients read no answer after a send has failed.
+    caller.send(bytes).expect("the proxy reads a refused request to its end");
     let response = caller.receive().expect("an answer");
     response.check_shape();
     assert_eq!(response.header("connection"), Some("close"));
-    assert!(caller.is_closed_within(WAIT_LIMIT), "nothing comes behind a refusal");
+    assert!(caller.is_closed_within(WAIT_LIMIT), "nothing follows a refusal");
     response
 }
 
-/// Asserts the answer to these bytes, and that the next request is answered as if nothing had been.
+/// Checks the answer to these bytes, and that the next request works as usual.
 #[track_caller]
 fn check(bytes: &[u8], status: u16, texts: &[&str]) {
     let proxy = proxy();
@@ -38,16 +37,16 @@ fn check(bytes: &[u8], status: u16, texts: &[&str]) {
 }
 
 #[test]
-fn a_first_line_that_is_none_is_refused() {
+fn a_malformed_request_line_is_refused() {
     check(b"hello\r\n\r\n", 400, &["the request is not valid HTTP/1.1: invalid", "without TLS"]);
     check(b"POST /run\r\n\r\n", 400, &["the request is not valid HTTP/1.1"]);
     check(b"POST /run HTTP/3.0\r\n\r\n", 400, &["the request is not valid HTTP/1.1: invalid HTTP version"]);
-    // The beginning of a TLS connection.
+    // A TLS client hello.
     check(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n", 400, &["not valid HTTP/1.1: invalid HTTP method"]);
 }
 
 #[test]
-fn a_header_that_is_none_is_refused() {
+fn a_malformed_header_is_refused() {
     check(b"POST /run HTTP/1.1\r\nno header\r\n\r\n", 400, &["not valid HTTP/1.1: invalid HTTP header"]);
     check(
         b"POST /run HTTP/1.1\r\nContent-Length: many\r\n\r\n{}",
@@ -58,11 +57,11 @@ fn a_header_that_is_none_is_refused() {
     check(b"POST /run HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400, &["transfer-encoding"]);
 }
 
-/// The answer arrives although most of what was sent is not looked at.
+/// The answer arrives although the proxy parses only the beginning.
 #[test]
-fn a_head_that_is_too_large_is_refused() {
+fn a_head_over_the_limit_is_refused() {
     let mut head = b"POST /run HTTP/1.1\r\n".to_vec();
-    // More than the buffers between hold.
+    // More than the socket buffers hold.
     while head.len() < 32 * 1024 * 1024 {
         head.extend_from_slice(format!("X-{}: {}\r\n", head.len(), "x".repeat(50_000)).as_bytes());
     }
@@ -83,18 +82,18 @@ fn http_2_is_refused() {
 }
 
 #[test]
-fn an_expectation_that_nobody_knows_is_refused() {
+fn an_unknown_expectation_is_refused() {
     let request = b"POST /run HTTP/1.1\r\nExpect: 200-ok\r\nContent-Length: 100\r\n\r\n";
     check(request, 417, &["the request expects `200-ok`, which the proxy does not support", "100-continue"]);
 }
 
-/// On a kept connection, behind a request that was answered.
+/// On a kept connection, after a request that was answered.
 #[test]
-fn a_request_before_one_that_is_none_is_answered() {
+fn a_request_before_an_unreadable_one_is_answered() {
     let proxy = proxy();
     let mut caller = proxy.caller();
     let run = b"POST /run HTTP/1.1\r\nContent-Length: 11\r\n\r\n{\"value\":1}";
-    // Both in one piece: the second is there before the first is answered.
+    // In one write: the second arrives before the first is answered.
     caller.send(&[run, &b"nonsense\r\n\r\n"[..]].concat()).expect("both are sent");
     let first = caller.receive().expect("an answer");
     first.check_shape();
@@ -105,9 +104,9 @@ fn a_request_before_one_that_is_none_is_answered() {
     assert!(caller.is_closed_within(WAIT_LIMIT));
 }
 
-/// Nobody is told anything by a connection that only ends.
+/// A connection that only ends needs no answer.
 #[test]
-fn a_caller_that_leaves_in_the_middle_of_a_head_gets_no_answer() {
+fn a_caller_that_leaves_in_mid_head_gets_no_answer() {
     let proxy = proxy();
     let mut caller = proxy.caller();
     caller.send(b"POST /run HTT").expect("half a line is sent");

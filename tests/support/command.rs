@@ -28,7 +28,7 @@ pub(crate) fn pipeloop_in<S: AsRef<OsStr>>(directory: &Path, args: &[S], env: &[
 pub(crate) fn on_terminal(args: &[&str], no_color: &str) -> String {
     let mut command = Command::new("python3");
     command.args(["-c", "import pty, sys\npty.spawn(sys.argv[1:])", env!("CARGO_BIN_EXE_pipeloop")]).args(args);
-    command.env_clear().env("PATH", search_path()).env("NO_COLOR", no_color).stdin(Stdio::null());
+    command.env_clear().env("PATH", search_path()).env("TERM", "xterm").env("NO_COLOR", no_color).stdin(Stdio::null());
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

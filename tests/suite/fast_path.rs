@@ -1,10 +1,10 @@
-//! Plain requests are answered by a shorter way than others: nobody is to notice.
+//! The fast path: callers must not notice which requests take it (`src/server/fast_path.rs`).
 
 use serde_json::json;
 
 use crate::support::{Caller, Proxy, Response, eventually, processes};
 
-/// Version 1: answers with what it gets, twice or with a number if it is told so.
+/// Version 1: answers with its input, twice or with a number on demand.
 const ECHO: &str = r#"#!/bin/sh
 echo '{"openwhisk":1}'
 while read -r line; do
@@ -16,7 +16,7 @@ while read -r line; do
 done
 "#;
 
-/// Version 1: says that an activation has begun, waits for a file, and answers with what it got.
+/// Version 1: logs that an activation has begun, waits for a file, and answers with its input.
 const WAITS: &str = r#"#!/bin/sh
 echo '{"openwhisk":1}'
 while read -r line; do
@@ -26,8 +26,8 @@ while read -r line; do
 done
 "#;
 
-/// A header that says nothing new, and makes a request one that is not plain.
-const ANY: &str = "Accept: application/json;q=0.9\r\n";
+/// A header that changes no answer, and keeps a request off the fast path.
+const OFF_FAST_PATH: &str = "Accept: application/json;q=0.9\r\n";
 
 fn request(head: &str, headers: &str, body: &str) -> String {
     format!("{head}\r\nHost: test\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
@@ -37,7 +37,7 @@ fn run(headers: &str, body: &str) -> String {
     request("POST /run HTTP/1.1", headers, body)
 }
 
-/// What is the same for everybody who asks the same.
+/// What two answers to one request must have in common.
 fn comparable(mut response: Response) -> (u16, Vec<(String, String)>, String) {
     let date = response.header("date").map(str::to_owned).expect("a date");
     assert!(date.ends_with(" GMT") && date.len() == "Tue, 24 Nov 2026 15:38:20 GMT".len(), "{date}");
@@ -47,25 +47,25 @@ fn comparable(mut response: Response) -> (u16, Vec<(String, String)>, String) {
     (response.status, response.headers, body)
 }
 
-/// Sends both forms of a request over connections of their own, each with another one behind it, and compares.
+/// Sends a request in both forms, each on a connection of its own and followed by another one. Compares the answers.
 #[track_caller]
-fn check_same(proxy: &Proxy, plain: &str, other: &str) {
-    let answers = [plain, other].map(|bytes| {
+fn check_same(proxy: &Proxy, fast: &str, over_hyper: &str) {
+    let answers = [fast, over_hyper].map(|bytes| {
         let mut caller = proxy.caller();
         caller.send(bytes.as_bytes()).expect("it is sent");
         let answer = comparable(caller.receive().unwrap_or_else(|error| panic!("{error}: {bytes}")));
         // The connection is kept.
         caller.send(run("", r#"{"value":{"after":1}}"#).as_bytes()).expect("it is sent");
-        let after = comparable(caller.receive().unwrap_or_else(|error| panic!("{error}: behind {bytes}")));
+        let after = comparable(caller.receive().unwrap_or_else(|error| panic!("{error}: after {bytes}")));
         (answer, after)
     });
-    assert_eq!(answers[0], answers[1], "{plain}");
+    assert_eq!(answers[0], answers[1], "{fast}");
 }
 
 #[test]
-fn a_plain_request_is_answered_as_any_other() {
+fn the_fast_path_gives_the_same_answers_as_hyper() {
     let proxy = Proxy::start::<&str>(&[], &[("PIPELOOP_MAX_BODY", "2kb")]);
-    let check = |body: &str| check_same(&proxy, &run("", body), &run(ANY, body));
+    let check = |body: &str| check_same(&proxy, &run("", body), &run(OFF_FAST_PATH, body));
     check(r#"{"value":{"before":"init"}}"#);
     proxy.init(ECHO).check(200, &json!({"ok": true}));
     let large = "x".repeat(1900);
@@ -88,12 +88,12 @@ fn a_plain_request_is_answered_as_any_other() {
     ] {
         check(body);
     }
-    // Whoever reads the log counts its sentinels: one for each of 14 bodies in both forms, and for what came behind.
+    // One sentinel for each of 14 bodies in both forms, and one for each request that followed.
     proxy.check_streams(14 * 2 * 2);
 }
 
 #[test]
-fn a_plain_request_may_have_the_headers_that_clients_send() {
+fn the_usual_headers_of_clients_change_no_answer() {
     let proxy = Proxy::with_protocol("1");
     proxy.init(ECHO).check(200, &json!({"ok": true}));
     let body = r#"{"value":{"a":1}}"#;
@@ -101,18 +101,18 @@ fn a_plain_request_may_have_the_headers_that_clients_send() {
         "User-Agent: curl/8\r\nAccept: */*\r\nContent-Type: application/json\r\n",
         "accept-encoding: gzip,deflate\r\nACCEPT: application/json\r\nconnection: Keep-Alive\r\ntraceparent: 00-0\r\n",
     ] {
-        check_same(&proxy, &run(headers, body), &run(&format!("{ANY}{headers}"), body));
+        check_same(&proxy, &run(headers, body), &run(&format!("{OFF_FAST_PATH}{headers}"), body));
     }
 }
 
 #[test]
-fn requests_that_come_together_are_answered_in_turn() {
+fn pipelined_requests_are_answered_in_order() {
     let proxy = Proxy::with_protocol("1");
     proxy.init(ECHO).check(200, &json!({"ok": true}));
     let body = |n: usize| format!(r#"{{"value":{{"n":{n}}}}}"#);
-    let requests: Vec<_> = (0..6).map(|n| run(if n % 2 == 0 { "" } else { ANY }, &body(n))).collect();
+    let requests: Vec<_> = (0..6).map(|n| run(if n % 2 == 0 { "" } else { OFF_FAST_PATH }, &body(n))).collect();
     let all = requests.concat();
-    // Wherever they are cut.
+    // Cut at any place.
     for cut in (0..all.len()).step_by(7) {
         let mut caller = proxy.caller();
         let (first, rest) = all.split_at(cut);
@@ -122,7 +122,7 @@ fn requests_that_come_together_are_answered_in_turn() {
             Some(*end)
         });
         let whole = whole.filter(|end| *end <= cut).count();
-        // What has come whole is answered before the rest comes.
+        // Whole requests are answered before the rest arrives.
         for n in 0..whole {
             caller.receive().expect("an answer").check(200, &json!({ "n": n }));
         }
@@ -134,7 +134,7 @@ fn requests_that_come_together_are_answered_in_turn() {
 }
 
 #[test]
-fn a_connection_takes_turns_between_plain_requests_and_others() {
+fn a_connection_may_alternate_between_fast_and_other_requests() {
     let proxy = Proxy::with_protocol("1");
     let mut caller = proxy.caller();
     caller
@@ -142,7 +142,7 @@ fn a_connection_takes_turns_between_plain_requests_and_others() {
         .check(200, &json!({"ok": true}));
     let large = "x".repeat(20_000);
     for n in 0..40 {
-        let (headers, text) = [("", ""), (ANY, ""), ("", &*large), ("", "")][n % 4];
+        let (headers, text) = [("", ""), (OFF_FAST_PATH, ""), ("", &*large), ("", "")][n % 4];
         let value = json!({"n": n, "text": text});
         caller.send(run(headers, &json!({ "value": value }).to_string()).as_bytes()).expect("it is sent");
         caller.receive().expect("an answer").check(200, &value);
@@ -154,13 +154,13 @@ fn a_connection_takes_turns_between_plain_requests_and_others() {
 }
 
 #[test]
-fn what_a_caller_sends_meanwhile_waits_for_its_turn() {
+fn a_request_sent_during_an_activation_waits_its_turn() {
     let proxy = Proxy::with_protocol("1");
     proxy.init(WAITS).check(200, &json!({"ok": true}));
     let mut caller = proxy.caller();
     caller.send(run("", r#"{"value":{"n":1}}"#).as_bytes()).expect("it is sent");
     proxy.wait_for("the activation to begin", |logs| logs.stderr.contains("begun"));
-    // More than is read at once, of which the last is not whole.
+    // More than one read holds. The last request is incomplete.
     let next = run("", &format!(r#"{{"value":{{"n":2,"text":"{}"}}}}"#, "x".repeat(5000)));
     caller.send([&next, &next, &next[..next.len() - 1]].concat().as_bytes()).expect("it is sent");
     std::fs::write(working_directory(&proxy).join("go"), "").expect("it can be written");
@@ -172,8 +172,8 @@ fn what_a_caller_sends_meanwhile_waits_for_its_turn() {
 }
 
 #[test]
-fn the_last_answer_before_an_end_says_that_it_is_the_last() {
-    let answers = ["", ANY].map(|headers| {
+fn the_last_answer_before_shutdown_closes_the_connection() {
+    let answers = ["", OFF_FAST_PATH].map(|headers| {
         let mut proxy = Proxy::with_protocol("1");
         proxy.init(WAITS).check(200, &json!({"ok": true}));
         let go = working_directory(&proxy).join("go");
@@ -181,7 +181,7 @@ fn the_last_answer_before_an_end_says_that_it_is_the_last() {
         caller.send(run(headers, r#"{"value":{"n":1}}"#).as_bytes()).expect("it is sent");
         proxy.wait_for("the activation to begin", |logs| logs.stderr.contains("begun"));
         proxy.signal(rustix::process::Signal::TERM);
-        eventually("no more to be accepted", || Caller::connect(proxy.port()).err());
+        eventually("the proxy to stop accepting", || Caller::connect(proxy.port()).err());
         std::fs::write(go, "").expect("it can be written");
         let answer = comparable(caller.receive().expect("an answer"));
         assert!(caller.is_closed_within(crate::support::WAIT_LIMIT));
@@ -200,13 +200,13 @@ fn working_directory(proxy: &Proxy) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_caller_that_takes_nothing_is_left() {
+fn a_caller_that_stops_reading_is_disconnected() {
     let proxy = Proxy::start::<&str>(&[], &[("PIPELOOP_CALLER_TIMEOUT", "300ms")]);
     let large = "#!/bin/sh\necho '{\"openwhisk\":1}'\nwhile read -r line; do printf '{\"text\":\"'; head -c 8000000 /dev/zero | tr '\\0' x; echo '\"}'; done\n";
     proxy.init(large).check(200, &json!({"ok": true}));
     let mut slow = Caller::connect_narrow(proxy.port()).expect("a connection");
     slow.send(run("", "{}").as_bytes()).expect("it is sent");
-    // It takes the beginning, and then nothing for longer than the proxy waits.
+    // It reads the head, and then nothing for longer than the timeout.
     let head = slow.receive_head().expect("the head of an answer");
     assert_eq!(head.status, 200);
     let descriptors = || processes::resource_usage(proxy.pid()).descriptors;

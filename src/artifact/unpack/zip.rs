@@ -1,0 +1,144 @@
+//! Reads zip archives.
+
+use std::fmt;
+use std::io::{Cursor, Read};
+
+use rustix::fs::FileType;
+use zip::{CompressionMethod, ZipArchive};
+
+use super::Format;
+use super::entry::{Entry, Kind, Origin, told};
+use super::tree::{LINK_TARGET_BYTES, Tree};
+use crate::error::{Error, SpecialFile, Unsupported};
+
+pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
+    let unreadable = |error| {
+        Format::Zip.damaged(format!("its directory, which stands at its end, cannot be read: {}", told(&error)))
+    };
+    // The library reads the whole directory into memory first, many times as large there.
+    if announced_entries(bytes).is_some_and(|count| count > tree.bounds.entries as u64) {
+        return Err(tree.too_many());
+    }
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(unreadable)?;
+    let directory = archive.metadata();
+    if directory.len() > tree.bounds.entries {
+        return Err(tree.too_many());
+    }
+    for index in 0..directory.len() {
+        tree.count()?;
+        let data = directory.entry(index).map_err(unreadable)?;
+        let entry = Entry { origin: Origin::Archive(Format::Zip), number: index + 1, name: data.name_raw() };
+        // Whichever system it says it comes from: 0 when there are no Unix modes.
+        let mode = data.external_attributes() >> 16;
+        let kind = match FileType::from_raw_mode(mode) {
+            FileType::Directory => Kind::Folder,
+            _ if entry.name.ends_with(b"/") => Kind::Folder,
+            FileType::Symlink => Kind::Link,
+            FileType::Fifo => Kind::Other(SpecialFile::Fifo),
+            FileType::Socket => Kind::Other(SpecialFile::Socket),
+            FileType::CharacterDevice => Kind::Other(SpecialFile::CharacterDevice),
+            FileType::BlockDevice => Kind::Other(SpecialFile::BlockDevice),
+            FileType::RegularFile | FileType::Unknown => Kind::File,
+        };
+        match kind {
+            Kind::Folder => {
+                tree.folder(&entry, mode)?;
+                continue;
+            }
+            Kind::Other(kind) => return Err(entry.of_kind(kind)),
+            _ => {}
+        }
+        if data.encrypted() {
+            return Err(entry.unsupported(Unsupported::Encryption));
+        }
+        if !matches!(data.compression(), CompressionMethod::Stored | CompressionMethod::Deflated) {
+            return Err(entry.unsupported(Unsupported::CompressionMethod));
+        }
+        let unreadable = |error: &dyn fmt::Display| entry.damaged(format!("cannot be read: {}", told(error)));
+        let mut content = archive.by_index(index).map_err(|error| unreadable(&error))?;
+        if matches!(kind, Kind::Link) {
+            let mut target = Vec::new();
+            content.take(LINK_TARGET_BYTES as u64 + 1).read_to_end(&mut target).map_err(|error| unreadable(&error))?;
+            tree.link(&entry, &target)?;
+        } else {
+            tree.file(&entry, mode, &mut content, &|error| unreadable(&error))?;
+        }
+    }
+    Ok(())
+}
+
+/// How many entries a zip announces in the record at its end. As many are read and no more.
+///
+/// Source: PKWARE, APPNOTE.TXT, 4.3.14 to 4.3.16.
+fn announced_entries(bytes: &[u8]) -> Option<u64> {
+    const RECORD: usize = 22;
+    const LOCATOR: usize = 20;
+    /// The longest comment, which stands behind the record.
+    const COMMENT: usize = 65_535;
+    let number = |at: usize, length: usize| -> Option<u64> {
+        let field = bytes.get(at..at.checked_add(length)?)?;
+        Some(field.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let from = bytes.len().saturating_sub(RECORD + COMMENT);
+    let at = from + memchr::memmem::rfind(&bytes[from..], b"PK\x05\x06")?;
+    let count = number(at + 10, 2)?;
+    if count < 0xffff {
+        return Some(count);
+    }
+    // The number does not fit, or just so: then it stands in a record that a locator before this one leads to.
+    let locator = at.checked_sub(LOCATOR).filter(|at| bytes[*at..].starts_with(b"PK\x06\x07"));
+    let Some(locator) = locator else { return Some(count) };
+    let record = number(locator + 8, 8).and_then(|at| usize::try_from(at).ok());
+    let record = record.filter(|at| bytes.get(*at..).is_some_and(|record| record.starts_with(b"PK\x06\x06")));
+    record.and_then(|at| number(at + 32, 8)).or(Some(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::unpack::{Bounds, unpack};
+    use zip::write::{SimpleFileOptions, ZipWriter};
+
+    /// Before the directory is read: here there is none that could be.
+    #[test]
+    fn announced_entries_are_counted_first() {
+        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+        writer.start_file("exec", SimpleFileOptions::default()).unwrap();
+        let few = writer.finish().unwrap().into_inner();
+        let end = memchr::memmem::rfind(&few, b"PK\x05\x06").unwrap();
+        assert_eq!(announced_entries(&few), Some(1));
+        assert_eq!(announced_entries(&few[..end]), None);
+        assert_eq!(announced_entries(&few[..end + 11]), None);
+
+        let mut many = b"PK\x03\x04 and no directory".to_vec();
+        many.extend_from_slice(&few[end..]);
+        let end = many.len() - 22;
+        many[end + 10..end + 12].copy_from_slice(&60_000_u16.to_le_bytes());
+        // A comment as long as one can be.
+        many[end + 20..end + 22].copy_from_slice(&u16::MAX.to_le_bytes());
+        many.resize(many.len() + usize::from(u16::MAX), b' ');
+        assert_eq!(announced_entries(&many), Some(60_000));
+        let folder = tempfile::tempdir().unwrap();
+        let bounds = Bounds { bytes: 1 << 20, entries: 50, halt: None };
+        let error = unpack(Format::Zip, &many, folder.path(), &bounds).unwrap_err();
+        assert_eq!(error.code(), "PL039", "{error}");
+
+        // The format with 64 bits: a record, a locator that leads to it, and the number that does not fit.
+        let mut large = b"some data".to_vec();
+        let record = large.len() as u64;
+        large.extend_from_slice(b"PK\x06\x06");
+        large.resize(large.len() + 28, 0);
+        large.extend_from_slice(&70_000_u64.to_le_bytes());
+        large.resize(large.len() + 16, 0);
+        large.extend_from_slice(b"PK\x06\x07\0\0\0\0");
+        large.extend_from_slice(&record.to_le_bytes());
+        large.extend_from_slice(&1_u32.to_le_bytes());
+        let locator_end = large.len();
+        large.extend_from_slice(b"PK\x05\x06\0\0\0\0\xff\xff\xff\xff");
+        large.resize(locator_end + 22, 0);
+        assert_eq!(announced_entries(&large), Some(70_000));
+        // One that leads nowhere: at least as many as fit.
+        large[locator_end - 12] = 0xff;
+        assert_eq!(announced_entries(&large), Some(65_535));
+    }
+}
