@@ -1,10 +1,9 @@
-//! Source code becomes an executable, by the compiler that the image brings.
+//! Runs the compiler of the image, which turns source code into an executable.
 //!
-//! It is called as `COMPILER MAIN SRC BIN`: the name of the entry point, the folder that holds the
-//! code (a single file is `exec` there, an archive lies as it was unpacked), and an empty folder,
-//! which has to hold an executable `exec` afterwards. What it prints is for the author and goes to
-//! the log. Its environment is the action's, its working directory is ours, as compilers made for
-//! existing proxies expect.
+//! The compiler is called as `COMPILER MAIN SRC BIN`: the name of the entry point, the directory with the source code (a
+//! single file is `exec` there, an archive is unpacked), and an empty directory, in which it must create an executable
+//! `exec`. Its output is for the author and goes to the log. It has the action's environment and the proxy's working
+//! directory, as compilers for existing proxies expect.
 //!
 //! Source: apache/openwhisk-runtime-go, `docs/ENVVARS.md` and `openwhisk/compiler.go`.
 
@@ -24,7 +23,7 @@ use crate::time;
 
 use super::{Artifact, is_executable};
 
-/// Compiles what an artifact brings as source code, if it does and there is a compiler.
+/// Compiles the source code of an artifact, if it has source code and there is a compiler.
 ///
 /// # Errors
 /// As [`Compilation::run`].
@@ -38,8 +37,8 @@ pub(crate) async fn compile(
     logs: &mut Logs,
 ) -> Result<(), Error> {
     let (Some(source), Some(compiler)) = (&artifact.source, compiler) else { return Ok(()) };
-    let target = &artifact.directory;
-    Compilation { compiler, main, source, target, environment, limit }.run(reaper, logs).await
+    let output = &artifact.directory;
+    Compilation { compiler, main, source, output, environment, limit }.run(reaper, logs).await
 }
 
 /// One call of a compiler.
@@ -49,19 +48,18 @@ struct Compilation<'a> {
     compiler: &'a Path,
     /// The name of the entry point.
     main: &'a str,
-    /// The folder that holds the code.
+    /// The directory with the source code.
     source: &'a Path,
-    /// The empty folder for what is made of it.
-    target: &'a Path,
-    /// The whole environment.
+    /// The empty directory for the executable.
+    output: &'a Path,
+    /// All variables of its environment.
     environment: &'a [(OsString, OsString)],
-    /// The longest it may take.
+    /// How long it may take.
     limit: Duration,
 }
 
 impl Compilation<'_> {
-    /// Runs the compiler to its end. Nothing that it started outlives this, also when this is left
-    /// in the middle.
+    /// Runs the compiler to its end. None of its processes outlives this call, also when the future is dropped.
     ///
     /// # Errors
     /// [`UploadError::Compile`] when the compiler cannot be started, fails, takes too long or leaves no
@@ -70,7 +68,7 @@ impl Compilation<'_> {
         logs.stdout.forget_tail();
         logs.stderr.forget_tail();
         self.call(reaper, logs).await.and_then(|()| self.check()).map_err(|problem| {
-            // Where compilers complain, and where wrappers of compilers do.
+            // Compilers complain on stderr, wrappers of compilers on stdout.
             let tail = Some(logs.stderr.tail()).filter(|tail| !tail.is_empty()).unwrap_or_else(|| logs.stdout.tail());
             Error::Upload(UploadError::Compile { compiler: self.compiler.to_owned(), problem, tail })
         })
@@ -79,7 +77,7 @@ impl Compilation<'_> {
     async fn call(&self, reaper: &Reaper, logs: &mut Logs) -> Result<(), CompileFailure> {
         let launch = Launch {
             program: self.compiler.to_owned(),
-            arguments: vec![self.main.into(), self.source.into(), self.target.into()],
+            arguments: vec![self.main.into(), self.source.into(), self.output.into()],
             environment: self.environment.to_vec(),
             directory: PathBuf::from("."),
         };
@@ -102,9 +100,9 @@ impl Compilation<'_> {
         }
     }
 
-    /// Looks at what the compiler left. Its mode is set where it is missing: compilers rely on that.
+    /// Checks the executable, and sets its mode if it has no execute bits: compilers rely on that.
     fn check(&self) -> Result<(), CompileFailure> {
-        let executable = self.target.join("exec");
+        let executable = self.output.join("exec");
         let metadata = fs::metadata(&executable).ok().filter(fs::Metadata::is_file).ok_or(CompileFailure::NoExec)?;
         let mode = metadata.permissions().mode();
         let usable = || -> io::Result<bool> {

@@ -1,6 +1,6 @@
 //! What a file is, by its content and never by its name.
 
-use crate::artifact::unpack::Format;
+use crate::artifact::unpack::ArchiveFormat;
 use crate::error::{Foreign, Language};
 use crate::text::excerpt;
 
@@ -15,7 +15,7 @@ pub enum Kind {
     /// A file that begins with `#!`.
     Script,
     /// An archive of a kind that is unpacked.
-    Archive(Format),
+    Archive(ArchiveFormat),
     /// Text without `#!`: its language, when that can be told, and its first line.
     Source(Option<Language>, String),
     /// A script behind a byte-order mark, which hides its `#!` from the kernel.
@@ -67,7 +67,7 @@ impl Kind {
         if let Some(foreign) = Foreign::of(head) {
             return Some(Self::Foreign(foreign));
         }
-        Format::of(bytes).map(Self::Archive)
+        ArchiveFormat::of(bytes).map(Self::Archive)
     }
 
     fn of_text(text: &str, whole: bool) -> Self {

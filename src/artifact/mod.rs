@@ -1,6 +1,7 @@
-//! What was uploaded, and where it lies: from bytes to an executable file in a folder of its own.
+//! Uploads, on their way to an executable file in a directory of its own.
 //!
-//! What it is is told by its content, never by its name. Nothing here is executed.
+//! The content of a file decides what it is, never its name. Only [`compile`] executes something: the compiler of the
+//! image, never the upload.
 
 pub mod compile;
 pub mod inspect;
@@ -12,51 +13,51 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, RequestError};
 
-use place::Made;
+use place::OwnedDirectory;
 pub(super) use place::is_executable;
 
-/// An executable that is ready to be started, and the folder it works in. What was made for it is removed
-/// with it, however an init ends.
+/// An executable that is ready to start, and its directory. Dropping it removes the files that the proxy made for it,
+/// however the init ends.
 #[derive(Debug)]
 pub struct Artifact {
     /// The executable, as an absolute path.
     pub executable: PathBuf,
-    /// The folder it is started in.
+    /// The directory in which it starts.
     pub directory: PathBuf,
-    /// The folder with the code that the executable has yet to be made of, by a compiler.
+    /// The directory with the source code, when a compiler has yet to make the executable.
     pub source: Option<PathBuf>,
-    /// A folder made for it, to be removed with it.
-    made: Option<Made>,
+    /// The directory that the proxy made for it; none for an action that lies in the image.
+    owned: Option<OwnedDirectory>,
 }
 
-/// What becomes of source code.
+/// What to do with source code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sources {
-    /// There is no compiler: it is refused.
+    /// Refuse it: there is no compiler.
     Refuse,
-    /// It is placed for a compiler.
+    /// Place it for the compiler.
     Place,
 }
 
 impl Sources {
-    /// Source code is accepted where there is a compiler.
+    /// Source code is accepted only if there is a compiler.
     #[must_use]
     pub fn with(compiler: Option<&Path>) -> Self {
         if compiler.is_some() { Self::Place } else { Self::Refuse }
     }
 }
 
-/// Code as init brings it.
+/// The code in the body of an init.
 #[derive(Debug)]
 pub enum Code {
-    /// Text, as it is.
+    /// Plain text.
     Text(Vec<u8>),
     /// Base64.
     Encoded(Vec<u8>),
 }
 
 impl Code {
-    /// How long it is as it was sent, in bytes.
+    /// The length as it was sent, in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -64,7 +65,7 @@ impl Code {
         }
     }
 
-    /// Whether nothing was sent.
+    /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -72,8 +73,8 @@ impl Code {
 
     /// The code as bytes.
     ///
-    /// The platform guesses by a pattern whether code is base64, so plain text such as `abcd` may
-    /// arrive as binary; it then decodes to something unrecognised, and is told so.
+    /// The platform guesses by a pattern whether code is base64, so plain text such as `abcd` may arrive as binary. It
+    /// then decodes to data of no known format, and the error says so.
     ///
     /// # Errors
     /// [`RequestError::BadBase64`].

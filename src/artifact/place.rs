@@ -1,4 +1,4 @@
-//! Puts an upload into a folder of its own, and takes an action from the file system.
+//! Puts an upload into a directory of its own, or takes an action from the file system.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,62 +10,62 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::inspect::{Defect, Kind};
 use super::kind::HEAD_BYTES;
-use super::unpack::{self, Format, unpack};
+use super::unpack::{self, ArchiveFormat, unpack};
 use super::{Artifact, Code, Sources};
 use crate::error::{Error, ProxyError, UploadError};
 
-/// A folder of ours. Removed once: its name may be another's then.
+/// A directory that the proxy made. It is removed only once: afterwards another action may use its name.
 #[derive(Debug)]
-pub(super) struct Made {
-    folder: PathBuf,
+pub(super) struct OwnedDirectory {
+    path: PathBuf,
     removed: AtomicBool,
 }
 
 impl Artifact {
-    /// Puts uploaded code into a new folder `action/N` below `workdir`: an executable into its
-    /// folder `bin`, code for a compiler into its folder `src`, beside an empty `bin`.
+    /// Puts uploaded code into a new directory `action/N` below `workdir`: an executable into its subdirectory `bin`,
+    /// code for a compiler into its subdirectory `src`, beside an empty `bin`.
     ///
     /// # Errors
-    /// Everything that is wrong with the code, and [`UploadError::Unwritable`]. Nothing is left behind.
+    /// The defects of the code, and [`UploadError::Unwritable`]. After an error no files are left.
     pub fn place(code: Code, workdir: &Path, bounds: &unpack::Bounds, sources: Sources) -> Result<Self, Error> {
         let bytes = code.decode()?;
         let kind = Kind::of(&bytes);
         require_usable(&kind, None, sources)?;
-        let (mut artifact, source) = Self::in_new_folder(workdir)?;
+        let (mut artifact, source) = Self::in_new_directory(workdir)?;
         match kind {
             Kind::Archive(format) => artifact.place_archive(format, &bytes, source, bounds, sources)?,
             Kind::Source(..) => artifact.place_source(&bytes, source)?,
             _ => {
-                create_folder(&artifact.directory)?;
+                create_directory(&artifact.directory)?;
                 write_executable(&artifact.executable, &bytes)?;
             }
         }
         Ok(artifact)
     }
 
-    /// One that has yet to be placed, and where its source would lie.
-    fn in_new_folder(workdir: &Path) -> Result<(Self, PathBuf), Error> {
-        let folder = new_folder(workdir)?;
-        let directory = folder.join("bin");
+    /// An artifact without files yet, and the path for its source code.
+    fn in_new_directory(workdir: &Path) -> Result<(Self, PathBuf), Error> {
+        let path = new_action_directory(workdir)?;
+        let directory = path.join("bin");
         let executable = directory.join("exec");
-        let source = folder.join("src");
-        let made = Made { folder, removed: AtomicBool::new(false) };
-        Ok((Self { executable, directory, source: None, made: Some(made) }, source))
+        let source = path.join("src");
+        let owned = OwnedDirectory { path, removed: AtomicBool::new(false) };
+        Ok((Self { executable, directory, source: None, owned: Some(owned) }, source))
     }
 
-    /// Unpacks an archive as source code, and moves it to where executables are if it holds one.
+    /// Unpacks an archive as source code, and moves it to `bin` if it holds an executable.
     fn place_archive(
         &mut self,
-        format: Format,
+        format: ArchiveFormat,
         bytes: &[u8],
         source: PathBuf,
         bounds: &unpack::Bounds,
         sources: Sources,
     ) -> Result<(), Error> {
-        create_folder(&source)?;
+        create_directory(&source)?;
         let contents = unpack(format, bytes, &source, bounds)?;
         if sources == Sources::Place && !contents.exec.as_ref().is_ok_and(|exec| is_executable(exec).unwrap_or(false)) {
-            create_folder(&self.directory)?;
+            create_directory(&self.directory)?;
             self.source = Some(source);
             return Ok(());
         }
@@ -75,17 +75,16 @@ impl Artifact {
     }
 
     fn place_source(&mut self, bytes: &[u8], source: PathBuf) -> Result<(), Error> {
-        create_folder(&source)?;
-        // With the mode that the proxies gave it for which compilers were made.
+        create_directory(&source)?;
+        // Executable, as it is in the existing proxies, for which compilers are made.
         write_executable(&source.join("exec"), bytes)?;
-        create_folder(&self.directory)?;
+        create_directory(&self.directory)?;
         self.source = Some(source);
         Ok(())
     }
 
-    /// Takes an action from the file system: an executable, a folder with `exec`, or an archive or
-    /// source code, which are placed as uploaded ones are. A folder of source code is copied for the
-    /// compiler, which may write into what it is given.
+    /// Takes an action from the file system: an executable, a directory with `exec`, or an archive or source code, which
+    /// is placed like an upload. A directory of source code is copied, since the compiler may write into it.
     ///
     /// # Errors
     /// [`UploadError::NoSuchAction`], and as [`Artifact::place`].
@@ -98,9 +97,9 @@ impl Artifact {
             if sources == Sources::Place && !runs {
                 return Self::copy_source(&path, workdir, bounds);
             }
-            return Self::in_folder(path);
+            return Self::open_directory(path);
         }
-        let head = read_start(&path, HEAD_BYTES).map_err(unreadable)?;
+        let head = read_head(&path, HEAD_BYTES).map_err(unreadable)?;
         let kind = Kind::of(&head);
         require_usable(&kind, Some(&path), sources)?;
         if let Kind::Archive(_) | Kind::Source(..) = kind {
@@ -108,54 +107,54 @@ impl Artifact {
             return Self::place(Code::Text(bytes), workdir, bounds, sources);
         }
         let directory = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
-        Ok(Self { executable: path, directory, source: None, made: None })
+        Ok(Self { executable: path, directory, source: None, owned: None })
     }
 
-    fn in_folder(folder: PathBuf) -> Result<Self, Error> {
-        let executable = folder.join("exec");
+    fn open_directory(directory: PathBuf) -> Result<Self, Error> {
+        let executable = directory.join("exec");
         if !executable.is_file() {
-            let mut holds: Vec<_> = fs::read_dir(&folder)
-                .map_err(|reason| Error::Upload(UploadError::NoSuchAction { path: folder.clone(), reason }))?
+            let mut holds: Vec<_> = fs::read_dir(&directory)
+                .map_err(|reason| Error::Upload(UploadError::NoSuchAction { path: directory.clone(), reason }))?
                 .flatten()
                 .map(|entry| entry.file_name().to_string_lossy().into_owned())
                 .collect();
             holds.sort();
             let more = holds.len().saturating_sub(10);
             holds.truncate(10);
-            return Err(Error::Upload(UploadError::DirectoryWithoutExec { path: folder, holds, more }));
+            return Err(Error::Upload(UploadError::DirectoryWithoutExec { path: directory, holds, more }));
         }
-        Ok(Self { executable, directory: folder, source: None, made: None })
+        Ok(Self { executable, directory, source: None, owned: None })
     }
 
-    fn copy_source(folder: &Path, workdir: &Path, bounds: &unpack::Bounds) -> Result<Self, Error> {
-        let (mut artifact, source) = Self::in_new_folder(workdir)?;
-        create_folder(&source)?;
-        // What lies there is placed by a proxy, this copy itself among it.
-        let places = source.ancestors().nth(2).expect("it is `action/N/src`").to_owned();
+    fn copy_source(directory: &Path, workdir: &Path, bounds: &unpack::Bounds) -> Result<Self, Error> {
+        let (mut artifact, source) = Self::in_new_directory(workdir)?;
+        create_directory(&source)?;
+        // Proxies place their actions there, and one of them is this copy itself.
+        let actions = source.ancestors().nth(2).expect("it is `action/N/src`").to_owned();
         let is_placed = |path: &Path| {
             let name = path.file_name().unwrap_or_default().as_bytes();
-            path.parent() == Some(&places) && name.iter().all(u8::is_ascii_digit)
+            path.parent() == Some(&actions) && name.iter().all(u8::is_ascii_digit)
         };
-        unpack::copy(folder, &source, bounds, &is_placed)?;
-        create_folder(&artifact.directory)?;
+        unpack::copy(directory, &source, bounds, &is_placed)?;
+        create_directory(&artifact.directory)?;
         artifact.source = Some(source);
         Ok(artifact)
     }
 
-    /// Refuses what was built for another execution environment than this, as the file `exec.env` beside the
-    /// executable tells. What lies in the image is of this one by definition, and not looked at.
+    /// Refuses an upload that was built for another execution environment, by the file `exec.env` beside the executable.
+    /// An action in the image belongs to this environment by definition and is not checked.
     ///
     /// # Errors
-    /// [`UploadError::WrongEnvironment`], also when it does not tell.
+    /// [`UploadError::WrongEnvironment`], also when there is no `exec.env`.
     ///
     /// Source: apache/openwhisk-runtime-go, `docs/ENVVARS.md`, `OW_EXECUTION_ENV`.
     pub fn check_environment(&self, expected: Option<&OsStr>) -> Result<(), Error> {
-        let (Some(expected), Some(_)) = (expected, &self.made) else { return Ok(()) };
+        let (Some(expected), Some(_)) = (expected, &self.owned) else { return Ok(()) };
         let path = self.directory.join("exec.env");
         let mut found = None;
-        // Neither a folder nor a pipe, which would be waited for.
+        // Only a regular file: reading a pipe would block.
         if path.is_file() {
-            let text = read_start(&path, MAX_ENVIRONMENT)
+            let text = read_head(&path, MAX_ENVIRONMENT_BYTES)
                 .map_err(|reason| Error::Proxy(ProxyError::System { doing: "read `exec.env`", reason }))?;
             found = Some(text.trim_ascii().to_owned());
         }
@@ -166,36 +165,35 @@ impl Artifact {
         Err(Error::Upload(UploadError::WrongEnvironment { expected: expected.to_string_lossy().into_owned(), found }))
     }
 
-    /// Removes what was made for the action.
+    /// Removes the files that the proxy made for the action.
     pub fn remove(&self) {
-        if let Some(made) = &self.made {
-            made.remove();
+        if let Some(owned) = &self.owned {
+            owned.remove();
         }
     }
 }
 
-impl Made {
+impl OwnedDirectory {
     fn remove(&self) {
         if self.removed.swap(true, Ordering::Relaxed) {
             return;
         }
-        // What was killed a moment ago may have been writing there: then a second try finds all of it. What
-        // cannot be removed is only a waste of space; the next action has its own folder.
-        let _ = fs::remove_dir_all(&self.folder).or_else(|_| fs::remove_dir_all(&self.folder));
+        // A process that was just killed may have written files during the first try; a second try removes them too.
+        // Files that cannot be removed only waste space: the next action gets its own directory.
+        let _ = fs::remove_dir_all(&self.path).or_else(|_| fs::remove_dir_all(&self.path));
     }
 }
 
-impl Drop for Made {
+impl Drop for OwnedDirectory {
     fn drop(&mut self) {
         self.remove();
     }
 }
 
-/// The most that is read of `exec.env`: a name, such as that of an image.
-const MAX_ENVIRONMENT: usize = 4096;
+/// How much of `exec.env` is read. It holds a name, such as that of an image.
+const MAX_ENVIRONMENT_BYTES: usize = 4096;
 
-/// Refuses code that is no executable, no archive of a kind that is unpacked, and no source text that
-/// somebody could compile.
+/// Refuses code that is neither an executable, nor an archive of a supported format, nor source code for the compiler.
 fn require_usable(kind: &Kind, path: Option<&Path>, sources: Sources) -> Result<(), Error> {
     match kind {
         Kind::Archive(_) => return Ok(()),
@@ -210,13 +208,13 @@ fn require_usable(kind: &Kind, path: Option<&Path>, sources: Sources) -> Result<
     }
 }
 
-/// Whether a file is an ELF executable or a script, by its first bytes.
+/// Whether a file is an ELF file or a script, by its first bytes.
 pub(crate) fn is_executable(path: &Path) -> io::Result<bool> {
-    Ok(matches!(Kind::of(&read_start(path, HEAD_BYTES)?), Kind::Elf | Kind::Script))
+    Ok(matches!(Kind::of(&read_head(path, HEAD_BYTES)?), Kind::Elf | Kind::Script))
 }
 
-/// A folder `action/N` that did not exist, where N counts on from the highest there is.
-fn new_folder(workdir: &Path) -> Result<PathBuf, Error> {
+/// Makes a directory `action/N`, where N is one more than the highest number there.
+fn new_action_directory(workdir: &Path) -> Result<PathBuf, Error> {
     let unwritable = |path: &Path, reason| Error::Upload(UploadError::Unwritable { path: path.to_owned(), reason });
     let workdir = workdir.canonicalize().map_err(|reason| unwritable(workdir, reason))?;
     let actions = workdir.join("action");
@@ -227,18 +225,18 @@ fn new_folder(workdir: &Path) -> Result<PathBuf, Error> {
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok())
         .max();
     for number in highest.unwrap_or(0) + 1.. {
-        let folder = actions.join(number.to_string());
-        match fs::create_dir(&folder) {
-            Ok(()) => return Ok(folder),
-            // Another proxy that shares the folder was faster.
+        let directory = actions.join(number.to_string());
+        match fs::create_dir(&directory) {
+            Ok(()) => return Ok(directory),
+            // Another proxy with the same working directory was faster.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(reason) => return Err(unwritable(&folder, reason)),
+            Err(reason) => return Err(unwritable(&directory, reason)),
         }
     }
     unreachable!("the numbers do not end")
 }
 
-fn create_folder(path: &Path) -> Result<(), Error> {
+fn create_directory(path: &Path) -> Result<(), Error> {
     fs::create_dir(path).map_err(|reason| Error::Upload(UploadError::Unwritable { path: path.to_owned(), reason }))
 }
 
@@ -246,17 +244,17 @@ fn write_executable(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let write = || {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(path)?;
         io::Write::write_all(&mut file, bytes)?;
-        // Whatever the umask says.
+        // Set again, since the umask applies to the mode above.
         file.set_permissions(fs::Permissions::from_mode(0o755))
     };
     write().map_err(|reason| Error::Upload(UploadError::Unwritable { path: path.to_owned(), reason }))
 }
 
-/// At most so many of the first bytes of a file.
-fn read_start(path: &Path, most: usize) -> io::Result<Vec<u8>> {
-    let mut start = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, most as u64), &mut start)?;
-    Ok(start)
+/// The first bytes of a file, at most `limit_bytes`.
+fn read_head(path: &Path, limit_bytes: usize) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, limit_bytes as u64), &mut head)?;
+    Ok(head)
 }
 
 #[cfg(test)]
@@ -284,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_told_by_its_content() {
+    fn the_content_of_code_decides_what_it_is() {
         let script = b"#!/bin/sh\necho hello\n";
         check(Code::Text(script.to_vec()), Ok(script));
         check(Code::Encoded(base64_simd::STANDARD.encode_to_string(script).into()), Ok(script));
@@ -303,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn each_action_has_a_folder_of_its_own() {
+    fn each_action_has_its_own_directory() {
         let workdir = tempfile::tempdir().unwrap();
         let place =
             || Artifact::place(Code::Text(b"#!/bin/sh\n".to_vec()), workdir.path(), &BOUNDS, Sources::Refuse).unwrap();
@@ -315,10 +313,10 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_exec_says_what_it_holds() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("main.py"), "").unwrap();
-        let error = Artifact::open(folder.path(), folder.path(), &BOUNDS, Sources::Refuse).unwrap_err();
+    fn the_error_for_a_directory_without_exec_lists_its_files() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("main.py"), "").unwrap();
+        let error = Artifact::open(directory.path(), directory.path(), &BOUNDS, Sources::Refuse).unwrap_err();
         assert!(error.to_string().contains("it contains `main.py`"), "{error}");
     }
 }
