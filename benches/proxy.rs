@@ -2,13 +2,13 @@
 //!
 //!     cargo bench --bench proxy -- --against 'go=/path/to/proxy'
 //!
-//! `docs/performance.md` says what is measured, how, and how to read it. Times are told and never
-//! judged: the only way to fail is a wrong answer. Needs `cc` and, unless `--pin free`, `taskset`.
+//! `docs/performance.md` says what is measured, how, and how to read it. The benchmark reports times and does not judge
+//! them: it fails only on a wrong answer. It needs `cc` and, unless `--pin free`, `taskset`.
 
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_macros,
-    reason = "the powers that clippy.toml holds to one place each are those of the proxy, and this is none of it"
+    reason = "clippy.toml holds the powers of the proxy to one place each, and this is not the proxy"
 )]
 
 #[path = "proxy/client.rs"]
@@ -25,13 +25,14 @@ mod report;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use testkit::proxy::{Output, has_port_placeholder};
 
-use contestant::{Actions, Contestant, Dialect, Output};
+use contestant::{Actions, Contestant, Dialect};
 use machine::Binary;
 use measure::{Plan, Subject};
 use report::{FREE, ONE_CORE, Report, Sheet};
 
-/// What can fail here is told to a person and nothing else is done about it.
+/// An error here is reported to a person, and nothing else depends on it.
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// Measures pipeloop, alone or against another proxy, and prints a table.
@@ -98,10 +99,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> Outcome {
-    let output = if options.show_output { Output::Show } else { Output::Discard };
+    let output = if options.show_output { Output::Inherit } else { Output::Discard };
     let program = env!("CARGO_BIN_EXE_pipeloop");
     let command = [program, "serve", "--host", "127.0.0.1", "--port", "{port}"];
-    let ours = Contestant {
+    let pipeloop = Contestant {
         name: "pipeloop".to_owned(),
         command: command.map(str::to_owned).to_vec(),
         fixed_port: None,
@@ -109,13 +110,12 @@ fn run(options: Options) -> Outcome {
         output,
     };
     let other = options.against.map(|(name, command)| {
-        let told = command.iter().any(|word| word.contains("{port}"));
-        let fixed_port = (!told).then_some(options.against_port);
+        let fixed_port = (!has_port_placeholder(&command)).then_some(options.against_port);
         Contestant { name, command, fixed_port, dialect: options.against_protocol, output }
     });
     let subjects = if options.only.is_empty() { Subject::value_variants().to_vec() } else { options.only };
     let plan = Plan {
-        ours,
+        pipeloop,
         other,
         subjects,
         rounds: options.rounds.max(1),
@@ -125,7 +125,7 @@ fn run(options: Options) -> Outcome {
 
     let machine = machine::description();
     let mut sheets = Vec::new();
-    // A binary is looked at, not run.
+    // The size of a binary needs no run.
     let runs = plan.subjects.iter().any(|subject| *subject != Subject::Size);
     if runs && options.pin != Pin::Free {
         let cores = machine::allowed_cores()?;
@@ -139,14 +139,14 @@ fn run(options: Options) -> Outcome {
         plan.measure(&mut sheet)?;
         sheets.push(sheet);
     }
-    let contestants = || std::iter::once(&plan.ours).chain(&plan.other);
+    let contestants = || std::iter::once(&plan.pipeloop).chain(&plan.other);
     let binary = |contestant: &Contestant| Some((contestant.name.clone(), Binary::of(&contestant.command[0])?));
     let binaries = if plan.wants(Subject::Size) { contestants().filter_map(binary).collect() } else { Vec::new() };
     let report = Report {
         machine,
         rounds: plan.rounds,
         count: plan.count,
-        names: (plan.ours.name.clone(), plan.other.as_ref().map(|other| other.name.clone())),
+        names: (plan.pipeloop.name.clone(), plan.other.as_ref().map(|other| other.name.clone())),
         sheets,
         binaries,
     };

@@ -1,42 +1,41 @@
-//! The soak: mixed load with every fault at once for a long time, and what the proxy holds meanwhile.
+//! The soak: mixed load with every fault at once for a long time, and the resources that the proxy holds meanwhile.
 //!
 //!     cargo bench --bench soak -- --minutes 60
 //!
-//! Fails when a caller is handed what is not its own, when an error has no reason, when an action sees the
-//! protocol broken, and when descriptors, memory or processes grow. `docs/reliability.md` has results and says how
-//! to read them.
+//! It fails when a caller gets the answer of another, when an error has no reason, when an action sees the protocol
+//! broken, and when descriptors, memory or processes grow. `docs/reliability.md` has results and says how to read them.
 
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_macros,
-    reason = "the powers that clippy.toml holds to one place each are those of the proxy, and this is none of it"
+    reason = "clippy.toml holds the powers of the proxy to one place each, and this is not the proxy"
 )]
-#![allow(missing_docs, reason = "a program of its own")]
+#![allow(missing_docs, reason = "a program, whose items no other crate uses")]
 
 #[path = "soak/load.rs"]
 mod load;
 #[path = "soak/stream.rs"]
 mod stream;
-#[path = "../tests/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "a part of it is needed")]
-mod support;
 #[path = "soak/version_1.rs"]
 mod version_1;
 #[path = "soak/version_2.rs"]
 mod version_2;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use testkit::command::{compile_c, set_environment};
+use testkit::processes::{self, ResourceUsage};
+use testkit::proxy::{Launch, Output, Proxy};
+use testkit::wait::WAIT_LIMIT;
 
-use load::{Load, Part};
-use support::processes::{self, Holdings};
-use support::{Proxy, compile};
+use load::{Load, Task};
 
-/// Keeps pipeloop under load and faults, and prints what it holds.
+/// Keeps pipeloop under load and faults, and prints the resources that it holds.
 #[derive(Debug, Parser)]
 #[command(name = "soak", bin_name = "cargo bench --bench soak --", max_term_width = 100)]
 struct Options {
@@ -92,20 +91,20 @@ impl Version {
     }
 
     /// What callers do, each in a thread of its own.
-    fn parts(self) -> &'static [Part] {
+    fn tasks(self) -> &'static [Task] {
         match self {
-            Self::PipeLoop => version_1::PARTS,
-            Self::Streams => version_2::PARTS,
+            Self::PipeLoop => version_1::TASKS,
+            Self::Streams => version_2::TASKS,
         }
     }
 }
 
-/// Passes what the proxy prints to somebody who reads and forgets it.
-const FORGET: [&str; 3] = ["bash", "-c", "\"$0\" \"$@\" 2>&1 | cat > /dev/null; exit \"${PIPESTATUS[0]}\""];
-/// As many looks at the proxy are alike before it counts as settled: more than the second after which it gives
-/// memory back.
-const SETTLED_LOOKS: u32 = 750;
-/// What an allocator may keep for itself.
+/// Starts the proxy and discards what it prints, through a pipe as in a container.
+const DISCARD: [&str; 3] = ["bash", "-c", "\"$0\" \"$@\" 2>&1 | cat > /dev/null; exit \"${PIPESTATUS[0]}\""];
+/// How many samples of the proxy's resources in a row are the same before it counts as settled: longer than the second
+/// after which it gives memory back.
+const SETTLED_SAMPLES: u32 = 750;
+/// The growth of memory that the allocator may cause.
 const GROWTH_KIB: u64 = 8 * 1024;
 
 fn main() -> ExitCode {
@@ -120,61 +119,82 @@ fn main() -> ExitCode {
     if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// A proxy, its load, and what was wrong with it.
+/// Runs a proxy under load. Returns its faults.
 fn soak(version: Version, options: &Options) -> Vec<String> {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let action = compile(version.action(), folder.path());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let action = compile(version.action(), directory.path());
     let (workers, cross) = (options.workers.to_string(), options.cross.to_string());
-    let mut proxy = Proxy::start_under(
-        &FORGET,
-        &[action.as_os_str()],
-        &[
-            ("PIPELOOP_WORKERS", &workers),
-            ("PIPELOOP_QUEUE", "1000"),
-            ("PIPELOOP_STRAY", "ignore"),
-            ("CONCURRENCY", version_2::CONCURRENCY),
-            ("CROSS", &cross),
-        ],
-    );
+    let settings = [
+        ("PIPELOOP_WORKERS", workers.as_str()),
+        ("PIPELOOP_QUEUE", "1000"),
+        ("PIPELOOP_STRAY", "ignore"),
+        ("CONCURRENCY", version_2::CONCURRENCY),
+        ("CROSS", &cross),
+    ];
+    let proxy = start(directory.path(), &action, &settings).unwrap_or_else(|reason| panic!("{reason}"));
     let load = Load::new(&proxy);
     let samples = thread::scope(|scope| {
         let load = &load;
-        for part in version.parts() {
-            scope.spawn(move || load.repeat(*part));
+        for task in version.tasks() {
+            scope.spawn(move || load.repeat(*task));
         }
         let samples = watch(load, version, options);
         load.over.store(true, Ordering::Relaxed);
         samples
     });
     let faults = judge(&load, &samples, options.workers);
-    proxy.stop();
+    proxy.stop_in_order();
     faults
 }
 
-/// Takes samples until time is over, while nobody calls.
-fn watch(load: &Load, version: Version, options: &Options) -> Vec<Holdings> {
+/// Starts `pipeloop serve` in a directory with an action and these variables, and waits until it listens.
+fn start(directory: &Path, action: &Path, variables: &[(&str, &str)]) -> Result<Proxy, String> {
+    let serve = [env!("CARGO_BIN_EXE_pipeloop"), "serve", "--host", "127.0.0.1", "--port", "0"];
+    let words = DISCARD.iter().chain(&serve).chain(&["--port-file", "{port_file}"]);
+    let words: Vec<_> = words.map(|word| (*word).to_owned()).collect();
+    let launch = Launch::new(&words, None, &directory.join("port"))?;
+    let mut command = launch.command();
+    command.arg(action).current_dir(directory);
+    set_environment(&mut command, variables);
+    let mut proxy = launch.start(command, Output::Capture)?;
+    proxy.await_port(Instant::now() + WAIT_LIMIT)?;
+    proxy.look_behind_launcher("pipeloop")?;
+    Ok(proxy)
+}
+
+/// Compiles a C program from `tests/actions/` into a static executable in a directory.
+fn compile(name: &str, directory: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/actions").join(name);
+    let target = directory.join("action");
+    compile_c(&["-O1", "-static", "-Wall", "-Werror"], &target, &[&source])
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    target
+}
+
+/// Takes samples until time is over, each while no activation runs.
+fn watch(load: &Load, version: Version, options: &Options) -> Vec<ResourceUsage> {
     let (begun, duration) = (Instant::now(), Duration::from_secs(options.minutes * 60));
     println!("\nVersion {} of the protocol:\n", version.number());
     let mut counts = vec![("answers", &load.answers)];
     if version == Version::Streams {
         counts.extend([("streams to their end", &load.streams), ("chunks", &load.chunks)]);
     }
-    counts.extend([("errors told", &load.errors), ("deaths", &load.deaths), ("callers that left", &load.left)]);
+    counts.extend([("errors reported", &load.errors), ("deaths", &load.deaths), ("callers that left", &load.left)]);
     let names: Vec<_> = counts.iter().map(|(name, _)| *name).collect();
     println!("| minute | {} | descriptors | memory, KiB | peak, KiB | processes |", names.join(" | "));
     println!("|{}", "---|".repeat(names.len() + 5));
     let count = u32::try_from(options.samples).expect("few").max(1);
     let samples = (0..=count)
         .map(|n| {
-            // The first one after a while, when everything has happened once.
+            // The first sample comes after a while, when every task has run once.
             let at = if n == 0 { duration / 20 } else { duration * n / count };
             thread::sleep(at.saturating_sub(begun.elapsed()));
-            let _quiet = load.quiet.write().expect("nobody panics with it");
-            // Once it has noticed that everybody has left.
-            let sample = processes::settled(load.proxy.pid(), SETTLED_LOOKS);
+            let _quiet = load.quiet.write().expect("no task panics");
+            // The proxy may still have to notice that the callers have left.
+            let sample = processes::settled_usage(load.proxy.pid(), SETTLED_SAMPLES);
             let minute = begun.elapsed().as_secs_f64() / 60.0;
             let counts: Vec<_> = counts.iter().map(|(_, count)| count.load(Ordering::Relaxed).to_string()).collect();
-            let Holdings { descriptors, memory_kib, peak_kib, children } = sample;
+            let ResourceUsage { descriptors, memory_kib, peak_kib, children } = sample;
             println!(
                 "| {minute:.1} | {} | {descriptors} | {memory_kib} | {peak_kib} | {children} |",
                 counts.join(" | ")
@@ -182,21 +202,21 @@ fn watch(load: &Load, version: Version, options: &Options) -> Vec<Holdings> {
             sample
         })
         .collect();
-    println!("\nErrors told, by how often:\n");
+    println!("\nErrors reported, by how often:\n");
     for (reason, count) in load.reasons() {
         println!("- {count}: {reason}");
     }
     samples
 }
 
-fn judge(load: &Load, samples: &[Holdings], workers: usize) -> Vec<String> {
+fn judge(load: &Load, samples: &[ResourceUsage], workers: usize) -> Vec<String> {
     let (first, last) = (samples[0], samples[samples.len() - 1]);
     let mut faults = Vec::new();
     let wrong = load.wrong.load(Ordering::Relaxed);
     if wrong > 0 {
-        faults.push(format!("{wrong} answers were not their caller's own, or none at all"));
+        faults.push(format!("{wrong} answers belonged to another caller, or were missing"));
     }
-    // Each process of the action has four pipes, and each may be on its way at either moment.
+    // Each process of the action has four pipes, and may be starting or ending at the moment of either sample.
     if last.descriptors > first.descriptors + 4 * workers {
         faults.push(format!("descriptors grew from {} to {}", first.descriptors, last.descriptors));
     }
@@ -204,7 +224,7 @@ fn judge(load: &Load, samples: &[Holdings], workers: usize) -> Vec<String> {
         faults.push(format!("memory grew from {} to {} KiB", first.memory_kib, last.memory_kib));
     }
     if last.children > workers {
-        faults.push(format!("{} processes are left, and {workers} are meant to be", last.children));
+        faults.push(format!("{} processes are left, expected {workers}", last.children));
     }
     faults
 }

@@ -1,15 +1,15 @@
-//! Init, run and logs, in images that hold next to nothing and under every restriction that a
-//! platform may put on a container.
+//! Init, run and logs, in images that hold next to nothing and under every restriction that a platform may put on a
+//! container.
 
 use std::fs;
 
 use serde_json::json;
+use testkit::output::SENTINEL;
 
 use crate::engine::Container;
-use crate::images;
-use crate::support::{SENTINEL, root};
+use crate::images::{self, root};
 
-/// What a careful operator gives a container.
+/// The restrictions that a careful operator puts on a container.
 const RESTRICTED: &[&str] = &[
     "--read-only",
     "--tmpfs",
@@ -74,7 +74,7 @@ const NEEDS_PROC: &[&str] = &["--env", "PIPELOOP_START_GRACE=1h", "--env", "PIPE
 #[test]
 fn scripts_run_in_a_small_debian() {
     for options in [NEEDS_PROC.to_vec(), [NEEDS_PROC, RESTRICTED].concat()] {
-        // One that logs on stderr and has a handshake, and one that logs on stdout and is silent.
+        // The first logs on stderr and has a handshake. The second logs on stdout and is silent.
         for (name, logs_on_stdout) in [("hello-careful.sh", false), ("hello-fd3.sh", true)] {
             let code = fs::read(root().join("examples/bash").join(name)).expect("the example is there");
             let container = Container::serving(images::debian(), &options, &[]);
@@ -104,7 +104,7 @@ fn an_action_of_the_image_answers_at_once() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_named() {
+fn a_directory_that_cannot_be_written_is_named() {
     for options in [&["--read-only"][..], &["--user", "1000:1000"][..]] {
         let container = Container::serving(images::scratch(), options, &[]);
         for _ in 0..2 {
@@ -115,8 +115,8 @@ fn a_folder_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn a_folder_that_forbids_execution_is_named() {
-    // Which is what an engine's tmpfs does unless it is told otherwise.
+fn a_directory_that_forbids_execution_is_named() {
+    // The tmpfs of an engine forbids it unless an option allows it.
     let container =
         Container::serving(images::scratch(), &["--read-only", "--tmpfs", "/work", "--workdir", "/work"], &[]);
     container.init(images::butler_code()).check_error(502, &["noexec"]);

@@ -1,12 +1,11 @@
-//! `docs/containers.md`, taken at its word: its Dockerfiles are built and its commands run.
+//! `docs/containers.md` holds: its Dockerfiles are built and its commands run.
 
 use std::fs;
 
 use serde_json::json;
 
 use crate::engine::Container;
-use crate::images;
-use crate::support::root;
+use crate::images::{self, root};
 
 /// The fenced blocks of a language.
 fn blocks(language: &str) -> Vec<String> {

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
+use testkit::http::{Caller, Response};
+use testkit::output::{Logs, SENTINEL};
+use testkit::processes::{self, ProcessEntry};
+use testkit::wait::eventually;
 
-use crate::support::processes::{self, Seen};
-use crate::support::{Caller, Logs, Response, SENTINEL, eventually};
-
-/// The setting of `e2e/run`, without which there is no engine.
+/// A setting of `e2e/run`, without which there is no engine.
 pub(crate) fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: these tests are started by e2e/run"))
 }
@@ -25,12 +26,12 @@ pub(crate) fn pause() -> Duration {
     Duration::from_secs(setting("PIPELOOP_E2E_PAUSE").parse().expect("a number of seconds"))
 }
 
-/// Does something with the engine, and gives what it says.
+/// Runs a command of the engine's client and returns its output.
 pub(crate) fn try_docker<S: AsRef<OsStr>>(words: &[S]) -> Output {
     Command::new(setting("PIPELOOP_E2E_DOCKER")).args(words).output().expect("there is a client")
 }
 
-/// The same, which has to work.
+/// The same for a command that must work. Returns its standard output.
 #[track_caller]
 pub(crate) fn docker<S: AsRef<OsStr>>(words: &[S]) -> String {
     let output = try_docker(words);
@@ -39,8 +40,7 @@ pub(crate) fn docker<S: AsRef<OsStr>>(words: &[S]) -> String {
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
-/// A container. Removed, with all that is in it, when it is dropped; if the test fails, it says
-/// everything there is to say first.
+/// A container. It is removed with everything in it when it is dropped, and reports itself if its test fails.
 pub(crate) struct Container {
     id: String,
     command: String,
@@ -90,7 +90,7 @@ impl Container {
         self.inspect("{{.State.Running}}") == "true"
     }
 
-    /// Waits for the container's end, and gives its exit status.
+    /// Waits for the container's end and returns its exit status.
     #[track_caller]
     pub(crate) fn wait(&self) -> String {
         eventually("the container ends", || (!self.runs()).then_some(()));
@@ -98,10 +98,10 @@ impl Container {
         self.inspect("{{.State.ExitCode}}")
     }
 
-    /// Every process in the container, by the cgroup that the engine put it into, those included
-    /// that have ended and wait to be reaped.
-    pub(crate) fn processes(&self) -> Vec<Seen> {
-        let is_here = |process: &Seen| {
+    /// Every process in the container, by the cgroup that the engine put it into, including those that have ended and
+    /// wait to be reaped.
+    pub(crate) fn processes(&self) -> Vec<ProcessEntry> {
+        let is_here = |process: &ProcessEntry| {
             fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).is_ok_and(|text| text.contains(&self.id))
         };
         processes::all().into_iter().filter(is_here).collect()
@@ -119,7 +119,7 @@ impl Container {
 
     fn connect(&self) -> io::Result<TcpStream> {
         let network = format!("/proc/{}/ns/net", self.pid);
-        // A thread of its own goes there, and its socket stays there.
+        // The thread enters the network, and the socket that it makes stays there.
         let visitor = thread::spawn(move || {
             move_into_link_name_space(File::open(network)?.as_fd(), Some(LinkNameSpaceType::Network))?;
             TcpStream::connect(("127.0.0.1", 8080))
@@ -133,7 +133,7 @@ impl Container {
         self.try_caller().expect("the proxy accepts a connection")
     }
 
-    /// A new connection, if there is still somebody who accepts it.
+    /// A new connection, if the proxy still accepts one.
     pub(crate) fn try_caller(&self) -> io::Result<Caller> {
         self.connect().and_then(Caller::over)
     }
@@ -158,7 +158,7 @@ impl Container {
         self.call("/run", &json!({"value": value, "activation_id": "test"}))
     }
 
-    /// Starts an activation that says `begun`, and comes back when it does.
+    /// Starts an activation that logs `begun`, and returns once it does.
     #[track_caller]
     pub(crate) fn begin(&self, value: &Value) -> Caller {
         let mut caller = self.caller();
@@ -173,7 +173,7 @@ impl Container {
         self.begin(&json!({ "sleep_ms": ms }))
     }
 
-    /// What `docker logs` shows.
+    /// The output of `docker logs`.
     #[track_caller]
     pub(crate) fn logs(&self) -> Logs {
         let output = try_docker(&["logs", &self.id]);
@@ -182,16 +182,15 @@ impl Container {
         Logs { stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
 
-    /// Waits until `docker logs` shows exactly this: the engine has it from the proxy by way of two
-    /// pipes, and so may have it after the answer.
+    /// Waits until `docker logs` shows exactly this. The engine gets the log through two pipes, so it may have it after
+    /// the answer.
     #[track_caller]
     pub(crate) fn check_logs(&self, stdout: &str, stderr: &str) {
         let expected = Logs { stdout: stdout.to_owned(), stderr: stderr.to_owned() };
         eventually(&format!("the logs are {expected:?}"), || (self.logs() == expected).then_some(()));
     }
 
-    /// Waits until `docker logs` shows so many sentinels on each stream, and checks that it does not
-    /// show more.
+    /// Waits until `docker logs` shows this many sentinels on each stream, and checks that it does not show more.
     #[track_caller]
     pub(crate) fn check_sentinels(&self, count: usize) {
         let sentinels = |text: &str| text.lines().filter(|line| *line == SENTINEL).count();
@@ -214,7 +213,7 @@ impl Drop for Container {
             eprintln!("--- stdout:\n{}", String::from_utf8_lossy(&output.stdout));
             eprintln!("--- stderr:\n{}---", String::from_utf8_lossy(&output.stderr));
         }
-        // One that is frozen has to be thawed to be removed.
+        // A frozen container must be thawed before it can be removed.
         let _ = try_docker(&["unpause", &self.id]);
         let _ = try_docker(&["rm", "--force", "--volumes", &self.id]);
     }

@@ -1,16 +1,16 @@
 //! Too much of everything: the proxy's memory stays within its bounds plus 16 MiB.
 //!
-//! The engine keeps no log here, since nothing would bound that.
+//! The engine keeps no log here, since it would grow without bound.
 
 use std::time::Duration;
 
 use serde_json::json;
+use testkit::processes::resource_usage;
 
 use crate::engine::Container;
 use crate::images;
-use crate::support::processes::holdings;
 
-/// What the proxy may take beside what its bounds allow.
+/// The memory that the proxy may take beside what its bounds allow.
 const OWN_MIB: u64 = 16;
 
 #[track_caller]
@@ -19,19 +19,19 @@ fn serving(settings: &[&str]) -> Container {
     Container::serving(images::butler(), &[&["--log-driver", "none"], &settings[..]].concat(), &[])
 }
 
-/// What the proxy took at the most must be within these bounds and its own.
+/// Asserts that the peak of the proxy's memory is within these bounds and its own.
 #[track_caller]
 fn check_peak(container: &Container, what: &str, bounds_mib: u64) {
-    let peak_kib = holdings(container.pid()).peak_kib;
+    let peak_kib = resource_usage(container.pid()).peak_kib;
     eprintln!("peak of the proxy's memory, {what}: {peak_kib} KiB, bounds {bounds_mib} MiB");
     assert!(peak_kib <= (bounds_mib + OWN_MIB) * 1024, "{what}: {peak_kib} KiB, bounds {bounds_mib} MiB");
 }
 
-/// Logs so much on each stream. It goes through several hands until nobody keeps it.
+/// Logs this much on each stream. The log passes through several processes, and none keeps it.
 #[track_caller]
 fn flood(container: &Container, mib: u64) {
     let mut caller = container.caller();
-    caller.be_patient(Duration::from_secs(300));
+    caller.set_timeout(Some(Duration::from_mins(5))).expect("a limit above zero");
     let response = caller.call("POST", "/run", json!({"value": {"flood_mib": mib}}).to_string().as_bytes());
     assert_eq!(response.status, 200, "{}", response.text());
 }
@@ -56,7 +56,7 @@ fn a_single_shot_that_answers_too_much_takes_no_more_than_its_bound() {
     let container = serving(&["PIPELOOP_PROTOCOL=0"]);
     let mut caller = container.caller();
     // All of it goes to the log.
-    caller.be_patient(Duration::from_secs(300));
+    caller.set_timeout(Some(Duration::from_mins(5))).expect("a limit above zero");
     for _ in 0..2 {
         let response = caller.call("POST", "/run", br#"{"value":{"answer_mib":512}}"#);
         response.check_error(502, &["PIPELOOP_MAX_RESULT"]);
@@ -103,7 +103,7 @@ fn callers_that_never_read_hold_their_answers_and_no_more() {
             caller
         })
         .collect();
-    // Whoever comes after them is answered, and has been answered after them.
+    // A later caller is answered, and by then the answers of those four were made.
     assert_eq!(container.run(&json!({})).status, 200);
     check_peak(&container, "four callers that do not read 16 MiB each", 17 * CALLERS as u64);
     drop(callers);

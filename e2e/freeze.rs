@@ -1,4 +1,4 @@
-//! `docker pause`, as the platform does between activations: time that passes for the others only.
+//! `docker pause`, as the platform does between activations: time passes outside of the container only.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::engine::{Container, pause};
 use crate::images;
 
-/// Every limit of time that the proxy has, far shorter than the container stays frozen.
+/// Every time limit of the proxy, far shorter than the freeze.
 const SHORT: &[&str] = &[
     "--env",
     "PIPELOOP_CALLER_TIMEOUT=2s",
@@ -20,7 +20,7 @@ const SHORT: &[&str] = &[
     "PIPELOOP_RUN_TIMEOUT=2s",
 ];
 
-/// Time has to pass, for that is what a freeze is.
+/// Freezes a container. A freeze is time that passes.
 #[track_caller]
 fn freeze(container: &Container) {
     container.docker(&["pause"]);
@@ -61,7 +61,7 @@ fn a_container_frozen_in_the_middle_of_an_activation_goes_on_with_it() {
     container.check_sentinels(2);
 }
 
-/// An activation that is over its time only by the time that it was frozen has its whole time.
+/// A freeze does not count towards a time limit.
 #[test]
 fn a_container_frozen_while_it_starts_goes_on_with_that() {
     let container = Container::serving(images::debian(), SHORT, &[]);
@@ -69,7 +69,7 @@ fn a_container_frozen_while_it_starts_goes_on_with_that() {
         "#!/bin/bash\necho starting >&2\nsleep 1\necho '{\"openwhisk\":1}'\nwhile read -r line; do echo '{}'; done\n";
     let mut caller = container.caller();
     caller.send_request("POST", "/init", json!({"value": {"code": code}}).to_string().as_bytes());
-    crate::support::eventually("it starts", || container.logs().stderr.contains("starting").then_some(()));
+    testkit::wait::eventually("it starts", || container.logs().stderr.contains("starting").then_some(()));
     freeze(&container);
     caller.receive().expect("an answer").check(200, &json!({"ok": true}));
     container.run(&json!({})).check(200, &json!({}));

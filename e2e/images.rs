@@ -1,4 +1,4 @@
-//! Images, each made once and by nothing but what is on this machine.
+//! Images, each made once and from files of this machine only.
 
 use std::fs;
 use std::io::Write;
@@ -6,10 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::engine::{docker, setting};
-use crate::support::compile;
+use testkit::command::compile_c;
 
-/// Nothing but the binary, which serves uploads below `/`.
+use crate::engine::{docker, setting};
+
+/// The directory of the package.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// An image that holds the binary alone, which serves uploads below `/`.
 pub(crate) fn scratch() -> &'static str {
     static IMAGE: OnceLock<()> = OnceLock::new();
     IMAGE.get_or_init(|| {
@@ -19,7 +25,7 @@ pub(crate) fn scratch() -> &'static str {
     "pipeloop-e2e/scratch"
 }
 
-/// The binary and `butler.c`, which it serves.
+/// An image that holds the binary and `butler.c`, which it serves.
 pub(crate) fn butler() -> &'static str {
     static IMAGE: OnceLock<()> = OnceLock::new();
     IMAGE.get_or_init(|| {
@@ -42,12 +48,16 @@ pub(crate) fn streamer_code() -> &'static [u8] {
     CODE.get_or_init(|| code("streamer.c"))
 }
 
+/// A C program from `tests/actions/`, compiled.
 fn code(name: &str) -> Vec<u8> {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    fs::read(compile(name, folder.path())).expect("it was compiled")
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (source, binary) = (root().join("tests/actions").join(name), directory.path().join("binary"));
+    compile_c(&["-O1", "-static", "-Wall", "-Werror"], &binary, &[&source])
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    fs::read(binary).expect("it was compiled")
 }
 
-/// A small Debian with bash, coreutils and jq and the binary, which serves uploads below `/work`.
+/// A small Debian with bash, coreutils, jq and the binary, which serves uploads below `/work`.
 pub(crate) fn debian() -> &'static str {
     static IMAGE: OnceLock<()> = OnceLock::new();
     IMAGE.get_or_init(|| {
@@ -59,8 +69,8 @@ pub(crate) fn debian() -> &'static str {
     "pipeloop-e2e/debian"
 }
 
-/// Makes what this engine has for Debian's own image, by whose name the documentation calls it: from
-/// the programs of this machine and the libraries that they ask for.
+/// Makes an image with the name of Debian's own, which the documentation uses, from programs of this machine and the
+/// libraries that they need.
 pub(crate) fn debian_base() {
     static IMAGE: OnceLock<()> = OnceLock::new();
     IMAGE.get_or_init(|| {
@@ -80,22 +90,30 @@ pub(crate) fn debian_base() {
 /// Builds an image from a Dockerfile and files beside it; `pipeloop` is one of them.
 #[track_caller]
 pub(crate) fn build(name: &str, dockerfile: &str, files: &[(&str, &[u8])]) {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    fs::copy(setting("PIPELOOP_E2E_BINARY"), folder.path().join("pipeloop")).expect("the binary is there");
-    write(&folder.path().join("Dockerfile"), dockerfile.as_bytes());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    fs::copy(setting("PIPELOOP_E2E_BINARY"), directory.path().join("pipeloop")).expect("the binary is there");
+    write(&directory.path().join("Dockerfile"), dockerfile.as_bytes());
     for (name, bytes) in files {
-        write(&folder.path().join(name), bytes);
+        write(&directory.path().join(name), bytes);
     }
-    docker(&["build", "--quiet", "--network", "none", "--tag", name, folder.path().to_str().expect("a path in UTF-8")]);
+    docker(&[
+        "build",
+        "--quiet",
+        "--network",
+        "none",
+        "--tag",
+        name,
+        directory.path().to_str().expect("a path in UTF-8"),
+    ]);
 }
 
 fn write(path: &PathBuf, bytes: &[u8]) {
-    let mut file = fs::File::create(path).expect("the folder is ours");
-    file.write_all(bytes).expect("there is room");
+    let mut file = fs::File::create(path).expect("the directory can be written");
+    file.write_all(bytes).expect("the disk is not full");
     make_executable(path);
 }
 
 fn make_executable(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the file can be changed");
 }

@@ -1,13 +1,14 @@
-//! What a container may use, and what is left in it.
+//! The limits of a container: memory and processes.
 
 use serde_json::json;
+use testkit::processes;
+use testkit::wait::eventually;
 
 use crate::engine::Container;
 use crate::images;
-use crate::support::{eventually, processes};
 
 #[test]
-fn an_action_that_outgrows_the_containers_memory_is_told_and_started_again() {
+fn an_action_that_outgrows_the_containers_memory_is_reported_and_started_again() {
     let container = Container::serving(images::butler(), &["--memory", "64m", "--memory-swap", "64m"], &[]);
     for done in 1..=3 {
         let response = container.run(&json!({"eat_mib": 256}));
@@ -30,7 +31,7 @@ fn ten_thousand_orphans_are_reaped_where_sixteen_may_live() {
 }
 
 #[test]
-fn where_no_process_may_be_started_that_is_told() {
+fn a_container_in_which_no_process_may_start_reports_that() {
     let container = Container::serving(images::scratch(), &["--pids-limit", "1"], &[]);
     container
         .init(images::butler_code())

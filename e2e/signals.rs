@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use testkit::output::SENTINEL;
+use testkit::wait::eventually;
 
 use crate::engine::Container;
 use crate::images;
-use crate::support::{SENTINEL, eventually};
 
-/// What `docker stop` gives a container before it kills it.
+/// How long `docker stop` waits before it kills a container.
 const GRACE_OF_THE_ENGINE: Duration = Duration::from_secs(10);
 
 #[test]
@@ -27,7 +28,7 @@ fn each_signal_that_asks_for_an_end_ends_the_container_in_order() {
 fn a_second_signal_ends_the_container_at_once() {
     let graces = ["--env", "PIPELOOP_DRAIN_GRACE=1h", "--env", "PIPELOOP_STOP_GRACE=1h", "--env", "STUBBORN=1"];
     for second in ["TERM", "INT"] {
-        // While it waits for the activation, and while it waits for the action.
+        // The second signal comes while the proxy waits for the activation, and then while it waits for the action.
         let container = Container::serving(images::butler(), &graces, &[]);
         let mut caller = container.begin_sleep(600_000);
         container.kill("INT");
@@ -45,7 +46,7 @@ fn a_second_signal_ends_the_container_at_once() {
 }
 
 #[test]
-fn signals_that_mean_nothing_to_it_do_nothing() {
+fn signals_without_a_meaning_do_nothing() {
     let container = Container::serving(images::butler(), &[], &[]);
     let before = container.actions();
     for signal in
@@ -84,15 +85,15 @@ fn a_container_that_was_stopped_by_a_signal_goes_on_when_it_is_continued() {
 }
 
 #[test]
-fn killed_it_leaves_nothing_behind() {
+fn a_killed_container_leaves_nothing_behind() {
     let container = Container::serving(images::butler(), &[], &[]);
     assert_eq!(container.actions().len(), 1);
     container.kill("KILL");
     assert_eq!(container.wait(), "137");
 }
 
-/// `docker stop` ends it within the engine's grace, which is what status 0 says: one that the engine
-/// had to kill has 137.
+/// `docker stop` ends the container within the engine's grace, as status 0 shows: a container that the engine had to
+/// kill has 137.
 #[track_caller]
 fn check_stop(container: &Container) {
     let begun = Instant::now();
@@ -137,7 +138,7 @@ fn a_container_that_stops_cuts_what_takes_too_long() {
 }
 
 #[test]
-fn a_container_stops_whose_action_hears_neither_its_end_nor_sigterm() {
+fn a_container_stops_although_its_action_ignores_end_of_input_and_sigterm() {
     let container = Container::serving(images::butler(), &["--env", "STUBBORN=1"], &[]);
     check_stop(&container);
     container.check_logs("", "end of input\ngot SIGTERM\n");

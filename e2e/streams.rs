@@ -4,10 +4,12 @@
 use std::thread::sleep;
 
 use serde_json::{Value, json};
+use testkit::http::Caller;
+use testkit::output::{Logs, SENTINEL};
+use testkit::wait::eventually;
 
 use crate::engine::{Container, pause};
 use crate::images;
-use crate::support::{Caller, Logs, SENTINEL, eventually};
 
 const EVENTS: &str = "text/event-stream";
 const LINES: &str = "application/x-ndjson";
@@ -19,7 +21,7 @@ fn serving(options: &[&str]) -> Container {
     container
 }
 
-/// Asks for a stream under a name, whose head is there when this comes back: so its first piece is.
+/// Asks for a stream under a name, and returns once its head is there, and with it its first item.
 #[track_caller]
 fn begin(container: &Container, accept: &str, name: &str, ticks: i64) -> Caller {
     let mut caller = container.caller();
@@ -32,7 +34,7 @@ fn begin(container: &Container, accept: &str, name: &str, ticks: i64) -> Caller 
     caller
 }
 
-/// So many ticks as events.
+/// This many ticks as events.
 fn events(ticks: i64) -> String {
     (0..ticks).map(|tick| format!("data: {tick}\n\n")).collect()
 }
@@ -52,10 +54,10 @@ fn a_stream_comes_out_of_an_image_that_holds_nothing_else() {
         let container = serving(options);
         let mut caller = begin(&container, EVENTS, "test", 3);
         let expected = events(3) + "event: result\ndata: {\"ticks\":3}\n\n";
-        assert_eq!(caller.receive_pieces(usize::MAX), expected);
+        assert_eq!(caller.receive_chunks(usize::MAX), expected);
         let mut caller = begin(&container, LINES, "test", 2);
         let expected = "{\"chunk\":0}\n{\"chunk\":1}\n{\"result\":{\"ticks\":2}}\n";
-        assert_eq!(caller.receive_pieces(usize::MAX), expected);
+        assert_eq!(caller.receive_chunks(usize::MAX), expected);
         container.run(&json!({"ticks": 2})).check(200, &json!({"ticks": 2}));
         container.check_logs(&format!("{SENTINEL}\n").repeat(3), &format!("begun\n{SENTINEL}\n").repeat(3));
         container.docker(&["stop"]);
@@ -72,9 +74,9 @@ fn objects(log: &str) -> Vec<Value> {
 fn a_caller_that_leaves_cancels_its_own_stream_and_the_log_says_whose() {
     let container = serving(&["--env", "PIPELOOP_LOG_FORMAT=json"]);
     let mut stays = begin(&container, EVENTS, "stays", -1);
-    // It has no end: what comes has come before that.
+    // It never ends, so its first event comes before its end.
     let mut leaves = begin(&container, EVENTS, "leaves", -1);
-    assert_eq!(leaves.receive_pieces(1), "data: 0\n\n");
+    assert_eq!(leaves.receive_chunks(1), "data: 0\n\n");
     drop(leaves);
     let sentinels = |logs: &Logs| logs.stderr.lines().filter(|line| *line == SENTINEL).count();
     let logs = eventually("its log has ended", || Some(container.logs()).filter(|logs| sentinels(logs) == 1));
@@ -82,8 +84,8 @@ fn a_caller_that_leaves_cancels_its_own_stream_and_the_log_says_whose() {
     let lines: Vec<_> =
         objects(activations[0]).iter().map(|line| (line["activation"].clone(), line["line"].clone())).collect();
     assert_eq!(lines, [("leaves".into(), "begun".into()), ("leaves".into(), "cancelled".into())]);
-    // The other goes on, and is not cut.
-    let text = stays.receive_pieces(events(100).len());
+    // The other stream goes on and is not cut.
+    let text = stays.receive_chunks(events(100).len());
     assert!(text.starts_with(&events(100)) && !text.contains("event"), "{text}");
     drop(stays);
     let logs = eventually("its log has ended", || Some(container.logs()).filter(|logs| sentinels(logs) == 2));
@@ -101,7 +103,7 @@ fn a_container_that_stops_lets_a_stream_come_to_its_end() {
     let mut caller = begin(&container, EVENTS, "test", 50);
     container.docker(&["stop"]);
     assert_eq!(container.wait(), "0");
-    let text = caller.receive_pieces(usize::MAX);
+    let text = caller.receive_chunks(usize::MAX);
     check_ticks(&text, "result\ndata: {\"ticks\":50}");
     container.check_sentinels(1);
 }
@@ -114,7 +116,7 @@ fn a_container_that_stops_says_so_to_a_stream_that_takes_too_long() {
         container.docker(&["stop"]);
         assert_eq!(container.wait(), "0");
         for caller in &mut callers {
-            let text = caller.receive_pieces(usize::MAX);
+            let text = caller.receive_chunks(usize::MAX);
             check_ticks(&text, "error\ndata: {\"error\":\"the proxy shut down");
             assert!(text.contains("PIPELOOP_DRAIN_GRACE"), "{text}");
         }
@@ -131,11 +133,11 @@ fn a_container_frozen_in_the_middle_of_streams_goes_on_with_them() {
     let process = container.actions();
     let mut callers = [begin(&container, EVENTS, "a", 50), begin(&container, EVENTS, "b", 50)];
     container.docker(&["pause"]);
-    // Time has to pass, for that is what a freeze is.
+    // A freeze is time that passes.
     sleep(pause());
     container.docker(&["unpause"]);
     for caller in &mut callers {
-        check_ticks(&caller.receive_pieces(usize::MAX), "result\ndata: {\"ticks\":50}");
+        check_ticks(&caller.receive_chunks(usize::MAX), "result\ndata: {\"ticks\":50}");
     }
     container.run(&json!({"ticks": 1})).check(200, &json!({"ticks": 1}));
     assert_eq!(container.actions(), process);

@@ -1,7 +1,7 @@
-//! One activation and its answer: plain data, sliced from what was sent and never rebuilt.
+//! One activation and its answer: plain data, sliced from the request body and never rebuilt.
 //!
-//! JSON text passes through as it came: numbers, key order, duplicate keys and escapes are the
-//! sender's own. Only raw newlines between tokens become spaces, since a message is one line.
+//! JSON text passes through unchanged: numbers, key order, duplicate keys and escapes stay as the sender
+//! wrote them. Only raw newlines between tokens become spaces, since a message is one line.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,33 +13,30 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::{Error, JsonType, RequestError, RequestKind};
-use crate::memory_budget::Reservation;
 
 /// An activation as a caller sent it: `{"value":…, other members}`.
 #[derive(Debug, Default)]
 pub struct Activation {
-    /// The whole body, with room for the newline that ends a message.
+    /// The whole body, with space for the newline that ends a message.
     body: Vec<u8>,
-    /// Where `value` stands in `body`; empty when it was not sent.
+    /// The range of `value` in `body`; empty if the request has none.
     value: Range<usize>,
     /// `deadline`, in milliseconds since the epoch.
     pub deadline_epoch_ms: Option<u64>,
-    /// What the body takes of the room for all of them.
-    pub held: Reservation,
 }
 
 /// An answer: one JSON object or array on one line, without the newline.
 pub type Answer = Bytes;
 
-/// `arguments` when an activation brings none.
+/// The arguments of an activation without any.
 const NO_ARGUMENTS: &[u8] = b"{}\n";
 
 impl Activation {
-    /// Takes the body of a run request apart.
+    /// Parses the body of a run request.
     ///
     /// # Errors
     /// [`RequestError::EmptyBody`], [`RequestError::NotJson`], [`RequestError::NotAnObject`], and
-    /// [`RequestError::BadArguments`] when `value` is neither object nor array.
+    /// [`RequestError::BadArguments`] if `value` is neither an object nor an array.
     pub fn parse(mut body: Vec<u8>) -> Result<Self, Error> {
         let object = Object::parse(&body).map_err(|bad| bad.in_body_of(RequestKind::Run))?;
         let mut value = 0..0;
@@ -57,10 +54,10 @@ impl Activation {
             return Err(Error::Request(RequestError::BadArguments));
         }
         join_lines(&mut body);
-        Ok(Self { body, value, deadline_epoch_ms, held: Reservation::default() })
+        Ok(Self { body, value, deadline_epoch_ms })
     }
 
-    /// An activation of these arguments and nothing else.
+    /// An activation with these arguments and no other member.
     ///
     /// # Errors
     /// As [`Activation::parse`].
@@ -72,19 +69,13 @@ impl Activation {
         Self::parse(body)
     }
 
-    /// The same, with what its body takes of the room for all of them.
-    #[must_use]
-    pub fn holding(self, held: Reservation) -> Self {
-        Self { held, ..self }
-    }
-
-    /// The arguments alone as a message: one JSON object or array and LF. `{}` when none came.
+    /// The arguments as a message: one JSON object or array and LF. `{}` if the request has none.
     pub fn arguments_line(&mut self) -> &[u8] {
         if self.value.is_empty() {
             return NO_ARGUMENTS;
         }
-        // `value` is a member of an object, so a byte follows it, and nobody needs that byte
-        // once the message is made: no copy of a payload that may be large.
+        // `value` is a member of an object, so a byte follows it, and no later step needs that byte.
+        // Overwriting it saves a copy of a payload that may be large.
         self.body[self.value.end] = b'\n';
         &self.body[self.value.start..=self.value.end]
     }
@@ -103,15 +94,15 @@ impl Activation {
     }
 
     /// The activation as a frame of version 2: `{"run":ID,"value":…,"context":{…},"deadline_ms":…}`
-    /// and LF. `context` holds every other member as it came; `deadline_ms` is left out when no
-    /// deadline came along.
+    /// and LF. `context` holds every other member unchanged. There is no `deadline_ms` if the
+    /// request has no deadline.
     #[must_use]
     pub fn run_frame(&self, id: u64) -> Vec<u8> {
         let mut frame = Vec::with_capacity(self.body.len() + 80);
         frame.extend_from_slice(format!("{{\"run\":{id},\"value\":").as_bytes());
         frame.extend_from_slice(self.arguments());
         frame.extend_from_slice(b",\"context\":{");
-        // Looked through without the arguments, which may be large.
+        // Parsed without the arguments, which may be large.
         let mut rest = Vec::with_capacity(self.body.len() - self.value.len() + 4);
         rest.extend_from_slice(&self.body[..self.value.start]);
         if self.value.is_empty() {
@@ -121,7 +112,7 @@ impl Activation {
             rest.extend_from_slice(&self.body[self.value.end..]);
         }
         let mut comma = false;
-        for member in members_as_they_came(&rest) {
+        for member in raw_members(&rest) {
             if std::mem::replace(&mut comma, true) {
                 frame.push(b',');
             }
@@ -156,8 +147,8 @@ impl Activation {
             .collect()
     }
 
-    /// How long until the deadline that came along; `None` when there is none or it has passed
-    /// already, for then it says nothing about this activation.
+    /// The time left until the deadline. `None` if the request has none, or a past one, which says nothing
+    /// about this activation.
     #[must_use]
     pub fn time_to_deadline(&self) -> Option<Duration> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
@@ -167,8 +158,8 @@ impl Activation {
 
 /// A JSON object as its members in order, borrowed from its text.
 ///
-/// Of two members of the same name the later one counts, as for nearly every JSON parser; callers
-/// that walk the members in order get that by assigning.
+/// Of two members with the same name the later one counts, as for nearly every JSON parser. Callers
+/// that walk the members in order get this by assigning.
 pub(crate) struct Object<'a> {
     pub(crate) members: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
@@ -221,13 +212,13 @@ impl BadObject {
 }
 
 /// Every member of an object but `value`, each from the quote of its name to its end.
-fn members_as_they_came(body: &[u8]) -> Vec<&[u8]> {
+fn raw_members(body: &[u8]) -> Vec<&[u8]> {
     let Ok(object) = Object::parse(body) else { return Vec::new() };
     let mut members = Vec::with_capacity(object.members.len());
     let mut from = 0;
     for (name, raw) in object.members {
         let value = span(body, raw);
-        // Behind the last member stand a comma and white space, or the brace.
+        // The text before a name is a comma and white space, or the opening brace.
         let quote = memchr::memchr(b'"', &body[from..value.start]).map(|at| from + at);
         if let Some(quote) = quote.filter(|_| name != "value") {
             members.push(&body[quote..value.end]);
@@ -255,7 +246,7 @@ impl<'de> Visitor<'de> for Members {
     }
 }
 
-/// A member's name, borrowed where it holds no escapes.
+/// A member's name, borrowed if it holds no escapes.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de> serde::Deserialize<'de> for Name<'de> {
@@ -282,18 +273,18 @@ pub(crate) fn as_text(raw: &RawValue) -> String {
     serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
 }
 
-/// Where a value borrowed from `body` stands in it.
+/// The range in `body` of a value that is borrowed from it.
 fn span(body: &[u8], raw: &RawValue) -> Range<usize> {
     let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
     start..start + raw.get().len()
 }
 
-/// `deadline` comes as a number or as a string of digits.
+/// Parses `deadline`, which is a number or a string of digits.
 fn epoch_ms(raw: &str) -> Option<u64> {
     raw.trim_matches('"').parse().ok()
 }
 
-/// Turns raw newlines into spaces. In valid JSON they stand between tokens only.
+/// Turns raw newlines into spaces. In valid JSON they are only between tokens.
 fn join_lines(body: &mut [u8]) {
     let mut from = 0;
     while let Some(at) = memchr::memchr2(b'\n', b'\r', &body[from..]) {
@@ -315,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_pass_as_they_came() {
+    fn arguments_pass_unchanged() {
         check(r#"{"value":{"name":"Mike"}}"#, r#"{"name":"Mike"}"#);
         check(r#"{"value":[1,2]}"#, "[1,2]");
         check(
@@ -337,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_frame_holds_everything_as_it_came() {
+    fn a_run_frame_holds_every_member_unchanged() {
         let check = |body: &str, frame: &str| {
             let activation = Activation::parse(body.into()).expect(body);
             assert_eq!(String::from_utf8_lossy(&activation.run_frame(7)), format!("{frame}\n"), "{body}");
@@ -355,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_are_no_activation_are_refused() {
+    fn malformed_activations_are_refused() {
         let code = |body: &[u8]| Activation::parse(body.into()).unwrap_err().code();
         assert_eq!(code(b""), "PL012");
         assert_eq!(code(b" \n"), "PL012");

@@ -1,10 +1,10 @@
-//! One bound for all that callers make the proxy hold: bodies on their way to an action, and answers on
-//! their way to callers who read slowly, or not at all.
+//! One limit for everything that callers make the proxy hold: request bodies on their way to an action,
+//! and answers on their way to callers that read slowly or not at all.
 //!
-//! Each of them has a bound of its own; this one is for their sum. It keeps new work out and takes
-//! nothing back: a body is refused when it comes, an activation when its turn comes, and an answer that was
-//! made is always given. So at most the answers of the activations that were begun go beyond it. What is
-//! held by nobody else is let in whatever its size, so that a bound that is set too low stops nothing.
+//! Each body and each answer has a limit of its own; this one is for their sum. It refuses new work and
+//! takes nothing back: a body is refused when it arrives, an activation before it begins, and an answer
+//! that exists is always given. So at most the answers of running activations go beyond the limit. A lone
+//! request is always admitted, so that no limit is too low for the action to work at all.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,107 +14,108 @@ use bytes::Bytes;
 use crate::error::{Error, RequestError};
 use crate::process::memory;
 
-/// What callers hold together, and how much that may be.
+/// How much memory callers have reserved together, and how much they may.
 #[derive(Debug, Clone)]
 pub struct MemoryBudget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    held: AtomicU64,
-    limit: OnceLock<u64>,
+    reserved_bytes: AtomicU64,
+    limit_bytes: OnceLock<u64>,
 }
 
-/// A part of the room, given back when it is dropped.
+/// A part of a budget. Dropping it gives the part back.
 #[derive(Debug, Default)]
 pub struct Reservation {
-    room: Option<MemoryBudget>,
+    budget: Option<MemoryBudget>,
     bytes: u64,
 }
 
-/// What is smaller than this is not counted: it is gone in a moment, or bounded by the number of connections.
-const COUNTED_FROM: usize = 4096;
-/// What callers may hold in any case, where nobody set how much. Until then nobody is asked how much memory
-/// there is.
-const MIN: u64 = 32 << 20;
+/// Anything smaller is not counted: it is gone in a moment, or bounded by the number of connections.
+const MIN_COUNTED: usize = 4096;
+/// The least limit where no setting gives one. The system's memory is read only when more than this is
+/// reserved.
+const MIN_DEFAULT_LIMIT: u64 = 32 << 20;
 
 impl MemoryBudget {
-    /// MemoryBudget for so many bytes. Without a number, half of the memory that this process may use.
+    /// A budget of so many bytes. Without a number, half of the memory that this process may use.
     #[must_use]
     pub fn new(limit_bytes: Option<u64>) -> Self {
-        let limit = limit_bytes.map_or_else(OnceLock::new, OnceLock::from);
-        Self(Arc::new(Inner { held: AtomicU64::new(0), limit }))
+        let limit_bytes = limit_bytes.map_or_else(OnceLock::new, OnceLock::from);
+        Self(Arc::new(Inner { reserved_bytes: AtomicU64::new(0), limit_bytes }))
     }
 
-    /// Whether a body of this announced length would be refused now, to be known before it is read.
+    /// Whether a body of this announced length fits, asked before the body is read.
     ///
     /// # Errors
     /// [`RequestError::MemoryFull`].
-    pub fn admit(&self, announced_bytes: u64) -> Result<(), Error> {
-        self.check(self.held(), announced_bytes)
+    pub fn check_announced(&self, announced_bytes: u64) -> Result<(), Error> {
+        self.check(self.reserved_bytes(), announced_bytes)
     }
 
-    /// Whether an activation that holds this much already may be begun.
+    /// Whether an activation with this reservation may begin.
     ///
     /// # Errors
     /// [`RequestError::MemoryFull`].
-    pub fn begin(&self, own: &Reservation) -> Result<(), Error> {
-        self.check(self.held().saturating_sub(own.bytes), own.bytes)
+    pub fn check_begin(&self, reservation: &Reservation) -> Result<(), Error> {
+        self.check(self.reserved_bytes().saturating_sub(reservation.bytes), reservation.bytes)
     }
 
-    /// Begins to hold something, of which nothing has come yet.
+    /// An empty reservation, to grow as bytes arrive.
     #[must_use]
-    pub fn hold(&self) -> Reservation {
-        Reservation { room: Some(self.clone()), bytes: 0 }
+    pub fn reserve(&self) -> Reservation {
+        Reservation { budget: Some(self.clone()), bytes: 0 }
     }
 
-    /// An answer that counts until it has been taken.
+    /// Counts an answer until its last part is dropped.
     #[must_use]
-    pub fn keep(&self, answer: Bytes) -> Bytes {
-        if answer.len() < COUNTED_FROM {
+    pub fn count_answer(&self, answer: Bytes) -> Bytes {
+        if answer.len() < MIN_COUNTED {
             return answer;
         }
-        let mut held = self.hold();
-        held.add(answer.len() as u64);
-        Bytes::from_owner(Kept { answer, _held: held })
+        let mut reservation = self.reserve();
+        reservation.add(answer.len() as u64);
+        Bytes::from_owner(CountedAnswer { answer, _reservation: reservation })
     }
 
-    fn held(&self) -> u64 {
-        self.0.held.load(Ordering::Relaxed)
+    fn reserved_bytes(&self) -> u64 {
+        self.0.reserved_bytes.load(Ordering::Relaxed)
     }
 
     fn check(&self, others: u64, own: u64) -> Result<(), Error> {
         let total = others.saturating_add(own);
-        if others == 0 || (total <= MIN && self.0.limit.get().is_none()) {
+        if others == 0 || (total <= MIN_DEFAULT_LIMIT && self.0.limit_bytes.get().is_none()) {
             return Ok(());
         }
-        let limit = *self.0.limit.get_or_init(|| (memory::limit().unwrap_or(u64::MAX) / 2).max(MIN));
-        if total <= limit {
+        let default = || (memory::limit().unwrap_or(u64::MAX) / 2).max(MIN_DEFAULT_LIMIT);
+        let limit_bytes = *self.0.limit_bytes.get_or_init(default);
+        if total <= limit_bytes {
             Ok(())
         } else {
-            Err(Error::Request(RequestError::MemoryFull { held_bytes: others, limit_bytes: limit }))
+            Err(Error::Request(RequestError::MemoryFull { held_bytes: others, limit_bytes }))
         }
     }
 }
 
 impl Reservation {
-    /// Holds so much more, if there is room for it. What is small at all is not counted.
+    /// Grows to `length` bytes if the budget has them. A small length is not counted.
     ///
     /// # Errors
-    /// [`RequestError::MemoryFull`]; then it holds as much as before.
-    pub fn grow_to(&mut self, length: usize) -> Result<(), Error> {
-        let Some(room) = &self.room else { return Ok(()) };
-        if length < COUNTED_FROM {
+    /// [`RequestError::MemoryFull`]; the reservation is then as large as before.
+    pub fn try_grow_to(&mut self, length: usize) -> Result<(), Error> {
+        let Some(budget) = &self.budget else { return Ok(()) };
+        if length < MIN_COUNTED {
             return Ok(());
         }
         let more = (length as u64).saturating_sub(self.bytes);
-        room.check(room.held().saturating_sub(self.bytes), self.bytes + more)?;
+        budget.check(budget.reserved_bytes().saturating_sub(self.bytes), self.bytes + more)?;
         self.add(more);
         Ok(())
     }
 
     fn add(&mut self, bytes: u64) {
-        if let Some(room) = &self.room {
-            room.0.held.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(budget) = &self.budget {
+            budget.0.reserved_bytes.fetch_add(bytes, Ordering::Relaxed);
             self.bytes += bytes;
         }
     }
@@ -122,21 +123,21 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(room) = &self.room
+        if let Some(budget) = &self.budget
             && self.bytes > 0
         {
-            room.0.held.fetch_sub(self.bytes, Ordering::Relaxed);
+            budget.0.reserved_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
 }
 
-/// An answer with its part of the room.
-struct Kept {
+/// An answer with its reservation.
+struct CountedAnswer {
     answer: Bytes,
-    _held: Reservation,
+    _reservation: Reservation,
 }
 
-impl AsRef<[u8]> for Kept {
+impl AsRef<[u8]> for CountedAnswer {
     fn as_ref(&self) -> &[u8] {
         &self.answer
     }
@@ -147,50 +148,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_counts_until_it_is_dropped() {
-        let room = MemoryBudget::new(Some(100_000));
-        let mut first = room.hold();
-        first.grow_to(60_000).unwrap();
-        assert!(room.admit(40_000).is_ok());
-        assert!(room.admit(40_001).is_err());
-        let mut second = room.hold();
-        second.grow_to(30_000).unwrap();
-        second.grow_to(50_000).unwrap_err();
-        assert_eq!(room.held(), 90_000, "a refusal changes nothing");
-        let answer = room.keep(Bytes::from(vec![b'x'; 50_000]));
-        assert_eq!(room.held(), 140_000, "an answer is always held");
-        assert!(room.begin(&second).is_err());
+    fn a_reservation_counts_until_it_is_dropped() {
+        let budget = MemoryBudget::new(Some(100_000));
+        let mut first = budget.reserve();
+        first.try_grow_to(60_000).unwrap();
+        assert!(budget.check_announced(40_000).is_ok());
+        assert!(budget.check_announced(40_001).is_err());
+        let mut second = budget.reserve();
+        second.try_grow_to(30_000).unwrap();
+        second.try_grow_to(50_000).unwrap_err();
+        assert_eq!(budget.reserved_bytes(), 90_000, "a refusal changes nothing");
+        let answer = budget.count_answer(Bytes::from(vec![b'x'; 50_000]));
+        assert_eq!(budget.reserved_bytes(), 140_000, "an answer is never refused");
+        assert!(budget.check_begin(&second).is_err());
         let part = answer.slice(10..20);
         drop(answer);
-        assert_eq!(room.held(), 140_000, "a part of it keeps it");
+        assert_eq!(budget.reserved_bytes(), 140_000, "a part keeps the whole answer");
         drop((part, first));
-        assert_eq!(room.held(), 30_000);
-        assert!(room.begin(&second).is_ok());
+        assert_eq!(budget.reserved_bytes(), 30_000);
+        assert!(budget.check_begin(&second).is_ok());
         drop(second);
-        assert_eq!(room.held(), 0);
+        assert_eq!(budget.reserved_bytes(), 0);
     }
 
     #[test]
-    fn what_is_small_or_alone_is_let_in() {
-        let room = MemoryBudget::new(Some(10));
-        let mut alone = room.hold();
-        alone.grow_to(1_000_000).unwrap();
-        assert!(room.begin(&alone).is_ok());
-        let mut small = room.hold();
-        small.grow_to(COUNTED_FROM - 1).unwrap();
-        small.grow_to(COUNTED_FROM).unwrap_err();
-        assert_eq!(room.held(), 1_000_000);
+    fn a_small_or_lone_request_is_admitted() {
+        let budget = MemoryBudget::new(Some(10));
+        let mut lone = budget.reserve();
+        lone.try_grow_to(1_000_000).unwrap();
+        assert!(budget.check_begin(&lone).is_ok());
+        let mut small = budget.reserve();
+        small.try_grow_to(MIN_COUNTED - 1).unwrap();
+        small.try_grow_to(MIN_COUNTED).unwrap_err();
+        assert_eq!(budget.reserved_bytes(), 1_000_000);
     }
 
     #[test]
-    fn unless_set_it_is_half_of_what_there_is() {
-        let room = MemoryBudget::new(None);
-        let mut held = room.hold();
-        held.grow_to(1 << 20).unwrap();
-        room.admit(MIN - (1 << 20)).unwrap();
-        assert!(room.0.limit.get().is_none(), "nobody had to be asked");
-        room.admit(u64::MAX / 2).unwrap_err();
-        let limit = *room.0.limit.get().unwrap();
-        assert!((MIN..u64::MAX / 4).contains(&limit), "{limit}");
+    fn the_default_limit_is_half_of_the_memory() {
+        let budget = MemoryBudget::new(None);
+        let mut reservation = budget.reserve();
+        reservation.try_grow_to(1 << 20).unwrap();
+        budget.check_announced(MIN_DEFAULT_LIMIT - (1 << 20)).unwrap();
+        assert!(budget.0.limit_bytes.get().is_none(), "so little needs no look at the system's memory");
+        budget.check_announced(u64::MAX / 2).unwrap_err();
+        let limit_bytes = *budget.0.limit_bytes.get().unwrap();
+        assert!((MIN_DEFAULT_LIMIT..u64::MAX / 4).contains(&limit_bytes), "{limit_bytes}");
     }
 }

@@ -57,9 +57,9 @@ static void at_once(void) {
     say("{\"openwhisk\":2,\"concurrency\":64}\n");
     for (;;) {
         long long left = count ? waiting[first].due - now() : 0;
-        struct timespec patience = {.tv_nsec = left > 0 ? left : 0};
+        struct timespec timeout = {.tv_nsec = left > 0 ? left : 0};
         struct pollfd input = {.fd = 0, .events = POLLIN};
-        if (ppoll(&input, 1, count ? &patience : NULL, NULL) > 0) {
+        if (ppoll(&input, 1, count ? &timeout : NULL, NULL) > 0) {
             ssize_t length = read(0, bytes + filled, sizeof bytes - 1 - filled);
             if (length <= 0) return;
             filled += (size_t)length;

@@ -1,22 +1,21 @@
 //! The proxies that are measured, and the actions they run.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64_simd::STANDARD;
 use clap::ValueEnum;
 use serde_json::json;
 use tempfile::TempDir;
+use testkit::command::compile_c;
+use testkit::proxy::{Launch, Output, Proxy};
 
 use crate::Outcome;
 use crate::client::{Connection, Request};
 
-/// How often a proxy that was just started is tried.
-const RETRY: Duration = Duration::from_micros(200);
+/// How long to wait for a proxy that has just started and refuses a connection.
+const RETRY_INTERVAL: Duration = Duration::from_micros(200);
 /// Longer than any proxy takes to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a proxy may take to end after SIGTERM.
@@ -45,19 +44,11 @@ pub(crate) struct Contestant {
     pub(crate) name: String,
     /// The program and its arguments; `{port}` stands for the port.
     pub(crate) command: Vec<String>,
-    /// The port that it takes when it cannot be told one.
+    /// The port on which it always listens, if its command takes none.
     pub(crate) fixed_port: Option<u16>,
     pub(crate) dialect: Dialect,
+    /// Discarded, since a reader would wake up for each sentinel, or inherited, to see why something fails.
     pub(crate) output: Output,
-}
-
-/// Where what a proxy prints goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Output {
-    /// Nowhere: a reader would have to be woken for each sentinel.
-    Discard,
-    /// To where ours goes, to see why something fails.
-    Show,
 }
 
 /// Whether the action's acknowledgement is awaited: `OW_WAIT_FOR_ACK`.
@@ -68,88 +59,55 @@ pub(crate) enum Acknowledgement {
 }
 
 impl Contestant {
-    /// Starts the proxy in a folder of its own.
+    /// Starts the proxy in a directory of its own.
     pub(crate) fn start(&self, acknowledgement: Acknowledgement) -> Outcome<Running> {
-        let folder = TempDir::with_prefix("pipeloop-bench-")?;
-        let port = match self.fixed_port {
-            Some(port) if Connection::open(port).is_ok() => {
-                return Err(format!("{}: something listens on port {port} already", self.name).into());
-            }
-            Some(port) => port,
-            None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port(),
-        };
-        let words: Vec<_> = self.command.iter().map(|word| word.replace("{port}", &port.to_string())).collect();
-        // A path is meant as seen from here, not from the proxy's folder.
-        let program = if words[0].contains('/') { std::path::absolute(&words[0])? } else { words[0].clone().into() };
-        let mut command = Command::new(program);
-        command.args(&words[1..]).stdin(Stdio::null());
-        // What the shell has set is not to decide the result.
-        testkit::command::forget_proxy_settings(&mut command);
+        let directory = TempDir::with_prefix("pipeloop-bench-")?;
+        let named = |reason: String| format!("{}: {reason}", self.name);
+        let launch = Launch::new(&self.command, self.fixed_port, &directory.path().join("port")).map_err(named)?;
+        // The settings of the shell are not among the words: the proxies are compared without them.
+        let mut command = launch.command();
         if acknowledgement == Acknowledgement::Awaited {
             command.env("OW_WAIT_FOR_ACK", "1");
         }
-        if self.output == Output::Discard {
-            command.stdout(Stdio::null()).stderr(Stdio::null());
-        }
-        // We go to the folder ourselves: for a child that changes its folder the standard library
-        // forks, which copies this program's page tables on the proxy's time.
+        // This program changes its own directory: for a child that changes its directory the standard library forks,
+        // which copies this program's page tables on the proxy's time.
         let here = std::env::current_dir()?;
-        std::env::set_current_dir(&folder)?;
-        let started = Instant::now();
-        let child = command.spawn();
+        std::env::set_current_dir(&directory)?;
+        let started = launch.start(command, self.output);
         std::env::set_current_dir(here)?;
-        let child = child.map_err(|error| format!("{}: cannot start `{}`: {error}", self.name, words[0]))?;
-        Ok(Running { name: self.name.clone(), child, port, started, _folder: folder })
+        Ok(Running { name: self.name.clone(), proxy: started.map_err(named)?, _directory: directory })
     }
 }
 
 /// A proxy that runs. It is stopped when this is dropped.
 pub(crate) struct Running {
     name: String,
-    child: Child,
-    port: u16,
-    /// Just before it was started.
-    pub(crate) started: Instant,
-    _folder: TempDir,
+    proxy: Proxy,
+    _directory: TempDir,
 }
 
 impl Running {
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+    pub(crate) fn pid(&self) -> i32 {
+        self.proxy.pid()
+    }
+
+    /// The moment just before it was started.
+    pub(crate) fn started(&self) -> Instant {
+        self.proxy.started()
     }
 
     /// Connects as soon as the proxy listens.
     pub(crate) fn connect(&mut self) -> Outcome<Connection> {
-        loop {
-            let refusal = match Connection::open(self.port) {
-                Ok(connection) => return Ok(connection),
-                Err(error) => error,
-            };
-            if let Some(status) = self.child.try_wait()? {
-                return Err(format!("{}: ended at its start: {status}; try --show-output", self.name).into());
-            }
-            if self.started.elapsed() > START_LIMIT {
-                return Err(format!("{}: does not listen on port {}: {refusal}", self.name, self.port).into());
-            }
-            std::thread::sleep(RETRY);
-        }
+        let stream = self.proxy.await_connection(self.proxy.started() + START_LIMIT, RETRY_INTERVAL);
+        Ok(Connection::over(stream.map_err(|reason| format!("{}: {reason}; try --show-output", self.name))?)?)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let asked = Instant::now();
-        while asked.elapsed() < STOP_LIMIT {
-            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        if self.proxy.stop(Instant::now() + STOP_LIMIT).is_none() {
+            eprintln!("{}: still there {} s after SIGTERM; killed", self.name, STOP_LIMIT.as_secs());
         }
-        eprintln!("{}: still there {} s after SIGTERM; killed", self.name, STOP_LIMIT.as_secs());
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -173,18 +131,18 @@ pub(crate) struct Unfit {
 impl Actions {
     /// Compiles them, statically, so that starting one costs no dynamic linking.
     pub(crate) fn build() -> Outcome<Self> {
-        let folder = TempDir::with_prefix("pipeloop-bench-")?;
+        let directory = TempDir::with_prefix("pipeloop-bench-")?;
         let compile = |name: &str, source: &str| -> Outcome<Vec<u8>> {
-            let (source_file, binary) = (folder.path().join(name).with_extension("c"), folder.path().join(name));
+            let (source_file, binary) = (directory.path().join(name).with_extension("c"), directory.path().join(name));
             fs::write(&source_file, source)?;
-            cc(&source_file, &binary)?;
+            compile_c(&["-O2", "-static", "-s"], &binary, &[&source_file])?;
             Ok(fs::read(binary)?)
         };
         Ok(Self {
             echo: compile("echo", include_str!("../actions/echo.c"))?,
             single_shot: compile("single_shot", include_str!("../actions/single_shot.c"))?,
             waiter: compile("waiter", include_str!("../actions/waiter.c"))?,
-            without_library: without_library(folder.path())?,
+            without_library: without_library(directory.path())?,
         })
     }
 
@@ -198,7 +156,7 @@ impl Actions {
         [
             Unfit {
                 key: "no library",
-                // What follows the last section of a program is nobody's.
+                // The bytes behind the last section of a program have no meaning.
                 init: padded(&self.without_library, 0),
                 words: "it needs a shared library that is missing: `libabsent.so`",
             },
@@ -228,7 +186,7 @@ impl Actions {
         init(&self.waiter, dialect)
     }
 
-    /// The init of an action that is small: what is measured then is not the decoding of a binary.
+    /// The init of a small action, so that a cold start does not measure the decoding of a large one.
     pub(crate) fn small(dialect: Dialect) -> Request {
         let script = match dialect {
             Dialect::Actionloop => include_str!("../actions/cold.sh"),
@@ -241,7 +199,7 @@ impl Actions {
 }
 
 fn init(code: &[u8], dialect: Dialect) -> Request {
-    // Only what is not the default of all proxies is said: `auto` finds the rest.
+    // The environment names a protocol only where a proxy does not detect it by itself.
     let environment = match dialect {
         Dialect::Actionloop => json!({}),
         Dialect::Version1 => json!({"ECHO_PROTOCOL": "1"}),
@@ -254,33 +212,13 @@ fn init(code: &[u8], dialect: Dialect) -> Request {
     Request::post("/init", json!({ "value": value }).to_string().as_bytes())
 }
 
-/// A program that is linked to a library which goes away with the folder.
-fn without_library(folder: &Path) -> Outcome<Vec<u8>> {
-    let [library, program] = ["libabsent.so", "without_library"].map(|name| folder.join(name));
-    fs::write(folder.join("library.c"), "int absent(void) { return 0; }\n")?;
-    fs::write(folder.join("program.c"), "int absent(void);\nint main(void) { return absent(); }\n")?;
-    compiled(
-        &[OsStr::new("-shared"), "-fPIC".as_ref(), "-Wl,-soname,libabsent.so".as_ref(), "-o".as_ref()],
-        &library,
-        &[&folder.join("library.c")],
-    )?;
-    compiled(&[OsStr::new("-s"), "-o".as_ref()], &program, &[&folder.join("program.c"), &library])?;
+/// A program that is linked to a library which goes away with the directory.
+fn without_library(directory: &Path) -> Outcome<Vec<u8>> {
+    let [library, program] = ["libabsent.so", "without_library"].map(|name| directory.join(name));
+    let [library_source, program_source] = ["library.c", "program.c"].map(|name| directory.join(name));
+    fs::write(&library_source, "int absent(void) { return 0; }\n")?;
+    fs::write(&program_source, "int absent(void);\nint main(void) { return absent(); }\n")?;
+    compile_c(&["-shared", "-fPIC", "-Wl,-soname,libabsent.so"], &library, &[&library_source])?;
+    compile_c(&["-s"], &program, &[&program_source, &library])?;
     Ok(fs::read(program)?)
-}
-
-fn cc(source: &Path, binary: &Path) -> Outcome {
-    compiled(&["-O2", "-static", "-s", "-o"].map(OsStr::new), binary, &[source])
-}
-
-fn compiled(flags: &[&OsStr], output: &Path, inputs: &[&Path]) -> Outcome {
-    let done = Command::new("cc")
-        .args(flags)
-        .arg(output)
-        .args(inputs)
-        .output()
-        .map_err(|error| format!("cannot run the C compiler `cc`, which builds the actions: {error}"))?;
-    if !done.status.success() {
-        return Err(format!("cc: {}", String::from_utf8_lossy(&done.stderr)).into());
-    }
-    Ok(())
 }

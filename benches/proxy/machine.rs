@@ -1,4 +1,4 @@
-//! What the system knows: cores, memory and processor time of a process, what a binary is.
+//! Facts of the system: cores, the memory and processor time of a process, the kind of a binary.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub(crate) fn confine_to(cores: &str) -> Outcome {
 
 /// The first of some cores.
 pub(crate) fn first_core(cores: &str) -> &str {
-    cores.split([',', '-']).next().expect("splitting gives at least one piece")
+    cores.split([',', '-']).next().expect("splitting gives at least one part")
 }
 
 /// One line about this machine.
@@ -50,7 +50,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn of(pid: u32) -> Outcome<Self> {
+    pub(crate) fn of(pid: i32) -> Outcome<Self> {
         let read = |file: &str, name: &str| {
             let path = format!("/proc/{pid}/{file}");
             let value = field(&path, name).ok_or_else(|| format!("{path} has no {name}"))?;
@@ -66,8 +66,8 @@ impl Memory {
 }
 
 /// Processor time that all threads of a process have used, in microseconds. `None` where the
-/// kernel does not tell.
-pub(crate) fn processor_time(pid: u32) -> Option<f64> {
+/// kernel does not report it.
+pub(crate) fn processor_time(pid: i32) -> Option<f64> {
     let mut nanoseconds = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
         let schedstat = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
@@ -93,7 +93,7 @@ impl Binary {
         let candidates: Vec<PathBuf> = if program.contains('/') {
             vec![program.into()]
         } else {
-            std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(program)).collect()
+            std::env::split_paths(&std::env::var_os("PATH")?).map(|directory| directory.join(program)).collect()
         };
         let path = candidates.into_iter().find(|path| path.is_file())?;
         let content = fs::read(&path).ok()?;

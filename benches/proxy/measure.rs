@@ -1,4 +1,4 @@
-//! The measurements: rounds in which every proxy takes its turn.
+//! The measurements, in rounds in which every proxy is measured once.
 //!
 //! A machine's speed drifts, by its neighbours and its temperature. So the proxies are measured in turn
 //! within each round, in the opposite order in every other one, and compared round by round.
@@ -38,7 +38,7 @@ pub(crate) enum Subject {
 
 /// Everything that is given once.
 pub(crate) struct Plan {
-    pub(crate) ours: Contestant,
+    pub(crate) pipeloop: Contestant,
     pub(crate) other: Option<Contestant>,
     pub(crate) subjects: Vec<Subject>,
     pub(crate) rounds: usize,
@@ -46,19 +46,19 @@ pub(crate) struct Plan {
     pub(crate) actions: Actions,
 }
 
-/// How long a proxy may settle before its memory is looked at.
+/// How long a proxy may settle before its memory is measured.
 const SETTLE: Duration = Duration::from_millis(50);
 /// Cold starts of each proxy in a round; the one in the middle counts.
 const STARTS: usize = 7;
 /// How often each upload that cannot work is refused in a round; the slowest counts.
 const REFUSALS: usize = 10;
 /// Callers at once.
-const CROWD: usize = 64;
+const CONCURRENT_CALLERS: usize = 64;
 const MEBIBYTE: usize = 1024 * 1024;
 const SMALL_ARGUMENTS: &str = r#"{"name":"Mike"}"#;
 
 impl Plan {
-    /// Measures everything but the binaries, in the surroundings that there are.
+    /// Measures everything but the binaries, on the cores that this program may use.
     pub(crate) fn measure(&self, sheet: &mut Sheet) -> Outcome {
         for round in 0..self.rounds {
             eprintln!("{}: round {} of {}", sheet.title, round + 1, self.rounds);
@@ -95,7 +95,7 @@ impl Plan {
 
     /// Ours and the other's turns at one dialect, in the order of this round.
     fn turns(&self, dialect: Dialect, round: usize) -> Vec<(Side, Contestant)> {
-        let mut turns = vec![(Side::Ours, Contestant { dialect, ..self.ours.clone() })];
+        let mut turns = vec![(Side::Pipeloop, Contestant { dialect, ..self.pipeloop.clone() })];
         turns.extend(
             self.other.iter().filter(|other| other.dialect == dialect).map(|other| (Side::Other, other.clone())),
         );
@@ -112,11 +112,11 @@ impl Plan {
         if dialect == Dialect::Actionloop {
             Self::starts(["cold init ack", "cold run ack"], &self.turns(dialect, round), Awaited, sheet)?;
         }
-        let version_1 = Contestant { dialect: Dialect::Version1, ..self.ours.clone() };
-        Self::starts(["cold init v1", "cold run v1"], &[(Side::Ours, version_1)], Ignored, sheet)
+        let version_1 = Contestant { dialect: Dialect::Version1, ..self.pipeloop.clone() };
+        Self::starts(["cold init v1", "cold run v1"], &[(Side::Pipeloop, version_1)], Ignored, sheet)
     }
 
-    /// Some cold starts of each, in turn; one alone would say more about the moment than the proxy.
+    /// Some cold starts of each proxy, in turn. A single one would depend on the moment more than on the proxy.
     fn starts(
         keys: [&'static str; 2],
         turns: &[(Side, Contestant)],
@@ -237,9 +237,9 @@ impl Plan {
     }
 
     /// How long an init takes that is refused: by one proxy, since it is ready for the next one then.
-    /// Others are not asked, as they tell other things.
+    /// Other proxies are left out, since their refusals have other reasons.
     fn refused(&self, sheet: &mut Sheet) -> Outcome {
-        let contestant = Contestant { dialect: Dialect::Version1, ..self.ours.clone() };
+        let contestant = Contestant { dialect: Dialect::Version1, ..self.pipeloop.clone() };
         let mut refuse = || -> Outcome {
             let mut proxy = contestant.start(Acknowledgement::Ignored)?;
             let mut connection = proxy.connect()?;
@@ -249,7 +249,7 @@ impl Plan {
                     slowest = slowest.max(connection.exchange(&unfit.init)?);
                     connection.expect_refusal(502, unfit.words)?;
                 }
-                sheet.add(unfit.key, Side::Ours, slowest.as_secs_f64() * 1e3);
+                sheet.add(unfit.key, Side::Pipeloop, slowest.as_secs_f64() * 1e3);
             }
             Ok(())
         };
@@ -258,28 +258,28 @@ impl Plan {
 }
 
 impl Plan {
-    /// What version 2 is for: many at once in one process, and pieces at once.
+    /// The purpose of version 2: many activations at once in one process, and chunks that leave at once.
     fn streams(&self, sheet: &mut Sheet) -> Outcome {
         for (dialect, key) in [(Dialect::Version1, "v1 rate"), (Dialect::Version2, "v2 rate")] {
-            let contestant = Contestant { dialect, ..self.ours.clone() };
-            let rate = self.crowd_rate(&contestant).map_err(|error| named(&contestant, &*error))?;
-            sheet.add(key, Side::Ours, rate);
+            let contestant = Contestant { dialect, ..self.pipeloop.clone() };
+            let rate = self.concurrent_rate(&contestant).map_err(|error| named(&contestant, &*error))?;
+            sheet.add(key, Side::Pipeloop, rate);
         }
-        let contestant = Contestant { dialect: Dialect::Version2, ..self.ours.clone() };
+        let contestant = Contestant { dialect: Dialect::Version2, ..self.pipeloop.clone() };
         let delays = self.first_chunks(&contestant).map_err(|error| named(&contestant, &*error))?;
-        sheet.add("first chunk", Side::Ours, quantile(&delays, 0.50));
-        sheet.add("first chunk p99", Side::Ours, quantile(&delays, 0.99));
+        sheet.add("first chunk", Side::Pipeloop, quantile(&delays, 0.50));
+        sheet.add("first chunk p99", Side::Pipeloop, quantile(&delays, 0.99));
         Ok(())
     }
 
     /// Activations a second when many callers send one each, all at once, and again when all are answered.
-    fn crowd_rate(&self, contestant: &Contestant) -> Outcome<f64> {
+    fn concurrent_rate(&self, contestant: &Contestant) -> Outcome<f64> {
         let mut runner = Runner::with(contestant, &self.actions.waiter(contestant.dialect))?;
-        let mut callers = (0..CROWD).map(|_| runner.proxy.connect()).collect::<Outcome<Vec<_>>>()?;
+        let mut callers = (0..CONCURRENT_CALLERS).map(|_| runner.proxy.connect()).collect::<Outcome<Vec<_>>>()?;
         let request = Request::post("/run", br#"{"value":{}}"#);
-        // One of version 1 takes CROWD times as long.
-        let turns = if contestant.dialect == Dialect::Version2 { (self.count / CROWD).max(10) } else { 2 };
-        let mut crowd = |turns: usize| -> Outcome {
+        // A round of version 1 takes as many times as long as there are callers.
+        let turns = if contestant.dialect == Dialect::Version2 { (self.count / CONCURRENT_CALLERS).max(10) } else { 2 };
+        let mut exchange_all = |turns: usize| -> Outcome {
             for _ in 0..turns {
                 callers.iter_mut().try_for_each(|caller| caller.send(&request))?;
                 for caller in &mut callers {
@@ -289,14 +289,14 @@ impl Plan {
             }
             Ok(())
         };
-        crowd(1)?;
+        exchange_all(1)?;
         let begun = Instant::now();
-        crowd(turns)?;
-        Ok((turns * CROWD) as f64 / begun.elapsed().as_secs_f64())
+        exchange_all(turns)?;
+        Ok((turns * CONCURRENT_CALLERS) as f64 / begun.elapsed().as_secs_f64())
     }
 
     /// Milliseconds from just before the action writes a chunk until its caller has read it, in rising
-    /// order. The action goes on for 5 ms before it ends, so nothing but the chunk can have brought it.
+    /// order. The action goes on for 5 ms before it ends, so the chunk alone can have brought it.
     fn first_chunks(&self, contestant: &Contestant) -> Outcome<Vec<f64>> {
         let mut runner = Runner::with(contestant, &self.actions.waiter(contestant.dialect))?;
         let request = Request::stream("/run", br#"{"value":{"stream":true}}"#);
@@ -326,10 +326,10 @@ fn first_answers(contestant: &Contestant, acknowledgement: Acknowledgement) -> O
         let mut proxy = contestant.start(acknowledgement)?;
         let mut connection = proxy.connect()?;
         connection.exchange(&init)?;
-        let initialised = proxy.started.elapsed();
+        let initialised = proxy.started().elapsed();
         connection.answer()?;
         connection.exchange(&payload.request)?;
-        let answered = proxy.started.elapsed();
+        let answered = proxy.started().elapsed();
         payload.check(&connection)?;
         Ok((initialised.as_secs_f64() * 1e3, answered.as_secs_f64() * 1e3))
     };

@@ -1,36 +1,37 @@
-//! What all callers of a soak share: the proxy, the counts, and the judgement of what they get.
+//! What all callers of a soak share: the proxy, the counts, and the check of what they get.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
-use crate::support::proxy::excerpt;
-use crate::support::{Proxy, Response};
+use testkit::http::Response;
+use testkit::output::excerpt;
+use testkit::proxy::Proxy;
 
-/// Something that callers do, over and over. It is told how often it was done before.
-pub(crate) type Part = fn(&Load, u64);
+/// What a caller does, over and over. The number counts how often it was done before.
+pub(crate) type Task = fn(&Load, u64);
 
-/// What all callers share.
+/// The proxy and the counts, shared by all callers.
 pub(crate) struct Load<'a> {
     pub(crate) proxy: &'a Proxy,
-    /// Held for reading by each part; whoever holds it for writing has the proxy to itself.
+    /// Each task holds this lock for reading. A holder for writing is alone with the proxy.
     pub(crate) quiet: RwLock<()>,
     pub(crate) over: AtomicBool,
-    /// Bodies that were their caller's own.
+    /// Bodies that belonged to their caller.
     pub(crate) answers: AtomicU64,
     /// Streams that came to their end.
     pub(crate) streams: AtomicU64,
-    /// Chunks that were their caller's own.
+    /// Chunks that belonged to their caller.
     pub(crate) chunks: AtomicU64,
-    /// Errors with a reason, of callers who only wanted an answer.
+    /// Errors with a reason, for callers that asked for nothing wrong.
     pub(crate) errors: AtomicU64,
-    /// Deaths that were asked for.
+    /// Exits of the action that a task caused.
     pub(crate) deaths: AtomicU64,
     pub(crate) left: AtomicU64,
     pub(crate) wrong: AtomicU64,
-    /// How often something was said, without its numbers.
-    said: Mutex<BTreeMap<String, u64>>,
-    named: AtomicU64,
+    /// How often each reason came, without its numbers.
+    reasons: Mutex<BTreeMap<String, u64>>,
+    texts: AtomicU64,
 }
 
 /// One more of something.
@@ -51,44 +52,44 @@ impl<'a> Load<'a> {
             deaths: AtomicU64::new(0),
             left: AtomicU64::new(0),
             wrong: AtomicU64::new(0),
-            said: Mutex::default(),
-            named: AtomicU64::new(0),
+            reasons: Mutex::default(),
+            texts: AtomicU64::new(0),
         }
     }
 
-    /// Does something until the soak is over, but not while it is to be quiet.
-    pub(crate) fn repeat(&self, part: Part) {
+    /// Repeats a task until the soak is over, except while a sample is taken.
+    pub(crate) fn repeat(&self, task: Task) {
         let mut n = 0;
         while !self.over.load(Ordering::Relaxed) {
-            let _loud = self.quiet.read().expect("nobody panics with it");
-            part(self, n);
+            let _loud = self.quiet.read().expect("no task panics");
+            task(self, n);
             n += 1;
         }
     }
 
     /// A text that no other activation has.
     pub(crate) fn text(&self, name: &str) -> String {
-        format!("{name} {}", self.named.fetch_add(1, Ordering::Relaxed))
+        format!("{name} {}", self.texts.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Somebody did not get what is theirs.
+    /// Counts an answer that does not belong to its caller.
     pub(crate) fn wrong(&self, to: &str, got: &str) {
         eprintln!("soak: {} is no answer to {}", excerpt(got), excerpt(to));
         count(&self.wrong);
     }
 
-    /// Somebody who only wanted an answer was told an error: it has a status of ours and a reason, and that is
-    /// nothing that only a fault of the proxy brings about.
+    /// Counts an error for a caller that asked for nothing wrong. It must have a status of the proxy and a reason that
+    /// does not point to a fault of the proxy.
     pub(crate) fn refused(&self, to: &str, response: &Response) {
         if matches!(response.status, 429 | 502) {
-            self.told(to, &response.error());
+            self.failed(to, &response.error());
         } else {
             self.wrong(to, &format!("{} {}", response.status, response.text()));
         }
     }
 
-    /// The same for one who had a part of the answer already.
-    pub(crate) fn told(&self, to: &str, reason: &str) {
+    /// The same for a caller that had a part of the answer already.
+    pub(crate) fn failed(&self, to: &str, reason: &str) {
         count(&self.errors);
         self.note(reason);
         // The actions abort when the proxy breaks the protocol.
@@ -97,7 +98,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Counts what was said.
+    /// Counts a reason.
     pub(crate) fn note(&self, reason: &str) {
         let mut kind = String::new();
         for letter in reason.split([':', ';', ',']).next().unwrap_or_default().chars() {
@@ -106,13 +107,13 @@ impl<'a> Load<'a> {
                 kind.push(letter);
             }
         }
-        *self.said.lock().expect("nobody panics with it").entry(kind).or_default() += 1;
+        *self.reasons.lock().expect("no task panics").entry(kind).or_default() += 1;
     }
 
-    /// What was said, the most frequent first.
+    /// The reasons that came, the most frequent first.
     pub(crate) fn reasons(&self) -> Vec<(String, u64)> {
-        let said = self.said.lock().expect("nobody panics with it");
-        let mut reasons: Vec<_> = said.iter().map(|(reason, count)| (reason.clone(), *count)).collect();
+        let reasons = self.reasons.lock().expect("no task panics");
+        let mut reasons: Vec<_> = reasons.iter().map(|(reason, count)| (reason.clone(), *count)).collect();
         reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         reasons
     }

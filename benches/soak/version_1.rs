@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use testkit::http::Caller;
+use testkit::processes;
 
-use crate::load::{Load, Part, count};
-use crate::support::{Caller, processes};
+use crate::load::{Load, Task, count};
 
 pub(crate) const ACTION: &str = "butler.c";
-pub(crate) const PARTS: &[Part] = &[kept, kept, fresh, large, leaves, fails];
+pub(crate) const TASKS: &[Task] = &[kept, kept, fresh, large, leaves, fails];
 
 /// A call whose answer must be what it asks for, or an error that says why.
 fn call(load: &Load, caller: &mut Caller, text: &str) {

@@ -1,53 +1,55 @@
 //! The load of version 2: many activations in flight in each process, and streams.
 //!
-//! Each activation has a text of its own, which stands in every chunk of it with the chunk's number, and in its
-//! result with how many there were. So what belongs to another one is seen, and what is missing, doubled or out of
-//! order too.
+//! Each activation has a text of its own. The text stands in each of its chunks with the chunk's number, and in its
+//! result with the number of chunks. So the soak notices a chunk that belongs to another activation, and one that is
+//! missing, doubled or out of order.
 
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testkit::http::Caller;
+use testkit::stream::{StreamFormat, StreamItem};
+use testkit::wait::now_ms;
 
-use crate::load::{Load, Part, count};
-use crate::stream::{Format, Piece, Stream};
-use crate::support::{Caller, now_ms};
+use crate::load::{Load, Task, count};
+use crate::stream::{Stream, format_of};
 use crate::version_1::{bad_requests, kill_one};
 
 pub(crate) const ACTION: &str = "streamer.c";
 /// How many each process takes at once. All callers together want more than two processes take.
 pub(crate) const CONCURRENCY: &str = "16";
-pub(crate) const PARTS: &[Part] = &[kept, kept, fresh, streams, streams, large, slow, slow, leaves, fails];
+pub(crate) const TASKS: &[Task] = &[kept, kept, fresh, streams, streams, large, slow, slow, leaves, fails];
 
 /// An activation as its action is asked for it.
 struct Order {
     text: String,
-    pieces: u64,
+    chunks: u64,
     pad_bytes: usize,
     /// How it comes to its end; see the action.
     then: &'static str,
     value: Value,
 }
 
-/// Whether somebody sleeps between two pieces.
+/// How long a caller sleeps between two items, if it does.
 type Nap = Option<Duration>;
 
 impl Order {
     fn new(load: &Load, name: &str) -> Self {
         let text = load.text(name);
         let value = json!({ "text": text });
-        Self { text, pieces: 0, pad_bytes: 0, then: "", value }
+        Self { text, chunks: 0, pad_bytes: 0, then: "", value }
     }
 
-    /// So many pieces, with so much behind the text of each.
-    fn pieces(mut self, pieces: u64, pad_bytes: usize) -> Self {
-        (self.pieces, self.pad_bytes) = (pieces, pad_bytes);
-        self.with("pieces", json!(pieces)).with("pad_bytes", json!(pad_bytes))
+    /// This many chunks, with so many bytes behind the text of each.
+    fn chunks(mut self, chunks: u64, pad_bytes: usize) -> Self {
+        (self.chunks, self.pad_bytes) = (chunks, pad_bytes);
+        self.with("pieces", json!(chunks)).with("pad_bytes", json!(pad_bytes))
     }
 
-    /// Pieces for as long as somebody waits for them.
+    /// Chunks until the caller leaves.
     fn endless(self, pad_bytes: usize) -> Self {
-        self.pieces(0, pad_bytes).with("pieces", json!(-1))
+        self.chunks(0, pad_bytes).with("pieces", json!(-1))
     }
 
     fn then(mut self, then: &'static str) -> Self {
@@ -60,23 +62,23 @@ impl Order {
         self
     }
 
-    fn piece(&self, number: u64) -> String {
+    fn chunk(&self, number: u64) -> String {
         format!("{number} of {} {}", self.text, "x".repeat(self.pad_bytes))
     }
 
-    /// The last piece of its stream, other than an error of the proxy's.
+    /// The last item of its stream, unless the proxy reports an error.
     fn last(&self) -> Value {
         match self.then {
             "end" => Value::Null,
             "fail" => json!({ "error": self.text }),
-            _ => json!({"pieces": self.pieces, "text": self.text}),
+            _ => json!({"pieces": self.chunks, "text": self.text}),
         }
     }
 
     /// Its answer, in one body.
     fn body(&self) -> Value {
         match self.then {
-            "end" => json!({"body": (0..self.pieces).map(|number| self.piece(number)).collect::<String>()}),
+            "end" => json!({"body": (0..self.chunks).map(|number| self.chunk(number)).collect::<String>()}),
             _ => self.last(),
         }
     }
@@ -100,9 +102,9 @@ impl Order {
         }
     }
 
-    /// Reads a stream to its end: all of its own pieces, or those before an error that says why. Whether its
+    /// Reads a stream to its end: all of its chunks, or those before an error with a reason. Returns whether its
     /// connection can be used again.
-    fn follow(&self, load: &Load, caller: &mut Caller, format: Format, nap: Nap) -> bool {
+    fn follow(&self, load: &Load, caller: &mut Caller, format: StreamFormat, nap: Nap) -> bool {
         let followed = self.try_follow(load, caller, format, nap);
         if let Err(problem) = &followed {
             load.wrong(&self.text, problem);
@@ -110,7 +112,7 @@ impl Order {
         followed.is_ok()
     }
 
-    fn try_follow(&self, load: &Load, caller: &mut Caller, format: Format, nap: Nap) -> Result<(), String> {
+    fn try_follow(&self, load: &Load, caller: &mut Caller, format: StreamFormat, nap: Nap) -> Result<(), String> {
         let head = caller.receive_head().map_err(|error| format!("no answer: {error}"))?;
         if head.status != 200 {
             let response = caller.receive_body(head).map_err(|error| format!("no body: {error}"))?;
@@ -123,12 +125,12 @@ impl Order {
             if let Some(nap) = nap {
                 thread::sleep(nap);
             }
-            let piece = stream.next().map_err(|error| format!("a body that is cut after {number} chunks: {error}"))?;
-            match piece {
-                Some(Piece::Chunk(chunk)) if chunk == self.piece(number) => number += 1,
-                Some(Piece::Result(last)) if number == self.pieces && last == self.last() => count(&load.streams),
-                Some(Piece::Error(last)) if self.then == "fail" && last == self.last() => count(&load.streams),
-                Some(Piece::Error(error)) => load.told(&self.text, error["error"].as_str().unwrap_or_default()),
+            let item = stream.next().map_err(|error| format!("a body that is cut after {number} chunks: {error}"))?;
+            match item {
+                Some(StreamItem::Chunk(chunk)) if chunk == self.chunk(number) => number += 1,
+                Some(StreamItem::Result(last)) if number == self.chunks && last == self.last() => count(&load.streams),
+                Some(StreamItem::Error(last)) if self.then == "fail" && last == self.text => count(&load.streams),
+                Some(StreamItem::Error(error)) => load.failed(&self.text, error.as_str().unwrap_or_default()),
                 None if number > 0 => break,
                 other => return Err(format!("{other:?} behind {number} chunks")),
             }
@@ -144,7 +146,7 @@ impl Order {
         self.receive(load, &mut caller);
     }
 
-    /// Asks for something that has to be told as an error, of which a part must be this.
+    /// Runs an activation that must fail with an error that holds this text.
     fn check_error(&self, load: &Load, expected: &str) {
         let mut caller = load.proxy.caller();
         self.send(&mut caller, 0);
@@ -183,11 +185,11 @@ fn kept(load: &Load, n: u64) {
 /// A connection for each call, with answers that are put together from chunks.
 fn fresh(load: &Load, n: u64) {
     for m in n..n + 20 {
-        Order::new(load, "fresh").pieces(m % 9, 10).then("end").call(load, m);
+        Order::new(load, "fresh").chunks(m % 9, 10).then("end").call(load, m);
     }
 }
 
-/// Kept connections with a stream on each, which alternate piece by piece.
+/// Kept connections with a stream on each, whose items alternate.
 fn streams(load: &Load, n: u64) {
     let mut callers = callers(load, 8);
     for round in 0..10 {
@@ -195,14 +197,14 @@ fn streams(load: &Load, n: u64) {
             .zip(&mut callers)
             .map(|(m, caller)| {
                 let pad_bytes = 1 << (m % 14);
-                let order = Order::new(load, "stream").pieces(1 + m * 5 % 37, pad_bytes).with("every_ms", json!(m % 3));
+                let order = Order::new(load, "stream").chunks(1 + m * 5 % 37, pad_bytes).with("every_ms", json!(m % 3));
                 let order = order.then(["", "end", "fail"][usize::try_from(m % 3).expect("it is small")]);
-                caller.send_run(Format::of(m).media_type(), &order.value);
+                caller.send_run(format_of(m).media_type(), &order.value);
                 (m, order)
             })
             .collect();
         for ((m, order), caller) in orders.iter().zip(&mut callers) {
-            if !order.follow(load, caller, Format::of(*m), None) {
+            if !order.follow(load, caller, format_of(*m), None) {
                 // What follows would be read from the middle of something.
                 *caller = load.proxy.caller();
             }
@@ -214,35 +216,35 @@ fn streams(load: &Load, n: u64) {
 fn large(load: &Load, n: u64) {
     const MAX: usize = 4 << 20;
     let pad_bytes = 1 << (10 + n % 13);
-    let pieces = u64::try_from((MAX / pad_bytes).min(64)).expect("few");
-    let order = || Order::new(load, "large").pieces(pieces, pad_bytes);
+    let chunks = u64::try_from((MAX / pad_bytes).min(64)).expect("few");
+    let order = || Order::new(load, "large").chunks(chunks, pad_bytes);
     match n % 3 {
         0 => {
             let mut caller = load.proxy.caller();
             let order = order();
-            caller.send_run(Format::of(n / 3).media_type(), &order.value);
-            order.follow(load, &mut caller, Format::of(n / 3), None);
+            caller.send_run(format_of(n / 3).media_type(), &order.value);
+            order.follow(load, &mut caller, format_of(n / 3), None);
         }
         1 => order().then("end").call(load, n),
         _ => Order::new(load, "large").with("ballast", json!("x".repeat(pad_bytes))).call(load, n),
     }
 }
 
-/// Callers that read more slowly than the action writes, and all of it: it pauses, and goes on.
+/// Callers that read a whole stream, but more slowly than the action writes: it pauses and resumes.
 fn slow(load: &Load, n: u64) {
     let mut caller = Caller::connect_narrow(load.proxy.port()).expect("the proxy accepts a connection");
-    // Some of it is written on when it is not to be: then the caller is told that it fell behind.
+    // Some actions ignore the pause and write on: the caller then gets the error that it fell behind.
     let stubborn = i32::from(n % 8 == 7);
-    let order = Order::new(load, "slow").pieces(150, 8 << 10).with("stubborn", json!(stubborn));
-    caller.send_run(Format::of(n).media_type(), &order.value);
-    order.follow(load, &mut caller, Format::of(n), Some(Duration::from_millis(1 + n % 3)));
+    let order = Order::new(load, "slow").chunks(150, 8 << 10).with("stubborn", json!(stubborn));
+    caller.send_run(format_of(n).media_type(), &order.value);
+    order.follow(load, &mut caller, format_of(n), Some(Duration::from_millis(1 + n % 3)));
 }
 
 /// Callers that leave: without a word, in the middle of one, before their answer, in the middle of a stream that
 /// has no end, in the middle of a chunk, with all of their buffers full.
 fn leaves(load: &Load, n: u64) {
     let mut caller = load.proxy.caller();
-    let format = Format::of(n / 6);
+    let format = format_of(n / 6);
     let order = Order::new(load, "leaves");
     match n % 6 {
         0 => {}
@@ -261,8 +263,8 @@ fn leaves(load: &Load, n: u64) {
     thread::sleep(Duration::from_millis(5));
 }
 
-/// Reads so many pieces of a stream that has no end.
-fn read_some(load: &Load, caller: &mut Caller, format: Format, order: &Order, pieces: u64) {
+/// Reads this many chunks of a stream that has no end.
+fn read_some(load: &Load, caller: &mut Caller, format: StreamFormat, order: &Order, chunks: u64) {
     caller.send_run(format.media_type(), &order.value);
     match caller.receive_head() {
         Ok(head) if head.status == 200 => {}
@@ -273,24 +275,24 @@ fn read_some(load: &Load, caller: &mut Caller, format: Format, order: &Order, pi
         Err(error) => return load.wrong(&order.text, &format!("no answer: {error}")),
     }
     let mut stream = Stream::new(caller, format);
-    for number in 0..pieces {
+    for number in 0..chunks {
         match stream.next() {
-            Ok(Some(Piece::Chunk(chunk))) if chunk == order.piece(number) => count(&load.chunks),
-            Ok(Some(Piece::Error(error))) => {
-                return load.told(&order.text, error["error"].as_str().unwrap_or_default());
+            Ok(Some(StreamItem::Chunk(chunk))) if chunk == order.chunk(number) => count(&load.chunks),
+            Ok(Some(StreamItem::Error(error))) => {
+                return load.failed(&order.text, error.as_str().unwrap_or_default());
             }
             other => return load.wrong(&order.text, &format!("{other:?} behind {number} chunks")),
         }
     }
 }
 
-/// An action that dies in every way, and with it what else is in flight in its process; that writes what is
-/// nobody's, floods its log, reads nothing for a while, or does not end what it was told to; requests that are none.
+/// An action that dies in every way, together with the other activations of its process; that writes stray frames,
+/// floods its log, stops reading for a while, or ignores a cancellation; and malformed requests.
 fn fails(load: &Load, n: u64) {
-    let order = Order::new(load, "fails").pieces(n % 3, 10);
+    let order = Order::new(load, "fails").chunks(n % 3, 10);
     let dies = |then: &'static str, expected: &str| {
         count(&load.deaths);
-        Order::new(load, "dies").pieces(n % 3, 10).then(then).check_error(load, expected);
+        Order::new(load, "dies").chunks(n % 3, 10).then(then).check_error(load, expected);
     };
     match n % 16 {
         0 => dies("exit", "exited with status 3"),
@@ -308,7 +310,7 @@ fn fails(load: &Load, n: u64) {
         12 => timed_out(load, &order.then("none")),
         13 => timed_out(load, &order.then("deaf")),
         14 => {
-            // Nobody waits for it, and it does not end: its process is replaced when it has done the rest.
+            // Its caller leaves and it does not end: its process is replaced when the other activations are done.
             let mut caller = load.proxy.caller();
             order.then("deaf").send(&mut caller, n);
             caller.is_silent_for(Duration::from_millis(10));

@@ -1,4 +1,4 @@
-//! A case: what is sent, what the executable does, what the caller and the log must show.
+//! A case: the requests, the steps of the executable, and what the caller and the log must show.
 //!
 //! The files are `conformance/cases/GROUP/NAME.json`; `README.md` explains them and
 //! `conformance/schema.json` says the same for machines. Nothing in here runs anything.
@@ -65,7 +65,7 @@ pub struct Needs {
     /// A limit of time for each activation, in milliseconds.
     #[serde(default)]
     pub run_limit_ms: Option<u64>,
-    /// How long an executable may take to end what nobody waits for any more, in milliseconds.
+    /// How long an executable may take to end an activation whose caller has gone, in milliseconds.
     #[serde(default)]
     pub stop_limit_ms: Option<u64>,
     /// The longest answer, in bytes.
@@ -77,7 +77,7 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// The limits that have to be set, by the variables in which our own proxy takes them.
+    /// The limits that have to be set, by the variables in which pipeloop takes them.
     #[must_use]
     pub fn limits(&self) -> Vec<(&'static str, String)> {
         let time = |limit: Option<u64>| limit.map(|limit| format!("{limit}ms"));
@@ -121,11 +121,11 @@ pub enum Step {
     Gone(String),
     /// Callers at once, each with a connection and with steps of its own.
     Together(Vec<Vec<Step>>),
-    /// Callers at once who all do the same, over and over.
+    /// Callers at once that all repeat the same activation.
     Callers(Callers),
     /// Looks at the log before anything else happens.
     Log(Log),
-    /// No file of this name is anywhere below the folder that the proxy was started in or the four above it.
+    /// No file of this name is anywhere below the directory that the proxy was started in, or the four above it.
     Absent(String),
     /// Tells the proxy to end, and waits for that.
     Stop(Stop),
@@ -156,7 +156,7 @@ pub struct Run {
     /// The whole body.
     #[serde(default)]
     pub text: Option<Text>,
-    /// The body is sent in so many chunks (`Transfer-Encoding: chunked`).
+    /// The body is sent in this many chunks (`Transfer-Encoding: chunked`).
     #[serde(default)]
     pub chunks: Option<usize>,
     /// The header `Accept`; none unless given.
@@ -168,31 +168,31 @@ pub struct Run {
     /// What comes back; `{"status":200}` unless said.
     #[serde(default)]
     pub expect: Expect,
-    /// The body piece by piece, and what the caller does in between; in place of what `expect` says of the body.
+    /// The body item by item, and what the caller does in between; in place of what `expect` says of the body.
     #[serde(default)]
-    pub stream: Vec<Piece>,
+    pub stream: Vec<StreamStep>,
 }
 
-/// A piece of a stream as the caller gets it, or something that it does between two of them. Server-sent events
-/// and lines of JSON are the same here.
+/// An item of a stream as the caller gets it, or a step of the caller between two items. Server-sent events and lines
+/// of JSON are the same here.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Piece {
+pub enum StreamStep {
     /// A chunk: an event without a name, or a line with the member `chunk`.
     Chunk(Value),
     /// Any number of chunks.
     AnyChunks(Any),
-    /// The last piece: `result`.
+    /// The last item: `result`.
     Result(Value),
-    /// The last piece: `error`, which is the action's own.
+    /// The last item: `error`, from the action.
     Error(Value),
-    /// The last piece: `error`, with a sentence that holds each of these.
+    /// The last item: `error` of the proxy, with a sentence that holds each of these.
     Fails(Vec<String>),
-    /// Raises an event when all before is here.
+    /// Raises an event when all items before it are here.
     Raise(String),
     /// Reads nothing until this event was raised.
     Await(String),
-    /// Closes the connection; the last one.
+    /// Closes the connection. The last step.
     Leave(Any),
 }
 
@@ -411,25 +411,25 @@ pub fn built_in() -> Vec<Case> {
     ALL.iter().map(|(name, text)| Case::parse(name, text).expect("every case can be read")).collect()
 }
 
-/// The cases in a folder, `GROUP/NAME.json` each, by name.
+/// The cases in a directory, `GROUP/NAME.json` each, by name.
 ///
 /// # Errors
 /// What cannot be read.
-pub fn read(folder: &Path) -> Result<Vec<Case>, String> {
-    let files = |folder: &Path| -> Result<Vec<_>, String> {
-        let said = |error: std::io::Error| format!("{}: {error}", folder.display());
-        let entries = std::fs::read_dir(folder).map_err(said)?;
+pub fn read(directory: &Path) -> Result<Vec<Case>, String> {
+    let files = |directory: &Path| -> Result<Vec<_>, String> {
+        let named = |error: std::io::Error| format!("{}: {error}", directory.display());
+        let entries = std::fs::read_dir(directory).map_err(named)?;
         let mut paths =
-            entries.map(|entry| entry.map(|entry| entry.path()).map_err(said)).collect::<Result<Vec<_>, _>>()?;
+            entries.map(|entry| entry.map(|entry| entry.path()).map_err(named)).collect::<Result<Vec<_>, _>>()?;
         paths.sort();
         Ok(paths)
     };
     let mut cases = Vec::new();
-    for group in files(folder)?.iter().filter(|path| path.is_dir()) {
+    for group in files(directory)?.iter().filter(|path| path.is_dir()) {
         for path in files(group)?.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
             let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
             let name = path.with_extension("");
-            let name = name.strip_prefix(folder).expect("it is below the folder");
+            let name = name.strip_prefix(directory).expect("it is below the directory");
             cases.push(Case::parse(&name.to_string_lossy(), &text)?);
         }
     }

@@ -2,18 +2,18 @@
 //!
 //! A case ([`case`]) says what callers send and what they and the log must see; its executable is one
 //! shell script, `conformance/actor.sh`, which plays the case's own script. So the proxy gets a real
-//! upload, and nothing of it is replaced. `pipeloop conformance` and our tests run cases by [`play`].
+//! upload, and nothing of it is replaced. `pipeloop conformance` and the tests run cases by [`play`].
 //!
-//! This is a caller from outside. It shares nothing with the proxy that it looks at, ours included.
+//! The runner is a caller from outside. It shares nothing with the proxy that it tests, pipeloop included. It starts
+//! and calls a proxy by the crate `testkit`.
 //!
 //! # Theory of operation
-//! Each case has a folder, in which the proxy is started and where events are empty files: the
-//! executable raises one by making it, and waits for one by looking. That is how a case fixes what
-//! comes after what without naming a time. All waiting ends at the case's one deadline: what is waited
-//! for then hangs.
+//! Each case has a directory, in which the proxy is started and where events are empty files: the executable raises
+//! an event by making its file, and waits for one by looking for it. In this way a case fixes an order without naming
+//! a time. All waiting ends at the deadline of the case, and the case then reports what hangs.
 
+mod caller;
 pub mod case;
-mod http;
 mod proxy;
 mod stream;
 
@@ -26,19 +26,23 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use serde_json::{Value, json};
 
+use testkit::http::{Response, is_timeout};
+use testkit::output::{Logs, SENTINEL};
+use testkit::wait::{POLL_INTERVAL, now_ms, poll_until};
+
+use caller::Caller;
 use case::{Callers, Case, Expect, File, Init, Kind, Log, Run, Send, Status, Step, Stop};
-use http::{Answer, Caller};
 pub use proxy::Target;
-use proxy::{Folder, PACE, Running};
+use proxy::{CaseDirectory, CaseProxy};
 
 /// The executable of every case.
 const ACTOR: &str = include_str!("../actor.sh");
 
-/// The line that ends an activation's log on each stream.
-const SENTINEL: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
+/// How long after an answer its log may still be on its way through pipes and other programs.
+const LOG_DELAY: Duration = Duration::from_secs(1);
 
-/// How long what was logged may be on its way through pipes and other programs when its answer is here.
-const LOG_PATIENCE: Duration = Duration::from_secs(1);
+/// How long after the loss of its connections a proxy that dies may take to be dead.
+const END_DELAY: Duration = Duration::from_millis(500);
 
 /// How far off the deadline is that `@soon@` stands for.
 const SOON: Duration = Duration::from_millis(500);
@@ -66,15 +70,15 @@ pub fn play(case: &Case, target: &Target, limit: Duration) -> Verdict {
         return Verdict::NotRun(format!("{reason}, and it runs already: give a command"));
     }
     let deadline = Instant::now() + limit;
-    let folder = match Folder::new() {
-        Ok(folder) => folder,
-        Err(error) => return Verdict::Failed(format!("no folder for the case: {error}")),
+    let directory = match CaseDirectory::new() {
+        Ok(directory) => directory,
+        Err(error) => return Verdict::Failed(format!("no directory for the case: {error}")),
     };
-    let proxy = match Running::new(target, &case.proxy, &folder, deadline) {
+    let proxy = match CaseProxy::new(target, &case.proxy, &directory, deadline) {
         Ok(proxy) => proxy,
         Err(reason) => return Verdict::Failed(reason),
     };
-    let stage = Stage { case, proxy, folder, deadline, limit, number: AtomicUsize::new(0) };
+    let stage = Stage { case, proxy, directory, deadline, limit, number: AtomicUsize::new(0) };
     let mut played = stage.steps(&case.steps, "step");
     if let (Ok(()), Some(log)) = (&played, &case.log) {
         played = stage.log(log).map_err(|reason| format!("at the end, {reason}"));
@@ -95,8 +99,8 @@ pub fn play(case: &Case, target: &Target, limit: Duration) -> Verdict {
 /// A case that is being played.
 struct Stage<'a> {
     case: &'a Case,
-    proxy: Running,
-    folder: Folder,
+    proxy: CaseProxy,
+    directory: CaseDirectory,
     deadline: Instant,
     limit: Duration,
     /// The last number that a call was given.
@@ -109,7 +113,7 @@ type Played = Result<(), String>;
 impl Stage<'_> {
     /// Whether log and files of the proxy can be seen.
     fn sees(&self) -> bool {
-        self.proxy.log().is_some()
+        self.proxy.logs().is_some()
     }
 
     fn steps(&self, steps: &[Step], place: &str) -> Played {
@@ -134,15 +138,15 @@ impl Stage<'_> {
             Step::Run(run) => self.run(run, caller, None),
             Step::Send(Send { method, path, text, expect }) => {
                 let body = text.as_ref().map(|text| text.whole(None)).unwrap_or_default();
-                self.ask(caller, method, path, body.as_bytes(), None)?;
+                self.sent(caller.send(method, path, body.as_bytes()))?;
                 self.expect(caller, expect, None)
             }
             Step::Await(event) => self.await_event(event),
             Step::Gone(event) => {
-                let path = self.folder.events().join(event);
+                let path = self.directory.events().join(event);
                 let gone = || {
                     let pid = std::fs::read_to_string(&path).ok()?.strip_suffix('\n')?.parse().ok();
-                    // A process that nobody has waited for is there.
+                    // A process exists until it is reaped.
                     Some(test_kill_process(Pid::from_raw(pid?)?) == Err(Errno::SRCH))
                 };
                 self.wait("the executable is still there", || gone() == Some(true))
@@ -162,7 +166,7 @@ impl Stage<'_> {
                 })
             }
             Step::Log(log) => self.log(log),
-            Step::Absent(name) => match self.folder.find(name) {
+            Step::Absent(name) => match self.directory.find(name) {
                 Some(path) if self.sees() => Err(format!("it was written: {}", path.display())),
                 _ => Ok(()),
             },
@@ -176,12 +180,12 @@ impl Stage<'_> {
     }
 
     fn await_event(&self, event: &str) -> Played {
-        let path = self.folder.events().join(event);
+        let path = self.directory.events().join(event);
         self.wait("the executable did not get there", || path.exists())
     }
 
     fn raise(&self, event: &str) -> Played {
-        std::fs::write(self.folder.events().join(event), "").map_err(|error| error.to_string())
+        std::fs::write(self.directory.events().join(event), "").map_err(|error| error.to_string())
     }
 
     /// Waits for something that is to be seen, until the deadline.
@@ -194,7 +198,7 @@ impl Stage<'_> {
             if Instant::now() > self.deadline {
                 return Err(format!("hangs: {what} within {:?}", self.limit));
             }
-            std::thread::sleep(PACE);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
@@ -204,7 +208,7 @@ impl Stage<'_> {
             Some(text) => text.whole(None),
             None => self.upload(init).map_err(|error| format!("no archive: {error}"))?,
         };
-        self.ask(caller, "POST", "/init", body.as_bytes(), None)?;
+        self.sent(caller.send("POST", "/init", body.as_bytes()))?;
         self.expect(caller, &init.expect, None)
     }
 
@@ -212,7 +216,7 @@ impl Stage<'_> {
     fn upload(&self, init: &Init) -> Result<String, zip::result::ZipError> {
         let mut script = self.case.action.join("\n");
         script.push('\n');
-        let events = format!("{}\n", self.folder.events().display());
+        let events = format!("{}\n", self.directory.events().display());
         let archive = archive(&script, &events, &self.case.files)?;
         let mut value = json!({
             "name": "conformance",
@@ -250,14 +254,10 @@ impl Stage<'_> {
         if run.stream.is_empty() { self.expect(caller, &run.expect, number) } else { self.stream(caller, run) }
     }
 
-    fn ask(&self, caller: &mut Caller, method: &str, path: &str, body: &[u8], chunks: Option<usize>) -> Played {
-        self.sent(caller.send(method, path, body, chunks))
-    }
-
     fn sent(&self, sent: io::Result<()>) -> Played {
         match sent {
             Ok(()) => Ok(()),
-            // It may have answered and closed before it read all of this; the answer tells.
+            // The proxy may have answered and closed before it read the whole request. The answer then decides.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
             Err(error) => Err(self.broken(&error)),
         }
@@ -274,34 +274,28 @@ impl Stage<'_> {
 
     /// Why there is no answer.
     fn broken(&self, error: &io::Error) -> String {
-        if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+        if is_timeout(error) {
             return format!("hangs: no answer within {:?}", self.limit);
         }
         // A proxy that dies loses its connections a moment before it can be waited for.
-        let until = Instant::now() + Duration::from_millis(500);
-        while Instant::now() < until {
-            if let Some(ended) = self.proxy.ended() {
-                return format!("the proxy ended: {ended}");
-            }
-            std::thread::sleep(PACE);
+        match poll_until(Instant::now() + END_DELAY, || self.proxy.ended()) {
+            Some(ended) => format!("the proxy ended: {ended}"),
+            None => format!("no answer: {error}"),
         }
-        format!("no answer: {error}")
     }
 
     fn log(&self, log: &Log) -> Played {
-        let until = (Instant::now() + LOG_PATIENCE).min(self.deadline);
-        loop {
-            let Some(streams) = self.proxy.log() else { return Ok(()) };
-            match check_log(log, &streams) {
-                Err(reason) if Instant::now() > until => return Err(reason),
-                Err(_) => std::thread::sleep(PACE),
-                Ok(()) => return Ok(()),
-            }
-        }
+        let deadline = (Instant::now() + LOG_DELAY).min(self.deadline);
+        let mut checked = Ok(());
+        let _ = poll_until(deadline, || {
+            checked = self.proxy.logs().map_or(Ok(()), |logs| check_log(log, &logs));
+            checked.is_ok().then_some(())
+        });
+        checked
     }
 }
 
-/// Does something for each of these at once. All of them end; the first that failed is told.
+/// Acts for each of these at once. All of them end, and the first failure is reported.
 fn together<T: Sync>(all: &[T], act: impl Fn(usize, &T) -> Played + Sync) -> Played {
     let act = &act;
     let results: Vec<Played> = std::thread::scope(|scope| {
@@ -312,10 +306,10 @@ fn together<T: Sync>(all: &[T], act: impl Fn(usize, &T) -> Played + Sync) -> Pla
     match &failed[..] {
         [] => Ok(()),
         [reason] => Err(reason.clone()),
-        // That the proxy ended explains the others' fate.
+        // If the proxy ended, that explains the other failures.
         [first, ..] => {
-            let told = failed.iter().find(|reason| reason.contains("the proxy ended")).unwrap_or(first);
-            Err(format!("{told} ({} of {} callers failed)", failed.len(), all.len()))
+            let reported = failed.iter().find(|reason| reason.contains("the proxy ended")).unwrap_or(first);
+            Err(format!("{reported} ({} of {} callers failed)", failed.len(), all.len()))
         }
     }
 }
@@ -333,7 +327,7 @@ fn archive(script: &str, events: &str, files: &[File]) -> Result<Vec<u8>, zip::r
     Ok(writer.finish()?.into_inner())
 }
 
-fn check(answer: &Answer, expect: &Expect, number: Option<usize>) -> Played {
+fn check(answer: &Response, expect: &Expect, number: Option<usize>) -> Played {
     let body = String::from_utf8_lossy(&answer.body);
     let got = || format!("got {} {}", answer.status, excerpt(body.trim_end()));
     match expect.status {
@@ -375,9 +369,8 @@ fn check(answer: &Answer, expect: &Expect, number: Option<usize>) -> Played {
     Ok(())
 }
 
-fn check_log(log: &Log, streams: &[String; 2]) -> Played {
-    let expected = [("stdout", &log.stdout), ("stderr", &log.stderr)];
-    for ((name, expected), text) in expected.into_iter().zip(streams) {
+fn check_log(log: &Log, logs: &Logs) -> Played {
+    for (name, expected, text) in [("stdout", &log.stdout, &logs.stdout), ("stderr", &log.stderr, &logs.stderr)] {
         let lines: Vec<&str> = text.lines().collect();
         let activations: Vec<&[&str]> = lines.split(|line| *line == SENTINEL).collect();
         // Behind the last sentinel there is nothing, unless something is expected there.
@@ -433,10 +426,9 @@ fn line_matches(expected: &str, line: &str) -> bool {
     line.ends_with(end)
 }
 
-/// A deadline that is reached while somebody waits for it, in milliseconds since 1970.
+/// A deadline that passes while its activation runs, in milliseconds since 1970.
 fn soon() -> u128 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    (now + SOON).as_millis()
+    now_ms() + SOON.as_millis()
 }
 
 /// A text that fits into a reason.

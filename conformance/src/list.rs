@@ -1,4 +1,4 @@
-// Every file of conformance/cases, by name. A test of ours compares it with the folder.
+// Every file of conformance/cases, by name. A test compares it with the directory.
 cases! {
     "actionloop/acknowledgement",
     "actionloop/acknowledgement_false",

@@ -1,30 +1,30 @@
-//! A body that arrives while it is made, piece by piece, and a caller that does something in between.
-//!
-//! Server-sent events and lines of JSON become the same pieces: an object of one member each.
+//! A streamed body, item by item, and what the caller does between two items.
 
 use std::io;
 
-use serde_json::{Value, json};
+use serde_json::Value;
+use testkit::http::Response;
+use testkit::stream::{Items, StreamFormat, StreamItem};
 
-use super::case::{Piece, Run};
-use super::http::{Answer, Caller};
+use super::caller::Caller;
+use super::case::{Run, StreamStep};
 use super::{Played, Stage, check, excerpt};
 
 impl Stage<'_> {
-    /// Reads the answer to a request that was sent as its pieces, and does what stands between them.
+    /// Receives a stream item by item, and takes the caller's steps between them.
     pub(super) fn stream(&self, caller: &mut Caller, run: &Run) -> Played {
         let mut body: Option<Body<'_>> = None;
         let mut any = false;
-        for piece in &run.stream {
-            match piece {
-                Piece::Raise(event) => self.raise(event)?,
-                Piece::Await(event) => self.await_event(event)?,
-                Piece::Leave(_) => {
+        for step in &run.stream {
+            match step {
+                StreamStep::Raise(event) => self.raise(event)?,
+                StreamStep::Await(event) => self.await_event(event)?,
+                StreamStep::Leave(_) => {
                     drop(body);
                     caller.leave();
                     return Ok(());
                 }
-                Piece::AnyChunks(_) => any = true,
+                StreamStep::AnyChunks(_) => any = true,
                 expected => {
                     if body.is_none() {
                         let head = caller.receive_head().map_err(|error| self.broken(&error))?;
@@ -36,58 +36,62 @@ impl Stage<'_> {
                     }
                     let body = body.as_mut().expect("it was made above");
                     loop {
-                        let got = body.next().map_err(|reason| reason.told(self))?;
+                        let got = body.next().map_err(|no_item| no_item.reason(self))?;
                         if is_same(expected, &got) {
                             break;
                         }
-                        if !(any && got.get("chunk").is_some()) {
-                            return Err(format!("expected {}, got {}", told(expected), excerpt(&got.to_string())));
+                        if !(any && matches!(got, StreamItem::Chunk(_))) {
+                            return Err(format!(
+                                "expected {}, got {}",
+                                describe(expected),
+                                excerpt(&got.to_json().to_string())
+                            ));
                         }
                     }
                     any = false;
                 }
             }
         }
-        let Some(mut body) = body else { return Err("the case expects no piece".into()) };
-        body.end().map_err(|reason| reason.told(self))
+        let Some(mut body) = body else { return Err("the case expects no item".into()) };
+        body.end().map_err(|no_item| no_item.reason(self))
     }
 }
 
-/// Whether a piece is the one that was expected.
-fn is_same(expected: &Piece, got: &Value) -> bool {
-    if let Piece::Fails(texts) = expected {
-        let sentence = got.get("error").and_then(Value::as_str);
-        return sentence.is_some_and(|sentence| texts.iter().all(|text| sentence.contains(text)));
-    }
-    to_the_letter(expected).is_some_and(|expected| *got == expected)
-}
-
-/// What a piece is, where nothing of it is left open.
-fn to_the_letter(expected: &Piece) -> Option<Value> {
-    match expected {
-        Piece::Chunk(value) => Some(json!({ "chunk": value })),
-        Piece::Result(value) => Some(json!({ "result": value })),
-        Piece::Error(value) => Some(json!({ "error": value })),
-        Piece::Fails(_) | Piece::AnyChunks(_) | Piece::Raise(_) | Piece::Await(_) | Piece::Leave(_) => None,
+/// Whether an item is the expected one.
+fn is_same(expected: &StreamStep, got: &StreamItem) -> bool {
+    match (expected, got) {
+        (StreamStep::Fails(texts), StreamItem::Error(Value::String(sentence))) => {
+            texts.iter().all(|text| sentence.contains(text))
+        }
+        (StreamStep::Chunk(expected), StreamItem::Chunk(got))
+        | (StreamStep::Result(expected), StreamItem::Result(got))
+        | (StreamStep::Error(expected), StreamItem::Error(got)) => expected == got,
+        _ => false,
     }
 }
 
-fn told(expected: &Piece) -> String {
-    match expected {
-        Piece::Fails(texts) if texts.is_empty() => "an `error` with a sentence".into(),
-        Piece::Fails(texts) => format!("an `error` whose sentence holds `{}`", texts.join("`, `")),
-        exact => to_the_letter(exact).map_or_else(|| "nothing".into(), |exact| excerpt(&exact.to_string())),
-    }
+fn describe(expected: &StreamStep) -> String {
+    let item = match expected {
+        StreamStep::Fails(texts) if texts.is_empty() => return "an `error` with a sentence".into(),
+        StreamStep::Fails(texts) => return format!("an `error` whose sentence holds `{}`", texts.join("`, `")),
+        StreamStep::Chunk(value) => StreamItem::Chunk(value.clone()),
+        StreamStep::Result(value) => StreamItem::Result(value.clone()),
+        StreamStep::Error(value) => StreamItem::Error(value.clone()),
+        StreamStep::AnyChunks(_) | StreamStep::Raise(_) | StreamStep::Await(_) | StreamStep::Leave(_) => {
+            return "nothing".into();
+        }
+    };
+    excerpt(&item.to_json().to_string())
 }
 
-/// Why there is no piece.
-enum NoPiece {
+/// Why there is no item.
+enum NoItem {
     Broken(io::Error),
     Wrong(String),
 }
 
-impl NoPiece {
-    fn told(self, stage: &Stage<'_>) -> String {
+impl NoItem {
+    fn reason(self, stage: &Stage<'_>) -> String {
         match self {
             Self::Broken(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 format!("the body was cut off: {}", stage.broken(&error))
@@ -98,85 +102,52 @@ impl NoPiece {
     }
 }
 
-/// How pieces are written.
-#[derive(Clone, Copy)]
-enum Format {
-    Events,
-    Lines,
-}
-
-/// A body as it comes.
+/// A body that is still coming.
 struct Body<'a> {
     caller: &'a mut Caller,
-    format: Format,
-    /// What came and was not taken.
-    held: Vec<u8>,
+    items: Items,
 }
 
 impl<'a> Body<'a> {
-    fn new(head: &Answer, caller: &'a mut Caller) -> Result<Self, String> {
-        let media_type = head.header("content-type").unwrap_or_default();
-        let format = match media_type.split(';').next().unwrap_or_default().trim() {
-            "text/event-stream" => Format::Events,
-            "application/x-ndjson" => Format::Lines,
-            _ => return Err(format!("expected a stream of events or lines, got `{media_type}`")),
-        };
-        Ok(Self { caller, format, held: Vec::new() })
+    fn new(head: &Response, caller: &'a mut Caller) -> Result<Self, String> {
+        let content_type = head.header("content-type").unwrap_or_default();
+        let format = StreamFormat::of_content_type(content_type)
+            .ok_or_else(|| format!("expected a stream of events or lines, got `{content_type}`"))?;
+        Ok(Self { caller, items: Items::new(format) })
     }
 
-    /// The next piece.
-    fn next(&mut self) -> Result<Value, NoPiece> {
-        let end: &[u8] = match self.format {
-            Format::Events => b"\n\n",
-            Format::Lines => b"\n",
-        };
-        // What was looked through once is not looked through again.
-        let mut looked = 0;
+    /// The next item.
+    fn next(&mut self) -> Result<StreamItem, NoItem> {
         loop {
-            let from = looked.min(self.held.len());
-            if let Some(at) = self.held[from..].windows(end.len()).position(|window| window == end) {
-                let at = from + at;
-                let piece = String::from_utf8_lossy(&self.held[..at]).into_owned();
-                self.held.drain(..at + end.len());
-                let wrong = || NoPiece::Wrong(format!("got what is no piece: {}", excerpt(&piece)));
-                return match self.format {
-                    Format::Events => event(&piece),
-                    Format::Lines => serde_json::from_str(&piece).ok(),
-                }
-                .ok_or_else(wrong);
+            let wrong = |text: String| NoItem::Wrong(format!("got something other than an item: {}", excerpt(&text)));
+            if let Some(item) = self.items.take().map_err(wrong)? {
+                return Ok(item);
             }
-            looked = self.held.len().saturating_sub(end.len() - 1);
-            if !self.caller.receive_chunk(&mut self.held).map_err(NoPiece::Broken)? {
-                let rest = excerpt(&String::from_utf8_lossy(&self.held));
-                return Err(NoPiece::Wrong(format!("expected another piece, got the end of the body behind {rest}")));
+            if !self.receive_chunk()? {
+                let rest = self.rest();
+                return Err(NoItem::Wrong(format!("expected another item, got the end of the body behind {rest}")));
             }
         }
     }
 
-    /// Nothing more comes.
-    fn end(&mut self) -> Result<(), NoPiece> {
-        while self.held.is_empty() {
-            if !self.caller.receive_chunk(&mut self.held).map_err(NoPiece::Broken)? {
+    /// Receives a chunk of the body. Returns whether there was one.
+    fn receive_chunk(&mut self) -> Result<bool, NoItem> {
+        let chunk = self.caller.receive_chunk().map_err(NoItem::Broken)?;
+        self.items.push(chunk.as_deref().unwrap_or_default());
+        Ok(chunk.is_some())
+    }
+
+    /// Checks that the body ends here.
+    fn end(&mut self) -> Result<(), NoItem> {
+        while self.items.rest().is_empty() {
+            if !self.receive_chunk()? {
                 return Ok(());
             }
         }
-        let rest = excerpt(&String::from_utf8_lossy(&self.held));
-        Err(NoPiece::Wrong(format!("expected the end of the body, got {rest}")))
+        Err(NoItem::Wrong(format!("expected the end of the body, got {}", self.rest())))
     }
-}
 
-/// A server-sent event as a piece. All of its data stands on one line, as it does for JSON.
-fn event(text: &str) -> Option<Value> {
-    let (name, data) = match text.strip_prefix("event: ") {
-        None => ("chunk", text),
-        Some(rest) => rest.split_once('\n')?,
-    };
-    let data: Value = serde_json::from_str(data.strip_prefix("data: ")?).ok()?;
-    match name {
-        "chunk" | "result" => Some(json!({ name: data })),
-        "error" => {
-            data.as_object().filter(|object| object.len() == 1 && object.contains_key("error")).map(|_| data.clone())
-        }
-        _ => None,
+    fn rest(&self) -> String {
+        excerpt(&String::from_utf8_lossy(self.items.rest()))
     }
 }

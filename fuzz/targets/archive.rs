@@ -6,12 +6,13 @@ use std::fs;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use pipeloop::artifact::unpack::{Bounds, Format, unpack};
+use pipeloop::artifact::unpack::{Bounds, unpack};
+use pipeloop::error::ArchiveFormat;
 
 const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, entries: 64, halt: None };
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some(format) = Format::of(bytes) else { return };
+    let Some(format) = ArchiveFormat::of(bytes) else { return };
     let around = tempfile::tempdir().expect("a folder of its own");
     let canary = around.path().join("canary");
     fs::write(&canary, "alive").expect("the folder is ours");

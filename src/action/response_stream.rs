@@ -1,7 +1,7 @@
-//! The pieces of one answer on their way from a worker to a caller, bounded in bytes.
+//! The items of one answer on their way from a worker to a caller.
 //!
-//! The worker never waits here: it asks how much is held, and decides itself whether to read on
-//! (`worker/concurrent.rs`). The caller takes piece after piece; the last one says how it ended.
+//! The worker never waits here. It asks how many bytes are buffered, and decides itself whether to read on
+//! (`worker/concurrent`). The caller takes item after item; the last one says how the answer ended.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,62 +12,62 @@ use bytes::Bytes;
 use crate::activation::Answer;
 use crate::error::{Error, ProxyError};
 
-/// A piece of an answer.
+/// A part of an answer.
 #[derive(Debug)]
 pub enum StreamItem {
-    /// A part of it, any JSON.
+    /// A chunk: any JSON.
     Chunk(Bytes),
-    /// The last piece: a result.
+    /// The last item: a result.
     Result(Answer),
-    /// The last piece: the action says that it failed, by any JSON.
+    /// The last item: the action reports a failure, as any JSON.
     Failed(Bytes),
-    /// The last piece: there is nothing besides the chunks.
+    /// The last item: the chunks are the whole answer.
     End,
-    /// The last piece: there is no answer, or no more of it.
+    /// The last item: there is no answer, or no rest of it, for this reason.
     Broken(Error),
 }
 
 impl StreamItem {
-    /// Whether nothing comes after it.
+    /// Whether no item follows it.
     #[must_use]
     pub fn is_last(&self) -> bool {
         !matches!(self, Self::Chunk(_))
     }
 }
 
-/// The end of a caller. Dropping it says that nobody waits any more.
+/// The caller's end. Dropping it says that the caller has left.
 #[derive(Debug)]
 pub struct ResponseStream(Arc<Mutex<Inner>>);
 
-/// The end of a worker. Dropping it without a last piece says that the proxy is shutting down.
+/// The worker's end. Dropping it without a last item says that the proxy is shutting down.
 #[derive(Debug)]
 pub(super) struct StreamSender(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
     queue: VecDeque<StreamItem>,
-    held_bytes: usize,
+    buffered_bytes: usize,
     reader: Option<Waker>,
     writer: Option<Waker>,
     reader_left: bool,
     writer_left: bool,
 }
 
-/// What a piece costs beside its bytes, so that empty ones are not free.
-const PIECE_BYTES: usize = 64;
+/// What an item counts beside its bytes, so that empty ones are not free.
+const ITEM_BYTES: usize = 64;
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
-    inner.lock().expect("no holder of the pieces panics")
+    inner.lock().expect("no holder of the items panics")
 }
 
-/// Both ends.
-pub(super) fn pieces() -> (StreamSender, ResponseStream) {
+/// Both ends of a new stream.
+pub(super) fn response_stream() -> (StreamSender, ResponseStream) {
     let inner = Arc::new(Mutex::new(Inner::default()));
     (StreamSender(inner.clone()), ResponseStream(inner))
 }
 
 impl ResponseStream {
-    /// The next piece. Nothing comes after the last one.
+    /// The next item. There is none after the last.
     pub async fn next(&mut self) -> StreamItem {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
@@ -75,22 +75,22 @@ impl ResponseStream {
     /// As [`ResponseStream::next`].
     pub fn poll_next(&mut self, context: &Context<'_>) -> Poll<StreamItem> {
         let mut inner = lock(&self.0);
-        let Some(piece) = inner.queue.pop_front() else {
+        let Some(item) = inner.queue.pop_front() else {
             if inner.writer_left {
                 return Poll::Ready(StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown)));
             }
             inner.reader = Some(context.waker().clone());
             return Poll::Pending;
         };
-        if let StreamItem::Chunk(chunk) = &piece {
-            inner.held_bytes -= chunk.len() + PIECE_BYTES;
+        if let StreamItem::Chunk(chunk) = &item {
+            inner.buffered_bytes -= chunk.len() + ITEM_BYTES;
         }
         let writer = inner.writer.take();
         drop(inner);
         if let Some(writer) = writer {
             writer.wake();
         }
-        Poll::Ready(piece)
+        Poll::Ready(item)
     }
 }
 
@@ -107,37 +107,36 @@ impl Drop for ResponseStream {
 }
 
 impl StreamSender {
-    /// Adds a piece, and says how many bytes are held now.
-    pub(super) fn push(&self, piece: StreamItem) -> usize {
+    /// Adds an item, and returns how many bytes are buffered now.
+    pub(super) fn push(&self, item: StreamItem) -> usize {
         let mut inner = lock(&self.0);
-        if let StreamItem::Chunk(chunk) = &piece {
-            inner.held_bytes += chunk.len() + PIECE_BYTES;
+        if let StreamItem::Chunk(chunk) = &item {
+            inner.buffered_bytes += chunk.len() + ITEM_BYTES;
         }
-        inner.queue.push_back(piece);
-        let held_bytes = inner.held_bytes;
+        inner.queue.push_back(item);
+        let buffered_bytes = inner.buffered_bytes;
         let reader = inner.reader.take();
         drop(inner);
         if let Some(reader) = reader {
             reader.wake();
         }
-        held_bytes
+        buffered_bytes
     }
 
-    /// How many bytes are held.
-    pub(super) fn held_bytes(&self) -> usize {
-        lock(&self.0).held_bytes
+    /// How many bytes are buffered.
+    pub(super) fn buffered_bytes(&self) -> usize {
+        lock(&self.0).buffered_bytes
     }
 
-    /// Whether nobody waits any more.
+    /// Whether the caller has left.
     pub(super) fn is_closed(&self) -> bool {
         lock(&self.0).reader_left
     }
 
-    /// Ready when nobody waits any more, or, for one who asks for that, when no more than so many bytes
-    /// are held.
-    pub(super) fn poll_change(&self, held_bytes: Option<usize>, context: &Context<'_>) -> Poll<()> {
+    /// Ready when the caller has left or, with a number, when at most so many bytes are buffered.
+    pub(super) fn poll_change(&self, buffered_bytes: Option<usize>, context: &Context<'_>) -> Poll<()> {
         let mut inner = lock(&self.0);
-        if inner.reader_left || held_bytes.is_some_and(|bytes| inner.held_bytes <= bytes) {
+        if inner.reader_left || buffered_bytes.is_some_and(|bytes| inner.buffered_bytes <= bytes) {
             return Poll::Ready(());
         }
         if !inner.writer.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
@@ -164,33 +163,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_are_counted_while_they_are_held() {
-        let (feed, mut pieces) = pieces();
+    fn items_count_while_they_are_buffered() {
+        let (sender, mut stream) = response_stream();
         let context = Context::from_waker(Waker::noop());
-        assert!(pieces.poll_next(&context).is_pending());
-        assert_eq!(feed.push(StreamItem::Chunk("12345".into())), 5 + PIECE_BYTES);
-        assert_eq!(feed.push(StreamItem::Chunk("".into())), 5 + 2 * PIECE_BYTES);
-        assert_eq!(feed.push(StreamItem::End), 5 + 2 * PIECE_BYTES);
-        assert!(feed.poll_change(Some(PIECE_BYTES), &context).is_pending());
-        assert!(matches!(pieces.poll_next(&context), Poll::Ready(StreamItem::Chunk(chunk)) if chunk == "12345"));
-        assert!(feed.poll_change(Some(PIECE_BYTES), &context).is_ready());
-        assert!(matches!(pieces.poll_next(&context), Poll::Ready(StreamItem::Chunk(_))));
-        assert_eq!(feed.held_bytes(), 0);
-        assert!(matches!(pieces.poll_next(&context), Poll::Ready(StreamItem::End)));
+        assert!(stream.poll_next(&context).is_pending());
+        assert_eq!(sender.push(StreamItem::Chunk("12345".into())), 5 + ITEM_BYTES);
+        assert_eq!(sender.push(StreamItem::Chunk("".into())), 5 + 2 * ITEM_BYTES);
+        assert_eq!(sender.push(StreamItem::End), 5 + 2 * ITEM_BYTES);
+        assert!(sender.poll_change(Some(ITEM_BYTES), &context).is_pending());
+        assert!(matches!(stream.poll_next(&context), Poll::Ready(StreamItem::Chunk(chunk)) if chunk == "12345"));
+        assert!(sender.poll_change(Some(ITEM_BYTES), &context).is_ready());
+        assert!(matches!(stream.poll_next(&context), Poll::Ready(StreamItem::Chunk(_))));
+        assert_eq!(sender.buffered_bytes(), 0);
+        assert!(matches!(stream.poll_next(&context), Poll::Ready(StreamItem::End)));
     }
 
     #[test]
     fn each_end_learns_that_the_other_has_left() {
         let context = Context::from_waker(Waker::noop());
-        let (feed, mut caller) = pieces();
-        drop(feed);
+        let (sender, mut caller) = response_stream();
+        drop(sender);
         assert!(matches!(
             caller.poll_next(&context),
             Poll::Ready(StreamItem::Broken(Error::Proxy(ProxyError::ShuttingDown)))
         ));
-        let (feed, caller) = pieces();
-        assert!(!feed.is_closed() && feed.poll_change(None, &context).is_pending());
+        let (sender, caller) = response_stream();
+        assert!(!sender.is_closed() && sender.poll_change(None, &context).is_pending());
         drop(caller);
-        assert!(feed.is_closed() && feed.poll_change(None, &context).is_ready());
+        assert!(sender.is_closed() && sender.poll_change(None, &context).is_ready());
     }
 }

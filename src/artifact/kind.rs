@@ -1,7 +1,6 @@
 //! Recognises what a file is, by its content and never by its name.
 
-use crate::artifact::unpack::ArchiveFormat;
-use crate::error::{Foreign, Language};
+use crate::error::{ArchiveFormat, Foreign, Language};
 use crate::text::excerpt;
 
 /// So many bytes of a file are enough to recognise it.

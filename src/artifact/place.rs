@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::inspect::{Defect, Kind};
 use super::kind::HEAD_BYTES;
-use super::unpack::{self, ArchiveFormat, unpack};
+use super::unpack::{self, unpack};
 use super::{Artifact, Code, Sources};
-use crate::error::{Error, ProxyError, UploadError};
+use crate::error::{ArchiveFormat, Error, ProxyError, UploadError};
 
 /// A directory that the proxy made. It is removed only once: afterwards another action may use its name.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use super::process::Running;
 use super::report::Name;
 use super::settle::{Failure, Meanwhile};
 use super::{Answered, CheckRun};
-use crate::action::worker::{gone, spawn, unusable, wait_for_end};
+use crate::action::worker::{kill_and_explain, spawn, unusable_answer, wait_for_exit};
 
 /// How long the rest of an answer, or an answer after a line that is none, may take to come.
 pub(super) const LATE_OUTPUT_GRACE: Duration = Duration::from_millis(200);
@@ -71,12 +71,12 @@ impl CheckRun<'_> {
                     self.kill_and_reap(guard.process()).await;
                     return Err(Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes })));
                 }
-                Ok(Err(NoAnswer::Gone { untouched: true, .. })) if !fresh && wait_for_end(guard.process()).await => {
+                Ok(Err(NoAnswer::Gone { untouched: true, .. })) if !fresh && wait_for_exit(guard.process()).await => {
                     self.kill_and_reap(guard.process()).await;
                 }
                 Ok(Err(NoAnswer::Gone { partial, .. })) => {
                     let channel = conversation.channel();
-                    let why = gone(guard.process(), partial, channel, &mut self.logs);
+                    let why = kill_and_explain(guard.process(), partial, channel, &mut self.logs);
                     return Err(Failure::Error(self.log_capture.during(why).await));
                 }
                 Err(_) => return Err(self.diagnose_silence(took, Running { guard, conversation }).await),
@@ -105,7 +105,7 @@ impl CheckRun<'_> {
                 Err(Failure::Error(Error::Run(RunError::AnswerTooLong { limit_bytes })))
             }
             Ok(Err(single_shot::NoAnswer::Bad(problem))) => {
-                Err(Failure::Error(unusable(process, problem, &mut self.logs).await))
+                Err(Failure::Error(unusable_answer(process, problem, &mut self.logs).await))
             }
             Err(_) => Err(Failure::Silence { after: took, meanwhile: Meanwhile::HadNotExited }),
         };
@@ -169,7 +169,7 @@ impl CheckRun<'_> {
             };
             tokio::select! {
                 line = tokio::time::timeout(within, held_back) => line.ok().flatten(),
-                () = self.logs.pump() => unreachable!("a pump never ends"),
+                never = self.logs.pump() => match never {},
             }
         };
         let held_back = self.log_capture.during(held_back).await;

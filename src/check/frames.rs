@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::action::worker::{gone, wait_for_end};
+use crate::action::worker::{kill_and_explain, wait_for_exit};
 use crate::activation::Activation;
 use crate::error::{Error, RunError};
 use crate::protocol::conversation::Conversation;
@@ -68,7 +68,7 @@ impl CheckRun<'_> {
     }
 
     pub(super) async fn is_untouched(&self, running: &mut Running, sent: &SentActivation) -> bool {
-        running.multiplex().is_untouched(sent.ticket) && wait_for_end(running.guard.process()).await
+        running.multiplex().is_untouched(sent.ticket) && wait_for_exit(running.guard.process()).await
     }
 
     /// The process, started if none runs; `None` if it does not speak version 2.
@@ -161,7 +161,7 @@ impl CheckRun<'_> {
             Received::Closed => {
                 let partial = running.multiplex().partial().to_vec();
                 let channel = running.conversation.channel();
-                let why = gone(running.guard.process(), partial, channel, &mut self.logs);
+                let why = kill_and_explain(running.guard.process(), partial, channel, &mut self.logs);
                 Failure::Error(self.log_capture.during(why).await)
             }
             Received::Complete | Received::TimedOut => {

@@ -105,8 +105,8 @@ impl Transcript {
                 tokio::task::consume_budget().await;
                 let Taken::Frame(event, line) = taken else { return Received::TooLong };
                 if let Event::Log(_, text) = &event {
-                    let lines = logs.lines_of(text, None);
-                    logs.feed_frames(&lines);
+                    let lines = logs.format_lines(text, None);
+                    logs.append_lines(&lines);
                 }
                 let several = multiplex.promises().concurrency > 1;
                 self.record(at, event, line, sent_ids, several);
@@ -131,7 +131,7 @@ impl Transcript {
             tokio::select! {
                 step = multiplex.step(true) => gone = step == Step::Gone,
                 _ = process.exited() => gone = true,
-                () = logs.pump() => unreachable!("a pump never ends"),
+                never = logs.pump() => match never {},
                 () = tokio::time::sleep_until(until.into()) => return Received::TimedOut,
             }
         }

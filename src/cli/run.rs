@@ -15,7 +15,7 @@ use crate::activation::{Activation, Answer};
 use crate::config::{ActionSettings, Compatibility, container_environment};
 use crate::error::{Error, ProxyError};
 use crate::logs::{Sentinels, Sink};
-use crate::memory_budget::MemoryBudget;
+use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::protocol::answer::failure;
 
 use super::output;
@@ -97,10 +97,10 @@ impl Run {
                 stdout: stderr.clone(),
                 stderr,
                 sentinels: Sentinels::Omit,
-                init_failures: InitFailures::Tell,
+                init_failures: InitFailures::Return,
                 workers: 1,
                 queue: 1,
-                room: MemoryBudget::new(Some(u64::MAX)),
+                memory_budget: MemoryBudget::new(Some(u64::MAX)),
             },
             reaper,
         );
@@ -140,7 +140,7 @@ async fn run_all(
         let started = Instant::now();
         let outcome = match activation {
             Ok(activation) if printing.stream => stream(action, activation).await,
-            Ok(activation) => action.run(activation).await.map(Some),
+            Ok(activation) => action.run(activation, Reservation::default()).await.map(Some),
             Err(error) => Err(error),
         };
         if printing.time {
@@ -176,7 +176,7 @@ struct Printing {
 /// Runs one activation and prints its chunks as they come. Returns its result, if it has one beside the chunks.
 async fn stream(action: &Action, activation: Activation) -> Result<Option<Answer>, Error> {
     let failed = |reason| Error::Proxy(ProxyError::System { doing: "write a chunk", reason });
-    let (mut item, mut items) = action.stream(activation).await?;
+    let (mut item, mut items) = action.stream(activation, Reservation::default()).await?;
     let mut chunks = output::Chunks::default();
     loop {
         match item {

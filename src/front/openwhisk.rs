@@ -84,13 +84,13 @@ impl Front for OpenWhisk {
     }
 
     async fn answer_fast(&self, body: Vec<u8>) -> Result<Bytes, Error> {
-        let memory_budget = self.action.room();
+        let memory_budget = self.action.memory_budget();
         self.action.check_run()?;
-        memory_budget.admit(body.len() as u64)?;
-        let mut reservation = memory_budget.hold();
-        reservation.grow_to(body.len())?;
+        memory_budget.check_announced(body.len() as u64)?;
+        let mut reservation = memory_budget.reserve();
+        reservation.try_grow_to(body.len())?;
         match Activation::parse(body) {
-            Ok(activation) => Ok(memory_budget.keep(self.action.run(activation.holding(reservation)).await?)),
+            Ok(activation) => Ok(memory_budget.count_answer(self.action.run(activation, reservation).await?)),
             Err(error) => {
                 self.action.refuse().await;
                 Err(error)
@@ -110,26 +110,26 @@ impl OpenWhisk {
             limit_bytes: self.max_body,
             setting: "PIPELOOP_MAX_BODY",
             caller_timeout: self.caller_timeout,
-            memory_budget: self.action.room(),
+            memory_budget: self.action.memory_budget(),
         };
         if let Err(error) = self.action.check_run() {
             discard(body, self.caller_timeout).await;
             return Err(error);
         }
         let activation = match read_body(body, &bound).await {
-            Ok((body, reservation)) => Activation::parse(body).map(|activation| activation.holding(reservation)),
+            Ok((body, reservation)) => Activation::parse(body).map(|activation| (activation, reservation)),
             // The body was not read, so the activation has no log either.
             Err(error @ Error::Request(RequestError::MemoryFull { .. })) => return Err(error),
             Err(error) => Err(error),
         };
         match activation {
-            Ok(activation) => match format {
+            Ok((activation, reservation)) => match format {
                 None => {
-                    let answer = self.action.run(activation).await?;
-                    Ok(json(StatusCode::OK, self.action.room().keep(answer)))
+                    let answer = self.action.run(activation, reservation).await?;
+                    Ok(json(StatusCode::OK, self.action.memory_budget().count_answer(answer)))
                 }
                 // The reply waits for the first item: until then the outcome may be an error with a status.
-                Some(format) => self.action.stream(activation).await.map(|items| streamed(format, items)),
+                Some(format) => self.action.stream(activation, reservation).await.map(|items| streamed(format, items)),
             },
             Err(error) => {
                 self.action.refuse().await;
@@ -144,7 +144,7 @@ impl OpenWhisk {
             limit_bytes: self.max_init_body,
             setting: "PIPELOOP_MAX_INIT_BODY",
             caller_timeout: self.caller_timeout,
-            memory_budget: self.action.room(),
+            memory_budget: self.action.memory_budget(),
         };
         if let Err(error) = self.action.check_init() {
             discard(body, self.caller_timeout).await;

@@ -1,23 +1,23 @@
 //! Log lines as JSON objects: `PIPELOOP_LOG_FORMAT=json`.
 //!
-//! One object for each line that the action printed, with the time at which it was read. Knows nothing
-//! of sentinels: those stay plain lines, since whoever counts them looks for them as they are.
+//! One object for each line that the action printed, with the time at which the proxy read it. Knows no
+//! sentinels: those stay plain lines, since log readers look for them as they are.
 
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A longer line becomes several objects.
+/// The longest line in one object. A longer one becomes several.
 const MAX_LINE: usize = 64 * 1024;
 
-/// Cuts one stream into lines.
+/// Splits one stream into lines.
 #[derive(Debug)]
 pub(super) struct Lines {
     /// `stdout` or `stderr`.
     stream: &'static str,
-    /// Whose lines these are.
+    /// The activation that the lines belong to, if that is known.
     pub(super) label: Option<Arc<str>>,
-    /// A line that has not ended.
+    /// A line that has no end yet.
     unfinished: Vec<u8>,
 }
 
@@ -26,8 +26,8 @@ impl Lines {
         Self { stream, label: None, unfinished: Vec::new() }
     }
 
-    /// Adds output, and returns the lines that it ends.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Vec<u8> {
+    /// Adds output, and returns the lines that it completes, as objects.
+    pub(super) fn append(&mut self, mut bytes: &[u8]) -> Vec<u8> {
         let mut encoded = Vec::new();
         while let Some(newline) = memchr::memchr(b'\n', bytes) {
             let (line, rest) = bytes.split_at(newline);
@@ -46,12 +46,12 @@ impl Lines {
         encoded
     }
 
-    /// A sentence of ours on this stream.
+    /// Encodes a sentence of the proxy on this stream.
     pub(super) fn sentence(&self, label: Option<&str>, sentence: &str, encoded: &mut Vec<u8>) {
         object(self.stream, label, sentence.as_bytes(), encoded);
     }
 
-    /// Ends a line that has not ended.
+    /// Ends the unfinished line, if there is one.
     pub(super) fn finish(&mut self, encoded: &mut Vec<u8>) {
         if !self.unfinished.is_empty() {
             let line = std::mem::take(&mut self.unfinished);
@@ -61,7 +61,7 @@ impl Lines {
 
     fn line(&self, line: &[u8], encoded: &mut Vec<u8>) {
         if line.len() > MAX_LINE {
-            // Between characters, as far as it is text.
+            // Between characters, if it is text.
             let mut rest = line;
             while !rest.is_empty() {
                 let mut end = rest.len().min(MAX_LINE);
@@ -77,8 +77,8 @@ impl Lines {
     }
 }
 
-/// One object and LF: `{"time":…,"stream":…,"activation":…,"line":…}`. Bytes that are no UTF-8 become
-/// U+FFFD, which JSON has instead.
+/// One object and LF: `{"time":…,"stream":…,"activation":…,"line":…}`. Bytes that are not UTF-8
+/// become U+FFFD.
 pub(super) fn object(stream: &str, label: Option<&str>, line: &[u8], encoded: &mut Vec<u8>) {
     let text = |text: &str| serde_json::to_string(text).expect("text can always be written");
     let label = label.map_or("null".into(), text);
@@ -89,11 +89,11 @@ pub(super) fn object(stream: &str, label: Option<&str>, line: &[u8], encoded: &m
     );
 }
 
-/// A point in time as RFC 3339 has it, in UTC and milliseconds.
+/// A point in time by RFC 3339, in UTC, with milliseconds.
 fn timestamp(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    // Counted from March, so that the day that comes and goes is a year's last.
+    // Years start in March here, so that a leap day is the last day of a year.
     //
     // Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
     let shifted = days + 719_468;
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn times_are_rfc_3339() {
-        // As `date -u -d @SECONDS +%FT%TZ` has them.
+        // Checked against `date -u -d @SECONDS +%FT%TZ`.
         for (seconds, expected) in [
             (0, "1970-01-01T00:00:00.007Z"),
             (951_782_400, "2000-02-29T00:00:00.007Z"),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_put_together_and_long_ones_cut() {
+    fn lines_are_joined_and_long_ones_split() {
         let texts = |encoded: &[u8]| -> Vec<String> {
             let lines = encoded.split_inclusive(|byte| *byte == b'\n');
             let line =
@@ -140,13 +140,13 @@ mod tests {
             lines.map(line).collect()
         };
         let mut lines = Lines::new("stderr");
-        assert!(lines.feed(b"half").is_empty());
-        assert_eq!(texts(&lines.feed(b" a line\r\n\nnext \xff\nun")), ["half a line", "", "next \u{fffd}"]);
+        assert!(lines.append(b"half").is_empty());
+        assert_eq!(texts(&lines.append(b" a line\r\n\nnext \xff\nun")), ["half a line", "", "next \u{fffd}"]);
         let mut rest = Vec::new();
         lines.finish(&mut rest);
         assert_eq!(texts(&rest), ["un"]);
         let long = "é".repeat(MAX_LINE);
-        let encoded = lines.feed(format!("x{long}\n").as_bytes());
+        let encoded = lines.append(format!("x{long}\n").as_bytes());
         assert_eq!(texts(&encoded).concat(), format!("x{long}"));
         assert!(texts(&encoded).iter().all(|text| text.len() <= MAX_LINE));
     }

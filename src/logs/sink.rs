@@ -1,4 +1,4 @@
-//! Where the log goes, without ever waiting in a system call.
+//! Where the log goes. No write here blocks in a system call.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,13 +14,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::process::pipe::watch_as_it_is;
 
-/// What a pipe takes without blocking when `poll` calls it writable.
+/// How much a pipe takes without blocking when `poll` says that it is writable.
 ///
 /// Source: pipe(7), `PIPE_BUF`.
 const ATOMIC: usize = 4096;
-/// What pwritev2(2) takes for "where the descriptor stands".
+/// The offset by which pwritev2(2) writes at the file position.
 const CURRENT_POSITION: u64 = u64::MAX;
-/// The device of `/dev/null`, which may lie in any folder: its major and minor number.
+/// The major and minor number of `/dev/null`, which may have any path.
 ///
 /// Source: the kernel's `Documentation/admin-guide/devices.txt`.
 const NULL: (u32, u32) = (1, 3);
@@ -32,34 +32,34 @@ pub struct Sink(Arc<SinkInner>);
 #[derive(Debug)]
 struct SinkInner {
     fd: OwnedFd,
-    /// Registered with the runtime at the first wait only. `None` for files, which never block.
+    /// Registered with the runtime at the first wait. `None` for files, which never block.
     registered: OnceLock<Option<AsyncFd<OwnedFd>>>,
-    /// A file, or `/dev/null`: a write waits for nobody.
-    never_waits: bool,
-    /// Whether one write can be asked not to wait. Pipes can, terminals cannot.
-    takes_nowait: AtomicBool,
-    /// Of several that share it, one writes at a time.
-    turn: Arc<Semaphore>,
-    /// Whoever had the turn last left in the middle of a line.
-    broken_off: AtomicBool,
+    /// A file or `/dev/null`: no write blocks.
+    never_blocks: bool,
+    /// Whether a single write can be asked not to block. Pipes can, terminals cannot.
+    supports_nowait: AtomicBool,
+    /// One of the streams that share it writes at a time.
+    write_permit: Arc<Semaphore>,
+    /// The last holder of the permit left in the middle of a line.
+    torn_line: AtomicBool,
 }
 
 impl Sink {
-    /// Writes to a descriptor without changing its flags.
+    /// A sink that writes to this descriptor and leaves its flags alone.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
-        let never_waits = rustix::fs::fstat(&fd).is_ok_and(|status| {
+        let never_blocks = rustix::fs::fstat(&fd).is_ok_and(|status| {
             let kind = FileType::from_raw_mode(status.st_mode);
             let device = || (rustix::fs::major(status.st_rdev), rustix::fs::minor(status.st_rdev));
             kind == FileType::RegularFile || (kind == FileType::CharacterDevice && device() == NULL)
         });
         Self(Arc::new(SinkInner {
             fd,
-            never_waits,
+            never_blocks,
             registered: OnceLock::new(),
-            takes_nowait: AtomicBool::new(true),
-            turn: Arc::new(Semaphore::new(1)),
-            broken_off: AtomicBool::new(false),
+            supports_nowait: AtomicBool::new(true),
+            write_permit: Arc::new(Semaphore::new(1)),
+            torn_line: AtomicBool::new(false),
         }))
     }
 
@@ -79,27 +79,27 @@ impl Sink {
         Ok(Self::new(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?))
     }
 
-    /// The turn to write, if nobody has it.
-    pub(super) fn try_turn(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.turn.clone().try_acquire_owned().ok()
+    /// Takes the write permit if it is free.
+    pub(super) fn try_write_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.write_permit.clone().try_acquire_owned().ok()
     }
 
-    /// Waits for the turn to write.
-    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
-        self.0.turn.clone().acquire_owned().await.expect("the semaphore is never closed")
+    /// Waits for the write permit.
+    pub(super) async fn write_permit(&self) -> OwnedSemaphorePermit {
+        self.0.write_permit.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    /// Whoever has the turn leaves in the middle of a line.
-    pub(super) fn break_off(&self) {
-        self.0.broken_off.store(true, Ordering::Relaxed);
+    /// The holder of the permit leaves in the middle of a line.
+    pub(super) fn leave_torn_line(&self) {
+        self.0.torn_line.store(true, Ordering::Relaxed);
     }
 
-    /// Whether whoever had the turn before left so. To be asked once.
-    pub(super) fn was_broken_off(&self) -> bool {
-        self.0.broken_off.swap(false, Ordering::Relaxed)
+    /// Whether the previous holder left in the middle of a line. Resets the mark.
+    pub(super) fn take_torn_line(&self) -> bool {
+        self.0.torn_line.swap(false, Ordering::Relaxed)
     }
 
-    /// Writes what can be written now and says how much that was.
+    /// Writes as much as possible without blocking, and returns how much that was.
     pub(super) fn try_write(&self, bytes: &[u8]) -> usize {
         let mut written = 0;
         while written < bytes.len() {
@@ -113,28 +113,28 @@ impl Sink {
                 Ok(count) => written += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
-                // The reader is gone or the disk is full: nobody can be told, and the action's
-                // work is not to be lost over its log.
+                // The log reader has gone or the disk is full. The log is lost; the action's answer
+                // must not be.
                 Err(_) => return bytes.len(),
             }
         }
         written
     }
 
-    /// Writes by a call that does not wait, or is asked not to, which leaves the flags of the descriptor, and so
-    /// everybody who shares it, alone. `None` where that cannot be asked, or brings nothing now.
+    /// Writes by a call that never blocks here, or that is asked not to. The descriptor's flags stay as they
+    /// are, since other processes share them. `None` where such a call is unsupported or would block.
     ///
     /// Source: pwritev2(2), `RWF_NOWAIT`; for pipes since Linux 6.4.
     fn write_without_waiting(&self, bytes: &[u8]) -> Option<rustix::io::Result<usize>> {
-        if self.0.never_waits {
+        if self.0.never_blocks {
             return Some(rustix::io::write(&self.0.fd, bytes));
         }
-        if !self.0.takes_nowait.load(Ordering::Relaxed) {
+        if !self.0.supports_nowait.load(Ordering::Relaxed) {
             return None;
         }
         match rustix::io::pwritev2(&self.0.fd, &[IoSlice::new(bytes)], CURRENT_POSITION, ReadWriteFlags::NOWAIT) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => {
-                self.0.takes_nowait.store(false, Ordering::Relaxed);
+                self.0.supports_nowait.store(false, Ordering::Relaxed);
                 None
             }
             Err(Errno::AGAIN) => None,
@@ -142,7 +142,7 @@ impl Sink {
         }
     }
 
-    /// Whether a write would not block now. So it is where a write can only fail.
+    /// Whether a write would return at once, possibly with an error.
     pub(super) fn is_writable(&self) -> bool {
         loop {
             let mut fds = [PollFd::new(&self.0.fd, PollFlags::OUT)];
@@ -154,13 +154,13 @@ impl Sink {
         }
     }
 
-    /// Waits until something can be written.
+    /// Waits until the descriptor may be writable.
     pub(super) async fn writable(&self) {
         let registered = self.0.registered.get_or_init(|| watch_as_it_is(self.0.fd.try_clone().ok()?).ok());
         match registered {
             Some(fd) => {
                 if let Ok(mut ready) = fd.writable().await {
-                    // Whether it really is writable is what `poll` says next.
+                    // The next `poll` says whether it really is writable.
                     ready.clear_ready();
                 }
             }

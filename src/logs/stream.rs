@@ -1,5 +1,8 @@
-//! One stream of an action's output: what goes out, what is kept, and where its sentinels stand.
+//! One stream of an action's output: its outbox, its backlog and its sentinels.
+//!
+//! Knows bytes, lines and sentinels; knows no activation beyond a label for its lines.
 
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +18,11 @@ use crate::time;
 use super::json::Lines;
 use super::{Bounds, DEFUSED, SENTINEL, Sentinels, Sink};
 
-/// What is read from the action at once.
+/// The most bytes of one read from the action.
 const CHUNK: usize = 64 * 1024;
-/// What is kept of the end of a stream for error messages.
+/// How many bytes of a stream's end are kept for error messages.
 const TAIL_BYTES: usize = 2048;
-/// What an error message quotes of it.
+/// How many of its last lines an error message quotes.
 const TAIL_LINES: usize = 5;
 
 /// One stream of the action's output.
@@ -27,48 +30,48 @@ const TAIL_LINES: usize = 5;
 pub struct Stream {
     source: Option<AsyncFd<OwnedFd>>,
     sink: Sink,
-    /// Makes objects of lines, where that is wanted.
+    /// Encodes lines as JSON objects, in that format.
     lines: Option<Lines>,
-    /// Bytes on their way out, from `sent` on.
+    /// Bytes on their way to the sink. The first `sent` of them have been written.
     outbox: Vec<u8>,
     sent: usize,
-    company: Sharing,
-    turn: Option<OwnedSemaphorePermit>,
-    /// While it gathers, bytes up to here may go.
+    sharing: Sharing,
+    write_permit: Option<OwnedSemaphorePermit>,
+    /// How many bytes of the outbox a gathering stream may write before the log is whole.
     released: usize,
     phase: Phase,
     backlog: Vec<u8>,
     backlog_limit: usize,
     dropped_bytes: u64,
-    /// Bytes that may be the beginning of a sentinel, held back until that is known.
-    held: usize,
+    /// How many bytes at the end of the outbox wait, since they may be the start of a sentinel.
+    withheld: usize,
     at_line_start: bool,
     tail: Vec<u8>,
     stall_limit: Duration,
-    /// Our reader has not read for so long that its log is dropped until it reads again.
+    /// The log reader has stalled for so long that its log is dropped until it reads again.
     stalled: bool,
-    /// What was dropped since then: bytes, and sentinels, which are owed to it.
+    /// What was dropped since then. The reader gets the sentinels later.
     lost_bytes: usize,
     owed_sentinels: usize,
 }
 
-/// Whether others write to the same sink.
+/// Whether other streams write to the same sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sharing {
-    /// Nobody.
-    Baseline,
-    /// Others do, each when it has the turn. The log of an activation is held until it is whole, or
-    /// too much.
-    Gathers,
-    /// Others do, and there is nothing to be waited for.
-    Shares,
+    /// This stream alone writes to it.
+    Exclusive,
+    /// Each of several streams writes while it has the permit. An activation's log waits in the outbox
+    /// until it is whole, or too large.
+    Gathering,
+    /// Each of several streams writes while it has the permit. Nothing is gathered any more.
+    Direct,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Output goes out as it comes. So it is before the first sentinel as well.
+    /// Output goes out as it comes. This is also the state before the first sentinel.
     Open,
-    /// A sentinel was the last thing written: output is kept.
+    /// The last line written is a sentinel. Output is kept in the backlog.
     Closed,
 }
 
@@ -80,14 +83,14 @@ impl Stream {
             lines: (bounds.format == LogFormat::Json).then(|| Lines::new(name)),
             outbox: Vec::new(),
             sent: 0,
-            company: Sharing::Baseline,
-            turn: None,
+            sharing: Sharing::Exclusive,
+            write_permit: None,
             released: 0,
             phase: Phase::Open,
             backlog: Vec::new(),
             backlog_limit: bounds.backlog_bytes,
             dropped_bytes: 0,
-            held: 0,
+            withheld: 0,
             at_line_start: true,
             tail: Vec::new(),
             stall_limit: bounds.stall_limit,
@@ -97,18 +100,18 @@ impl Stream {
         }
     }
 
-    /// From now on others write to the same sink.
+    /// Other streams write to the same sink from now on.
     pub(super) fn share(&mut self) {
-        self.company = Sharing::Gathers;
+        self.sharing = Sharing::Gathering;
     }
 
-    /// Whether lines are written as objects.
-    pub(super) fn makes_objects(&self) -> bool {
+    /// Whether lines are written as JSON objects.
+    pub(super) fn is_json(&self) -> bool {
         self.lines.is_some()
     }
 
-    /// What comes from now on is this activation's, or nobody knows whose.
-    pub(super) fn attribute(&mut self, label: Option<&Arc<str>>) {
+    /// Lines from now on belong to this activation, or to an unknown one.
+    pub(super) fn set_label(&mut self, label: Option<&Arc<str>>) {
         if let Some(lines) = &mut self.lines
             && lines.label.as_ref() != label
         {
@@ -116,80 +119,80 @@ impl Stream {
         }
     }
 
-    /// Nothing is waited for any more: what is held back may go.
-    pub(super) fn let_go(&mut self) {
-        self.held = 0;
-        if self.company == Sharing::Gathers {
-            self.company = Sharing::Shares;
+    /// Lets everything in the outbox go. No sentinel or whole log is waited for any more.
+    pub(super) fn release_all(&mut self) {
+        self.withheld = 0;
+        if self.sharing == Sharing::Gathering {
+            self.sharing = Sharing::Direct;
         }
     }
 
-    /// Whether nobody has read it for so long that it was given up.
+    /// Whether the log reader has stalled for so long that the log is dropped.
     pub(super) fn is_stalled(&self) -> bool {
         self.stalled
     }
 
-    /// Takes what is left in the pipe, and lets go of it.
+    /// Reads what is left in the pipe, and closes it.
     pub(super) fn detach(&mut self) {
         self.drain();
         self.source = None;
     }
 
-    /// Whether more waits to be written than is to be held.
+    /// Whether the outbox holds more than it should.
     pub(super) fn is_full(&self) -> bool {
         self.outbox.len() - self.sent > self.backlog_limit.max(CHUNK) + CHUNK
     }
 
-    /// The action's pipe.
+    /// The pipe of the action, if one is attached.
     pub(super) fn source(&self) -> Option<&OwnedFd> {
         self.source.as_ref().map(AsyncFd::get_ref)
     }
 
-    /// How much stands in the action's pipe.
+    /// How many bytes are in the action's pipe.
     #[cfg(test)]
     pub(super) fn unread(&self) -> u64 {
         let source = self.source.as_ref().expect("it has a pipe");
         rustix::io::ioctl_fionread(source.get_ref()).expect("it is a pipe")
     }
 
-    /// Takes a pipe of the action as source, and what somebody else has read of it already.
+    /// Takes a pipe of the action as source. `read` is what another reader took from it before.
     pub fn attach(&mut self, source: AsyncFd<OwnedFd>, read: &[u8]) {
         self.source = Some(source);
-        self.feed(read);
+        self.append(read);
     }
 
     /// Adds output of the action.
-    pub fn feed(&mut self, bytes: &[u8]) {
+    pub fn append(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        self.remember(bytes);
+        self.keep_tail(bytes);
         match &mut self.lines {
-            None => self.pass(bytes),
+            None => self.route(bytes),
             Some(lines) => {
-                let lines = lines.feed(bytes);
-                self.pass(&lines);
+                let lines = lines.append(bytes);
+                self.route(&lines);
             }
         }
     }
 
-    /// Adds whole lines in the log's own format, on lines of their own.
-    pub(super) fn feed_apart(&mut self, lines: &[u8]) {
+    /// Adds whole lines that are in the log's format already.
+    pub(super) fn append_lines(&mut self, lines: &[u8]) {
         if !self.is_at_line_start() {
-            self.pass(b"\n");
+            self.route(b"\n");
         }
-        self.pass(lines);
+        self.route(lines);
     }
 
-    /// Passes on what is in the log's own format.
-    fn pass(&mut self, bytes: &[u8]) {
+    /// Sends bytes in the log's format to the outbox or to the backlog.
+    fn route(&mut self, bytes: &[u8]) {
         match self.phase {
-            Phase::Open => self.put(bytes),
+            Phase::Open => self.enqueue(bytes),
             Phase::Closed => {
-                let room = self.backlog_limit.saturating_sub(self.backlog.len());
-                let mut kept = bytes.len().min(room);
+                let space = self.backlog_limit.saturating_sub(self.backlog.len());
+                let mut kept = bytes.len().min(space);
                 if self.lines.is_some() {
-                    // Half an object is none.
+                    // Half an object is not JSON.
                     kept = memchr::memrchr(b'\n', &bytes[..kept]).map_or(0, |newline| newline + 1);
                 }
                 self.backlog.extend_from_slice(&bytes[..kept]);
@@ -198,13 +201,13 @@ impl Stream {
         }
     }
 
-    /// Adds a line of the action's output, without its end.
-    pub fn feed_line(&mut self, line: &[u8]) {
-        self.feed(line);
-        self.feed(b"\n");
+    /// Adds a line of the action's output. `line` comes without its newline.
+    pub fn append_line(&mut self, line: &[u8]) {
+        self.append(line);
+        self.append(b"\n");
     }
 
-    /// The last lines of the stream, on one line, for an error message. Possibly empty.
+    /// The last lines of the stream, joined into one line for an error message; possibly empty.
     #[must_use]
     pub fn tail(&self) -> String {
         let text = String::from_utf8_lossy(&self.tail);
@@ -212,13 +215,13 @@ impl Stream {
         lines[lines.len().saturating_sub(TAIL_LINES)..].join(" | ")
     }
 
-    /// All that is kept of what passed last, as it is.
+    /// The stream's last bytes, as the action printed them.
     #[must_use]
     pub fn kept(&self) -> String {
         String::from_utf8_lossy(&self.tail).into_owned()
     }
 
-    /// Forgets the tail: a new process begins.
+    /// Forgets the tail, since a new process starts.
     pub fn forget_tail(&mut self) {
         self.tail.clear();
     }
@@ -237,7 +240,7 @@ impl Stream {
             Some(lines) => lines.sentence(lines.label.as_deref(), &sentence, &mut line),
         }
         match self.phase {
-            Phase::Open => self.put(&line),
+            Phase::Open => self.enqueue(&line),
             Phase::Closed if self.backlog.len() + line.len() <= self.backlog_limit => {
                 self.backlog.extend_from_slice(&line);
             }
@@ -252,7 +255,7 @@ impl Stream {
         }
     }
 
-    fn remember(&mut self, bytes: &[u8]) {
+    fn keep_tail(&mut self, bytes: &[u8]) {
         if bytes.len() >= TAIL_BYTES {
             self.tail.clear();
             self.tail.extend_from_slice(&bytes[bytes.len() - TAIL_BYTES..]);
@@ -271,7 +274,7 @@ impl Stream {
         self.at_line_start = true;
         if !self.backlog.is_empty() {
             let backlog = std::mem::take(&mut self.backlog);
-            self.put(&backlog);
+            self.enqueue(&backlog);
         }
         let dropped = std::mem::take(&mut self.dropped_bytes);
         if dropped > 0 {
@@ -281,33 +284,32 @@ impl Stream {
         }
     }
 
-    /// Puts bytes into the outbox, with every sentinel of the action's own defused. A sentinel may
-    /// be cut in two by how its bytes arrive: the end of the outbox that could be the beginning of
-    /// one is held back.
-    fn put(&mut self, bytes: &[u8]) {
+    /// Adds bytes to the outbox, and defuses every sentinel in them. A sentinel may arrive in two parts, so
+    /// an end of the outbox that could be the start of one is withheld.
+    fn enqueue(&mut self, bytes: &[u8]) {
         let Some(last) = bytes.last() else { return };
         self.at_line_start = *last == b'\n';
-        let from = self.outbox.len() - self.held;
+        let from = self.outbox.len() - self.withheld;
         self.outbox.extend_from_slice(bytes);
         let mut search = from;
         while let Some(at) = memmem::find(&self.outbox[search..], SENTINEL.as_bytes()) {
             let at = search + at;
             self.outbox[at..at + SENTINEL.len()].copy_from_slice(DEFUSED.as_bytes());
-            // The end of one may be the beginning of the next.
+            // The end of one sentinel may be the start of the next.
             search = at + 1;
         }
-        self.held = partial_sentinel(&self.outbox[search..]);
+        self.withheld = partial_sentinel(&self.outbox[search..]);
     }
 
-    /// Writes what can be written now. Whether everything is out that may go.
+    /// Writes as much as possible without blocking. Returns whether everything that may go is out.
     pub(super) fn flush(&mut self) -> bool {
         if self.stalled && self.sink.is_writable() {
-            self.resume();
+            self.recover();
         }
-        let mut end = self.due();
-        if self.sent < end && !self.stalled && self.has_turn() {
-            // Taking the turn may have added a byte.
-            end = self.due();
+        let mut end = self.sendable();
+        if self.sent < end && !self.stalled && self.has_write_permit() {
+            // Taking the permit may have added a byte.
+            end = self.sendable();
             self.sent += self.sink.try_write(&self.outbox[self.sent..end]);
         }
         if self.sent < end {
@@ -316,55 +318,55 @@ impl Stream {
         self.outbox.drain(..end);
         self.sent = 0;
         self.released = 0;
-        self.turn = None;
+        self.write_permit = None;
         if self.outbox.capacity() > 2 * CHUNK && self.outbox.len() < CHUNK {
             self.outbox.shrink_to(CHUNK);
         }
         true
     }
 
-    /// How much of the outbox may go.
-    fn due(&mut self) -> usize {
-        let ready = self.outbox.len() - self.held;
-        if self.company != Sharing::Gathers || self.phase == Phase::Closed {
+    /// How many bytes of the outbox may go.
+    fn sendable(&mut self) -> usize {
+        let ready = self.outbox.len() - self.withheld;
+        if self.sharing != Sharing::Gathering || self.phase == Phase::Closed {
             return ready;
         }
         if self.outbox.len() > self.backlog_limit {
             if let Some(newline) = memchr::memrchr(b'\n', &self.outbox[self.released..ready]) {
                 self.released += newline + 1;
             } else if self.released == 0 {
-                // Nobody can be made to wait for the end of this line.
+                // The end of this line may never come, and other streams wait for the sink.
                 self.outbox.insert(ready, b'\n');
                 self.released = ready + 1;
-                self.at_line_start = self.held == 0;
+                self.at_line_start = self.withheld == 0;
             }
         }
         self.released
     }
 
-    /// Whether it may write to the sink now.
-    fn has_turn(&mut self) -> bool {
-        if self.company == Sharing::Baseline || self.turn.is_some() {
+    /// Whether it may write to the sink now. Takes the permit if that is free.
+    fn has_write_permit(&mut self) -> bool {
+        if self.sharing == Sharing::Exclusive || self.write_permit.is_some() {
             return true;
         }
-        let Some(turn) = self.sink.try_turn() else { return false };
-        self.take(turn);
+        let Some(permit) = self.sink.try_write_permit() else { return false };
+        self.start_writing(permit);
         true
     }
 
-    fn take(&mut self, turn: OwnedSemaphorePermit) {
-        self.turn = Some(turn);
-        if self.sink.was_broken_off() {
+    fn start_writing(&mut self, permit: OwnedSemaphorePermit) {
+        self.write_permit = Some(permit);
+        if self.sink.take_torn_line() {
             self.outbox.insert(0, b'\n');
             self.released += usize::from(self.released > 0);
         }
     }
 
-    /// Waits until a [`Stream::flush`] that left something may get further.
-    async fn may_flush(&mut self) {
-        if self.company != Sharing::Baseline && self.turn.is_none() && !self.stalled {
-            let turn = self.sink.turn().await;
-            self.take(turn);
+    /// Waits until another [`Stream::flush`] may write more.
+    async fn wait_to_flush(&mut self) {
+        if self.sharing != Sharing::Exclusive && self.write_permit.is_none() && !self.stalled {
+            let permit = self.sink.write_permit().await;
+            self.start_writing(permit);
         } else {
             self.sink.writable().await;
         }
@@ -372,12 +374,12 @@ impl Stream {
 
     pub(super) async fn flushed(&mut self) {
         while !self.flush() {
-            self.may_flush().await;
+            self.wait_to_flush().await;
         }
     }
 
-    /// Takes what stands in the pipe at this moment and no more: an action that goes on printing
-    /// does not keep its activation open.
+    /// Reads what is in the pipe at this moment and no more, so that an action that goes on printing
+    /// cannot keep its activation open.
     pub fn drain(&mut self) {
         let Some(source) = &self.source else { return };
         let mut waiting = rustix::io::ioctl_fionread(source.get_ref()).unwrap_or(0);
@@ -390,21 +392,21 @@ impl Stream {
                 Err(Errno::INTR) => continue,
                 Err(_) => return,
             }
-            self.feed(&chunk);
+            self.append(&chunk);
         }
     }
 
-    /// Ends the log of an activation in the outbox.
+    /// Adds the end of an activation's log to the outbox.
     pub(super) fn finish(&mut self, sentinels: Sentinels) {
-        // An activation that never began, such as a failed init, has a log of its own too.
+        // Kept output goes out before a sentinel, also outside of any activation.
         self.begin();
         if let Some(lines) = &mut self.lines {
             let mut last = Vec::new();
             lines.finish(&mut last);
             lines.label = None;
-            self.put(&last);
+            self.enqueue(&last);
         }
-        self.held = 0;
+        self.withheld = 0;
         if sentinels == Sentinels::Omit {
             return;
         }
@@ -417,27 +419,27 @@ impl Stream {
         self.phase = Phase::Closed;
     }
 
-    /// Our reader does not read: its log is given up, rather than the action and its answer.
-    pub(super) fn give_up(&mut self) {
+    /// Drops the outbox, since the log reader has stalled. The action and its answer go on.
+    pub(super) fn drop_unsent(&mut self) {
         let unsent = &self.outbox[self.sent..];
-        tracing::warn!(bytes = unsent.len(), "nobody reads the log; it is dropped");
-        // The action's own sentinels are defused, so these are ours.
+        tracing::warn!(bytes = unsent.len(), "the log reader has stalled; the log is dropped");
+        // Sentinels that the action printed are defused, so each of these ends an activation.
         self.owed_sentinels += memmem::find_iter(unsent, SENTINEL.as_bytes()).count();
         self.lost_bytes += unsent.len();
-        if self.turn.take().is_some() && self.sent > 0 && self.outbox[self.sent - 1] != b'\n' {
-            self.sink.break_off();
+        if self.write_permit.take().is_some() && self.sent > 0 && self.outbox[self.sent - 1] != b'\n' {
+            self.sink.leave_torn_line();
         }
         self.outbox.clear();
         self.sent = 0;
         self.released = 0;
-        self.held = 0;
+        self.withheld = 0;
         self.stalled = true;
     }
 
-    /// Our reader reads again: it is told what it missed, and gets the sentinels that it counts.
-    fn resume(&mut self) {
+    /// The log reader reads again. It gets a notice and every missed sentinel.
+    fn recover(&mut self) {
         let sentence = format!(
-            "pipeloop: {} bytes of the log were dropped here, since nobody read it (PIPELOOP_LOG_STALL)",
+            "pipeloop: {} bytes of the log were dropped here, since the log reader had stalled (PIPELOOP_LOG_STALL)",
             std::mem::take(&mut self.lost_bytes)
         );
         let mut missed = if let Some(lines) = &self.lines {
@@ -451,26 +453,25 @@ impl Stream {
             missed.push_str(SENTINEL);
             missed.push('\n');
         }
-        // Nothing of the outbox has been sent since it was given up.
+        // No byte of the outbox has been sent since then.
         self.released += missed.len();
         self.outbox.splice(0..0, missed.into_bytes());
         self.stalled = false;
     }
 
-    /// Moves output from the source to the sink, and reads only when the outbox is empty.
-    pub(super) async fn pump(&mut self) {
+    /// Moves output from the source to the sink. Reads only while the outbox is empty.
+    pub(super) async fn pump(&mut self) -> Infallible {
         loop {
             if !self.flush() {
-                let stalls = self.stalled || time::timeout(self.stall_limit, self.may_flush()).await.is_none();
-                if stalls {
-                    self.give_up();
+                let stalled = self.stalled || time::timeout(self.stall_limit, self.wait_to_flush()).await.is_none();
+                if stalled {
+                    self.drop_unsent();
                 }
                 continue;
             }
             let Some(source) = &self.source else {
-                // Nothing will come; the other stream goes on.
-                std::future::pending::<()>().await;
-                unreachable!("pending never ends");
+                // Nothing more comes here; the other stream goes on.
+                return std::future::pending().await;
             };
             let mut chunk = Vec::new();
             let count = {
@@ -498,13 +499,13 @@ impl Stream {
             match count {
                 None => {}
                 Some(0) => self.source = None,
-                Some(_) => self.feed(&chunk),
+                Some(_) => self.append(&chunk),
             }
         }
     }
 }
 
-/// How many bytes at the end of `bytes` could be the beginning of a sentinel.
+/// How many bytes at the end of `bytes` could be the start of a sentinel.
 fn partial_sentinel(bytes: &[u8]) -> usize {
     let sentinel = SENTINEL.as_bytes();
     let longest = bytes.len().min(sentinel.len() - 1);

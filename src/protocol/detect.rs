@@ -118,7 +118,7 @@ impl Detection<'_> {
                 _ = self.results.fill() => Wakeup::Bytes,
                 _ = self.process.exited() => Wakeup::Exit,
                 () = timer.expired() => Wakeup::Probe,
-                () = logs.pump() => unreachable!("a pump never ends"),
+                never = logs.pump() => match never {},
             };
             if let Wakeup::Exit = wakeup {
                 // The bytes that it wrote before are in the pipes.
@@ -131,7 +131,7 @@ impl Detection<'_> {
                 }
             }
             // A process that floods its log at the start waits for the reader of the log.
-            logs.relieve().await;
+            logs.wait_for_space().await;
             match wakeup {
                 Wakeup::Bytes => {
                     if self.results.has_ended() && self.stdout.has_ended() {
@@ -221,7 +221,7 @@ impl Detection<'_> {
             // Standard output is a log here, whatever it holds.
             let rest = self.stdout.take_rest();
             self.note_first_line(&rest);
-            logs.stdout.feed(&rest);
+            logs.stdout.append(&rest);
             return Ok(None);
         }
         while let Some(line) = self.stdout.next_line() {
@@ -234,7 +234,7 @@ impl Detection<'_> {
                         return Err(wrong_first_line(expected, &line, ResultChannel::Stdout));
                     }
                     self.note_first_line(&line);
-                    logs.stdout.feed_line(&line);
+                    logs.stdout.append_line(&line);
                 }
             }
         }
@@ -243,7 +243,7 @@ impl Detection<'_> {
             if let Some(expected) = required_handshake(protocol) {
                 return Err(wrong_first_line(expected, &bytes, ResultChannel::Stdout));
             }
-            logs.stdout.feed(&bytes);
+            logs.stdout.append(&bytes);
         }
         Ok(None)
     }
@@ -288,7 +288,7 @@ impl Detection<'_> {
     fn ended(&mut self, stage: Stage, logs: &mut Logs) -> Error {
         // An unfinished line on stdout is a log line too.
         let rest = self.stdout.take_rest();
-        logs.stdout.feed(&rest);
+        logs.stdout.append(&rest);
         logs.detach();
         self.note_first_line(&rest);
         let stage = match (stage, self.first_line.take()) {

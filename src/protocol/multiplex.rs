@@ -334,7 +334,7 @@ impl Multiplex {
                 let Taken::Frame(event, line) = taken else { return Err(NoAnswer::TooLong) };
                 // A process that writes without pause must not keep timers from running.
                 tokio::task::consume_budget().await;
-                logs.relieve().await;
+                logs.wait_for_space().await;
                 let unusable = |reason| {
                     let line = String::from_utf8_lossy(&line).into_owned();
                     Err(NoAnswer::Bad(BadAnswer::NotJson { line, reason }))
@@ -346,8 +346,8 @@ impl Multiplex {
                         }
                     }
                     Event::Log(_, text) => {
-                        let lines = logs.lines_of(&text, None);
-                        logs.feed_frames(&lines);
+                        let lines = logs.format_lines(&text, None);
+                        logs.append_lines(&lines);
                     }
                     Event::Ended(_, Ended::Result(answer)) => return Ok(answer),
                     Event::Ended(_, Ended::Error(error)) => return Ok(answer::failure(&error)),
@@ -367,7 +367,7 @@ impl Multiplex {
             tokio::select! {
                 step = self.step(true) => gone = step == Step::Gone,
                 _ = process.exited() => gone = true,
-                () = logs.pump() => unreachable!("a pump never ends"),
+                never = logs.pump() => match never {},
             }
         }
     }
@@ -380,7 +380,7 @@ impl Multiplex {
                 step = self.step(true) => if step == Step::Gone {
                     return;
                 },
-                () = logs.pump() => unreachable!("a pump never ends"),
+                never = logs.pump() => match never {},
             }
             self.drop_strays(logs);
         }

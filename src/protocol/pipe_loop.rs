@@ -125,7 +125,7 @@ impl PipeLoop {
         let answer = tokio::select! {
             biased;
             answer = exchange.answer(process) => answer,
-            () = logs.pump() => unreachable!("a pump never ends"),
+            never = logs.pump() => match never {},
         };
         let strays = std::mem::take(&mut exchange.strays);
         self.link.end_activation();
@@ -149,7 +149,7 @@ impl PipeLoop {
                         return;
                     }
                 }
-                () = logs.pump() => unreachable!("a pump never ends"),
+                never = logs.pump() => match never {},
             }
             self.drop_strays(logs);
         }

@@ -95,7 +95,7 @@ pub async fn interact(
                 // A process need not read its arguments.
                 Err(_) => unwritten = &[],
             },
-            () = logs.pump() => unreachable!("a pump never ends"),
+            never = logs.pump() => match never {},
             _ = process.exited(), if !exited => exited = true,
             () = tokio::time::sleep(EXIT_DRAIN_TIMEOUT), if exited => {
                 // A child holds its stdout open. Everything that the process wrote is in the pipe.
@@ -149,10 +149,10 @@ impl Output {
     async fn log(&mut self, mut count: usize, logs: &mut Logs) {
         while count > 0 {
             let chunk = count.min(LOG_CHUNK);
-            logs.stdout.feed(&self.lines.pending()[..chunk]);
+            logs.stdout.append(&self.lines.pending()[..chunk]);
             self.lines.skip(chunk);
             count -= chunk;
-            logs.relieve().await;
+            logs.wait_for_space().await;
         }
     }
 

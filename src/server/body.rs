@@ -48,18 +48,19 @@ pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec
         })
     };
     let announced = body.size_hint().exact().unwrap_or(0);
-    let admitted = if announced > bound.limit_bytes { Err(too_large()) } else { bound.memory_budget.admit(announced) };
+    let admitted =
+        if announced > bound.limit_bytes { Err(too_large()) } else { bound.memory_budget.check_announced(announced) };
     if let Err(error) = admitted {
         discard(body, bound.caller_timeout).await;
         return Err(error);
     }
-    let mut reservation = bound.memory_budget.hold();
+    let mut reservation = bound.memory_budget.reserve();
     // An announcement costs the caller nothing, so it reserves no more than this.
     let capacity = announced.min(MAX_RESERVED_BYTES);
     let mut bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or(0) + 1);
     while let Some(chunk) = next_chunk(&mut body, bound.caller_timeout).await.map_err(|error| error.about(bound))? {
         let length = bytes.len() + chunk.len();
-        let grown = if length as u64 > bound.limit_bytes { Err(too_large()) } else { reservation.grow_to(length) };
+        let grown = if length as u64 > bound.limit_bytes { Err(too_large()) } else { reservation.try_grow_to(length) };
         if let Err(error) = grown {
             drop(bytes);
             discard(body, bound.caller_timeout).await;

@@ -321,7 +321,7 @@ mod tests {
         fn a_request_fits_only_whole_and_alone(
             names in prop::collection::vec("[A-Za-z-]{1,12}", 0..8),
             body in prop::collection::vec(any::<u8>(), 0..200),
-            behind in prop::collection::vec(any::<u8>(), 1..20),
+            trailing in prop::collection::vec(any::<u8>(), 1..20),
         ) {
             let others = names.join(": 1\r\nX-");
             let mut bytes = format!("{HEAD}X-{others}: 1\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
@@ -330,7 +330,7 @@ mod tests {
             for cut in 0..bytes.len() {
                 prop_assert!(!fits(&bytes[..cut]), "cut at {}", cut);
             }
-            bytes.extend_from_slice(&behind);
+            bytes.extend_from_slice(&trailing);
             prop_assert!(!fits(&bytes));
         }
     }

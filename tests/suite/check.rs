@@ -9,9 +9,9 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::command::Ended;
 use crate::support::command::on_terminal;
 use crate::support::{action_path, archive, eventually, pipeloop, pipeloop_in, processes, root, search_path};
+use testkit::command::Ended;
 
 /// The checks of version 2, which no other version has.
 const OF_VERSION_2: [&str; 6] = ["ids", "concurrency", "chunks", "cancel", "pause", "stop"];

@@ -74,7 +74,7 @@ fn assert_reported(text: &str, status: &str, name: &str, code: &str, words: &[&s
 
 #[track_caller]
 fn assert_reported_in(
-    ended: &crate::support::command::Ended,
+    ended: &testkit::command::Ended,
     report: &Value,
     status: &str,
     name: &str,

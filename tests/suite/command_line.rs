@@ -15,7 +15,7 @@ fn path(name: &str) -> String {
 
 /// Runs `pipeloop run` with an action and arguments.
 #[track_caller]
-fn run(name: &str, args: &[&str], stdin: &str) -> crate::support::command::Ended {
+fn run(name: &str, args: &[&str], stdin: &str) -> testkit::command::Ended {
     let path = path(name);
     let args: Vec<&str> = ["run", &path].into_iter().chain(args.iter().copied()).collect();
     pipeloop(&args, &[], stdin)

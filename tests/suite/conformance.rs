@@ -275,7 +275,7 @@ fn pieces_that_are_not_as_expected_are_told() {
         for (name, reason) in [
             ("other", "expected `{\"chunk\":2}`, got `{\"chunk\":1}`"),
             ("more", "expected `{\"result\":{}}`, got `{\"chunk\":2}`"),
-            ("less", "expected another piece, got the end of the body"),
+            ("less", "expected another item, got the end of the body"),
             ("open", "expected the end of the body, got `"),
             (
                 "words",

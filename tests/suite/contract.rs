@@ -450,7 +450,7 @@ fn idle_connections_are_kept_and_half_sent_requests_are_not() {
 
     let mut half = proxy.caller();
     half.send(b"POST /run HTTP/1.1\r\nHos").expect("half a head is sent");
-    assert!(half.is_closed_within(crate::support::PATIENCE), "half a head is waited for");
+    assert!(half.is_closed_within(crate::support::WAIT_LIMIT), "half a head is waited for");
 
     let mut half = proxy.caller();
     half.send(b"POST /run HTTP/1.1\r\nHost: test\r\nContent-Length: 17\r\n\r\n{\"value\"")

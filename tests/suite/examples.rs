@@ -134,7 +134,7 @@ fn check_stream(program: &Path) {
     let mut caller = proxy.caller();
     caller.send_run("application/x-ndjson", &json!({"name": "Mike"}));
     assert_eq!(caller.receive_head().expect("it is answered").status, 200);
-    let pieces = std::iter::from_fn(|| caller.receive_piece().expect("it goes on to its end"));
+    let pieces = std::iter::from_fn(|| caller.receive_chunk().expect("it goes on to its end"));
     let text = String::from_utf8(pieces.flatten().collect()).expect("it is UTF-8");
     let frames: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let expected = [json!({"chunk": "Hello, "}), json!({"chunk": "Mike"}), json!({"result": greeting("Mike")})];

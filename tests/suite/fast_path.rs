@@ -150,7 +150,7 @@ fn a_connection_may_alternate_between_fast_and_other_requests() {
     caller.call("GET", "/run", b"").check_error(405, &["POST"]);
     caller.send(run("Connection: close\r\n", "{}").as_bytes()).expect("it is sent");
     caller.receive().expect("an answer").check(200, &json!({}));
-    assert!(caller.is_closed_within(crate::support::PATIENCE));
+    assert!(caller.is_closed_within(crate::support::WAIT_LIMIT));
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn the_last_answer_before_shutdown_closes_the_connection() {
         eventually("the proxy to stop accepting", || Caller::connect(proxy.port()).err());
         std::fs::write(go, "").expect("it can be written");
         let answer = comparable(caller.receive().expect("an answer"));
-        assert!(caller.is_closed_within(crate::support::PATIENCE));
+        assert!(caller.is_closed_within(crate::support::WAIT_LIMIT));
         assert!(proxy.wait().success());
         answer
     });
@@ -209,7 +209,7 @@ fn a_caller_that_stops_reading_is_disconnected() {
     // It reads the head, and then nothing for longer than the timeout.
     let head = slow.receive_head().expect("the head of an answer");
     assert_eq!(head.status, 200);
-    let descriptors = || processes::holdings(proxy.pid()).descriptors;
+    let descriptors = || processes::resource_usage(proxy.pid()).descriptors;
     let before = descriptors();
     eventually("the connection to be closed", || (descriptors() < before).then_some(()));
     proxy.caller().call("POST", "/run", b"{}").check_shape();

@@ -84,7 +84,7 @@ fn a_log_that_was_frozen_is_whole() {
     let proxy = Proxy::start(&["--log-stall", LIMIT], &[]);
     proxy.init(&action("", "seq 100000 >&2")).check(200, &json!({"ok": true}));
     let mut caller = proxy.caller();
-    proxy.while_nobody_reads(|| {
+    proxy.while_output_is_unread(|| {
         caller.send_request("POST", "/run", br#"{"value":{"n":1}}"#);
         // As much as the pipe takes, whose size is the kernel's business: no more comes.
         let mut last = 0;

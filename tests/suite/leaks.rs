@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use crate::support::processes::{self, Holdings, holdings};
+use crate::support::processes::{self, ResourceUsage, resource_usage};
 use crate::support::{Proxy, compile, eventually};
 
 /// Callers of every kind, and a death for each round.
@@ -33,12 +33,14 @@ fn nothing_is_kept_of_thousands_of_activations_and_of_restarts() {
     let settled = || {
         assert_eq!(proxy.run(&json!({})).status, 200);
         // Callers that left are noticed in a moment.
-        eventually("its process is there", || Some(processes::settled(proxy.pid(), 50)).filter(|now| now.children == 1))
+        eventually("its process is there", || {
+            Some(processes::settled_usage(proxy.pid(), 50)).filter(|now| now.children == 1)
+        })
     };
     (0..5).for_each(|_| round(&proxy));
     let before = settled();
     (0..ROUNDS).for_each(|_| round(&proxy));
-    let Holdings { descriptors, memory_kib, children, .. } = eventually("as many descriptors as before", || {
+    let ResourceUsage { descriptors, memory_kib, children, .. } = eventually("as many descriptors as before", || {
         Some(settled()).filter(|now| now.descriptors <= before.descriptors)
     });
     assert_eq!((descriptors, children), (before.descriptors, 1));
@@ -54,7 +56,7 @@ fn memory_of_large_messages_is_given_back_once_nobody_needs_it() {
     let action = compile("butler.c", folder.path());
     let mut proxy = Proxy::start(&[action], &[]);
     assert_eq!(proxy.run(&json!({})).status, 200);
-    let before = holdings(proxy.pid());
+    let before = resource_usage(proxy.pid());
     // Sizes that an allocator cannot simply use again, on connections that stay, with small messages between.
     let mut kept: Vec<_> = (0..2).map(|_| proxy.caller()).collect();
     for mebibytes in [1, 3, 6, 8, 2, 5, 1] {
@@ -66,8 +68,8 @@ fn memory_of_large_messages_is_given_back_once_nobody_needs_it() {
             assert_eq!(caller.call("POST", "/run", br#"{"value":{}}"#).status, 200);
         }
     }
-    let Holdings { peak_kib, .. } = eventually("memory is given back", || {
-        Some(holdings(proxy.pid())).filter(|now| now.memory_kib < before.memory_kib + MAX_KEPT_KIB)
+    let ResourceUsage { peak_kib, .. } = eventually("memory is given back", || {
+        Some(resource_usage(proxy.pid())).filter(|now| now.memory_kib < before.memory_kib + MAX_KEPT_KIB)
     });
     assert!(peak_kib > before.memory_kib + 8 * 1024, "it was needed: {peak_kib} KiB");
     drop(kept);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
-use crate::support::{Caller, PATIENCE, Proxy, check_bad_answer, check_detected, eventually, now_ms, processes};
+use crate::support::{Caller, Proxy, WAIT_LIMIT, check_bad_answer, check_detected, eventually, now_ms, processes};
 
 const SENTINEL_DEFUSED: &str = "XXX-THE-END-OF-A-WHISK-ACTIVATION-XXX";
 
@@ -123,7 +123,7 @@ fn a_caller_that_asks_before_it_sends_is_told_to_go_on() {
     let head =
         format!("POST /run HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n", body.len());
     caller.send(head.as_bytes()).expect("the head is sent");
-    assert_eq!(caller.receive_interim().expect("an interim answer"), 100);
+    assert_eq!(caller.receive_head().expect("an interim answer").status, 100);
     caller.send(body.as_bytes()).expect("the body is sent");
     caller.receive().expect("an answer").check(200, &json!({"a": 1}));
 }
@@ -387,7 +387,7 @@ fn logs_bytes(count: usize) -> String {
 fn a_log_that_nobody_reads_does_not_hold_an_answer_for_ever() {
     // Less than the pipe of the action holds, more than ours has left after the first.
     let proxy = serving(&["--log-stall", "300ms"], &logs_bytes(60_000));
-    proxy.while_nobody_reads(|| {
+    proxy.while_output_is_unread(|| {
         for n in 0..3 {
             proxy.run(&json!({ "n": n })).check(200, &json!({ "n": n }));
         }
@@ -398,7 +398,7 @@ fn a_log_that_nobody_reads_does_not_hold_an_answer_for_ever() {
 fn a_log_that_nobody_reads_does_not_hold_the_action_for_ever() {
     // More than all pipes hold: the action waits in the middle of its log, and is not to wait for the run timeout.
     let proxy = serving(&["--log-stall", "300ms", "--run-timeout", "5s"], &logs_bytes(500_000));
-    proxy.while_nobody_reads(|| proxy.run(&json!({"n": 1})).check(200, &json!({"n": 1})));
+    proxy.while_output_is_unread(|| proxy.run(&json!({"n": 1})).check(200, &json!({"n": 1})));
 }
 
 // The process.
@@ -602,7 +602,7 @@ fn at_the_end_new_connections_are_refused_and_kept_ones_are_told() {
     told.check_shape();
     told.check_error(503, &["shutting down"]);
     assert_eq!(told.header("connection"), Some("close"));
-    assert!(kept.is_closed_within(PATIENCE), "the connection ends with that");
+    assert!(kept.is_closed_within(WAIT_LIMIT), "the connection ends with that");
     let_go(&proxy);
     working.receive().expect("what was begun is finished").check(200, &json!({"n": 1}));
     queued.receive().expect("an answer").check_error(503, &["shutting down"]);

@@ -21,7 +21,7 @@ fn serving(limit: &str) -> (Proxy, tempfile::TempDir) {
 fn send(proxy: &Proxy, body: &str) -> Caller {
     // So that the kernel holds little of what is not read.
     let mut caller = Caller::connect_narrow(proxy.port()).expect("the proxy accepts a connection");
-    caller.be_patient(Duration::from_secs(60));
+    caller.set_timeout(Some(Duration::from_mins(1))).expect("a limit above zero");
     caller.send_request("POST", "/run", body.as_bytes());
     caller
 }
@@ -32,7 +32,7 @@ fn with_filler(mib: usize) -> String {
 
 #[track_caller]
 fn check_peak(proxy: &Proxy, what: &str, bounds_mib: u64) {
-    let peak_kib = processes::holdings(proxy.pid()).peak_kib;
+    let peak_kib = processes::resource_usage(proxy.pid()).peak_kib;
     eprintln!("peak of the proxy's memory, {what}: {peak_kib} KiB, bounds {bounds_mib} MiB");
     assert!(peak_kib <= (bounds_mib + OWN_MIB) * 1024, "{what}: {peak_kib} KiB, bounds {bounds_mib} MiB");
 }

@@ -249,7 +249,7 @@ fn at_the_end_all_processes_finish_and_hear_of_it() {
         assert_eq!(streams.told().matches(text).count(), 2, "{}", streams.told());
     }
     streams.proxy.check_streams(2);
-    processes::nothing_is_left_of(&groups);
+    processes::await_end_of_groups(&groups);
 }
 
 #[test]
@@ -268,6 +268,6 @@ fn at_the_end_all_processes_are_cut_or_killed() {
         }
         assert_eq!(streams.proxy.wait().code(), Some(0));
         streams.proxy.check_streams(2);
-        processes::nothing_is_left_of(&groups);
+        processes::await_end_of_groups(&groups);
     }
 }

@@ -100,7 +100,7 @@ fn stream(caller: &mut Caller, media_type: &str) -> String {
     let head = caller.receive_head().expect("an answer");
     assert_eq!((head.status, head.header("content-type")), (200, Some(media_type)), "{head:?}");
     assert_eq!((head.header("content-length"), head.header("transfer-encoding")), (None, Some("chunked")), "{head:?}");
-    caller.receive_pieces(usize::MAX)
+    caller.receive_chunks(usize::MAX)
 }
 
 // What a caller gets.
@@ -210,11 +210,11 @@ fn a_chunk_arrives_before_the_next_one_is_made() {
     let mut caller =
         streams.send(EVENTS, &json!([["chunk", 1], streams.wait("a"), ["chunk", 2], streams.wait("b"), ["end"]]));
     assert_eq!(caller.receive_head().expect("a head").status, 200);
-    assert_eq!(caller.receive_pieces(1), "data: 1\n\n");
+    assert_eq!(caller.receive_chunks(1), "data: 1\n\n");
     streams.make("a");
-    assert_eq!(caller.receive_pieces(1), "data: 2\n\n");
+    assert_eq!(caller.receive_chunks(1), "data: 2\n\n");
     streams.make("b");
-    assert_eq!(caller.receive_pieces(usize::MAX), "event: result\ndata: null\n\n");
+    assert_eq!(caller.receive_chunks(usize::MAX), "event: result\ndata: null\n\n");
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn a_caller_that_leaves_a_stream_cancels_it() {
     let streams = Streams::new(&json!({"concurrency": 2, "cancel": true, "pause": true}), &[]);
     let mut caller = streams.send(EVENTS, &json!([["flood", 1000, 1_000_000_000], ["end"]]));
     caller.receive_head().expect("a head");
-    caller.receive_pieces(100_000);
+    caller.receive_chunks(100_000);
     drop(caller);
     streams.hears("flooded");
     let process = streams.process();
@@ -477,7 +477,7 @@ fn resident_kib(pid: i32) -> u64 {
 fn slow_caller(streams: &Streams) -> Caller {
     let mut caller = streams.send(EVENTS, &json!([["flood", 10_000, 1_000_000_000], ["end"]]));
     caller.receive_head().expect("a head");
-    caller.receive_pieces(50_000);
+    caller.receive_chunks(50_000);
     caller
 }
 
@@ -499,7 +499,7 @@ fn a_slow_caller_slows_the_only_activation_and_holds_bounded_memory() {
     });
     assert!(resident_kib(streams.proxy.pid()) < 40_000, "{} KiB", resident_kib(streams.proxy.pid()));
     // Read on, it goes on.
-    assert!(caller.receive_pieces(20_000_000).len() >= 20_000_000);
+    assert!(caller.receive_chunks(20_000_000).len() >= 20_000_000);
     assert!(processes::written_bytes(process) > before.expect("it was looked at"));
 }
 
@@ -515,7 +515,7 @@ fn among_others_a_slow_caller_makes_its_own_pause_and_no_other() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert!(resident_kib(streams.proxy.pid()) < 40_000, "{} KiB", resident_kib(streams.proxy.pid()));
     // Read on, it goes on, and has lost nothing.
-    let more = caller.receive_pieces(20_000_000);
+    let more = caller.receive_chunks(20_000_000);
     assert!(more.len() >= 20_000_000 && !more.contains("event"), "{}", &more[more.len() - 300..]);
     streams.hears("{\"resume\":1}");
     drop(caller);
@@ -528,7 +528,7 @@ fn without_a_promise_to_pause_a_slow_caller_loses_its_stream_and_nobody_else() {
     let mut caller = slow_caller(&streams);
     streams.hears("{\"cancel\":1}");
     streams.check(&json!([["result", {"other": true}]]), 200, &json!({"other": true}));
-    let rest = caller.receive_pieces(usize::MAX);
+    let rest = caller.receive_chunks(usize::MAX);
     assert!(
         rest.contains("event: error\ndata: {\"error\":\"the caller reads more slowly"),
         "{}",
@@ -565,7 +565,7 @@ impl Slow {
         let begun = Instant::now();
         while begun.elapsed() < at_least || !happened() {
             assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
-            let piece = self.caller.receive_piece().expect("the stream goes on").expect("the stream goes on");
+            let piece = self.caller.receive_chunk().expect("the stream goes on").expect("the stream goes on");
             self.check(&piece);
             let due = Duration::from_secs_f64(self.read as f64 / Self::BYTES_PER_SECOND as f64);
             std::thread::sleep(due.saturating_sub(self.began.elapsed()));
@@ -591,7 +591,7 @@ fn served_meanwhile(streams: &Streams, stop: &std::sync::atomic::AtomicBool) -> 
             caller.receive_head().expect("a head");
             let mut bytes = 0;
             while !over() {
-                bytes += caller.receive_piece().expect("it goes on").expect("it goes on").len();
+                bytes += caller.receive_chunk().expect("it goes on").expect("it goes on").len();
             }
             bytes
         });
@@ -609,7 +609,7 @@ fn served_meanwhile(streams: &Streams, stop: &std::sync::atomic::AtomicBool) -> 
 #[track_caller]
 fn check_slow_among_fast(streams: &Streams, slowly: impl FnOnce(&mut Slow)) {
     streams.check(&json!([["result", {}]]), 200, &json!({}));
-    let before = processes::holdings(streams.proxy.pid());
+    let before = processes::resource_usage(streams.proxy.pid());
     let stop = std::sync::atomic::AtomicBool::new(false);
     // The first, so that it is in the first process.
     let mut slow = Slow::begin(streams);
@@ -622,7 +622,7 @@ fn check_slow_among_fast(streams: &Streams, slowly: impl FnOnce(&mut Slow)) {
         outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (bytes, answers, slow.began.elapsed())
     });
-    let after = processes::holdings(streams.proxy.pid());
+    let after = processes::resource_usage(streams.proxy.pid());
     assert!(after.peak_kib < before.peak_kib + 6 * 1024, "{before:?} {after:?}");
     // Ten times as fast as the slow one, at the least.
     let least = 10 * Slow::BYTES_PER_SECOND as u64 * time.as_secs();
@@ -652,14 +652,14 @@ fn who_reads_ten_kibibytes_a_second_without_a_pause_is_told_why_its_stream_ends(
         slow.read_until("it is too far behind", Duration::from_secs(4), is_told);
         // What is held for it is its own, in order, and the reason is the last of it.
         let last = loop {
-            let piece = slow.caller.receive_piece().expect("the body goes on").expect("a reason comes last");
+            let piece = slow.caller.receive_chunk().expect("the body goes on").expect("a reason comes last");
             if !piece.starts_with(b"{\"chunk\"") {
                 break String::from_utf8(piece).expect("it is text");
             }
             slow.check(&piece);
         };
         assert!(last.starts_with("{\"error\":\"the caller reads more slowly"), "{last}");
-        assert_eq!(slow.caller.receive_piece().expect("the body ends in order"), None);
+        assert_eq!(slow.caller.receive_chunk().expect("the body ends in order"), None);
     });
     assert_eq!(streams.proxy.actions(), [process]);
 }
@@ -705,7 +705,7 @@ fn at_the_end_what_is_in_flight_may_finish() {
     streams.proxy.signal(rustix::process::Signal::TERM);
     eventually("nothing is accepted any more", || Caller::connect(streams.proxy.port()).is_err().then_some(()));
     streams.make("go");
-    assert_eq!(caller.receive_pieces(usize::MAX), "data: 1\n\nevent: result\ndata: {}\n\n");
+    assert_eq!(caller.receive_chunks(usize::MAX), "data: 1\n\nevent: result\ndata: {}\n\n");
     assert_eq!(streams.proxy.wait().code(), Some(0));
     streams.proxy.check_streams(1);
 }
@@ -716,7 +716,7 @@ fn at_the_end_what_takes_too_long_is_cut_visibly() {
     let mut caller = streams.send(EVENTS, &json!([["chunk", 1], ["wait", "/nowhere"]]));
     caller.receive_head().expect("a head");
     streams.proxy.signal(rustix::process::Signal::TERM);
-    let text = caller.receive_pieces(usize::MAX);
+    let text = caller.receive_chunks(usize::MAX);
     assert!(text.starts_with("data: 1\n\nevent: error\ndata: {\"error\":\"the proxy shut down"), "{text}");
     assert_eq!(streams.proxy.wait().code(), Some(0));
     streams.proxy.check_streams(1);
@@ -733,7 +733,7 @@ fn at_the_end_a_death_is_told_to_all_in_flight() {
     eventually("nothing is accepted any more", || Caller::connect(streams.proxy.port()).is_err().then_some(()));
     streams.make("go");
     whole.receive().expect("an answer").check_error(502, &["exited with status 3"]);
-    let text = stream.receive_pieces(usize::MAX);
+    let text = stream.receive_chunks(usize::MAX);
     assert!(text.contains("event: error\ndata: {\"error\":\"the action exited with status 3"), "{text}");
     assert_eq!(streams.proxy.wait().code(), Some(0));
     streams.proxy.check_streams(2);
@@ -762,12 +762,12 @@ fn a_freeze_in_the_middle_of_streams_does_not_count() {
     let mut callers = [streams.send(EVENTS, &steps), streams.send(EVENTS, &steps)];
     for caller in &mut callers {
         caller.receive_head().expect("a head");
-        assert_eq!(caller.receive_pieces(1), "data: 1\n\n");
+        assert_eq!(caller.receive_chunks(1), "data: 1\n\n");
     }
     streams.proxy.freeze(Duration::from_secs(3));
     streams.make("go");
     for caller in &mut callers {
-        assert_eq!(caller.receive_pieces(usize::MAX), "data: 2\n\nevent: result\ndata: null\n\n");
+        assert_eq!(caller.receive_chunks(usize::MAX), "data: 2\n\nevent: result\ndata: null\n\n");
     }
     assert_eq!(streams.process(), process);
     streams.proxy.check_streams(2);
@@ -965,7 +965,7 @@ fn a_log_that_nobody_reads_slows_frames_down_and_takes_no_memory() {
         for concurrency in [1, 4] {
             let (proxy, process) = flooding(&["--log-stall", "1h", "--log-backlog", "64KiB"], concurrency, &frame);
             let mut caller = proxy.caller();
-            proxy.while_nobody_reads(|| {
+            proxy.while_output_is_unread(|| {
                 caller.send_run("*/*", &json!({}));
                 let mut before = 0;
                 eventually("it stands still", || {
@@ -976,7 +976,7 @@ fn a_log_that_nobody_reads_slows_frames_down_and_takes_no_memory() {
                     stands.then_some(())
                 });
             });
-            let holdings = processes::holdings(proxy.pid());
+            let holdings = processes::resource_usage(proxy.pid());
             assert!(holdings.peak_kib < 40_000, "{concurrency}: {frame}: {holdings:?}");
             // Read on, it goes on.
             let before = processes::written_bytes(process);
@@ -988,13 +988,13 @@ fn a_log_that_nobody_reads_slows_frames_down_and_takes_no_memory() {
 #[test]
 fn one_body_of_tiny_chunks_takes_the_memory_of_its_bytes() {
     let (proxy, _) = flooding(&["--max-result", "512KiB"], 4, r#"{"id":$id,"chunk":1}"#);
-    let before = processes::holdings(proxy.pid());
+    let before = processes::resource_usage(proxy.pid());
     let mut caller = proxy.caller();
     // A quarter of a million frames.
-    caller.be_patient(Duration::from_secs(60));
+    caller.set_timeout(Some(Duration::from_mins(1))).expect("a limit above zero");
     caller.send_run("*/*", &json!({}));
     caller.receive().expect("an answer").check_error(502, &["at most 524288 bytes"]);
-    let after = processes::holdings(proxy.pid());
+    let after = processes::resource_usage(proxy.pid());
     assert!(after.peak_kib < before.peak_kib + 6 * 1024, "{before:?} {after:?}");
 }
 
@@ -1198,7 +1198,7 @@ fn run_prints_one_body_or_a_stream() {
     assert_eq!(ended.stdout, "1\n");
 }
 
-fn run_streams(folder: &Path, steps: &Value) -> crate::support::command::Ended {
+fn run_streams(folder: &Path, steps: &Value) -> testkit::command::Ended {
     let action = action_path("streams.py");
     let parameter = format!("do={steps}");
     pipeloop_in(folder, &["run", action.to_str().expect("text"), "--stream", "-p", &parameter], &[], "")

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use pipeloop::artifact::unpack::{Bounds, Format, unpack};
-use pipeloop::error::{Error, UploadError};
+use pipeloop::artifact::unpack::{Bounds, unpack};
+use pipeloop::error::{ArchiveFormat, Error, UploadError};
 use pipeloop::text::excerpt;
 use proptest::prelude::*;
 use tar::EntryType;
@@ -127,7 +127,7 @@ fn listing(folder: &Path) -> Vec<String> {
 }
 
 /// Unpacks into a folder three levels down and sees to it that nothing changes around it.
-fn unpack_safely(format: Format, bytes: &[u8], bounds: &Bounds) -> (TempDir, PathBuf, Result<(), Error>) {
+fn unpack_safely(format: ArchiveFormat, bytes: &[u8], bounds: &Bounds) -> (TempDir, PathBuf, Result<(), Error>) {
     let outside = tempfile::tempdir().unwrap();
     let into = outside.path().join("action/1/bin");
     fs::create_dir_all(&into).unwrap();
@@ -146,7 +146,7 @@ fn unpack_safely(format: Format, bytes: &[u8], bounds: &Bounds) -> (TempDir, Pat
 
 /// Unpacks an archive and compares what is there afterwards, or the error.
 #[track_caller]
-fn check(format: Format, bytes: &[u8], expected: Result<&[&str], &str>) {
+fn check(format: ArchiveFormat, bytes: &[u8], expected: Result<&[&str], &str>) {
     let (_outside, into, result) = unpack_safely(format, bytes, &BOUNDS);
     match (result, expected) {
         (Ok(()), Ok(lines)) => assert_eq!(listing(&into), lines),
@@ -158,7 +158,7 @@ fn check(format: Format, bytes: &[u8], expected: Result<&[&str], &str>) {
 /// The same entries in both formats; `{format}` in the message is the format's name.
 #[track_caller]
 fn check_both(items: &[Item], expected: Result<&[&str], &str>) {
-    for (format, bytes) in [(Format::Zip, zip(items)), (Format::TarGz, gzip(&tar(items)))] {
+    for (format, bytes) in [(ArchiveFormat::Zip, zip(items)), (ArchiveFormat::TarGz, gzip(&tar(items)))] {
         let message = expected.map_err(|message| message.replace("{format}", &format.to_string()));
         check(format, &bytes, message.as_deref().map_err(|message| &**message));
     }
@@ -166,7 +166,7 @@ fn check_both(items: &[Item], expected: Result<&[&str], &str>) {
 
 #[track_caller]
 fn check_tar(items: &[Item], expected: Result<&[&str], &str>) {
-    check(Format::TarGz, &gzip(&tar(items)), expected);
+    check(ArchiveFormat::TarGz, &gzip(&tar(items)), expected);
 }
 
 /// Replaces all of `from`, which has the same length.
@@ -182,11 +182,11 @@ fn patched(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
 
 #[test]
 fn formats_are_told_by_their_first_bytes() {
-    assert_eq!(Format::of(b"PK\x03\x04rest"), Some(Format::Zip));
-    assert_eq!(Format::of(&zip(&[])), Some(Format::Zip));
-    assert_eq!(Format::of(&gzip(b"")), Some(Format::TarGz));
+    assert_eq!(ArchiveFormat::of(b"PK\x03\x04rest"), Some(ArchiveFormat::Zip));
+    assert_eq!(ArchiveFormat::of(&zip(&[])), Some(ArchiveFormat::Zip));
+    assert_eq!(ArchiveFormat::of(&gzip(b"")), Some(ArchiveFormat::TarGz));
     for other in [&b""[..], b"P", b"PK", b"PK\x01\x02", b"\x1f", b"#!/bin/sh", b"\x7fELF"] {
-        assert_eq!(Format::of(other), None);
+        assert_eq!(ArchiveFormat::of(other), None);
     }
 }
 
@@ -217,7 +217,7 @@ fn files_folders_modes_and_inner_links_are_kept() {
         "up -> lib/../exec",
     ];
     check_both(&items, Ok(&expected));
-    let (_outside, into, result) = unpack_safely(Format::Zip, &zip(&items), &BOUNDS);
+    let (_outside, into, result) = unpack_safely(ArchiveFormat::Zip, &zip(&items), &BOUNDS);
     result.unwrap();
     assert_eq!(fs::read(into.join("lib/link")).unwrap(), b"d");
     assert_eq!(fs::read(into.join("up")).unwrap(), SCRIPT);
@@ -245,7 +245,7 @@ fn archives_without_modes_get_usual_ones() {
         writer.start_file(name, options).unwrap();
     }
     let bytes = writer.finish().unwrap().into_inner();
-    check(Format::Zip, &bytes, Ok(&["b/ 755", r#"b/c 644 """#, r#"exec 755 """#]));
+    check(ArchiveFormat::Zip, &bytes, Ok(&["b/ 755", r#"b/c 644 """#, r#"exec 755 """#]));
 }
 
 #[test]
@@ -291,10 +291,10 @@ fn long_names_are_read() {
         format!("{p}/ 755"),
         format!("{p}/{m} 644 \"\""),
     ];
-    check(Format::TarGz, &gzip(&builder.into_inner().unwrap()), Ok(&expected.each_ref().map(String::as_str)));
+    check(ArchiveFormat::TarGz, &gzip(&builder.into_inner().unwrap()), Ok(&expected.each_ref().map(String::as_str)));
     let long = "o".repeat(300);
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &zip(&[file(&long, 0o644, b"")]),
         Err(&format!(
             "the zip archive is damaged or incomplete: entry 1 {} has a path that is too long for this system",
@@ -314,7 +314,7 @@ fn paths_that_leave_the_folder_are_refused() {
         check_tar(&[exec(), hard_link(name, "exec")], Err(&message));
     }
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &zip(&[exec(), folder("../d/", 0o777)]),
         Err("archive entry 2 would be written outside the action's directory: `../d/`"),
     );
@@ -327,7 +327,7 @@ fn names_that_are_no_names_are_refused() {
         Err("the {format} archive is damaged or incomplete: entry 1 `a/..` stands where the folder itself is"),
     );
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &patched(zip(&[file("axb", 0o644, b"")]), b"axb", b"a\0b"),
         Err("the zip archive is damaged or incomplete: entry 1 `a\\u{0}b` has a path with a NUL byte in it"),
     );
@@ -408,12 +408,12 @@ fn later_files_and_links_replace_earlier_ones() {
         Ok(&[r#"a 644 "new""#, r#"b 644 "b""#, "c -> a", r##"exec 755 "#!/bin/sh\n""##, r#"kept 600 "old""#]),
     );
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &zip(&[file("a", 0o600, b"old"), file("./a", 0o644, b"new"), exec()]),
         Ok(&[r#"a 644 "new""#, r##"exec 755 "#!/bin/sh\n""##]),
     );
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &patched(zip(&[file("aa", 0o600, b"old"), file("bb", 0o644, b"new"), exec()]), b"aa", b"bb"),
         Ok(&[r#"bb 644 "new""#, r##"exec 755 "#!/bin/sh\n""##]),
     );
@@ -467,12 +467,12 @@ fn impossible_link_targets_are_refused() {
         )
     };
     check_both(&[link("l", "")], Err(&impossible("{format}", "")));
-    check(Format::Zip, &zip(&[link("l", "a\0b")]), Err(&impossible("zip", "a\0b")));
-    check(Format::Zip, &zip(&[link("l", &"x".repeat(9000))]), Err(&impossible("zip", &"x".repeat(4096))));
+    check(ArchiveFormat::Zip, &zip(&[link("l", "a\0b")]), Err(&impossible("zip", "a\0b")));
+    check(ArchiveFormat::Zip, &zip(&[link("l", &"x".repeat(9000))]), Err(&impossible("zip", &"x".repeat(4096))));
     // The longest that there is.
     let target = format!("{}exec", "./".repeat(2045));
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &zip(&[exec(), link("l", &target)]),
         Ok(&[r##"exec 755 "#!/bin/sh\n""##, &format!("l -> {target}")]),
     );
@@ -511,7 +511,9 @@ fn bytes_are_bounded() {
     let over = [file("exec", 0o755, &half), file("b", 0o644, &half), file("c", 0o644, b"1")];
     // Replaced files count.
     let again = [file("exec", 0o755, &half), file("./exec", 0o755, &half), file(".//exec", 0o755, b"1")];
-    for (format, pack) in [(Format::Zip, zip as fn(&[Item]) -> _), (Format::TarGz, |items| gzip(&tar(items)))] {
+    for (format, pack) in
+        [(ArchiveFormat::Zip, zip as fn(&[Item]) -> _), (ArchiveFormat::TarGz, |items| gzip(&tar(items)))]
+    {
         let (_outside, into, result) = unpack_safely(format, &pack(&fits), &BOUNDS);
         result.unwrap();
         assert_eq!(fs::metadata(into.join("b")).unwrap().len(), 1 << 19);
@@ -520,7 +522,7 @@ fn bytes_are_bounded() {
     }
     // Never more than the bound on disk, whatever comes in one piece.
     let (_outside, into, result) =
-        unpack_safely(Format::Zip, &zip(&[file("bomb", 0o644, &vec![0; 10 << 20])]), &BOUNDS);
+        unpack_safely(ArchiveFormat::Zip, &zip(&[file("bomb", 0o644, &vec![0; 10 << 20])]), &BOUNDS);
     assert_eq!(result.unwrap_err().code(), "PL038");
     assert!(fs::metadata(into.join("bomb")).unwrap().len() <= BOUNDS.bytes);
 }
@@ -540,7 +542,7 @@ fn holes_of_sparse_files_count() {
     let mut builder = tar::Builder::new(Vec::new());
     builder.append(&header, &[][..]).unwrap();
     check(
-        Format::TarGz,
+        ArchiveFormat::TarGz,
         &gzip(&builder.into_inner().unwrap()),
         Err("the archive unpacks to more than the 1048576 bytes that are accepted"),
     );
@@ -556,7 +558,7 @@ fn headers_are_bounded() {
     let mut bytes = header.as_bytes().to_vec();
     bytes.resize(3 << 20, b'n');
     check(
-        Format::TarGz,
+        ArchiveFormat::TarGz,
         &gzip(&bytes),
         Err("the tar.gz archive is damaged or incomplete: the headers of one entry take more than 1048576 bytes"),
     );
@@ -567,7 +569,9 @@ fn entries_are_bounded_and_implied_folders_count() {
     let message = "the archive has more than the 50 entries that are accepted";
     let mut items: Vec<_> = (0..49).map(|number| file(&format!("f{number}"), 0o644, b"")).collect();
     items.push(exec());
-    for (format, pack) in [(Format::Zip, zip as fn(&[Item]) -> _), (Format::TarGz, |items| gzip(&tar(items)))] {
+    for (format, pack) in
+        [(ArchiveFormat::Zip, zip as fn(&[Item]) -> _), (ArchiveFormat::TarGz, |items| gzip(&tar(items)))]
+    {
         assert_eq!(unpack_safely(format, &pack(&items), &BOUNDS).2.map_err(|error| error.to_string()), Ok(()));
     }
     items.push(file("one/more", 0o644, b""));
@@ -581,7 +585,7 @@ fn entries_are_bounded_and_implied_folders_count() {
 #[test]
 fn damaged_zip_archives_say_what_is_wrong() {
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         b"PK\x03\x04",
         Err("the zip archive is damaged or incomplete: \
              its directory, which stands at its end, cannot be read: could not find EOCD"),
@@ -593,9 +597,9 @@ fn damaged_zip_archives_say_what_is_wrong() {
         writer.write_all(b"content").unwrap();
         writer.finish().unwrap().into_inner()
     };
-    check(Format::Zip, &stored, Ok(&[r#"exec 755 "content""#]));
+    check(ArchiveFormat::Zip, &stored, Ok(&[r#"exec 755 "content""#]));
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &patched(stored.clone(), b"content", b"Content"),
         Err("the zip archive is damaged or incomplete: entry 1 `exec` cannot be read: invalid checksum"),
     );
@@ -603,11 +607,15 @@ fn damaged_zip_archives_say_what_is_wrong() {
     let central = memchr::memmem::find(&stored, b"PK\x01\x02").unwrap();
     let mut encrypted = stored.clone();
     encrypted[central + 8] |= 1;
-    check(Format::Zip, &encrypted, Err("the zip archive uses an unsupported feature: entry 1 `exec` is encrypted"));
+    check(
+        ArchiveFormat::Zip,
+        &encrypted,
+        Err("the zip archive uses an unsupported feature: entry 1 `exec` is encrypted"),
+    );
     let mut bzip2 = stored.clone();
     bzip2[central + 10] = 12;
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &bzip2,
         Err("the zip archive uses an unsupported feature: \
              entry 1 `exec` uses a compression method that is not supported; deflate and stored are"),
@@ -615,47 +623,47 @@ fn damaged_zip_archives_say_what_is_wrong() {
     let mut understated = stored.clone();
     understated[central + 24] = 3;
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &understated,
         Err("the zip archive is damaged or incomplete: \
              entry 1 `exec` cannot be read: file is larger than its declared uncompressed size"),
     );
     let mut overstated = stored;
     overstated[central + 24..central + 28].copy_from_slice(&[0xff, 0xff, 0xff, 0x7f]);
-    check(Format::Zip, &overstated, Ok(&[r#"exec 755 "content""#]));
+    check(ArchiveFormat::Zip, &overstated, Ok(&[r#"exec 755 "content""#]));
 }
 
 #[test]
 fn damaged_tar_archives_say_what_is_wrong() {
     let no_tar = "the uploaded code cannot be an action: it is a gzip file that does not contain a tar archive, but ";
-    check(Format::TarGz, &gzip(b"hello"), Err(&format!("{no_tar}text")));
-    check(Format::TarGz, &gzip(&[b'x'; 2000]), Err(&format!("{no_tar}text")));
-    check(Format::TarGz, &gzip(b"#!/bin/sh\n"), Err(&format!("{no_tar}a script")));
+    check(ArchiveFormat::TarGz, &gzip(b"hello"), Err(&format!("{no_tar}text")));
+    check(ArchiveFormat::TarGz, &gzip(&[b'x'; 2000]), Err(&format!("{no_tar}text")));
+    check(ArchiveFormat::TarGz, &gzip(b"#!/bin/sh\n"), Err(&format!("{no_tar}a script")));
     let early = "the tar.gz archive is damaged or incomplete: its gzip stream ends too early";
-    check(Format::TarGz, b"\x1f\x8b", Err(early));
+    check(ArchiveFormat::TarGz, b"\x1f\x8b", Err(early));
     let whole = gzip(&tar(&[exec(), file("a", 0o644, &vec![1; 5000])]));
     for length in [11, 100, whole.len() - 9, whole.len() - 8, whole.len() - 1] {
-        check(Format::TarGz, &whole[..length], Err(early));
+        check(ArchiveFormat::TarGz, &whole[..length], Err(early));
     }
     let mut checksum = whole.clone();
     let at = checksum.len() - 8;
     checksum[at] ^= 1;
     check(
-        Format::TarGz,
+        ArchiveFormat::TarGz,
         &checksum,
         Err("the tar.gz archive is damaged or incomplete: \
              its gzip stream is broken: corrupt gzip stream does not have a matching checksum"),
     );
     let plain = tar(&[exec(), file("a", 0o644, &vec![1; 5000])]);
     check(
-        Format::TarGz,
+        ArchiveFormat::TarGz,
         &gzip(&plain[..4000]),
         Err("the tar.gz archive is damaged or incomplete: entry 2 `a` ends after 2464 of its 5000 bytes"),
     );
     let mut second = plain;
     second[1024] ^= 1;
     check(
-        Format::TarGz,
+        ArchiveFormat::TarGz,
         &gzip(&second),
         Err("the tar.gz archive is damaged or incomplete: \
              entry 2 cannot be read: archive header checksum mismatch"),
@@ -669,18 +677,18 @@ fn gzip_may_have_several_members_and_garbage_behind() {
     let expected = [&expected, r##"exec 755 "#!/bin/sh\n""##];
     for cut in [0, 100, 512, 1500, plain.len()] {
         let mut bytes = [gzip(&plain[..cut]), gzip(&plain[cut..]), gzip(b"")].concat();
-        check(Format::TarGz, &bytes, Ok(&expected));
+        check(ArchiveFormat::TarGz, &bytes, Ok(&expected));
         bytes.extend_from_slice(&[0; 100]);
-        check(Format::TarGz, &bytes, Ok(&expected));
+        check(ArchiveFormat::TarGz, &bytes, Ok(&expected));
     }
-    check(Format::TarGz, &gzip(&[&plain[..], b"garbage"].concat()), Ok(&expected));
-    check(Format::TarGz, &gzip(&[&plain[..], &vec![0; 3 << 20]].concat()), Ok(&expected));
+    check(ArchiveFormat::TarGz, &gzip(&[&plain[..], b"garbage"].concat()), Ok(&expected));
+    check(ArchiveFormat::TarGz, &gzip(&[&plain[..], &vec![0; 3 << 20]].concat()), Ok(&expected));
 }
 
 #[test]
 fn archives_without_exec_say_what_they_hold() {
     check_both(&[], Err("the archive has no file `exec` at its root; it contains nothing"));
-    check(Format::TarGz, &gzip(b""), Err("the archive has no file `exec` at its root; it contains nothing"));
+    check(ArchiveFormat::TarGz, &gzip(b""), Err("the archive has no file `exec` at its root; it contains nothing"));
     check_both(
         &[file("action/a.py", 0o644, b""), file("action/exec", 0o755, b""), file("z", 0o644, b""), link("l", "z")],
         Err(
@@ -723,7 +731,7 @@ fn archives_without_exec_say_what_they_hold() {
 #[test]
 fn a_folder_that_cannot_be_written_is_told() {
     let nowhere = Path::new("/proc/nowhere");
-    let error = unpack(Format::Zip, &zip(&[exec()]), nowhere, &BOUNDS).unwrap_err();
+    let error = unpack(ArchiveFormat::Zip, &zip(&[exec()]), nowhere, &BOUNDS).unwrap_err();
     assert!(
         matches!(&error, Error::Upload(UploadError::Unwritable { path, .. }) if path == &nowhere.join("exec")),
         "{error:?}"
@@ -731,7 +739,7 @@ fn a_folder_that_cannot_be_written_is_told() {
 }
 
 /// An archive with a bit of everything.
-fn sample(format: Format) -> Vec<u8> {
+fn sample(format: ArchiveFormat) -> Vec<u8> {
     let items = [
         exec(),
         folder("lib/", 0o755),
@@ -740,8 +748,8 @@ fn sample(format: Format) -> Vec<u8> {
         link("c", "lib"),
     ];
     match format {
-        Format::Zip => zip(&items),
-        Format::TarGz => gzip(&tar(&items)),
+        ArchiveFormat::Zip => zip(&items),
+        ArchiveFormat::TarGz => gzip(&tar(&items)),
     }
 }
 
@@ -756,8 +764,8 @@ fn assert_contained(into: &Path) {
     }
 }
 
-fn any_format() -> impl Strategy<Value = Format> {
-    prop_oneof![Just(Format::Zip), Just(Format::TarGz)]
+fn any_format() -> impl Strategy<Value = ArchiveFormat> {
+    prop_oneof![Just(ArchiveFormat::Zip), Just(ArchiveFormat::TarGz)]
 }
 
 /// Paths of few names, so that they meet.
@@ -800,7 +808,7 @@ proptest! {
         inner in any::<bool>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        let mut bytes = if inner && format == Format::TarGz {
+        let mut bytes = if inner && format == ArchiveFormat::TarGz {
             tar(&[exec(), folder("lib/", 0o755), file("lib/a", 0o600, b"abc"), link("c", "lib")])
         } else {
             sample(format)
@@ -809,7 +817,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        if inner && format == Format::TarGz {
+        if inner && format == ArchiveFormat::TarGz {
             bytes = gzip(&bytes);
         }
         let (_outside, into, _) = unpack_safely(format, &bytes, &BOUNDS);
@@ -823,9 +831,9 @@ proptest! {
         rest in prop::collection::vec(any::<u8>(), 0..2000),
     ) {
         let bytes = match format {
-            Format::Zip => [b"PK\x03\x04", &rest[..]].concat(),
-            Format::TarGz if wrapped => gzip(&rest),
-            Format::TarGz => [b"\x1f\x8b", &rest[..]].concat(),
+            ArchiveFormat::Zip => [b"PK\x03\x04", &rest[..]].concat(),
+            ArchiveFormat::TarGz if wrapped => gzip(&rest),
+            ArchiveFormat::TarGz => [b"\x1f\x8b", &rest[..]].concat(),
         };
         unpack_safely(format, &bytes, &BOUNDS).2.unwrap_err();
     }
@@ -838,7 +846,7 @@ proptest! {
     #[test]
     fn no_link_leads_outside(items in prop::collection::vec(any_item(), 1..8)) {
         let items = [&[exec()], &items[..]].concat();
-        let (_outside, into, result) = unpack_safely(Format::TarGz, &gzip(&tar(&items)), &BOUNDS);
+        let (_outside, into, result) = unpack_safely(ArchiveFormat::TarGz, &gzip(&tar(&items)), &BOUNDS);
         assert_contained(&into);
         let made = listing(&into).iter().any(|line| line.contains(" -> "));
         prop_assert!(result.is_ok() || !made, "links are made last");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{PATIENCE, Proxy, Response};
+use crate::support::{Proxy, Response, WAIT_LIMIT};
 
 /// Answers with its input.
 const ECHO: &str =
@@ -23,7 +23,7 @@ fn send(proxy: &Proxy, bytes: &[u8]) -> Response {
     let response = caller.receive().expect("an answer");
     response.check_shape();
     assert_eq!(response.header("connection"), Some("close"));
-    assert!(caller.is_closed_within(PATIENCE), "nothing follows a refusal");
+    assert!(caller.is_closed_within(WAIT_LIMIT), "nothing follows a refusal");
     response
 }
 
@@ -101,7 +101,7 @@ fn a_request_before_an_unreadable_one_is_answered() {
     let second = caller.receive().expect("an answer");
     second.check_shape();
     second.check_error(400, &["not valid HTTP/1.1"]);
-    assert!(caller.is_closed_within(PATIENCE));
+    assert!(caller.is_closed_within(WAIT_LIMIT));
 }
 
 /// A connection that only ends needs no answer.
@@ -110,6 +110,6 @@ fn a_caller_that_leaves_in_mid_head_gets_no_answer() {
     let proxy = proxy();
     let mut caller = proxy.caller();
     caller.send(b"POST /run HTT").expect("half a line is sent");
-    caller.end_of_request();
-    assert!(caller.is_closed_within(PATIENCE));
+    caller.finish_sending().expect("the connection is open");
+    assert!(caller.is_closed_within(WAIT_LIMIT));
 }

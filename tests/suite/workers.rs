@@ -301,7 +301,7 @@ fn at_the_end_all_workers_finish_and_all_processes_leave() {
     answers(callers);
     assert_eq!(proxy.wait().code(), Some(0));
     proxy.check_streams(2);
-    processes::nothing_is_left_of(&groups);
+    processes::await_end_of_groups(&groups);
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn at_the_end_all_workers_are_cut_or_killed() {
         }
         assert_eq!(proxy.wait().code(), Some(0));
         proxy.check_streams(2);
-        processes::nothing_is_left_of(&groups);
+        processes::await_end_of_groups(&groups);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A workshop for broken and working programs: a folder, a compiler, a linker.
+//! A workshop for broken and working programs: a directory, a compiler, a linker.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -6,12 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A folder of a test's own, with a compiler at hand.
+/// A temporary directory with a compiler.
 pub(crate) struct Bench {
     pub(crate) folder: tempfile::TempDir,
 }
 
-/// A version 1 action that needs nothing: it greets, and ends with its input.
+/// A version 1 action without dependencies: it sends its handshake, and ends when its input ends.
 pub(crate) const ACTION: &str = r#"
 #include <stdio.h>
 int main(void) { puts("{\"openwhisk\":1}"); fflush(stdout); while (getchar() != EOF) {} return 0; }
@@ -19,7 +19,7 @@ int main(void) { puts("{\"openwhisk\":1}"); fflush(stdout); while (getchar() != 
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("a folder of its own") }
+        Self { folder: tempfile::tempdir().expect("a temporary directory") }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -29,13 +29,13 @@ impl Bench {
     /// Writes an executable file.
     pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
-        fs::create_dir_all(path.parent().expect("it is in the folder")).expect("the folder is ours");
-        fs::write(&path, bytes).expect("the folder is ours");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+        fs::create_dir_all(path.parent().expect("it is in the directory")).expect("the directory can be written");
+        fs::write(&path, bytes).expect("the directory can be written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file can be changed");
         path
     }
 
-    /// Runs a tool in the folder.
+    /// Runs a tool in the directory.
     #[track_caller]
     pub(crate) fn tool<S: AsRef<OsStr>>(&self, program: &str, args: &[S], env: &[(&str, &str)]) {
         let output = Command::new(program).args(args).envs(env.iter().copied()).current_dir(&self.folder).output();
@@ -52,8 +52,9 @@ impl Bench {
     #[track_caller]
     pub(crate) fn compile(&self, compiler: &str, name: &str, source: &str, flags: &[&str]) -> PathBuf {
         let input = format!("{}.c", name.replace('/', "_"));
-        fs::write(self.path(&input), source).expect("the folder is ours");
-        fs::create_dir_all(self.path(name).parent().expect("it is in the folder")).expect("the folder is ours");
+        fs::write(self.path(&input), source).expect("the directory can be written");
+        fs::create_dir_all(self.path(name).parent().expect("it is in the directory"))
+            .expect("the directory can be written");
         let flags: Vec<_> = ["-o", name, &input].into_iter().chain(flags.iter().copied()).collect();
         self.tool(compiler, &flags, &[]);
         self.path(name)

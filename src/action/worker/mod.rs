@@ -1,160 +1,69 @@
 //! The task that owns one process of an action, its conversation and its logs.
 //!
-//! One activation at a time, each to its end. A process that died is started again for the next
-//! activation, so that one crash costs one activation. Where there are several workers, a process
-//! that cannot be started costs none, as long as another one lives.
+//! Here is what every worker has in common: it waits at the queue, and starts, stops and reaps its process.
+//! `one_at_a_time.rs` runs one activation after the other; `concurrent` holds several in flight, in version
+//! 2. Knows no HTTP.
+//!
+//! # Theory of operation
+//! A worker runs each activation to its end. If the process dies, the worker starts it again for the next
+//! activation, so one crash costs one activation. With several workers, a process that cannot be started
+//! costs no activation as long as another one lives.
 
 mod concurrent;
+mod one_at_a_time;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::activation::{Activation, Answer};
+use crate::artifact::Artifact;
+use crate::artifact::inspect::{self, TargetSystem};
 use crate::error::{BadAnswer, Error, ExitReport, RunError, TimeLimit};
 use crate::logs::{Logs, Sentinels};
-use crate::memory_budget::MemoryBudget;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::KillOnDrop;
 use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
+use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, detect, exit_report};
-use crate::protocol::pipe_loop::NoAnswer;
-use crate::protocol::{Protocol, single_shot};
 use crate::time;
 
-use super::queue::{Capacity, Next};
-use super::response_stream::{StreamItem, StreamSender};
-use super::{Place, Shared, WorkerPool};
-use crate::artifact::inspect::{self, TargetSystem};
-use concurrent::Waiting;
+use super::backoff::CrashBackoff;
+use super::job::{Job, Message};
+use super::queue::{Capacity, Next, Queue};
+use super::{Phase, Shared};
+use concurrent::Pending;
 
-/// What is sent to a worker.
-#[derive(Debug)]
-pub(super) enum Message {
-    /// An activation.
-    Run(Job),
-    /// An activation that cannot be begun.
-    Refuse(oneshot::Sender<()>),
-    /// A sentence for the log.
-    Say(String),
-}
-
-/// An activation and who waits for its answer.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) activation: Activation,
-    pub(super) deadline: Option<Instant>,
-    pub(super) reply: Reply,
-    pub(super) place: Place,
-    /// For one that waits with a deadline: set by whoever comes first, the worker that begins it or
-    /// its caller at that deadline.
-    pub(super) claimed: Option<Arc<AtomicBool>>,
-}
-
-/// Where an answer goes.
-#[derive(Debug)]
-pub(super) enum Reply {
-    /// To somebody who wants it whole.
-    Whole(oneshot::Sender<Result<Answer, Error>>),
-    /// To somebody who takes it in pieces.
-    ResponseStream(StreamSender),
-}
-
-impl Reply {
-    /// Whether nobody waits for it any more.
-    pub(super) fn is_closed(&self) -> bool {
-        match self {
-            Self::Whole(reply) => reply.is_closed(),
-            Self::ResponseStream(feed) => feed.is_closed(),
-        }
-    }
-
-    /// Answers with a result, or with the reason why there is none.
-    pub(super) fn send(self, outcome: Result<Answer, Error>) {
-        match self {
-            // Whoever waited may have left.
-            Self::Whole(reply) => drop(reply.send(outcome)),
-            Self::ResponseStream(feed) => {
-                feed.push(outcome.map_or_else(StreamItem::Broken, StreamItem::Result));
-            }
-        }
-    }
-}
-
-impl Message {
-    /// Whether somebody still waits for what it brings.
-    pub(super) fn is_awaited(&self) -> bool {
-        match self {
-            Self::Run(job) => {
-                let told = job.claimed.as_ref().is_some_and(|claimed| claimed.load(Ordering::Acquire));
-                !told && !job.reply.is_closed()
-            }
-            Self::Refuse(_) | Self::Say(_) => true,
-        }
-    }
-}
-
-impl Job {
-    /// Takes it on. Nothing comes back if nobody needs it any more, who is told so then.
-    pub(super) fn claim(self, room: &MemoryBudget) -> Option<Self> {
-        let given_up = self.claimed.as_ref().is_some_and(|claimed| claimed.swap(true, Ordering::AcqRel));
-        if given_up || self.reply.is_closed() {
-            // Its caller left or was told before it began.
-            return None;
-        }
-        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            // The same, seen from here first. It takes nothing with it.
-            self.reply.send(Err(Error::Run(RunError::Expired)));
-            return None;
-        }
-        if let Err(error) = room.begin(&self.activation.held) {
-            // Its answer would come on top of what nobody takes. It has not begun, and may come again.
-            self.reply.send(Err(error));
-            return None;
-        }
-        Some(self)
-    }
-}
-
-#[cfg(test)]
-impl Job {
-    /// An activation, and the other end of its reply.
-    pub(super) fn for_tests(arguments: &str) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
-        let (reply, waiting) = oneshot::channel();
-        let reply = Reply::Whole(reply);
-        let activation = Activation::of_arguments(arguments.as_bytes()).expect("arguments");
-        (Self { activation, deadline: None, reply, place: Place(Arc::new(1.into())), claimed: None }, waiting)
-    }
-}
-
-/// How far an orderly end has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Phase {
-    /// It has not begun.
-    Serving,
-    /// What is in flight may finish.
-    Draining,
-    /// What is in flight is stopped.
-    Cutting,
-    /// Everything is killed.
-    Killing,
-}
-
-/// How long a process whose result channel has ended may take to end itself.
-const LAST_BREATH: Duration = Duration::from_millis(500);
-/// The platform cuts a container off at the deadline; the answer that explains it must be there
-/// before. At most this much earlier, and never more than a tenth of the time there is.
+/// How long a process may take to exit after its result channel has ended.
+const EXIT_GRACE: Duration = Duration::from_millis(500);
+/// How long before the deadline an activation ends, at most. The platform cuts the container off at the
+/// deadline, and the error that explains it must arrive before. Never more than a tenth of the time left.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
 
+/// What the workers of an action have in common.
+#[derive(Debug)]
+pub(super) struct WorkerPool {
+    pub(super) queue: Queue,
+    pub(super) artifact: Artifact,
+    pub(super) launch: Launch,
+    pub(super) protocol: Protocol,
+    pub(super) backoff: Mutex<CrashBackoff>,
+    /// Whether the last process that shook hands speaks version 2.
+    pub(super) speaks_frames: AtomicBool,
+}
+
+/// The log's sentence before a process that strayed is replaced.
+const STRAYED: &str = "pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)";
+
+/// One worker of an action.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Arc<WorkerPool>,
-    /// Its place at the queue.
-    pub(super) post: usize,
+    /// Its slot at the queue.
+    pub(super) slot: usize,
     pub(super) running: Option<Running>,
 }
 
@@ -162,13 +71,25 @@ pub(super) struct Worker {
 pub(super) struct Running {
     pub(super) process: Process,
     pub(super) conversation: Conversation,
-    /// Its result channel has ended: it is dead, or as good as.
-    pub(super) silent: bool,
+    /// Its result channel has ended, so it is of no more use.
+    pub(super) channel_ended: bool,
+}
+
+impl WorkerPool {
+    fn backoff(&self) -> MutexGuard<'_, CrashBackoff> {
+        self.backoff.lock().expect("no holder of the backoff panics")
+    }
+
+    /// Records that a process speaks version 2, with this concurrency.
+    fn record_handshake(&self, concurrency: usize) {
+        self.speaks_frames.store(true, Ordering::Relaxed);
+        self.queue.set_concurrency(concurrency);
+    }
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, pool: Arc<WorkerPool>, post: usize) -> Self {
-        Self { shared, pool, post, running: None }
+    pub(super) fn new(shared: Arc<Shared>, pool: Arc<WorkerPool>, slot: usize) -> Self {
+        Self { shared, pool, slot, running: None }
     }
 
     /// Starts the process and waits until it is ready. Version 0 has nothing to start.
@@ -179,7 +100,7 @@ impl Worker {
         Ok(self)
     }
 
-    /// Works until the queue is closed or the proxy ends.
+    /// Runs activations until the queue is closed or the action stops.
     pub(super) async fn serve(mut self, mut logs: Logs) {
         let pool = self.pool.clone();
         let mut phase = self.shared.phase.subscribe();
@@ -193,20 +114,19 @@ impl Worker {
             }
             let next = tokio::select! {
                 biased;
-                next = pool.queue.next(self.post, self.means()) => next,
+                next = pool.queue.next(self.slot, self.capacity()) => next,
                 () = self.idle(&mut logs) => continue,
             };
             match next {
                 Next::Message(Message::Run(job)) => self.run(job, &mut phase, &mut logs).await,
                 Next::Message(Message::Refuse(reply)) => {
-                    logs.begin();
-                    logs.end().await;
+                    logs.open(None).end().await;
                     let _ = reply.send(());
                 }
                 Next::Message(Message::Say(sentence)) => logs.say(&sentence),
                 Next::Start => tokio::select! {
                     biased;
-                    () = self.prepare(&mut logs) => {}
+                    () = self.start_for_waiting(&mut logs) => {}
                     _ = phase.changed() => {}
                 },
                 Next::Close => break,
@@ -220,13 +140,15 @@ impl Worker {
         if let Some(running) = self.running.take() {
             self.stop(running, logs).await;
         }
-        logs.pass_on().await;
+        logs.flush_rest().await;
     }
 
     /// What it can do with an activation.
-    pub(super) fn means(&self) -> Capacity {
-        if self.pool.protocol == Protocol::SingleShot || self.running.as_ref().is_some_and(|running| !running.silent) {
-            Capacity::Process
+    pub(super) fn capacity(&self) -> Capacity {
+        if self.pool.protocol == Protocol::SingleShot
+            || self.running.as_ref().is_some_and(|running| !running.channel_ended)
+        {
+            Capacity::One
         } else if self.pool.backoff().may_start() {
             Capacity::Start
         } else {
@@ -237,7 +159,7 @@ impl Worker {
     fn has_multiplex(&self) -> bool {
         let speaks_frames = |running: &Running| {
             matches!(running.conversation, Conversation::Multiplex(_))
-                && !running.silent
+                && !running.channel_ended
                 && running.process.exit().is_none()
         };
         self.running.as_ref().is_some_and(speaks_frames)
@@ -247,9 +169,9 @@ impl Worker {
         self.pool.backoff().pause_left()
     }
 
-    /// Starts a process for activations that wait, none of which is lost if that fails.
-    async fn prepare(&mut self, logs: &mut Logs) {
-        self.forget_the_dead(logs).await;
+    /// Starts a process for waiting activations. They stay in the queue, so a failure loses none of them.
+    async fn start_for_waiting(&mut self, logs: &mut Logs) {
+        self.reap_exited(logs).await;
         if !self.pool.backoff().may_start() {
             return;
         }
@@ -257,174 +179,62 @@ impl Worker {
             pause(left, logs).await;
         }
         if self.pool.queue.is_empty() {
-            // Others were faster.
+            // Other workers took them in the meantime.
             return;
         }
         match self.start(logs).await {
             Ok(running) => self.running = Some(running),
             Err(error) => {
-                tell(logs, &error);
-                self.pool.backoff().died(error.to_string());
+                log_error(logs, &error);
+                self.pool.backoff().record_crash(error.to_string());
             }
         }
     }
 
-    /// Between activations: the log is read, stray answers are dropped, a death is noticed.
+    /// Between activations: reads the log, drops stray answers, and returns when the process is gone.
     async fn idle(&mut self, logs: &mut Logs) {
         match &mut self.running {
-            Some(running) if !running.silent => {
+            Some(running) if !running.channel_ended => {
                 running.conversation.idle(logs).await;
-                running.silent = true;
+                running.channel_ended = true;
             }
-            _ => logs.pump().await,
+            _ => match logs.pump().await {},
         }
     }
 
-    /// One activation from its first log line to its sentinels.
+    /// Runs one job, and what comes with it in version 2.
     async fn run(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
-        let Some(job) = job.claim(&self.shared.config.room) else { return };
+        let Some(job) = job.claim(&self.shared.config.memory_budget) else { return };
         if self.pool.speaks_frames.load(Ordering::Relaxed) {
-            self.run_concurrently(vec![Waiting::new(job)], phase, logs).await;
+            self.run_concurrently(vec![Pending::new(job)], phase, logs).await;
         } else {
-            self.run_alone(job, phase, logs).await;
+            self.run_one(job, phase, logs).await;
         }
     }
 
-    /// The same where one activation is in flight at a time.
-    pub(super) async fn run_alone(&mut self, job: Job, phase: &mut watch::Receiver<Phase>, logs: &mut Logs) {
-        let Job { activation, deadline, reply, place, claimed: _ } = job;
-        logs.begin();
-        if let Some(label) = logs.label(&activation) {
-            logs.attribute(Some(&label));
-        }
-        let outcome = self.answer(activation, deadline, phase, logs).await;
-        self.close_log(logs, outcome.as_ref().err()).await;
-        drop(place);
-        reply.send(outcome);
-    }
-
-    /// Ends the log of an activation.
-    pub(super) async fn close_log(&self, logs: &mut Logs, error: Option<&Error>) {
-        // On a terminal whoever calls is the author, and prints the error as well.
+    /// Writes into the log of an activation why it failed, if it did.
+    pub(super) fn log_failure(&self, error: Option<&Error>, logs: &mut Logs) {
+        // On a terminal the caller is the action's author, and prints the error itself.
         if let Some(error) = error
             && self.shared.config.sentinels == Sentinels::Write
         {
-            // What the action said about it comes first.
+            // What the action wrote about it comes first.
             logs.drain();
-            tell(logs, error);
-        }
-        logs.end().await;
-    }
-
-    async fn answer(
-        &mut self,
-        mut activation: Activation,
-        deadline: Option<Instant>,
-        phase: &mut watch::Receiver<Phase>,
-        logs: &mut Logs,
-    ) -> Result<Answer, Error> {
-        let begun = Instant::now();
-        let run_timeout = self.shared.config.settings.run_timeout.0;
-        let (limit, ends) = time_limit(begun, deadline, run_timeout);
-        let outcome = {
-            let attempt = self.attempt(&mut activation, ends, logs);
-            tokio::select! {
-                biased;
-                outcome = attempt => Some(outcome),
-                () = time_is_up(limit, ends, run_timeout) => None,
-                _ = phase.wait_for(|phase| *phase >= Phase::Cutting) => Some(Err(Error::Run(RunError::CutOff { after: begun.elapsed() }))),
-            }
-        };
-        let outcome = outcome.unwrap_or_else(|| Err(Error::Run(RunError::TimeOut { limit, after: begun.elapsed() })));
-        if let Err(error @ Error::Run(RunError::TimeOut { .. } | RunError::CutOff { .. })) = &outcome {
-            // The conversation was left in the middle: nobody could tell whose the next line is.
-            if let Some(running) = self.running.take() {
-                stop::kill_and_reap(&running.process).await;
-                self.pool.backoff().stopped(error.to_string());
-            }
-            logs.detach();
-        }
-        outcome
-    }
-
-    /// One activation. Its limit of time is looked after by whoever asks; here it only decides
-    /// whether a pause can be waited for.
-    async fn attempt(&mut self, activation: &mut Activation, ends: Instant, logs: &mut Logs) -> Result<Answer, Error> {
-        if self.pool.protocol == Protocol::SingleShot {
-            return self.attempt_single_shot(activation, logs).await;
-        }
-        let mut fresh = false;
-        loop {
-            self.forget_the_dead(logs).await;
-            if self.running.is_none() {
-                fresh = true;
-                self.running = Some(self.restart(ends, logs).await?);
-            }
-            let limit_bytes = self.shared.config.settings.max_result.0;
-            let running = self.running.as_mut().expect("it was started above");
-            let answer = running.conversation.interact(activation, limit_bytes, &running.process, logs).await;
-            match answer {
-                Ok(answer) => {
-                    self.pool.backoff().answered();
-                    return Ok(answer);
-                }
-                Err(NoAnswer::TooLong) => {
-                    let running = self.running.take().expect("it answered");
-                    self.bury(running, logs).await;
-                    let error = Error::Run(RunError::AnswerTooLong { limit_bytes });
-                    self.pool.backoff().stopped(error.to_string());
-                    return Err(error);
-                }
-                Err(NoAnswer::Bad(problem)) => {
-                    self.pool.backoff().answered();
-                    return Err(Error::Run(RunError::BadAnswer { problem, exit: None }));
-                }
-                Err(NoAnswer::Strayed) => {
-                    logs.say("pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)");
-                    let running = self.running.take().expect("it has strayed");
-                    self.bury(running, logs).await;
-                }
-                Err(NoAnswer::Gone { partial, untouched }) => {
-                    let running = self.running.take().expect("it was spoken with");
-                    let channel = running.conversation.channel();
-                    // A process that died before this activation could reach it takes nothing with
-                    // it. One that was started for it and did so is told.
-                    if untouched && !fresh && wait_for_end(&running.process).await {
-                        self.bury_the_dead(running, logs).await;
-                        continue;
-                    }
-                    let error = gone(&running.process, partial, channel, logs).await;
-                    self.pool.backoff().died(error.detail().unwrap_or_else(|| error.to_string()));
-                    return Err(error);
-                }
-            }
+            log_error(logs, error);
         }
     }
 
-    /// Starts a process in place of one that has ended, as soon as that may be.
+    /// Starts a process in place of one that has ended, after the pause of the backoff.
+    ///
+    /// # Errors
+    /// As [`CrashBackoff::pause_for`], and every reason why a process does not start.
     pub(super) async fn restart(&self, ends: Instant, logs: &mut Logs) -> Result<Running, Error> {
         loop {
             let left = self.pool.backoff().pause_for(ends)?;
             let Some(left) = left else { break };
             pause(left, logs).await;
         }
-        self.start(logs).await.inspect_err(|error| self.pool.backoff().died(error.to_string()))
-    }
-
-    async fn attempt_single_shot(&mut self, activation: &mut Activation, logs: &mut Logs) -> Result<Answer, Error> {
-        let launch = single_shot::launch(&self.pool.launch, activation);
-        // However this ends, nothing of the process is left behind.
-        let (guard, pipes) = spawn(&launch, ResultChannel::Stdout, &self.shared.reaper, logs)?;
-        let process = guard.process();
-        let limit_bytes = self.shared.config.settings.max_result.0;
-        let answer = single_shot::interact(process, pipes, activation, limit_bytes, logs).await;
-        let result = match answer {
-            Ok(answer) => Ok(answer),
-            Err(single_shot::NoAnswer::TooLong) => Err(Error::Run(RunError::AnswerTooLong { limit_bytes })),
-            Err(single_shot::NoAnswer::Bad(problem)) => Err(unusable(process, problem, logs).await),
-        };
-        logs.detach();
-        result
+        self.start(logs).await.inspect_err(|error| self.pool.backoff().record_crash(error.to_string()))
     }
 
     /// Starts the process and waits until it is ready.
@@ -446,7 +256,7 @@ impl Worker {
                     Conversation::PipeLoop(_) => {}
                     Conversation::Multiplex(multiplex) => {
                         multiplex.bound(config.settings.max_result.0);
-                        self.pool.learn(multiplex.promises().concurrency);
+                        self.pool.record_handshake(multiplex.promises().concurrency);
                     }
                 }
                 let process = guard.release();
@@ -456,7 +266,7 @@ impl Worker {
                     ?evidence,
                     "ready"
                 );
-                Ok(Running { process, conversation, silent: false })
+                Ok(Running { process, conversation, channel_ended: false })
             }
             Err(error) => {
                 stop::kill_and_reap(guard.process()).await;
@@ -466,24 +276,24 @@ impl Worker {
         }
     }
 
-    /// Lets go of a process that is known to have ended.
-    pub(super) async fn forget_the_dead(&mut self, logs: &mut Logs) {
-        let dead = |running: &mut Running| running.silent || running.process.exit().is_some();
-        if let Some(running) = self.running.take_if(dead) {
-            self.bury_the_dead(running, logs).await;
+    /// Reaps the process if it has exited, or its result channel has ended.
+    pub(super) async fn reap_exited(&mut self, logs: &mut Logs) {
+        let has_ended = |running: &mut Running| running.channel_ended || running.process.exit().is_some();
+        if let Some(running) = self.running.take_if(has_ended) {
+            self.handle_exit(running, logs).await;
         }
     }
 
-    /// A process that ended while no activation was with it.
-    async fn bury_the_dead(&self, running: Running, logs: &mut Logs) {
+    /// Handles the end of a process that had no activation.
+    async fn handle_exit(&self, running: Running, logs: &mut Logs) {
         let channel = running.conversation.channel();
-        let process = self.bury(running, logs).await;
-        let how = without_answer(process.exit().map(|_| exit_report(&process, logs)), b"", channel);
-        self.pool.backoff().died(how.to_string());
+        let process = self.kill_and_reap(running, logs).await;
+        let crash = no_answer_error(process.exit().map(|_| exit_report(&process, logs)), b"", channel);
+        self.pool.backoff().record_crash(crash.to_string());
     }
 
-    /// Kills what is left of a process and its group, and takes its last words.
-    async fn bury(&self, running: Running, logs: &mut Logs) -> Process {
+    /// Kills what is left of a process and its group, and reads the rest of its output.
+    async fn kill_and_reap(&self, running: Running, logs: &mut Logs) -> Process {
         let Running { process, conversation, .. } = running;
         stop::kill_and_reap(&process).await;
         drop(conversation);
@@ -491,33 +301,33 @@ impl Worker {
         process
     }
 
-    /// Stops a process in order.
+    /// Stops a process gracefully.
     async fn stop(&self, running: Running, logs: &mut Logs) {
         let Running { process, mut conversation, .. } = running;
         let grace = self.shared.config.settings.stop_grace.0;
         let mut phase = self.shared.phase.subscribe();
         if let Conversation::Multiplex(multiplex) = &mut conversation {
-            // Its frame is told half of the grace, as its input's end is.
+            // The stop frame gets half of the grace; the end of its input gets the other half.
             tokio::select! {
                 () = multiplex.send_stop(grace / 2) => {}
                 _ = phase.wait_for(|phase| *phase == Phase::Killing) => {}
-                () = logs.pump() => unreachable!("a pump never ends"),
+                never = logs.pump() => match never {},
             }
         }
-        // Its input ends; its result channel stays open, so that a last flush is no error.
+        // This ends its input. Its result channel stays open, so that a last flush does not fail.
         let _results = conversation.into_results();
         tokio::select! {
             () = stop::stop(&process, grace) => {}
             () = async {
                 let _ = phase.wait_for(|phase| *phase == Phase::Killing).await;
             } => stop::kill_and_reap(&process).await,
-            () = logs.pump() => unreachable!("a pump never ends"),
+            never = logs.pump() => match never {},
         }
         logs.detach();
     }
 }
 
-/// Starts a process that is killed unless it is taken over.
+/// Starts a process. The guard kills it unless it is released.
 pub(crate) fn spawn(
     launch: &Launch,
     channel: ResultChannel,
@@ -530,26 +340,31 @@ pub(crate) fn spawn(
     Ok((KillOnDrop::new(process), pipes))
 }
 
-/// Lets a pause pass, with an eye on the log.
+/// Waits, and moves the log meanwhile.
 async fn pause(left: Duration, logs: &mut Logs) {
     tokio::select! {
         () = tokio::time::sleep(left) => {}
-        () = logs.pump() => unreachable!("a pump never ends"),
+        never = logs.pump() => match never {},
     }
 }
 
-/// A process left in the middle of an activation: waits for its end, kills what is left of it and
-/// says why.
-pub(crate) async fn gone(process: &Process, partial: Vec<u8>, channel: ResultChannel, logs: &mut Logs) -> Error {
-    let ended = wait_for_end(process).await;
+/// Waits for the exit of a process that ended in the middle of an activation, kills what is left of it, and
+/// returns why there is no answer.
+pub(crate) async fn kill_and_explain(
+    process: &Process,
+    partial: Vec<u8>,
+    channel: ResultChannel,
+    logs: &mut Logs,
+) -> Error {
+    let exited = wait_for_exit(process).await;
     stop::kill_and_reap(process).await;
     logs.detach();
-    without_answer(ended.then(|| exit_report(process, logs)), &partial, channel)
+    no_answer_error(exited.then(|| exit_report(process, logs)), &partial, channel)
 }
 
-/// Why a process gives no answer: how it ended, and in the middle of which line; or it lives on, and has
-/// closed its channel.
-pub(super) fn without_answer(exit: Option<ExitReport>, partial: &[u8], channel: ResultChannel) -> Error {
+/// Why a process gives no answer: how it ended and in the middle of which line, or that it lives on and
+/// has closed its result channel.
+pub(super) fn no_answer_error(exit: Option<ExitReport>, partial: &[u8], channel: ResultChannel) -> Error {
     let Some(exit) = exit else { return Error::Run(RunError::ChannelClosed { channel }) };
     if partial.is_empty() {
         return Error::Run(RunError::ExitedBeforeAnswer { exit });
@@ -558,15 +373,15 @@ pub(super) fn without_answer(exit: Option<ExitReport>, partial: &[u8], channel: 
     Error::Run(RunError::BadAnswer { problem: BadAnswer::Unterminated { line }, exit: Some(exit) })
 }
 
-/// An answer of a process of its own that is unusable: how it ended is part of why.
-pub(crate) async fn unusable(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
-    wait_for_end(process).await;
+/// The error for a bad answer of a process that ran one activation. It says how the process ended.
+pub(crate) async fn unusable_answer(process: &Process, problem: BadAnswer, logs: &mut Logs) -> Error {
+    wait_for_exit(process).await;
     logs.stderr.drain();
     Error::Run(RunError::BadAnswer { problem, exit: Some(exit_report(process, logs)) })
 }
 
-/// Says an error and its hint in the log, for the action's author.
-pub(super) fn tell(logs: &mut Logs, error: &Error) {
+/// Writes an error and its hint to the log, for the action's author.
+pub(super) fn log_error(logs: &mut Logs, error: &Error) {
     let detail = error.detail().unwrap_or_else(|| error.to_string());
     logs.say(&format!("error[{}]: {detail}", error.code()));
     if let Some(hint) = error.hint() {
@@ -589,14 +404,14 @@ pub(super) fn time_limit(now: Instant, deadline: Option<Instant>, run_timeout: D
 /// Waits for the limit that [`time_limit`] found.
 pub(super) async fn time_is_up(limit: TimeLimit, ends: Instant, run_timeout: Duration) {
     match limit {
-        // A point in time, whatever we did meanwhile.
+        // A point in time, which comes whether or not the proxy was running.
         TimeLimit::Deadline => tokio::time::sleep_until(ends).await,
         TimeLimit::RunTimeout => time::sleep(run_timeout).await,
     }
 }
 
-/// Gives a process that seems to be gone the time to be so. Whether it is.
-pub(crate) async fn wait_for_end(process: &Process) -> bool {
-    let _ = time::timeout(LAST_BREATH, process.exited()).await;
+/// Gives a process that seems to end the time to exit. Returns whether it did.
+pub(crate) async fn wait_for_exit(process: &Process) -> bool {
+    let _ = time::timeout(EXIT_GRACE, process.exited()).await;
     process.exit().is_some()
 }

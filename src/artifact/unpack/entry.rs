@@ -4,8 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use super::ArchiveFormat;
-use crate::error::{Bundle, Error, ProxyError, SpecialFile, Unsupported, UploadError};
+use crate::error::{ArchiveFormat, Bundle, Error, ProxyError, SpecialFile, Unsupported, UploadError};
 use crate::text::excerpt;
 
 /// The source of the entries.
@@ -52,7 +51,7 @@ impl Origin {
         match self {
             Self::Archive(format) => format.damaged(reason),
             Self::Directory => Error::Proxy(ProxyError::System {
-                doing: "copy the folder for the compiler",
+                doing: "copy the directory for the compiler",
                 reason: io::Error::other(reason),
             }),
         }

@@ -33,9 +33,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::{Error, ProxyError};
+use crate::error::{ArchiveFormat, Error, ProxyError};
 
-pub use crate::error::ArchiveFormat;
 pub(super) use directory::copy;
 pub use tree::Contents;
 

@@ -6,12 +6,12 @@ use std::io::{self, Read};
 use flate2::bufread::GzDecoder;
 use tar::EntryType;
 
+use super::GZIP_MAGIC;
 use super::entry::{Entry, Kind, Origin, clause};
 use super::tree::Tree;
-use super::{ArchiveFormat, GZIP_MAGIC};
 use crate::artifact::inspect::{Defect, Kind as FileKind};
 use crate::artifact::kind::HEAD_BYTES;
-use crate::error::{Error, SpecialFile, UploadError};
+use crate::error::{ArchiveFormat, Error, SpecialFile, UploadError};
 use crate::text::excerpt;
 
 /// Most bytes of a tar archive between the contents of two files: long names and attributes, which are kept in memory.

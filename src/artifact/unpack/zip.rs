@@ -6,10 +6,9 @@ use std::io::{Cursor, Read};
 use rustix::fs::FileType;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::ArchiveFormat;
 use super::entry::{Entry, Kind, Origin, clause};
 use super::tree::{MAX_LINK_TARGET_BYTES, Tree};
-use crate::error::{Error, SpecialFile, Unsupported};
+use crate::error::{ArchiveFormat, Error, SpecialFile, Unsupported};
 
 pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     let unreadable = |error| {
