@@ -10,7 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pipeloop::artifact::inspect::{Severity, TargetSystem, inspect};
+use pipeloop::artifact::inspect::{Severity, TargetSystem, X86Level, inspect};
 use serde_json::json;
 
 use crate::support::bench::{ACTION, Bench};
@@ -368,15 +368,15 @@ fn a_binary_for_newer_processors_is_refused() {
     let own = "PL088 it is built for newer processors: it needs x86-64-v3, this one is x86-64-v2";
     let others =
         "PL088 its library `libnewer.so` is built for newer processors: it needs x86-64-v3, this one is x86-64";
-    assert_eq!(found(&program, Some(2)), [own]);
-    assert_eq!(found(&by_library, Some(1)), [others]);
-    for enough in [Some(3), Some(4), None] {
+    assert_eq!(found(&program, Some(X86Level::V2)), [own]);
+    assert_eq!(found(&by_library, Some(X86Level::V1)), [others]);
+    for enough in [Some(X86Level::V3), Some(X86Level::V4), None] {
         assert_eq!(found(&program, enough), [""; 0], "{enough:?}");
         assert_eq!(found(&by_library, enough), [""; 0], "{enough:?}");
     }
-    assert_eq!(found(&plain, Some(1)), [""; 0]);
+    assert_eq!(found(&plain, Some(X86Level::V1)), [""; 0]);
     // musl's loader does not look.
-    assert_eq!(found(&with_musl, Some(1)), [""; 0]);
+    assert_eq!(found(&with_musl, Some(X86Level::V1)), [""; 0]);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::artifact::kind::HEAD_BYTES;
 use crate::error::{Error, StartError, UploadError};
 
 pub use crate::artifact::kind::Kind;
-pub use crate::error::{Defect, Foreign, Language, Libc, MissingLibrary, Severity};
+pub use crate::error::{Defect, Foreign, Language, Libc, MissingLibrary, Severity, X86Level};
 pub use target::TargetSystem;
 
 /// The result of an inspection.

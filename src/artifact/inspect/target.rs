@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::error::X86Level;
 use crate::process::Launch;
 
 use super::elf::{Elf, Machine};
@@ -25,8 +26,8 @@ pub struct TargetSystem {
     pub path: Option<OsString>,
     /// The action's `LD_LIBRARY_PATH`.
     pub library_path: Option<OsString>,
-    /// The x86-64 level of the processor, 1 to 4; `None` for an image, whose processor is not known.
-    pub x86_level: Option<u8>,
+    /// The x86-64 level of the processor; `None` for another family, and for an image, whose processor is not known.
+    pub x86_level: Option<X86Level>,
     /// The machine of an image, by its own programs; `None` for this machine.
     pub machine: Option<Machine>,
 }
@@ -48,7 +49,7 @@ impl TargetSystem {
             directory: directory.to_owned(),
             path: variable("PATH"),
             library_path: variable("LD_LIBRARY_PATH"),
-            x86_level: (root.as_os_str() == "/").then(x86_level),
+            x86_level: if root.as_os_str() == "/" { x86_level() } else { None },
             machine: None,
         };
         if !target.is_this_machine() {
@@ -165,10 +166,10 @@ impl TargetSystem {
     }
 }
 
-/// The x86-64 level of this processor; 0 for another family.
+/// The x86-64 level of this processor; `None` for another family.
 ///
 /// Source: the psABI of x86-64, "Micro-Architecture Levels".
-pub(super) fn x86_level() -> u8 {
+pub(super) fn x86_level() -> Option<X86Level> {
     #[cfg(target_arch = "x86_64")]
     {
         let v2 = is_x86_feature_detected!("sse4.2")
@@ -189,10 +190,18 @@ pub(super) fn x86_level() -> u8 {
             && is_x86_feature_detected!("avx512cd")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        1 + u8::from(v2) + u8::from(v3) + u8::from(v4)
+        Some(if v4 {
+            X86Level::V4
+        } else if v3 {
+            X86Level::V3
+        } else if v2 {
+            X86Level::V2
+        } else {
+            X86Level::V1
+        })
     }
     #[cfg(not(target_arch = "x86_64"))]
-    0
+    None
 }
 
 /// The components of a path, the last one first.
