@@ -272,7 +272,7 @@ int main(void) {
     pipeloop(&["run", program], &[preload], "").check(127).says(&["error[PL075]: ", "`libone.so`"]);
     pipeloop(&["run", program], &[preload, ("PIPELOOP_INSPECT", "off")], "").check(0);
     let ended = pipeloop(&["check", "--inspect", "off", program], &[preload], "");
-    assert!(ended.check(0).stdout.contains("! executable "), "{}", ended.stdout);
+    assert!(ended.check(0).stdout.contains("! executable\n"), "{}", ended.stdout);
     // Then the loader reports a library that really is missing.
     let ended = pipeloop(&["run", program, "--inspect", "off"], &[], "");
     ended.check(127).says(&["error[PL051]: ", "error while loading shared libraries: libone.so"]);
