@@ -446,7 +446,7 @@ fn a_directory_for_the_compiler_has_the_limits_of_an_archive() {
     };
     check(
         &|directory| {
-            std::os::unix::fs::symlink("../../etc", directory.join("lib/out")).expect("the directory can be written")
+            std::os::unix::fs::symlink("../../etc", directory.join("lib/out")).expect("the directory can be written");
         },
         &[],
         &["error[PL036]: the directory entry `lib/out` links outside the action's directory: `../../etc`"],

@@ -190,15 +190,8 @@ pub(super) fn x86_level() -> Option<X86Level> {
             && is_x86_feature_detected!("avx512cd")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        Some(if v4 {
-            X86Level::V4
-        } else if v3 {
-            X86Level::V3
-        } else if v2 {
-            X86Level::V2
-        } else {
-            X86Level::V1
-        })
+        let levels = [(v4, X86Level::V4), (v3, X86Level::V3), (v2, X86Level::V2), (true, X86Level::V1)];
+        levels.into_iter().find_map(|(has, level)| has.then_some(level))
     }
     #[cfg(not(target_arch = "x86_64"))]
     None
