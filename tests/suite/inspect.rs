@@ -770,7 +770,7 @@ fn a_script_without_its_interpreter_is_refused() {
         "#!/etc\n",
         "PL048",
         126,
-        &["its interpreter `/etc` cannot be started: it cannot be read: it is a folder"],
+        &["its interpreter `/etc` cannot be started: it cannot be read: it is a directory"],
     );
 }
 

@@ -224,7 +224,7 @@ fn ready_a_stray_is_dropped_and_the_process_replaced() {
         assert_eq!(processes::lives(first), !replaced, "{args:?}");
         let logs = proxy.check_streams(2);
         assert!(logs.stderr.contains("dropped a line that answers no activation: `{\"stray\":1}`\n"), "{logs:?}");
-        assert_eq!(logs.stderr.contains("started anew, since it wrote a line too many"), replaced, "{logs:?}");
+        assert_eq!(logs.stderr.contains("restarts the action because it wrote an extra line"), replaced, "{logs:?}");
         // The process that answered stays.
         assert_eq!(pid(&proxy), pid(&proxy));
     }

@@ -898,7 +898,7 @@ fn without_ids_two_results_at_once_are_an_error() {
         }
         let logs = proxy.check_streams(2).stderr;
         assert_eq!(logs.contains("answer spans more than one line: `{\"result\":{\"n\":1}}` and `"), error, "{logs}");
-        assert!(logs.contains("started anew, since it wrote a line too many"), "{logs}");
+        assert!(logs.contains("restarts the action because it wrote an extra line"), "{logs}");
     }
 }
 

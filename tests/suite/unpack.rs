@@ -324,7 +324,7 @@ fn paths_that_leave_the_directory_are_refused() {
 fn impossible_names_are_refused() {
     check_both(
         &[file("a/..", 0o644, b"")],
-        Err("the {format} archive is damaged or incomplete: entry 1 `a/..` stands where the folder itself is"),
+        Err("the {format} archive is damaged or incomplete: entry 1 `a/..` stands where the directory itself is"),
     );
     check(
         ArchiveFormat::Zip,
@@ -381,7 +381,7 @@ fn links_that_leave_the_directory_through_others_are_refused() {
 #[test]
 fn nothing_is_written_through_a_link() {
     let below = "the {format} archive is damaged or incomplete: \
-         entry 2 `a/x` would have to be below `a`, which is no folder";
+         entry 2 `a/x` would have to be below `a`, which is not a directory";
     check_both(&[link("a", "d"), file("a/x", 0o644, b"evil"), directory("d/", 0o755)], Err(below));
     check_both(&[link("a", "../.."), file("a/x", 0o644, b"evil")], Err(below));
     check_both(&[file("a", 0o644, b""), file("a/x", 0o644, b"evil")], Err(below));
@@ -424,17 +424,17 @@ fn files_and_directories_do_not_replace_each_other() {
     check_both(
         &[file("a/b", 0o644, b""), file("./a", 0o644, b"")],
         Err("the {format} archive is damaged or incomplete: \
-             entry 2 `./a` is no folder where an earlier entry is one"),
+             entry 2 `./a` is not a directory where an earlier entry is one"),
     );
     check_both(
         &[file("a", 0o644, b""), directory("a/", 0o755)],
         Err("the {format} archive is damaged or incomplete: \
-             entry 2 `a/` is a folder where an earlier entry is none"),
+             entry 2 `a/` is a directory where an earlier entry is not"),
     );
     check_both(
         &[link("a", "b"), directory("a/", 0o755)],
         Err("the {format} archive is damaged or incomplete: \
-             entry 2 `a/` is a folder where an earlier entry is none"),
+             entry 2 `a/` is a directory where an earlier entry is not"),
     );
 }
 

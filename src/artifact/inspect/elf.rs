@@ -103,7 +103,7 @@ impl Elf {
         // Checked before it is opened: opening a pipe would block.
         let metadata = std::fs::metadata(path).map_err(Fault::Unreadable)?;
         if !metadata.is_file() {
-            return Err(Fault::Unreadable(io::Error::other("it is no regular file")));
+            return Err(Fault::Unreadable(io::Error::other("it is not a regular file")));
         }
         let file = File::open(path).map_err(Fault::Unreadable)?;
         Reader::new(&file, metadata.len()).elf()

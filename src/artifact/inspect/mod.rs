@@ -161,7 +161,7 @@ fn refusals(host: &Path, target: &TargetSystem) -> Vec<Defect> {
         Err(error) => return vec![Defect::Unreadable { reason: error.to_string() }],
     };
     if !metadata.is_file() {
-        let reason = if metadata.is_dir() { "it is a folder" } else { "it is no regular file" };
+        let reason = if metadata.is_dir() { "it is a directory" } else { "it is not a regular file" };
         return vec![Defect::Unreadable { reason: reason.into() }];
     }
     let mut refusals = Vec::new();

@@ -106,7 +106,7 @@ impl<'a> Tree<'a> {
         match self.child(parent, name).map(|node| &self.nodes[node].kind) {
             None => drop(self.create_directory(entry, parent, name)?),
             Some(NodeKind::Directory(_)) => {}
-            Some(_) => return Err(entry.damaged("is a folder where an earlier entry is none")),
+            Some(_) => return Err(entry.damaged("is a directory where an earlier entry is not")),
         }
         let path = self.path(parent).join(OsStr::from_bytes(name));
         set_mode(&path, permissions(mode, 0o755, 0o700)).map_err(|reason| entry.unwritable(&path, reason))
@@ -191,12 +191,12 @@ impl<'a> Tree<'a> {
     /// Makes the parent directories of a new file or link, and removes an earlier file at its path.
     fn prepare<'n>(&mut self, entry: &Entry, names: &[&'n [u8]]) -> Result<Destination<'n>, Error> {
         let Some((name, parents)) = names.split_last() else {
-            return Err(entry.damaged("stands where the folder itself is"));
+            return Err(entry.damaged("stands where the directory itself is"));
         };
         let parent = self.descend(entry, parents)?;
         let path = self.path(parent).join(OsStr::from_bytes(name));
         match self.child(parent, name).map(|node| &self.nodes[node].kind) {
-            Some(NodeKind::Directory(_)) => return Err(entry.damaged("is no folder where an earlier entry is one")),
+            Some(NodeKind::Directory(_)) => return Err(entry.damaged("is not a directory where an earlier entry is one")),
             Some(NodeKind::File) => fs::remove_file(&path).map_err(|reason| entry.unwritable(&path, reason))?,
             Some(NodeKind::Link { .. }) | None => {}
         }
@@ -211,7 +211,7 @@ impl<'a> Tree<'a> {
                 Some(node) if matches!(self.nodes[node].kind, NodeKind::Directory(_)) => node,
                 Some(node) => {
                     let what =
-                        format!("would have to be below {}, which is no folder", excerpt(&self.relative_path(node)));
+                        format!("would have to be below {}, which is not a directory", excerpt(&self.relative_path(node)));
                     return Err(entry.damaged(what));
                 }
                 None => {
