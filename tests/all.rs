@@ -43,6 +43,8 @@ mod fast_path;
 mod freeze;
 #[path = "suite/go_proxy_faults.rs"]
 mod go_proxy_faults;
+#[path = "suite/half_close.rs"]
+mod half_close;
 #[path = "suite/hidden.rs"]
 mod hidden;
 #[path = "suite/image.rs"]

@@ -88,7 +88,7 @@ async fn serve_over_hyper<F: Front>(
     let io = TokioIo::new(Io::new(stream, unread, state.clone()));
     // Borrows what outlives the connection, so that a request clones nothing.
     let service = service_fn(|request: Request<Incoming>| async {
-        state.begin_request();
+        state.begin_request(request.version());
         let asks_to_keep = request.version() == Version::HTTP_11
             && request
                 .headers()
@@ -107,12 +107,18 @@ async fn serve_over_hyper<F: Front>(
         state.set_keep_alive(asks_to_keep && !closes);
         match reply.body_mut() {
             Payload::Whole(_) => state.end_request(),
-            Payload::Stream(body) => body.hold_request(state.clone()),
+            Payload::Stream(body) => {
+                state.begin_stream();
+                body.hold_request(state.clone());
+            }
         }
         Ok::<_, Infallible>(reply)
     });
-    let mut connection =
-        hyper::server::conn::http1::Builder::new().max_header_size(MAX_HEADER_BYTES).serve_connection(io, service);
+    let mut connection = hyper::server::conn::http1::Builder::new()
+        .max_header_size(MAX_HEADER_BYTES)
+        // `Io` notices callers that leave.
+        .half_close(true)
+        .serve_connection(io, service);
     let mut stall_timer = StallTimer::new(caller_timeout);
     let mut close_idle = pin!(wait_to_close_idle(stop.clone()));
     let mut closes = false;

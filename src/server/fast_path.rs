@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use crate::process::adaptive_yield::AdaptiveYield;
 use crate::time;
 
+use super::half_close::{HalfClose, Upcoming};
 use super::reply::write_head;
 use super::shutdown::wait_to_close_idle;
 use super::{Front, Stop};
@@ -60,6 +61,7 @@ pub(super) async fn serve<F: Front>(
     let mut close_idle = pin!(wait_to_close_idle(stop.clone()));
     let mut adaptive_yield = AdaptiveYield::UNTRIED;
     let mut answered = 0;
+    let mut half_close = HalfClose::default();
     loop {
         let yielded = answered > 0 && adaptive_yield.yield_if_due();
         let read = if yielded { buffer.fill_now(stream) } else { Ok(None) };
@@ -88,17 +90,23 @@ pub(super) async fn serve<F: Front>(
         body.extend_from_slice(request.body);
         buffer.length = 0;
         let mut answer = pin!(front.answer_fast(body));
+        let mut sends_no_more = false;
         let outcome = std::future::poll_fn(|context| {
             if let Poll::Ready(outcome) = answer.as_mut().poll(context) {
                 return Poll::Ready(Some(outcome));
             }
             // A caller that leaves wants no answer. What it sends meanwhile waits in the buffer.
-            while !buffer.is_full() {
-                if !matches!(ready!(buffer.poll_fill(stream, context)), Ok(1..)) {
-                    return Poll::Ready(None);
+            while !sends_no_more && !buffer.is_full() {
+                match ready!(buffer.poll_fill(stream, context)) {
+                    Ok(1..) => {}
+                    Ok(0) => sends_no_more = true,
+                    Err(_) => return Poll::Ready(None),
                 }
             }
-            Poll::Pending
+            if !sends_no_more {
+                return Poll::Pending;
+            }
+            half_close.poll_left(stream, Upcoming::StatusLine, context).map(|()| None)
         });
         let Some(outcome) = outcome.await else { return FastPathEnd::Closed };
         let closes = *stop.borrow() >= Stop::Accepting;
@@ -118,11 +126,12 @@ pub(super) async fn serve<F: Front>(
         out.extend_from_slice(b"\r\ndate: ");
         out.extend_from_slice(date.at(SystemTime::now()));
         out.extend_from_slice(b"\r\n\r\n");
+        let unsent = half_close.take_sent_early(out.len());
         let sent = if body.len() <= MAX_COPIED_BYTES {
             out.extend_from_slice(&body);
-            send(stream, &out, caller_timeout).await
+            send(stream, &out[unsent..], caller_timeout).await
         } else {
-            send(stream, &out, caller_timeout).await && send(stream, &body, caller_timeout).await
+            send(stream, &out[unsent..], caller_timeout).await && send(stream, &body, caller_timeout).await
         };
         if !sent || closes {
             return FastPathEnd::Closed;

@@ -4,15 +4,18 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use crate::time::Countdown;
+
+use super::half_close::{HalfClose, Upcoming};
 
 /// What a connection is doing. Only the connection's own task uses it; the atomics are there because hyper's
 /// types must be `Send`.
@@ -20,6 +23,10 @@ use crate::time::Countdown;
 pub(super) struct ConnectionState {
     /// A request is being answered.
     in_request: AtomicBool,
+    /// The head of a streamed answer has been sent, and its body is not complete.
+    in_stream: AtomicBool,
+    /// The request came in HTTP/1.1, so a stream is sent in chunks.
+    in_chunks: AtomicBool,
     /// A part of a request's head has arrived, but not all of it.
     in_head: AtomicBool,
     /// The caller does not read what the proxy sends.
@@ -33,9 +40,16 @@ pub(super) struct ConnectionState {
 }
 
 impl ConnectionState {
-    pub(super) fn begin_request(&self) {
+    pub(super) fn begin_request(&self, version: Version) {
         self.in_request.store(true, Ordering::Relaxed);
+        self.in_stream.store(false, Ordering::Relaxed);
+        self.in_chunks.store(version == Version::HTTP_11, Ordering::Relaxed);
         self.in_head.store(false, Ordering::Relaxed);
+    }
+
+    /// The request's answer is a stream. Its head is the next thing to be sent.
+    pub(super) fn begin_stream(&self) {
+        self.in_stream.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn end_request(&self) {
@@ -54,6 +68,16 @@ impl ConnectionState {
     /// open.
     pub(super) fn is_idle_and_kept(&self) -> bool {
         self.keep_alive.load(Ordering::Relaxed) && !self.in_request.load(Ordering::Relaxed) && !self.waits_for_caller()
+    }
+
+    /// What is sent next if everything written so far has been sent. `None` if no request is being answered.
+    fn upcoming(&self) -> Option<Upcoming> {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        is(&self.in_request).then(|| match (is(&self.in_stream), is(&self.in_chunks)) {
+            (false, _) => Upcoming::StatusLine,
+            (true, true) => Upcoming::ChunkSize,
+            (true, false) => Upcoming::Data,
+        })
     }
 
     fn count_read(&self, bytes: usize) {
@@ -129,11 +153,12 @@ pub(super) struct Io {
     state: Arc<ConnectionState>,
     /// hyper's own answer was withheld: the stream is still needed.
     withheld: bool,
+    half_close: HalfClose,
 }
 
 impl Io {
     pub(super) fn new(stream: TcpStream, unread: Bytes, state: Arc<ConnectionState>) -> Self {
-        Self { stream, unread, state, withheld: false }
+        Self { stream, unread, state, withheld: false, half_close: HalfClose::default() }
     }
 
     /// The stream, and the bytes that hyper has not taken.
@@ -175,6 +200,10 @@ impl AsyncWrite for Io {
         if self.withholds(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
+        let sent_early = self.half_close.take_sent_early(bytes.len());
+        if sent_early > 0 {
+            return Poll::Ready(Ok(sent_early));
+        }
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.state.count_write(&result);
         result
@@ -190,6 +219,10 @@ impl AsyncWrite for Io {
         {
             return Poll::Ready(Ok(bytes.len()));
         }
+        let sent_early = self.half_close.take_sent_early(slices.first().map_or(0, |slice| slice.len()));
+        if sent_early > 0 {
+            return Poll::Ready(Ok(sent_early));
+        }
         let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.state.count_write(&result);
         result
@@ -200,7 +233,16 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        // hyper flushes after each step, and reads nothing between a request and its answer.
+        let this = &mut *self;
+        if this.unread.is_empty()
+            && let Some(upcoming) = this.state.upcoming()
+            && this.half_close.poll_left(&this.stream, upcoming, context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -7,6 +7,7 @@
 //! - `accept`: listens, accepts, and starts one task for each connection.
 //! - `connection`: serves one connection. `fast_path` answers small requests; all others go to hyper.
 //! - `io`: the stream that hyper reads and writes, and the timer that closes a stalled connection.
+//! - `half_close`: tells callers that wait for their answer from those that have left.
 //! - `body`: reads request bodies within their limits.
 //! - `reply`, `sse`: replies, and the formats of streamed ones.
 //! - `refusal`: answers requests that no front can see, because hyper cannot read them.
@@ -28,6 +29,7 @@ mod accept;
 mod body;
 mod connection;
 mod fast_path;
+mod half_close;
 mod io;
 mod refusal;
 mod reply;
