@@ -65,7 +65,7 @@ fn large(load: &Load, n: u64) {
 fn leaves(load: &Load, n: u64) {
     match n % 4 {
         0 => drop(load.proxy.caller()),
-        1 => drop(load.proxy.caller().send(b"POST /run HTTP/1.1\r\nContent-Length: 100\r\n\r\n{\"va")),
+        1 => drop(load.proxy.caller().send(b"POST /run HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{\"va")),
         2 => drop(send(load, &json!({"sleep_ms": 5}))),
         _ => drop(send(load, &json!({"answer_mib": 8})).is_silent_for(Duration::from_millis(20))),
     }

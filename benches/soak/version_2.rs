@@ -248,7 +248,7 @@ fn leaves(load: &Load, n: u64) {
     let order = Order::new(load, "leaves");
     match n % 6 {
         0 => {}
-        1 => drop(caller.send(b"POST /run HTTP/1.1\r\nContent-Length: 100\r\n\r\n{\"va")),
+        1 => drop(caller.send(b"POST /run HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{\"va")),
         2 => order.with("wait_ms", json!(10_000)).send(&mut caller, n / 6),
         3 => read_some(load, &mut caller, format, &order.endless(10).with("every_ms", json!(1)), 5),
         4 => read_some(load, &mut caller, format, &order.endless(1 << 20), 1),

@@ -132,9 +132,11 @@ fn exit_status(error: &Error) -> u8 {
             | RunError::AnswerTooLong { .. }
             | RunError::TimeOut { .. }
             | RunError::Expired
+            | RequestError::NotOneHost { .. }
             | RunError::CrashLoop { .. }
             | RunError::BadFrame { .. }
             | RunError::Overrun { .. }
+            | RequestError::TransferCoding { .. }
             | RunError::FrameTooLong { .. }
             | RunError::CutOff { .. }
             | RunError::QueueFull { .. }

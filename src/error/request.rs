@@ -13,6 +13,10 @@ pub enum RequestError {
     #[error("the request is not valid HTTP/1.1: {reason}")]
     NotHttp { reason: String },
 
+    /// A request has no `Host`, or several.
+    #[error("the request is not valid HTTP/1.1: it has {} `Host` header{}", if *.count == 0 { "no".into() } else { .count.to_string() }, if *.count == 0 { "" } else { "s" })]
+    NotOneHost { count: usize },
+
     /// The head of a request exceeds its limits.
     #[error(
         "the head of the request is too large: at most {limit_bytes} bytes and {limit_headers} headers are accepted"
@@ -26,6 +30,10 @@ pub enum RequestError {
     /// `Expect` names something that the proxy does not support.
     #[error("the request expects {}, which the proxy does not support", excerpt(.expectation.as_bytes()))]
     UnmetExpectation { expectation: String },
+
+    /// The body came in a transfer coding that the proxy does not support.
+    #[error("the body has the transfer coding {}, and the proxy supports only `chunked`", excerpt(.coding.as_bytes()))]
+    TransferCoding { coding: String },
 
     /// The body of a request is not JSON.
     #[error("the body of {request} is not valid JSON: {reason}")]
@@ -122,9 +130,11 @@ impl RequestError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NotHttp { .. } => "speak HTTP/1.1 without TLS to this port, for example `curl http://…`".into(),
+            Self::NotOneHost { .. } => "send one `Host` header, as every HTTP library does".into(),
             Self::HeadTooLarge { .. } => "send long data in the body, and fewer or shorter headers".into(),
             Self::Http2 => "speak HTTP/1.1, for example with `curl --http1.1`".into(),
             Self::UnmetExpectation { .. } => "leave `Expect` out, or send `Expect: 100-continue`".into(),
+            Self::TransferCoding { .. } => "send the body unencoded, in chunks or with a `Content-Length`".into(),
             Self::NotJson { request: RequestKind::Run, .. } | Self::EmptyBody { request: RequestKind::Run } => {
                 r#"send the activation as a JSON object, for example `{"value":{"name":"Mike"}}`"#.into()
             }

@@ -277,6 +277,7 @@ fn status(error: &Error) -> StatusCode {
             // What the caller can fix by sending something else.
             RequestError::NotJson { .. }
             | RequestError::NotHttp { .. }
+            | RequestError::NotOneHost { .. }
             | RequestError::BrokenBody { .. }
             | RequestError::NotAnObject { .. }
             | RequestError::EmptyBody { .. }
@@ -287,6 +288,7 @@ fn status(error: &Error) -> StatusCode {
             RequestError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             RequestError::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             RequestError::UnmetExpectation { .. } => StatusCode::EXPECTATION_FAILED,
+            RequestError::TransferCoding { .. } => StatusCode::NOT_IMPLEMENTED,
             RequestError::Http2 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             RequestError::BodyStalled { .. } => StatusCode::REQUEST_TIMEOUT,
             RequestError::NoCode | RequestError::AlreadyInitialised | RequestError::InitUnderWay => {

@@ -15,9 +15,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::body::discard;
 use super::fast_path::{self, FastPathEnd};
 use super::io::{ConnectionState, Io, StallTimer};
-use super::refusal::{self, unmet_expectation, unreadable};
+use super::refusal::{self, nonconforming, unmet_expectation, unreadable};
 use super::reply::Payload;
 use super::shutdown::wait_to_close_idle;
 use super::{Front, MAX_HEADER_BYTES, Stop};
@@ -95,12 +96,18 @@ async fn serve_over_hyper<F: Front>(
                 .get(CONNECTION)
                 .is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
         let unmet = unmet_expectation(&request);
-        let mut reply = match &unmet {
-            None => front.answer(request).await,
-            Some(error) => front.refuse(error),
+        let nonconforming = nonconforming(&request);
+        let refused = unmet.is_some() || nonconforming.is_some();
+        let mut reply = match (&unmet, &nonconforming) {
+            (None, None) => front.answer(request).await,
+            // A caller with an unmet expectation may never send its body, so the proxy does not wait for it.
+            (Some(error), _) => front.refuse(error),
+            (None, Some(error)) => {
+                discard(request.into_body(), caller_timeout).await;
+                front.refuse(error)
+            }
         };
-        // A caller with an unmet expectation may never send its body, so the proxy does not wait for it.
-        let closes = unmet.is_some() || *stop.borrow() >= Stop::Accepting;
+        let closes = refused || *stop.borrow() >= Stop::Accepting;
         if closes {
             reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -155,12 +155,15 @@ impl<'a> Request<'a> {
         let mut headers = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut []);
         let Ok(Status::Complete(head)) = request.parse_with_uninit_headers(bytes, &mut headers) else { return None };
-        let mut length = None;
+        let (mut length, mut hosts) = (None, 0);
         for header in &*request.headers {
             let (name, value) = (header.name, header.value);
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             let fits = if is("content-length") {
                 length.replace(parse_length(value)?).is_none()
+            } else if is("host") {
+                hosts += 1;
+                hosts == 1
             } else if is("accept") {
                 matches!(value, b"*/*" | b"application/json")
             } else if is("connection") {
@@ -173,7 +176,10 @@ impl<'a> Request<'a> {
                 return None;
             }
         }
-        let fits = request.method == Some("POST") && request.version == Some(1) && length == Some(bytes.len() - head);
+        let fits = request.method == Some("POST")
+            && request.version == Some(1)
+            && hosts == 1
+            && length == Some(bytes.len() - head);
         fits.then(|| Self { path: request.path.unwrap_or_default(), body: &bytes[head..] })
     }
 }

@@ -1,12 +1,13 @@
-//! Refusals of requests that no front gets to see: hyper cannot read them, or they expect more than it offers.
+//! Refusals of requests that no front gets to see: hyper cannot read them, they expect more than it offers, or the
+//! standard asks for a refusal.
 
 use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::body::Incoming;
-use hyper::header::EXPECT;
+use hyper::header::{EXPECT, HOST, TRANSFER_ENCODING};
+use hyper::{Request, Version};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
@@ -41,6 +42,22 @@ pub(super) fn unmet_expectation(request: &Request<Incoming>) -> Option<Error> {
             expectation: String::from_utf8_lossy(expectation).into_owned(),
         })
     })
+}
+
+/// The error for a request that hyper accepts although the standard asks for a refusal: without `Host`, with two
+/// of them, or with a transfer coding besides `chunked`, which hyper leaves in the body.
+///
+/// Source: RFC 9112, 3.2 and 6.1.
+pub(super) fn nonconforming(request: &Request<Incoming>) -> Option<Error> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        return Some(Error::Request(RequestError::NotOneHost { count: hosts }));
+    }
+    let values =
+        request.headers().get_all(TRANSFER_ENCODING).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let coding = values.collect::<Vec<_>>().join(", ");
+    let known = coding.is_empty() || coding.trim().eq_ignore_ascii_case("chunked");
+    (!known).then_some(Error::Request(RequestError::TransferCoding { coding }))
 }
 
 /// Sends a reply on a stream that hyper has given up, and closes the stream so that the reply arrives: if

@@ -70,7 +70,9 @@ fn a_freeze_during_a_request_body_does_not_count() {
     let proxy = Proxy::start(&["--caller-timeout", LIMIT], &[]);
     proxy.init(&action("", "")).check(200, &json!({"ok": true}));
     let mut caller = proxy.caller();
-    caller.send(b"POST /run HTTP/1.1\r\nContent-Length: 17\r\n\r\n{\"value\"").expect("half of the request is sent");
+    caller
+        .send(b"POST /run HTTP/1.1\r\nHost: test\r\nContent-Length: 17\r\n\r\n{\"value\"")
+        .expect("half of the request is sent");
     // The proxy has read the half by the time this is answered.
     proxy.caller().call("GET", "/", b"");
     proxy.freeze(FREEZE);

@@ -92,7 +92,7 @@ fn an_unknown_expectation_is_refused() {
 fn a_request_before_an_unreadable_one_is_answered() {
     let proxy = proxy();
     let mut caller = proxy.caller();
-    let run = b"POST /run HTTP/1.1\r\nContent-Length: 11\r\n\r\n{\"value\":1}";
+    let run = b"POST /run HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\n{\"value\":1}";
     // In one write: the second arrives before the first is answered.
     caller.send(&[run, &b"nonsense\r\n\r\n"[..]].concat()).expect("both are sent");
     let first = caller.receive().expect("an answer");
@@ -112,4 +112,48 @@ fn a_caller_that_leaves_in_mid_head_gets_no_answer() {
     caller.send(b"POST /run HTT").expect("half a line is sent");
     caller.finish_sending().expect("the connection is open");
     assert!(caller.is_closed_within(WAIT_LIMIT));
+}
+
+#[test]
+fn a_request_without_host_or_with_two_is_refused() {
+    let (body, framing) = ("{\"value\":{}}", "Content-Length: 12\r\n");
+    // On the fast path and over hyper, with a body that is read to its end.
+    for accept in ["", "Accept: application/json;q=0.9\r\n"] {
+        let run = |hosts: &str| format!("POST /run HTTP/1.1\r\n{hosts}{accept}{framing}\r\n{body}");
+        check(run("").as_bytes(), 400, &["the request is not valid HTTP/1.1: it has no `Host` header"]);
+        check(run("Host: a\r\nHost: b\r\n").as_bytes(), 400, &["it has 2 `Host` headers"]);
+        check(run("Host: a\r\nhost: a\r\n").as_bytes(), 400, &["it has 2 `Host` headers"]);
+    }
+    let two = format!("POST /run HTTP/1.0\r\nHost: a\r\nHost: a\r\n{framing}\r\n{body}");
+    check(two.as_bytes(), 400, &["it has 2 `Host` headers"]);
+    check(b"GET / HTTP/1.1\r\n\r\n", 400, &["it has no `Host` header"]);
+}
+
+#[test]
+fn http_1_0_needs_no_host_and_an_empty_one_is_valid() {
+    let proxy = proxy();
+    for head in ["POST /run HTTP/1.0\r\n", "POST /run HTTP/1.1\r\nHost:\r\n"] {
+        let mut caller = proxy.caller();
+        let request = format!("{head}Content-Length: 17\r\n\r\n{{\"value\":{{\"a\":1}}}}");
+        caller.send(request.as_bytes()).expect("it is sent");
+        caller.receive().expect("an answer").check(200, &json!({"a": 1}));
+    }
+}
+
+#[test]
+fn transfer_codings_besides_chunked_are_refused() {
+    let body = "c\r\n{\"value\":{}}\r\n0\r\n\r\n";
+    let run = |headers: &str| format!("POST /run HTTP/1.1\r\nHost: test\r\n{headers}\r\n{body}");
+    for (headers, coding) in [
+        ("Transfer-Encoding: gzip, chunked\r\n", "gzip, chunked"),
+        ("Transfer-Encoding: gzip\r\ntransfer-encoding: chunked\r\n", "gzip, chunked"),
+        ("Transfer-Encoding: Deflate,Chunked\r\n", "Deflate,Chunked"),
+    ] {
+        let says = format!("the body has the transfer coding `{coding}`, and the proxy supports only `chunked`");
+        check(run(headers).as_bytes(), 501, &[&says]);
+    }
+    let proxy = proxy();
+    let mut caller = proxy.caller();
+    caller.send(run("Transfer-Encoding: Chunked\r\n").as_bytes()).expect("it is sent");
+    caller.receive().expect("an answer").check(200, &json!({}));
 }
