@@ -211,6 +211,33 @@ pub struct ServerSettings {
 }
 
 /// Variables that existing images set for the proxies they use today.
+/// The value of `PIPELOOP_PORT` if it is a URL: Kubernetes sets it for every pod of a namespace that has a Service
+/// named `pipeloop`, and so do links of Docker. It names that service, and is no setting.
+///
+/// Source: Kubernetes, "Service", "Environment variables".
+#[must_use]
+pub fn service_url() -> Option<String> {
+    let value = std::env::var("PIPELOOP_PORT").ok()?;
+    ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme)).then_some(value)
+}
+
+/// Whether a setting with this flag and variable has its value from the variable. `clap` does not report that for a
+/// value that it refuses.
+#[must_use]
+pub fn comes_from_variable(flag: &str, variable: &OsStr) -> bool {
+    let is_flag = |argument: &OsString| {
+        let rest = argument.as_encoded_bytes().strip_prefix(flag.as_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
+    };
+    std::env::var_os(variable).is_some() && !std::env::args_os().skip(1).any(|argument| is_flag(&argument))
+}
+
+/// Whether a variable is set to something other than UTF-8.
+#[must_use]
+pub fn is_not_text(variable: &OsStr) -> bool {
+    std::env::var_os(variable).is_some_and(|value| value.to_str().is_none())
+}
+
 ///
 /// Source: apache/openwhisk-runtime-go, `docs/ENVVARS.md`.
 #[derive(Debug, Clone, Default)]

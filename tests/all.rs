@@ -67,6 +67,8 @@ mod promises;
 mod random_callers;
 #[path = "suite/room.rs"]
 mod room;
+#[path = "suite/shell.rs"]
+mod shell;
 #[path = "suite/signals.rs"]
 mod signals;
 #[path = "suite/stream_workers.rs"]

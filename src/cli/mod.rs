@@ -14,9 +14,12 @@ mod serve;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::artifact::inspect::Defect;
+use crate::config;
 use crate::error::{Error, ExitReport, ProxyError, RequestError, RunError, StartError, UploadError};
 use crate::process::Reaper;
 use crate::process::signals::{BlockedSignals, TerminationSignals, forward_to_actions};
@@ -55,7 +58,7 @@ pub fn main() -> ExitCode {
     // Before anything else: the kernel drops signals without a handler if this process is PID 1.
     let blocked_signals = BlockedSignals::block();
     crate::process::spawn::close_inherited_on_exec();
-    let command = Cli::parse().command;
+    let command = parse();
     // The other commands may wait for input on a terminal, and can be interrupted until they have handlers.
     let blocked_signals = matches!(command, Command::Serve(_)).then_some(blocked_signals);
     let result = match command {
@@ -73,6 +76,54 @@ pub fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
+/// Parses the command line and the environment. Ends the process if they are wrong, or ask for help.
+fn parse() -> Command {
+    let mut cli = Cli::command();
+    let service_url = config::service_url();
+    if service_url.is_some() {
+        cli = cli.mut_subcommand("serve", |serve| serve.mut_arg("port", |port| port.env(None)));
+    }
+    let matches = cli.try_get_matches_from_mut(std::env::args_os());
+    let matches = matches.unwrap_or_else(|error| name_variable(error, &mut cli).exit());
+    if let (Some(url), Some(serve)) = (service_url, matches.subcommand_matches("serve"))
+        && serve.value_source("port") == Some(ValueSource::DefaultValue)
+    {
+        output::note(&format!(
+            "pipeloop: `PIPELOOP_PORT={url}` is skipped: Kubernetes sets it for a Service named `pipeloop`; \
+             `--port` sets the port"
+        ));
+    }
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut cli).exit()).command
+}
+
+/// Adds to an error about the value of a setting the variable that the value comes from.
+fn name_variable(mut error: clap::Error, cli: &mut clap::Command) -> clap::Error {
+    // Settings have names only then.
+    cli.build();
+    let settings = cli.get_subcommands().flat_map(clap::Command::get_arguments);
+    let from_variables = settings.filter_map(|setting| {
+        let (variable, flag) = (setting.get_env()?, format!("--{}", setting.get_long()?));
+        config::comes_from_variable(&flag, variable).then(|| (setting.to_string(), variable.to_owned()))
+    });
+    let mut from_variables = from_variables.collect::<Vec<_>>().into_iter();
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(refused)) => {
+            if let Some((setting, variable)) = from_variables.find(|(setting, _)| setting == refused) {
+                let name = format!("{} ({setting})", variable.display());
+                error.insert(ContextKind::InvalidArg, ContextValue::String(name));
+            }
+        }
+        _ if error.kind() == ErrorKind::InvalidUtf8 => {
+            if let Some((setting, variable)) = from_variables.find(|(_, variable)| config::is_not_text(variable)) {
+                let message = format!("the value of '{} ({setting})' is not UTF-8", variable.display());
+                return cli.error(ErrorKind::InvalidUtf8, message);
+            }
+        }
+        _ => {}
+    }
+    error
+}
+
 /// The exit status of an error, for a shell: the action's own, if it has one. Exhaustive, so that a new cause cannot be
 /// forgotten.
 fn exit_status(error: &Error) -> u8 {
@@ -81,9 +132,11 @@ fn exit_status(error: &Error) -> u8 {
         // No command receives requests, but `run` treats its input as one.
         Error::Request(error) => match error {
             RequestError::NotHttp { .. }
+            | RequestError::NotOneHost { .. }
             | RequestError::HeadTooLarge { .. }
             | RequestError::Http2
             | RequestError::UnmetExpectation { .. }
+            | RequestError::TransferCoding { .. }
             | RequestError::NotJson { .. }
             | RequestError::NotAnObject { .. }
             | RequestError::EmptyBody { .. }
@@ -132,11 +185,9 @@ fn exit_status(error: &Error) -> u8 {
             | RunError::AnswerTooLong { .. }
             | RunError::TimeOut { .. }
             | RunError::Expired
-            | RequestError::NotOneHost { .. }
             | RunError::CrashLoop { .. }
             | RunError::BadFrame { .. }
             | RunError::Overrun { .. }
-            | RequestError::TransferCoding { .. }
             | RunError::FrameTooLong { .. }
             | RunError::CutOff { .. }
             | RunError::QueueFull { .. }

@@ -1,5 +1,6 @@
 //! `pipeloop serve [ACTION]`.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use clap::Args;
 use tokio::sync::watch;
 
 use crate::action::{Action, ActionConfig, InitFailures};
-use crate::config::{ActionSettings, Compatibility, ServerSettings, Workers, container_environment};
+use crate::config::{
+    ActionSettings, Compatibility, ServerSettings, Workers, comes_from_variable, container_environment,
+};
 use crate::error::{Error, ProxyError};
 use crate::front::openwhisk::OpenWhisk;
 use crate::logs::{SENTINEL, Sentinels, Sink};
@@ -90,7 +93,11 @@ impl Serve {
         if let Some(path) = &self.server.port_file {
             std::fs::write(path, format!("{}\n", address.port())).map_err(|reason| {
                 Error::Proxy(ProxyError::BadSetting {
-                    setting: "--port-file",
+                    setting: if comes_from_variable("--port-file", OsStr::new("PIPELOOP_PORT_FILE")) {
+                        "PIPELOOP_PORT_FILE"
+                    } else {
+                        "--port-file"
+                    },
                     reason: format!("cannot write `{}`: {reason}", path.display()),
                 })
             })?;
