@@ -10,6 +10,7 @@
 #![expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
 
 use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -160,9 +161,9 @@ pub struct ServerSettings {
     #[arg(long, env = "PIPELOOP_PORT", default_value = "8080", value_name = "PORT")]
     pub port: u16,
 
-    /// Address to listen on. All addresses unless set.
-    #[arg(long, env = "PIPELOOP_HOST", value_name = "ADDRESS")]
-    pub host: Option<std::net::IpAddr>,
+    /// Address to listen on, or a name such as localhost. All addresses unless set.
+    #[arg(long, env = "PIPELOOP_HOST", value_name = "ADDRESS", value_parser = host)]
+    pub host: Option<IpAddr>,
 
     /// File into which the proxy writes its port once it listens.
     #[arg(long, env = "PIPELOOP_PORT_FILE", value_name = "FILE", hide_short_help = true)]
@@ -210,7 +211,6 @@ pub struct ServerSettings {
     pub log: tracing_subscriber::filter::LevelFilter,
 }
 
-/// Variables that existing images set for the proxies they use today.
 /// The value of `PIPELOOP_PORT` if it is a URL: Kubernetes sets it for every pod of a namespace that has a Service
 /// named `pipeloop`, and so do links of Docker. It names that service, and is no setting.
 ///
@@ -238,6 +238,7 @@ pub fn is_not_text(variable: &OsStr) -> bool {
     std::env::var_os(variable).is_some_and(|value| value.to_str().is_none())
 }
 
+/// Variables that existing images set for the proxies they use today.
 ///
 /// Source: apache/openwhisk-runtime-go, `docs/ENVVARS.md`.
 #[derive(Debug, Clone, Default)]
@@ -274,6 +275,23 @@ impl Compatibility {
                 .map_err(|reason| Error::Proxy(ProxyError::BadSetting { setting: "OW_COMPILER", reason }))?,
         })
     }
+}
+
+/// Parses an address, also in brackets, or looks up the address of a name. Of several addresses an IPv4 address
+/// wins: every caller has IPv4.
+fn host(text: &str) -> Result<IpAddr, String> {
+    let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = address.parse() {
+        return Ok(address);
+    }
+    // An image may lack `/etc/hosts`.
+    if text.eq_ignore_ascii_case("localhost") {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    let found = (text, 0).to_socket_addrs().map_err(|error| format!("expected an IP address or a name: {error}"))?;
+    let addresses: Vec<_> = found.map(|address| address.ip()).collect();
+    let chosen = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    chosen.copied().ok_or_else(|| "the name has no address".to_owned())
 }
 
 fn program(name: &str) -> Result<PathBuf, String> {

@@ -27,6 +27,10 @@ pub fn listen(host: Option<IpAddr>, port: u16) -> Result<TcpListener, Error> {
     let bind = |ip: IpAddr| -> std::io::Result<TcpListener> {
         let address = SocketAddr::new(ip, port);
         let socket = if ip.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+        if ip.is_ipv6() {
+            // The default of the system is `net.ipv6.bindv6only`, which need not be 0.
+            rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+        }
         // A proxy that restarts at once must get its port again.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;

@@ -83,3 +83,72 @@ fn the_variable_of_a_kubernetes_service_is_skipped() {
         pipeloop(&["serve", "--port", url], &[], "").check(2).says(&["'--port <PORT>'"]);
     }
 }
+
+// Addresses.
+
+#[test]
+fn the_host_may_be_a_name() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for host in ["localhost", "LOCALHOST", "127.0.0.1", "[::1]", "::1"] {
+        let file = directory.path().join(format!("port of {host}"));
+        let args = ["serve", "--host", host, "--port", "0", "--port-file", file.to_str().expect("it is UTF-8")];
+        let mut command = command(directory.path(), &args);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let _serving = Serving(command.spawn().expect("pipeloop can be started"));
+        let port: u16 = eventually("the proxy listens", || fs::read_to_string(&file).ok()?.trim().parse().ok());
+        let address = if host.contains(':') { "::1" } else { "127.0.0.1" };
+        let stream = std::net::TcpStream::connect((address, port)).expect("the proxy listens there");
+        Caller::over(stream).expect("a caller").call("GET", "/", b"").check_error(404, &[]);
+    }
+    pipeloop(&["serve", "--host", "no such name"], &[], "").check(2).says(&["expected an IP address or a name"]);
+}
+
+/// In a network of its own, where the system's default is that an IPv6 socket takes no IPv4. Calls the proxy at both
+/// addresses and prints the statuses.
+const CALL_BOTH: &str = r#"
+import fcntl, http.client, os, socket, struct, subprocess, sys, time
+s = socket.socket()
+fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))
+open("/proc/sys/net/ipv6/bindv6only", "w").write("1")
+p = subprocess.Popen([sys.argv[1], "serve", "--port", "0", "--port-file", "port"], stderr=subprocess.DEVNULL)
+while not (os.path.exists("port") and open("port").read().strip()): time.sleep(0.01)
+for host in "127.0.0.1", "::1":
+    try:
+        c = http.client.HTTPConnection(host, int(open("port").read()), timeout=5)
+        c.request("GET", "/")
+        print(host, c.getresponse().status)
+    except OSError as e: print(host, e)
+p.kill()
+"#;
+
+#[test]
+fn ipv4_is_served_whatever_the_default_of_the_system_is() {
+    const AS_ROOT: &[&str] = &["--net"];
+    const AS_OTHERS: &[&str] = &["--user", "--map-root-user", "--net"];
+    let unshare = |words: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(words);
+        command
+    };
+    let works = |words: &&&[&str]| unshare(words).arg("true").output().is_ok_and(|output| output.status.success());
+    let Some(words) = [AS_ROOT, AS_OTHERS].iter().find(works).copied() else {
+        assert!(std::env::var_os("CI").is_none(), "`unshare --net` is not permitted here, and CI needs it");
+        eprintln!("NOT TESTED: `bindv6only`, since `unshare --net` is not permitted here");
+        return;
+    };
+    if !Path::new("/proc/sys/net/ipv6/bindv6only").exists() {
+        eprintln!("NOT TESTED: `bindv6only`, since this machine has no IPv6");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut command = unshare(words);
+    command.args(["python3", "-c", CALL_BOTH, env!("CARGO_BIN_EXE_pipeloop")]).current_dir(directory.path());
+    let output = command.output().expect("there is an `unshare`");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if stderr.contains("Read-only file system") && std::env::var_os("CI").is_none() {
+        eprintln!("NOT TESTED: `bindv6only`, since /proc/sys is read-only here");
+        return;
+    }
+    assert_eq!(shown, "127.0.0.1 404\n::1 404\n", "{stderr}");
+}
