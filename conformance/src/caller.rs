@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use testkit::http::{self, Response, request};
 
 /// How long a proxy may take to accept a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// A kept connection. Unlike [`http::Caller`] it connects again when the proxy has closed it, as the cases ask of a
 /// caller.

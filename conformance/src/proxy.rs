@@ -4,7 +4,7 @@
 //! actions.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -15,6 +15,7 @@ use testkit::output::Logs;
 use testkit::proxy::{Launch, Output, Proxy, has_port_placeholder};
 use testkit::wait::POLL_INTERVAL;
 
+use super::caller::CONNECT_LIMIT;
 use super::case::Needs;
 
 /// How long a proxy may take to end when a case is over.
@@ -25,8 +26,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(2);
 pub enum Target {
     /// A proxy that runs already.
     Url {
-        /// Where it listens.
-        address: SocketAddr,
+        /// Where it may listen.
+        addresses: Vec<SocketAddr>,
         /// Host and port, as they were given.
         host: String,
     },
@@ -51,9 +52,12 @@ impl Target {
             }
             let host = rest.trim_end_matches('/').to_owned();
             let with_port = if host.contains(':') { host.clone() } else { format!("{host}:80") };
-            let mut addresses = with_port.to_socket_addrs().map_err(|error| format!("`{text}`: {error}"))?;
-            let address = addresses.next().ok_or_else(|| format!("`{text}` has no address"))?;
-            return Ok(Self::Url { address, host });
+            let addresses: Vec<_> =
+                with_port.to_socket_addrs().map_err(|error| format!("`{text}`: {error}"))?.collect();
+            if addresses.is_empty() {
+                return Err(format!("`{text}` has no address"));
+            }
+            return Ok(Self::Url { addresses, host });
         }
         if text.starts_with("https://") {
             return Err("only `http://` is spoken".into());
@@ -69,6 +73,32 @@ impl Target {
             (true, None) | (false, Some(_)) => Ok(Self::Command { words, port }),
             (true, Some(_)) => Err("its command takes a port with `{port}`: leave out `--port`".into()),
         }
+    }
+
+    /// Finds out whether a proxy can be reached at all: connects to one that runs already, at the first address where
+    /// it listens, or starts one and waits until it listens.
+    ///
+    /// # Errors
+    /// Why no proxy can be reached.
+    pub fn reach(&mut self, limit: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + limit;
+        let Self::Url { addresses, host } = self else {
+            let directory = CaseDirectory::new().map_err(|error| format!("no directory for a start: {error}"))?;
+            return CaseProxy::new(self, &Needs::default(), &directory, deadline).map(drop);
+        };
+        let mut reason = None;
+        for address in &*addresses {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            match TcpStream::connect_timeout(address, left.min(CONNECT_LIMIT)) {
+                Ok(_) => {
+                    *addresses = vec![*address];
+                    return Ok(());
+                }
+                Err(error) => reason = Some(error),
+            }
+        }
+        let reason = reason.map(|error| format!(": {error}")).unwrap_or_default();
+        Err(format!("nothing listens at `{host}`{reason}"))
     }
 }
 
@@ -132,8 +162,8 @@ impl CaseProxy {
         deadline: Instant,
     ) -> Result<Self, String> {
         let (words, fixed_port) = match target {
-            Target::Url { address, host } => {
-                return Ok(Self { address: *address, host: host.clone(), started: None });
+            Target::Url { addresses, host } => {
+                return Ok(Self { address: addresses[0], host: host.clone(), started: None });
             }
             Target::Command { words, port } => (words, *port),
         };

@@ -99,7 +99,9 @@ impl Conformance {
             return Ok(0);
         }
         let proxy = self.proxy.as_deref().expect("clap requires it");
-        let target = Target::parse(proxy, self.port).map_err(|reason| bad("--proxy", reason))?;
+        let mut target = Target::parse(proxy, self.port).map_err(|reason| bad("--proxy", reason))?;
+        // Otherwise each case would fail, and some only at the end of their time.
+        target.reach(self.timeout.0).map_err(|reason| bad("--proxy", reason))?;
         self.play(&cases, &target).map_err(unwritten)
     }
 

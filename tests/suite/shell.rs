@@ -152,3 +152,41 @@ fn ipv4_is_served_whatever_the_default_of_the_system_is() {
     }
     assert_eq!(shown, "127.0.0.1 404\n::1 404\n", "{stderr}");
 }
+
+// Conformance.
+
+#[test]
+fn conformance_stops_at_once_where_nothing_listens() {
+    // The port is taken, and no connection is accepted after the listener is closed.
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    drop(listener);
+    for host in ["127.0.0.1", "localhost"] {
+        let url = format!("http://{host}:{port}");
+        let ended = pipeloop(&["conformance", "--proxy", &url], &[], "");
+        ended.check(2).says(&["`--proxy` cannot be used: nothing listens at", host, "Connection refused"]);
+        assert_eq!(ended.stdout, "", "no case was played");
+    }
+    for (proxy, text) in [("/nowhere/proxy {port}", "/nowhere/proxy"), ("false {port}", "ended"), ("sleep {port}", "")]
+    {
+        let ended = pipeloop(&["conformance", "--timeout", "300ms", "--proxy", proxy], &[], "");
+        ended.check(2).says(&["`--proxy` cannot be used", text]);
+        assert_eq!(ended.stdout, "", "no case was played");
+    }
+}
+
+#[test]
+fn conformance_finds_a_proxy_on_any_address_of_its_name() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let args = ["serve", "--host", "127.0.0.1", "--port", "0", "--port-file", "port"];
+    let mut command = command(directory.path(), &args);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let _serving = Serving(command.spawn().expect("pipeloop can be started"));
+    let file = directory.path().join("port");
+    let port: u16 = eventually("the proxy listens", || fs::read_to_string(&file).ok()?.trim().parse().ok());
+    // `localhost` may be ::1 first.
+    let url = format!("http://localhost:{port}");
+    let ended = pipeloop(&["conformance", "--proxy", &url, "--json", "v1/echo"], &[], "");
+    let document: serde_json::Value = serde_json::from_str(&ended.check(0).stdout).expect("it is JSON");
+    assert_eq!(document["summary"], json!({"passed": 1, "failed": 0, "not_run": 0}));
+}
