@@ -142,8 +142,8 @@ impl Check {
         } else {
             printer.summary(&report, started.elapsed())
         };
-        match write_error.map_or(written, Err) {
-            Ok(()) => Ok(status),
+        match output::unless_closed(write_error.map_or(written, Err)) {
+            Ok(_) => Ok(status),
             Err(reason) => Err(Error::Proxy(ProxyError::System { doing: "write the report", reason })),
         }
     }

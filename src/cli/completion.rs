@@ -18,7 +18,7 @@ impl Completion {
     pub(super) fn execute(&self, mut command: clap::Command) -> Result<u8, Error> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "pipeloop", &mut script);
-        output::script(&script)
+        output::unless_closed(output::script(&script))
             .map_err(|reason| Error::Proxy(ProxyError::System { doing: "write the script", reason }))?;
         Ok(0)
     }

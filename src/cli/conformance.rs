@@ -11,7 +11,7 @@ use crate::error::{Error, ProxyError};
 use conformance::case::{self, Case};
 use conformance::{Target, Verdict, play};
 
-use super::output;
+use super::output::{self, Printed};
 
 /// Play the test cases of the protocol against any proxy with /init and /run.
 ///
@@ -91,12 +91,12 @@ impl Conformance {
         let cases: Vec<_> = all.iter().filter(|case| self.wants(case)).collect();
         if self.list {
             let listed: Vec<_> = cases.iter().map(|case| Listed::new(case)).collect();
-            if self.json {
-                output::result(&serde_json::to_vec(&listed).expect("a list is plain data")).map_err(unwritten)?;
+            let printed = if self.json {
+                output::result(&serde_json::to_vec(&listed).expect("a list is plain data"))
             } else {
-                output::cases(cases.iter().map(|case| (&*case.name, &*case.title))).map_err(unwritten)?;
-            }
-            return Ok(0);
+                output::cases(cases.iter().map(|case| (&*case.name, &*case.title)))
+            };
+            return output::unless_closed(printed).map(|_| 0).map_err(unwritten);
         }
         let proxy = self.proxy.as_deref().expect("clap requires it");
         let mut target = Target::parse(proxy, self.port).map_err(|reason| bad("--proxy", reason))?;
@@ -145,10 +145,13 @@ impl Conformance {
             if case.initialises() && !matches!(verdict, Verdict::NotRun(_)) {
                 initialised_by.get_or_insert(&case.name);
             }
-            if !self.json {
-                output::case(&case.name, width, &verdict, started.elapsed())?;
-            }
             results.push(Played::new(case, &verdict, started.elapsed()));
+            if !self.json
+                && output::unless_closed(output::case(&case.name, width, &verdict, started.elapsed()))?
+                    == Printed::NoReader
+            {
+                break;
+            }
         }
         let count = |status| results.iter().filter(|played| played.status == status).count();
         let summary =
@@ -162,9 +165,9 @@ impl Conformance {
                 summary,
                 exit_status: status,
             };
-            output::result(&serde_json::to_vec(&document).expect("a report is plain data"))?;
+            output::unless_closed(output::result(&serde_json::to_vec(&document).expect("a report is plain data")))?;
         } else {
-            output::cases_summary(summary.passed, summary.failed, summary.not_run)?;
+            output::unless_closed(output::cases_summary(summary.passed, summary.failed, summary.not_run))?;
         }
         Ok(status)
     }

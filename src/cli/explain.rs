@@ -27,15 +27,16 @@ impl Explain {
     pub(super) fn execute(self) -> Result<u8, Error> {
         let all = self.codes.is_empty();
         let entries = if all { catalog::entries().iter().collect() } else { self.codes };
-        if self.json {
+        let printed = if self.json {
             let json = serde_json::to_vec(&entries).expect("an entry is plain text");
             output::result(&json)
         } else if all {
             output::titles(&entries)
         } else {
             output::entries(&entries)
-        }
-        .map_err(|reason| ProxyError::System { doing: "write the explanation", reason })?;
+        };
+        output::unless_closed(printed)
+            .map_err(|reason| ProxyError::System { doing: "write the explanation", reason })?;
         Ok(0)
     }
 }

@@ -51,6 +51,24 @@ pub(super) fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Whether something was printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Printed {
+    /// It was.
+    Yes,
+    /// The reader of stdout has had enough, as in `pipeloop explain | head -1`. That is no error.
+    NoReader,
+}
+
+/// Turns the error that says that stdout has no reader any more into [`Printed::NoReader`].
+pub(super) fn unless_closed(printed: io::Result<()>) -> io::Result<Printed> {
+    match printed {
+        Ok(()) => Ok(Printed::Yes),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Printed::NoReader),
+        Err(error) => Err(error),
+    }
+}
+
 /// A script on stdout, unchanged.
 pub(super) fn script(script: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();

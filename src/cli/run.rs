@@ -18,7 +18,7 @@ use crate::logs::{Sentinels, Sink};
 use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::protocol::answer::failure;
 
-use super::output;
+use super::output::{self, Printed};
 
 /// Run one or more activations and print their results.
 ///
@@ -152,8 +152,14 @@ async fn run_all(
                 if is_error(&answer) {
                     status = status.max(1);
                 }
-                output::result(&answer)
-                    .map_err(|reason| Error::Proxy(ProxyError::System { doing: "write the result", reason }))?;
+                match output::unless_closed(output::result(&answer)) {
+                    Ok(Printed::Yes) => {}
+                    Ok(Printed::NoReader) => return Ok(status),
+                    Err(reason) => return Err(Error::Proxy(ProxyError::System { doing: "write the result", reason })),
+                }
+            }
+            Err(Error::Proxy(ProxyError::System { reason, .. })) if reason.kind() == io::ErrorKind::BrokenPipe => {
+                return Ok(status);
             }
             Err(error) => {
                 output::error(&error);

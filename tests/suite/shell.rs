@@ -25,6 +25,67 @@ fn command(directory: &Path, args: &[&str]) -> Command {
     command
 }
 
+// Pipes that close early.
+
+/// Runs `pipeloop` with a stdout that no process reads. Returns its status and stderr.
+fn without_reader(args: &[&str], stdin: &str) -> (Option<i32>, String) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = command(directory.path(), args);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(writer).stderr(Stdio::piped()).spawn().expect("pipeloop can be started");
+    // A command that reads no input may have ended.
+    let _ = child.stdin.take().expect("stdin is a pipe").write_all(stdin.as_bytes());
+    let output = child.wait_with_output().expect("it ends");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_error() {
+    let echo = tempfile::tempdir().expect("a temporary directory");
+    let action = echo.path().join("echo");
+    fs::write(&action, ECHO).expect("the directory is writable");
+    Command::new("chmod").arg("+x").arg(&action).status().expect("there is a chmod");
+    let action = action.to_str().expect("the path is UTF-8");
+    let proxy = format!("{} serve --host 127.0.0.1 --port {{port}}", env!("CARGO_BIN_EXE_pipeloop"));
+    for (args, stdin) in [
+        (&["explain"][..], ""),
+        (&["explain", "60"], ""),
+        (&["explain", "--json"], ""),
+        (&["completion", "bash"], ""),
+        (&["conformance", "--list"], ""),
+        (&["conformance", "--list", "--json"], ""),
+        (&["conformance", "--proxy", &proxy, "v1/echo", "v1/array"], ""),
+        (&["conformance", "--proxy", &proxy, "--json", "v1/echo"], ""),
+        (&["check", action], ""),
+        (&["check", "--json", action], ""),
+        (&["run", action], ""),
+        (&["run", action, "--lines"], "{}\n{}\n{}\n"),
+        (&["run", action, "--stream"], ""),
+        (&["--help"], ""),
+        (&["run", "--help"], ""),
+        (&["--version"], ""),
+    ] {
+        assert_eq!(without_reader(args, stdin), (Some(0), String::new()), "{args:?}");
+    }
+    // What the command found out stays in its status.
+    assert_eq!(without_reader(&["run", &path("fails.sh")], "").0, Some(1));
+    assert_eq!(without_reader(&["check", &path("pipe_loop.py")], ""), (Some(126), String::new()));
+}
+
+#[test]
+fn chunks_without_a_reader_are_no_error() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let action = directory.path().join("chunks");
+    let code = "#!/bin/bash\necho '{\"openwhisk\":2}'\nwhile read -r line; do echo '{\"chunk\":1}'; echo '{\"chunk\":2}'; \
+                echo '{\"result\":{}}'; done\n";
+    fs::write(&action, code).expect("the directory is writable");
+    Command::new("chmod").arg("+x").arg(&action).status().expect("there is a chmod");
+    let ended = without_reader(&["run", "--stream", action.to_str().expect("the path is UTF-8")], "");
+    assert_eq!(ended, (Some(0), String::new()));
+}
+
 // Variables.
 
 /// A `pipeloop serve` that is killed at the end.
