@@ -154,8 +154,8 @@ fn arguments(parameters: Parameters) -> Result<Option<Value>, Error> {
     if parameters.is_empty() {
         return Ok(None);
     }
-    let text = parameters.arguments()?;
-    read_json(&text).map(Some)
+    let (text, name) = parameters.arguments()?;
+    read_json(&text, &name).map(Some)
 }
 
 fn exit_status(report: &Report, strict: bool) -> u8 {

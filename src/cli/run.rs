@@ -81,8 +81,12 @@ impl Run {
             let reason = "with `--lines` each line holds the whole arguments".into();
             return Err(Error::Proxy(ProxyError::BadSetting { setting: "--param", reason }));
         }
-        let mut inputs =
-            if lines { by_line(parameters.input)? } else { once(Activation::of_arguments(&parameters.arguments()?)?) };
+        let mut inputs = if lines {
+            by_line(InputName::new(parameters.input))?
+        } else {
+            let (arguments, name) = parameters.arguments()?;
+            once(Activation::of_arguments(&arguments).map_err(|error| name.in_file(error))?)
+        };
 
         let (mut signals, reaper) = super::take_over()?;
         let compatibility = Compatibility::from_environment()?;
@@ -228,41 +232,76 @@ impl Parameters {
         self.parameters.is_empty() && self.input.is_none()
     }
 
-    /// The arguments as JSON text. The activation checks that they are an object or array.
-    pub(super) fn arguments(self) -> Result<Vec<u8>, Error> {
+    /// The arguments as JSON text, and where they come from. The activation checks that they are an object or array.
+    pub(super) fn arguments(self) -> Result<(Vec<u8>, InputName), Error> {
         let Self { parameters, input } = self;
-        let Some(input) = input else {
+        if input.is_none() {
             let object: serde_json::Map<_, _> = parameters.into_iter().collect();
-            return Ok(Value::from(object).to_string().into_bytes());
-        };
+            return Ok((Value::from(object).to_string().into_bytes(), InputName(None)));
+        }
+        let name = InputName::new(input);
         let mut text = Vec::new();
-        open(&input)
-            .and_then(|mut file| file.read_to_end(&mut text))
-            .map_err(|reason| Error::Proxy(ProxyError::System { doing: "read the input", reason }))?;
+        name.open()
+            .and_then(|mut file| file.read_to_end(&mut text).map_err(|reason| name.with_path(reason)))
+            .map_err(unread)?;
         if parameters.is_empty() {
             let text = text.trim_ascii();
-            read_json::<&RawValue>(text)?;
-            return Ok(text.to_vec());
+            read_json::<&RawValue>(text, &name)?;
+            return Ok((text.to_vec(), name));
         }
-        let unusable = |reason: String| Error::Proxy(ProxyError::BadSetting { setting: "--input", reason });
         let mut object: serde_json::Map<String, Value> = serde_json::from_slice(&text)
-            .map_err(|error| unusable(format!("`-p` can only be added to a JSON object: {error}")))?;
+            .map_err(|error| name.unusable(None, &format!("`-p` can only be added to a JSON object: {error}")))?;
         object.extend(parameters);
-        Ok(Value::from(object).to_string().into_bytes())
+        Ok((Value::from(object).to_string().into_bytes(), name))
     }
 }
 
-/// Parses JSON of the input; the error names `--input`.
-pub(super) fn read_json<'a, T: serde::Deserialize<'a>>(text: &'a [u8]) -> Result<T, Error> {
-    serde_json::from_slice(text).map_err(|error| {
-        Error::Proxy(ProxyError::BadSetting { setting: "--input", reason: format!("it is not JSON: {error}") })
-    })
+/// The file that `--input` names, for errors. Stdin has no name.
+#[derive(Debug)]
+pub(super) struct InputName(Option<PathBuf>);
+
+impl InputName {
+    fn new(input: Option<PathBuf>) -> Self {
+        Self(input.filter(|path| path.as_os_str() != "-"))
+    }
+
+    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        match &self.0 {
+            None => Ok(Box::new(io::stdin())),
+            Some(path) => Ok(Box::new(std::fs::File::open(path).map_err(|reason| self.with_path(reason))?)),
+        }
+    }
+
+    /// An error of the system, with the name of the file.
+    fn with_path(&self, reason: io::Error) -> io::Error {
+        match &self.0 {
+            None => reason,
+            Some(path) => io::Error::new(reason.kind(), format!("`{}`: {reason}", path.display())),
+        }
+    }
+
+    /// The error about what the input holds, or about one of its lines.
+    fn unusable(&self, line: Option<u64>, reason: &str) -> Error {
+        let file = self.0.as_ref().map(|path| format!("`{}`", path.display()));
+        let line = line.map(|number| format!("line {number}"));
+        let place: Vec<_> = [file, line].into_iter().flatten().collect();
+        let place = if place.is_empty() { String::new() } else { format!("{}: ", place.join(", ")) };
+        Error::Proxy(ProxyError::BadSetting { setting: "--input", reason: format!("{place}{reason}") })
+    }
+
+    /// An error about the arguments as a whole. For a file it becomes an error about that file.
+    fn in_file(&self, error: Error) -> Error {
+        if self.0.is_some() { self.unusable(None, &error.to_string()) } else { error }
+    }
 }
 
-/// Parses arguments to an activation; the errors name `--input`.
-fn activation(arguments: &[u8]) -> Input {
-    read_json::<&RawValue>(arguments)?;
-    Activation::of_arguments(arguments)
+fn unread(reason: io::Error) -> Error {
+    Error::Proxy(ProxyError::System { doing: "read the input", reason })
+}
+
+/// Parses JSON of the input; the error names `--input` and the file.
+pub(super) fn read_json<'a, T: serde::Deserialize<'a>>(text: &'a [u8], name: &InputName) -> Result<T, Error> {
+    serde_json::from_slice(text).map_err(|error| name.unusable(None, &format!("it is not JSON: {error}")))
 }
 
 fn once(activation: Activation) -> mpsc::Receiver<Input> {
@@ -272,18 +311,19 @@ fn once(activation: Activation) -> mpsc::Receiver<Input> {
 }
 
 /// Reads lines as they come, on a thread of its own, because stdin may be a terminal.
-fn by_line(input: Option<PathBuf>) -> Result<mpsc::Receiver<Input>, Error> {
-    let failed = |reason| Error::Proxy(ProxyError::System { doing: "read the input", reason });
-    let reader = io::BufReader::new(open(&input.unwrap_or_else(|| "-".into())).map_err(failed)?);
+fn by_line(name: InputName) -> Result<mpsc::Receiver<Input>, Error> {
+    let reader = io::BufReader::new(name.open().map_err(unread)?);
     let (sender, receiver) = mpsc::channel(1);
     std::thread::spawn(move || {
         for (number, line) in (1_u64..).zip(reader.split(b'\n')) {
+            let failed = line.is_err();
             let input = match line {
                 Ok(line) if line.trim_ascii().is_empty() => continue,
-                Ok(line) => activation(line.trim_ascii()).map_err(|error| in_line(number, &error)),
-                Err(reason) => Err(failed(reason)),
+                Ok(line) => activation(line.trim_ascii(), &name, number),
+                Err(reason) => Err(unread(name.with_path(reason))),
             };
-            if sender.blocking_send(input).is_err() {
+            // After an error, each further read may fail in the same way.
+            if sender.blocking_send(input).is_err() || failed {
                 return;
             }
         }
@@ -291,16 +331,12 @@ fn by_line(input: Option<PathBuf>) -> Result<mpsc::Receiver<Input>, Error> {
     Ok(receiver)
 }
 
-/// An error about one line of the input, with the number of the line.
-fn in_line(number: u64, error: &Error) -> Error {
-    let reason = match error {
+/// Parses a line with the arguments of an activation.
+fn activation(line: &[u8], name: &InputName, number: u64) -> Input {
+    if let Err(error) = serde_json::from_slice::<&RawValue>(line) {
         // The parser saw one line only, so its line number is always 1.
-        Error::Proxy(ProxyError::BadSetting { reason, .. }) => reason.replace(" at line 1 column ", " at column "),
-        other => other.to_string(),
-    };
-    Error::Proxy(ProxyError::BadSetting { setting: "--input", reason: format!("line {number}: {reason}") })
-}
-
-fn open(path: &std::path::Path) -> io::Result<Box<dyn Read + Send>> {
-    if path.as_os_str() == "-" { Ok(Box::new(io::stdin())) } else { Ok(Box::new(std::fs::File::open(path)?)) }
+        let reason = error.to_string().replace(" at line 1 column ", " at column ");
+        return Err(name.unusable(Some(number), &format!("it is not JSON: {reason}")));
+    }
+    Activation::of_arguments(line).map_err(|error| name.unusable(Some(number), &error.to_string()))
 }

@@ -86,6 +86,43 @@ fn chunks_without_a_reader_are_no_error() {
     assert_eq!(ended, (Some(0), String::new()));
 }
 
+// Files.
+
+#[test]
+fn errors_about_the_input_name_the_file() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("it is writable");
+    write("broken.json", "{\"a\":");
+    write("array.json", "[1]");
+    write("number.json", "7");
+    write("lines.jsonl", "{}\nnonsense\n7\n");
+    let action = path("counter.sh");
+    for command in ["run", "check"] {
+        let says = |args: &[&str], status, text: &str| {
+            let args = [&[command, &action], args].concat();
+            pipeloop_in(directory.path(), &args, &[], "").check(status).says(&[text]);
+        };
+        says(&["-i", "missing.json"], 1, "cannot read the input: `missing.json`: No such file or directory");
+        says(&["-i", "."], 1, "cannot read the input: `.`: Is a directory");
+        says(&["-i", "broken.json"], 2, "`--input` cannot be used: `broken.json`: it is not JSON: EOF");
+        says(&["-i", "array.json", "-p", "a=1"], 2, "`array.json`: `-p` can only be added to a JSON object");
+    }
+    let says = |args: &[&str], status, text: &str| {
+        let args = [&["run", &action], args].concat();
+        pipeloop_in(directory.path(), &args, &[], "").check(status).says(&[text]);
+    };
+    says(&["-i", "number.json"], 2, "`number.json`: The action did not receive a dictionary or array");
+    says(&["--lines", "-i", "missing.json"], 1, "cannot read the input: `missing.json`: No such file");
+    says(&["--lines", "-i", "."], 1, "cannot read the input: `.`: Is a directory");
+    let ended = pipeloop_in(directory.path(), &["run", &action, "--lines", "-i", "lines.jsonl"], &[], "");
+    for text in [
+        "`lines.jsonl`, line 2: it is not JSON: expected ident at column 2\n",
+        "`lines.jsonl`, line 3: The action did not receive",
+    ] {
+        assert!(ended.check(2).stderr.contains(text), "{text} in {}", ended.stderr);
+    }
+}
+
 // Variables.
 
 /// A `pipeloop serve` that is killed at the end.
