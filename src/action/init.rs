@@ -139,7 +139,7 @@ impl Action {
             Source::Upload(code) => {
                 on_a_thread(move || Artifact::place(code, &workdir, &bounds, sources)).await.and_then(identity)
             }
-            Source::File(path) => Artifact::open(path, &workdir, &bounds, sources),
+            Source::File(path) => open(path, &workdir, bounds, sources).await,
         }
     }
 
@@ -189,6 +189,21 @@ impl Action {
             }
         }
     }
+}
+
+/// Takes an action from the file system, as [`Artifact::open`]. A signal can interrupt it while a named pipe or a
+/// terminal has nothing to read.
+pub(crate) async fn open(
+    path: &Path,
+    workdir: &Path,
+    bounds: unpack::Bounds,
+    sources: Sources,
+) -> Result<Artifact, Error> {
+    if path.metadata().map_or(true, |metadata| metadata.is_file() || metadata.is_dir()) {
+        return Artifact::open(path, workdir, &bounds, sources);
+    }
+    let (path, workdir) = (path.to_owned(), workdir.to_owned());
+    on_a_thread(move || Artifact::open(&path, &workdir, &bounds, sources)).await.and_then(identity)
 }
 
 /// Runs slow work on a thread of its own. The runtime's blocking threads will not do: the runtime panics

@@ -45,6 +45,7 @@ use crate::protocol::Protocol;
 use crate::time;
 
 pub use init::DEFAULT_MAIN;
+pub(crate) use init::open;
 use init::{Source, panicked};
 use job::{Job, Message, QueueDeadline, Reply, first_reply};
 use response_stream::{ResponseStream, StreamItem, response_stream};

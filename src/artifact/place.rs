@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -84,12 +84,18 @@ impl Artifact {
     }
 
     /// Takes an action from the file system: an executable, a directory with `exec`, or an archive or source code, which
-    /// is placed like an upload. A directory of source code is copied, since the compiler may write into it.
+    /// is placed like an upload. So is anything that comes from a named pipe. A directory of source code is copied, since
+    /// the compiler may write into it.
     ///
     /// # Errors
     /// [`UploadError::NoSuchAction`], and as [`Artifact::place`].
     pub fn open(path: &Path, workdir: &Path, bounds: &unpack::Bounds, sources: Sources) -> Result<Self, Error> {
         let unreadable = |reason| Error::Upload(UploadError::NoSuchAction { path: path.to_owned(), reason });
+        if fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+            // It can be read only once, and not be executed.
+            let bytes = read_head(path, usize::try_from(bounds.bytes).unwrap_or(usize::MAX)).map_err(unreadable)?;
+            return Self::place(Code::Text(bytes), workdir, bounds, sources);
+        }
         let path = path.canonicalize().map_err(unreadable)?;
         if path.is_dir() {
             let executable = path.join("exec");

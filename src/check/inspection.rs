@@ -1,6 +1,6 @@
 //! The checks before the start: the action is opened, compiled if it has to be, and inspected.
 
-use crate::action::DEFAULT_MAIN;
+use crate::action::{DEFAULT_MAIN, open};
 use crate::artifact::compile::compile;
 use crate::artifact::inspect::{Inspection, TargetSystem, inspect};
 use crate::artifact::{Artifact, Sources, unpack};
@@ -72,7 +72,7 @@ impl CheckRun<'_> {
     async fn open(&mut self) -> Result<Artifact, Error> {
         let Plan { action, settings, compiler, environment, .. } = &self.plan;
         let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries, halt: None };
-        let artifact = Artifact::open(action, &settings.workdir, &bounds, Sources::with(compiler.as_deref()))?;
+        let artifact = open(action, &settings.workdir, bounds, Sources::with(compiler.as_deref())).await?;
         let compiling = compile(
             &artifact,
             compiler.as_deref(),

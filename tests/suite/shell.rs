@@ -86,6 +86,57 @@ fn chunks_without_a_reader_are_no_error() {
     assert_eq!(ended, (Some(0), String::new()));
 }
 
+// Named pipes and signals.
+
+fn named_pipe(directory: &Path) {
+    let made = Command::new("mkfifo").arg(directory.join("pipe")).status().expect("there is a mkfifo");
+    assert!(made.success());
+}
+
+/// Waits until a process has a handler for SIGTERM.
+fn wait_for_handler(child: &Child) {
+    eventually("pipeloop handles SIGTERM", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+        (caught & (1 << (Signal::TERM.as_raw() - 1)) != 0).then_some(())
+    });
+}
+
+#[test]
+fn a_named_pipe_without_a_writer_can_be_interrupted() {
+    for (subcommand, status) in [("run", 143), ("check", 143), ("serve", 0)] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        named_pipe(directory.path());
+        let mut command = command(directory.path(), &[subcommand, "pipe"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pipeloop can be started");
+        wait_for_handler(&child);
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
+        kill_process(pid, Signal::TERM).expect("it runs");
+        let mut ended = None;
+        let limit = std::time::Instant::now() + crate::support::WAIT_LIMIT;
+        while ended.is_none() && std::time::Instant::now() < limit {
+            ended = child.try_wait().expect("it is a child");
+            std::thread::yield_now();
+        }
+        if ended.is_none() {
+            child.kill().expect("it runs");
+        }
+        assert_eq!(ended.and_then(|ended| ended.code()), Some(status), "{subcommand}");
+    }
+}
+
+#[test]
+fn an_action_may_come_from_a_named_pipe() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    named_pipe(directory.path());
+    let writer = directory.path().join("pipe");
+    let writer = std::thread::spawn(move || fs::write(writer, ECHO));
+    let ended = pipeloop_in(directory.path(), &["run", "pipe", "-p", "a=1"], &[], "");
+    assert_eq!(ended.check(0).stdout, "{\"a\":1}\n");
+    writer.join().expect("it does not panic").expect("the pipe is read");
+}
+
 // Files.
 
 #[test]
@@ -228,8 +279,8 @@ fn ipv4_is_served_whatever_the_default_of_the_system_is() {
         command.args(words);
         command
     };
-    let works = |words: &&&[&str]| unshare(words).arg("true").output().is_ok_and(|output| output.status.success());
-    let Some(words) = [AS_ROOT, AS_OTHERS].iter().find(works).copied() else {
+    let is_permitted = |words: &&&[&str]| unshare(words).arg("true").output().is_ok_and(|output| output.status.success());
+    let Some(words) = [AS_ROOT, AS_OTHERS].iter().find(is_permitted).copied() else {
         assert!(std::env::var_os("CI").is_none(), "`unshare --net` is not permitted here, and CI needs it");
         eprintln!("NOT TESTED: `bindv6only`, since `unshare --net` is not permitted here");
         return;
