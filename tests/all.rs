@@ -33,20 +33,20 @@ mod conformance;
 mod contract;
 #[path = "suite/docs.rs"]
 mod docs;
-#[path = "suite/endings.rs"]
-mod endings;
 #[path = "suite/examples.rs"]
 mod examples;
+#[path = "suite/exits.rs"]
+mod exits;
 #[path = "suite/fast_path.rs"]
 mod fast_path;
 #[path = "suite/field.rs"]
 mod field;
 #[path = "suite/frozen.rs"]
 mod frozen;
-#[path = "suite/hidden.rs"]
-mod hidden;
-#[path = "suite/image.rs"]
-mod image;
+#[path = "suite/hidden_proc.rs"]
+mod hidden_proc;
+#[path = "suite/image_action.rs"]
+mod image_action;
 #[path = "suite/inspect.rs"]
 mod inspect;
 #[path = "suite/layout.rs"]
@@ -55,6 +55,8 @@ mod layout;
 mod leaks;
 #[path = "suite/lifecycle.rs"]
 mod lifecycle;
+#[path = "suite/memory_budget.rs"]
+mod memory_budget;
 #[path = "suite/origin.rs"]
 mod origin;
 #[path = "suite/pairing.rs"]
@@ -63,8 +65,6 @@ mod pairing;
 mod pid_one;
 #[path = "suite/promises.rs"]
 mod promises;
-#[path = "suite/room.rs"]
-mod room;
 #[path = "suite/signals.rs"]
 mod signals;
 #[path = "suite/stream_workers.rs"]
@@ -73,7 +73,7 @@ mod stream_workers;
 mod streams;
 #[path = "suite/unpack.rs"]
 mod unpack;
-#[path = "suite/unreadable.rs"]
-mod unreadable;
+#[path = "suite/unreadable_requests.rs"]
+mod unreadable_requests;
 #[path = "suite/workers.rs"]
 mod workers;
