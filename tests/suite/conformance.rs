@@ -264,7 +264,7 @@ fn unexpected_stream_items_are_reported() {
         write(&name("more"), json!({"two": 1}), accept, json!([{"chunk": 1}, {"result": {}}]));
         write(&name("less"), json!({}), accept, json!([{"chunk": 1}, {"result": {}}, {"result": {}}]));
         write(&name("open"), json!({"two": 1}), accept, json!([{"chunk": 1}]));
-        write(&name("words"), json!({"crash": 1}), accept, json!([{"chunk": 1}, {"fails": ["8"]}]));
+        write(&name("words"), json!({"crash": 1}), accept, json!([{"chunk": 1}, {"fails": ["status 8"]}]));
     }
     write("body", json!({}), "*/*", json!([{"result": {}}]));
     let cases = directory.path().to_str().expect("the path is UTF-8");
@@ -281,7 +281,7 @@ fn unexpected_stream_items_are_reported() {
             ("open", "expected the end of the body, got `"),
             (
                 "words",
-                "expected an `error` whose sentence holds `8`, got `{\"error\":\"the action exited with status 7",
+                "expected an `error` whose sentence holds `status 8`, got `{\"error\":\"the action exited with status 7",
             ),
         ] {
             let name = format!("✗ mine/{format}_{name} ");
