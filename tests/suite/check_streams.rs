@@ -240,20 +240,33 @@ fn sequential_activations_get_a_warning() {
     let serial = ("threading.Thread(target=work, args=(number, args), daemon=True).start()", "work(number, args)");
     let handshake = (r#","cancel":true,"pause":true,"stop":true"#, r#","stop":true"#);
     let words = ["one after the other: 8 at once took", "a single one", "go on reading"];
-    check_warns(&[serial, handshake], "concurrency", "PL104", &words);
+    // No activation here reaches the limit. On a busy machine eight activations in sequence may take long.
+    let limit = ["--timeout", "60s"];
+    // Long activations, so that a delay of the machine is small beside them.
+    let slow = ("cancelled.wait(0.03)", "cancelled.wait(0.06)");
+    let (_directory, program) = write_program(&with_changes(&[serial, handshake, slow]));
+    let (ended, report) = run_check(&program, &limit);
+    check_report(&ended, &report, "warning", "concurrency", "PL104", &words);
     // If no activation waits, their order cannot be measured.
     let quick = ("cancelled.wait(0.03)", "cancelled.is_set()");
     let (_directory, program) = write_program(&with_changes(&[serial, handshake, quick]));
-    let (ended, report) = run_check(&program, &["--strict"]);
+    let (ended, report) = run_check(&program, &[&["--strict"], &limit[..]].concat());
     ended.check(0);
     assert!(observation(&report, "concurrency").contains("too quick to tell"), "{report:#}");
-    // The same if they wait only for a core.
-    let busy = (
-        "cancelled.wait(0.03)",
-        "any(iter(lambda begun=time.process_time(): time.process_time() - begun > 0.04, True))",
+    // The same if they wait only for a core. The work ends after a time on the clock, as a sleep does, so that the load of
+    // the machine hardly changes its duration. Four threads do it, to get a share of a loaded CPU; `sha256` lets them run
+    // at once.
+    let spin = (
+        "def work(",
+        "def spin():\n    end = time.monotonic() + 0.06\n    def burn():\n\
+         \x20       while time.monotonic() < end: hashlib.sha256(block)\n\
+         \x20   for _ in range(3): threading.Thread(target=burn).start()\n    burn()\n\n\
+         block = bytes(200_000)\n\ndef work(",
     );
-    let (_directory, program) = write_program(&with_changes(&[serial, handshake, busy]));
-    let (ended, report) = run_check(&program, &["--strict"]);
+    let busy = ("cancelled.wait(0.03)", "spin()");
+    let import = ("import json,", "import hashlib, json,");
+    let (_directory, program) = write_program(&with_changes(&[serial, handshake, import, spin, busy]));
+    let (ended, report) = run_check(&program, &[&["--strict"], &limit[..]].concat());
     ended.check(0);
     assert!(observation(&report, "concurrency").contains("busy all the time"), "{report:#}");
 }
