@@ -36,7 +36,7 @@ const EITHER_INIT: [&[&str]; 2] = [&[], &["--init"]];
 fn check_upload(options: &[&str]) {
     let container = Container::serving(images::scratch(), options, &[]);
     container.run(&json!({})).check_error(500, &["no action"]);
-    container.init(images::butler_code()).check(200, &json!({"ok": true}));
+    container.init(images::all_purpose_code()).check(200, &json!({"ok": true}));
     let (mut stdout, mut stderr) = (String::new(), String::new());
     for text in ["one", "two", "three"] {
         let response = container.run(&json!({ "say": text }));
@@ -98,7 +98,7 @@ fn scripts_run_in_a_small_debian() {
 #[test]
 fn an_action_of_the_image_answers_at_once() {
     let options = &RESTRICTED[..1];
-    let container = Container::serving(images::butler(), options, &[]);
+    let container = Container::serving(images::all_purpose(), options, &[]);
     assert_eq!(container.run(&json!({"say": "here"})).status, 200);
     container.check_logs(&format!("out: here\n{SENTINEL}\n"), &format!("err: here\n{SENTINEL}\n"));
 }
@@ -108,7 +108,7 @@ fn a_directory_that_cannot_be_written_is_named() {
     for options in [&["--read-only"][..], &["--user", "1000:1000"][..]] {
         let container = Container::serving(images::scratch(), options, &[]);
         for _ in 0..2 {
-            let response = container.init(images::butler_code());
+            let response = container.init(images::all_purpose_code());
             response.check_error(500, &["`/action`", "PIPELOOP_WORKDIR"]);
         }
     }
@@ -119,5 +119,5 @@ fn a_directory_that_forbids_execution_is_named() {
     // The tmpfs of an engine forbids it unless an option allows it.
     let container =
         Container::serving(images::scratch(), &["--read-only", "--tmpfs", "/work", "--workdir", "/work"], &[]);
-    container.init(images::butler_code()).check_error(502, &["noexec"]);
+    container.init(images::all_purpose_code()).check_error(502, &["noexec"]);
 }

@@ -18,7 +18,7 @@ fn blocks(language: &str) -> Vec<String> {
 fn build_images() {
     images::debian_base();
     let script = fs::read(root().join("tests/actions/counter.sh")).expect("the action is there");
-    let files = [("my-static-action", images::butler_code()), ("my-script.sh", &script)];
+    let files = [("my-static-action", images::all_purpose_code()), ("my-script.sh", &script)];
     let dockerfiles = blocks("dockerfile");
     assert_eq!(dockerfiles.len(), 3, "one for each kind of image");
     for dockerfile in dockerfiles {
@@ -44,7 +44,7 @@ fn every_image_runs_as_documented_and_without_any_option() {
         for options in [options, &[]] {
             let container = Container::serving(image, options, &[]);
             if *image == "my-runtime" {
-                container.init(images::butler_code()).check(200, &json!({"ok": true}));
+                container.init(images::all_purpose_code()).check(200, &json!({"ok": true}));
             }
             let response = container.run(&json!({"say": "hello"}));
             assert_eq!(response.status, 200, "{}", response.text());

@@ -16,7 +16,7 @@ const OWN_MIB: u64 = 16;
 #[track_caller]
 fn serving(settings: &[&str]) -> Container {
     let settings: Vec<_> = settings.iter().flat_map(|setting| ["--env", setting]).collect();
-    Container::serving(images::butler(), &[&["--log-driver", "none"], &settings[..]].concat(), &[])
+    Container::serving(images::all_purpose(), &[&["--log-driver", "none"], &settings[..]].concat(), &[])
 }
 
 /// Asserts that the peak of the proxy's memory is within these bounds and its own.

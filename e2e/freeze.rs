@@ -30,7 +30,7 @@ fn freeze(container: &Container) {
 
 #[test]
 fn a_container_frozen_between_two_activations_keeps_its_connection_and_its_process() {
-    let container = Container::serving(images::butler(), SHORT, &[]);
+    let container = Container::serving(images::all_purpose(), SHORT, &[]);
     let mut kept = container.caller();
     let mut half = container.caller();
     half.send(b"POST /run HTTP/1.1\r\nHost: te").expect("half a head is sent");
@@ -47,7 +47,7 @@ fn a_container_frozen_between_two_activations_keeps_its_connection_and_its_proce
 
 #[test]
 fn a_container_frozen_in_the_middle_of_an_activation_goes_on_with_it() {
-    let container = Container::serving(images::butler(), SHORT, &[]);
+    let container = Container::serving(images::all_purpose(), SHORT, &[]);
     let before = container.actions();
     let mut caller = container.begin_sleep(1_000);
     let mut waiting = container.caller();
@@ -77,7 +77,7 @@ fn a_container_frozen_while_it_starts_goes_on_with_that() {
 
 #[test]
 fn a_frozen_container_can_be_stopped_once_it_is_thawed() {
-    let container = Container::serving(images::butler(), &[], &[]);
+    let container = Container::serving(images::all_purpose(), &[], &[]);
     let mut caller = container.begin_sleep(600_000);
     container.docker(&["pause"]);
     sleep(Duration::from_secs(1));

@@ -25,21 +25,21 @@ pub(crate) fn scratch() -> &'static str {
     "pipeloop-e2e/scratch"
 }
 
-/// An image that holds the binary and `butler.c`, which it serves.
-pub(crate) fn butler() -> &'static str {
+/// An image that holds the binary and `all_purpose.c`, which it serves.
+pub(crate) fn all_purpose() -> &'static str {
     static IMAGE: OnceLock<()> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        let dockerfile = "FROM scratch\nCOPY pipeloop /pipeloop\nCOPY butler /action/exec\n\
+        let dockerfile = "FROM scratch\nCOPY pipeloop /pipeloop\nCOPY all_purpose /action/exec\n\
                           ENTRYPOINT [\"/pipeloop\", \"serve\", \"/action/exec\"]\n";
-        build("pipeloop-e2e/butler", dockerfile, &[("butler", butler_code())]);
+        build("pipeloop-e2e/all_purpose", dockerfile, &[("all_purpose", all_purpose_code())]);
     });
-    "pipeloop-e2e/butler"
+    "pipeloop-e2e/all_purpose"
 }
 
-/// `butler.c` as a static executable.
-pub(crate) fn butler_code() -> &'static [u8] {
+/// `all_purpose.c` as a static executable.
+pub(crate) fn all_purpose_code() -> &'static [u8] {
     static CODE: OnceLock<Vec<u8>> = OnceLock::new();
-    CODE.get_or_init(|| code("butler.c"))
+    CODE.get_or_init(|| code("all_purpose.c"))
 }
 
 /// `streamer.c` as a static executable.

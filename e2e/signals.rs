@@ -16,7 +16,7 @@ const GRACE_OF_THE_ENGINE: Duration = Duration::from_secs(10);
 fn each_signal_that_asks_for_an_end_ends_the_container_in_order() {
     for init in [&[][..], &["--init"]] {
         for signal in ["TERM", "INT", "QUIT", "HUP"] {
-            let container = Container::serving(images::butler(), init, &[]);
+            let container = Container::serving(images::all_purpose(), init, &[]);
             container.kill(signal);
             assert_eq!(container.wait(), "0", "{signal}");
             container.check_logs("", "end of input\n");
@@ -29,7 +29,7 @@ fn a_second_signal_ends_the_container_at_once() {
     let graces = ["--env", "PIPELOOP_DRAIN_GRACE=1h", "--env", "PIPELOOP_STOP_GRACE=1h", "--env", "STUBBORN=1"];
     for second in ["TERM", "INT"] {
         // The second signal comes while the proxy waits for the activation, and then while it waits for the action.
-        let container = Container::serving(images::butler(), &graces, &[]);
+        let container = Container::serving(images::all_purpose(), &graces, &[]);
         let mut caller = container.begin_sleep(600_000);
         container.kill("INT");
         eventually("the end has begun", || container.try_caller().is_err().then_some(()));
@@ -37,7 +37,7 @@ fn a_second_signal_ends_the_container_at_once() {
         assert_eq!(container.wait(), "0");
         caller.receive().expect("an answer").check_error(502, &[]);
 
-        let container = Container::serving(images::butler(), &graces, &[]);
+        let container = Container::serving(images::all_purpose(), &graces, &[]);
         container.kill("TERM");
         eventually("the end has begun", || container.logs().stderr.contains("end of input").then_some(()));
         container.kill(second);
@@ -47,7 +47,7 @@ fn a_second_signal_ends_the_container_at_once() {
 
 #[test]
 fn signals_without_a_meaning_do_nothing() {
-    let container = Container::serving(images::butler(), &[], &[]);
+    let container = Container::serving(images::all_purpose(), &[], &[]);
     let before = container.actions();
     for signal in
         ["PIPE", "WINCH", "CONT", "URG", "ALRM", "VTALRM", "PROF", "IO", "TSTP", "TTIN", "TTOU", "PWR", "XCPU", "CHLD"]
@@ -62,7 +62,7 @@ fn signals_without_a_meaning_do_nothing() {
 #[test]
 fn the_actions_own_signals_reach_it() {
     for init in [&[][..], &["--init"]] {
-        let container = Container::serving(images::butler(), init, &[]);
+        let container = Container::serving(images::all_purpose(), init, &[]);
         for signal in ["USR1", "USR2"] {
             let mut caller = container.begin(&json!({"await_signal": 1}));
             container.kill(signal);
@@ -75,7 +75,7 @@ fn the_actions_own_signals_reach_it() {
 
 #[test]
 fn a_container_that_was_stopped_by_a_signal_goes_on_when_it_is_continued() {
-    let container = Container::serving(images::butler(), &[], &[]);
+    let container = Container::serving(images::all_purpose(), &[], &[]);
     let mut caller = container.caller();
     container.kill("STOP");
     caller.send_request("POST", "/run", b"{}");
@@ -86,7 +86,7 @@ fn a_container_that_was_stopped_by_a_signal_goes_on_when_it_is_continued() {
 
 #[test]
 fn a_killed_container_leaves_nothing_behind() {
-    let container = Container::serving(images::butler(), &[], &[]);
+    let container = Container::serving(images::all_purpose(), &[], &[]);
     assert_eq!(container.actions().len(), 1);
     container.kill("KILL");
     assert_eq!(container.wait(), "137");
@@ -105,7 +105,7 @@ fn check_stop(container: &Container) {
 #[test]
 fn an_idle_container_stops() {
     for init in [&[][..], &["--init"]] {
-        let container = Container::serving(images::butler(), init, &[]);
+        let container = Container::serving(images::all_purpose(), init, &[]);
         assert_eq!(container.run(&json!({})).status, 200);
         check_stop(&container);
         container.check_sentinels(1);
@@ -119,7 +119,7 @@ fn a_container_without_an_action_stops() {
 
 #[test]
 fn a_container_that_stops_finishes_what_it_has_begun() {
-    let container = Container::serving(images::butler(), &[], &[]);
+    let container = Container::serving(images::all_purpose(), &[], &[]);
     let mut caller = container.begin_sleep(1_000);
     check_stop(&container);
     assert_eq!(caller.receive().expect("an answer").status, 200);
@@ -129,7 +129,7 @@ fn a_container_that_stops_finishes_what_it_has_begun() {
 #[test]
 fn a_container_that_stops_cuts_what_takes_too_long() {
     for init in [&[][..], &["--init"]] {
-        let container = Container::serving(images::butler(), init, &[]);
+        let container = Container::serving(images::all_purpose(), init, &[]);
         let mut caller = container.begin_sleep(600_000);
         check_stop(&container);
         caller.receive().expect("an answer").check_error(502, &["PIPELOOP_DRAIN_GRACE"]);
@@ -139,11 +139,11 @@ fn a_container_that_stops_cuts_what_takes_too_long() {
 
 #[test]
 fn a_container_stops_although_its_action_ignores_end_of_input_and_sigterm() {
-    let container = Container::serving(images::butler(), &["--env", "STUBBORN=1"], &[]);
+    let container = Container::serving(images::all_purpose(), &["--env", "STUBBORN=1"], &[]);
     check_stop(&container);
     container.check_logs("", "end of input\ngot SIGTERM\n");
 
-    let container = Container::serving(images::butler(), &["--env", "STUBBORN=1"], &[]);
+    let container = Container::serving(images::all_purpose(), &["--env", "STUBBORN=1"], &[]);
     let mut caller = container.begin_sleep(600_000);
     check_stop(&container);
     caller.receive().expect("an answer").check_error(502, &["PIPELOOP_DRAIN_GRACE"]);

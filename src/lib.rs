@@ -7,9 +7,9 @@
 //! An activation takes this road, and imports point along it only:
 //!
 //! - [`cli`]: one file a command
-//! - [`front`]: who calls us: the OpenWhisk contract; over [`server`], which speaks HTTP and knows no action
+//! - [`front`]: the callers: the OpenWhisk contract, over [`server`], which speaks HTTP and knows no action
 //! - [`action`]: one action's life: its start, its queue, its end; [`mod@check`] tries one out
-//! - [`artifact`]: what was uploaded, on its way to an executable; [`protocol`]: how we talk to it
+//! - [`artifact`]: what was uploaded, on its way to an executable; [`protocol`]: how the proxy talks to it
 //! - [`logs`]: the action's output on its way to the proxy's own
 //! - [`process`]: the child: spawn, wait, stop
 //!

@@ -39,10 +39,10 @@ mod examples;
 mod exits;
 #[path = "suite/fast_path.rs"]
 mod fast_path;
-#[path = "suite/field.rs"]
-mod field;
-#[path = "suite/frozen.rs"]
-mod frozen;
+#[path = "suite/freeze.rs"]
+mod freeze;
+#[path = "suite/go_proxy_faults.rs"]
+mod go_proxy_faults;
 #[path = "suite/hidden_proc.rs"]
 mod hidden_proc;
 #[path = "suite/image_action.rs"]
@@ -57,14 +57,14 @@ mod leaks;
 mod lifecycle;
 #[path = "suite/memory_budget.rs"]
 mod memory_budget;
-#[path = "suite/origin.rs"]
-mod origin;
-#[path = "suite/pairing.rs"]
-mod pairing;
+#[path = "suite/original_script.rs"]
+mod original_script;
 #[path = "suite/pid_one.rs"]
 mod pid_one;
 #[path = "suite/promises.rs"]
 mod promises;
+#[path = "suite/random_callers.rs"]
+mod random_callers;
 #[path = "suite/signals.rs"]
 mod signals;
 #[path = "suite/stream_workers.rs"]

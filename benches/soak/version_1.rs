@@ -10,7 +10,7 @@ use testkit::processes;
 
 use crate::load::{Load, Task, count};
 
-pub(crate) const ACTION: &str = "butler.c";
+pub(crate) const ACTION: &str = "all_purpose.c";
 pub(crate) const TASKS: &[Task] = &[kept, kept, fresh, large, leaves, fails];
 
 /// A call whose answer must be what it asks for, or an error that says why.

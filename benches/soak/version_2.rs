@@ -44,12 +44,12 @@ impl Order {
     /// This many chunks, with so many bytes behind the text of each.
     fn chunks(mut self, chunks: u64, pad_bytes: usize) -> Self {
         (self.chunks, self.pad_bytes) = (chunks, pad_bytes);
-        self.with("pieces", json!(chunks)).with("pad_bytes", json!(pad_bytes))
+        self.with("chunks", json!(chunks)).with("pad_bytes", json!(pad_bytes))
     }
 
     /// Chunks until the caller leaves.
     fn endless(self, pad_bytes: usize) -> Self {
-        self.chunks(0, pad_bytes).with("pieces", json!(-1))
+        self.chunks(0, pad_bytes).with("chunks", json!(-1))
     }
 
     fn then(mut self, then: &'static str) -> Self {
@@ -71,7 +71,7 @@ impl Order {
         match self.then {
             "end" => Value::Null,
             "fail" => json!({ "error": self.text }),
-            _ => json!({"pieces": self.chunks, "text": self.text}),
+            _ => json!({"chunks": self.chunks, "text": self.text}),
         }
     }
 

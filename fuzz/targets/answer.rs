@@ -1,4 +1,4 @@
-//! Answers: an object or array in UTF-8 and nothing else, handed on as it came.
+//! Answers: only an object or array in UTF-8 is accepted, and it is passed on unchanged.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Code in base64, against a decoder that is as simple as can be.
+//! Code in base64, compared with a very simple decoder.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ fuzz_target!(|text: &[u8]| {
     assert_eq!(decoded, simple(&text));
 });
 
-/// RFC 4648, section 4, with padding, without anything else.
+/// RFC 4648, section 4: padding is required, and nothing else is allowed.
 fn simple(text: &[u8]) -> Option<Vec<u8>> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     if !text.len().is_multiple_of(4) {
@@ -31,7 +31,7 @@ fn simple(text: &[u8]) -> Option<Vec<u8>> {
         bits <<= 6 * padding;
         let bytes = bits.to_be_bytes();
         let (kept, dropped) = bytes[1..].split_at(3 - padding);
-        // Bits that mean nothing have to be zero: one text for each content.
+        // Unused bits must be zero, so that each content has only one text.
         if dropped.iter().any(|byte| *byte != 0) {
             return None;
         }

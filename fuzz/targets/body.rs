@@ -1,4 +1,4 @@
-//! Bodies of `/run` and `/init`: sliced as they came, a line each.
+//! Bodies of `/run` and `/init`: sliced without changes, one line each.
 
 #![no_main]
 
@@ -19,12 +19,12 @@ fuzz_target!(|body: &[u8]| {
     let _ = (activation.context(), activation.time_to_deadline());
     let arguments = activation.arguments().to_vec();
     assert!(matches!(arguments.first(), Some(b'{' | b'[')));
-    // Of two members of a name the later one counts, for this parser too.
+    // Of two members with the same name the later one counts, in this parser, too.
     let whole: Option<Value> = serde_json::from_slice(body).ok();
     if let Some(value) = whole.as_ref().and_then(|whole| whole.get("value")).filter(|value| !value.is_null()) {
         assert_eq!(serde_json::from_slice::<Value>(&arguments).ok().as_ref(), Some(value));
     }
-    // Either way of sending it ends with its only newline. One of the two is used, never both.
+    // Each form ends with its only newline. The proxy sends one of the two, never both.
     let mut again = Activation::parse(body.to_vec()).expect("it was parsed above");
     for line in [activation.arguments_line(), again.whole_line()] {
         assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));

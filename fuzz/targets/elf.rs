@@ -1,4 +1,4 @@
-//! Inspection of an ELF file, whatever it says about itself.
+//! Inspection of an ELF file with any content.
 
 #![no_main]
 
@@ -8,7 +8,7 @@ mod target_system;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    // Most of what does not begin so is turned away at once, which `kind` covers.
+    // Other files are refused at once, which the target `kind` covers.
     let mut file = bytes.to_vec();
     if let Some(magic) = file.get_mut(..4) {
         magic.copy_from_slice(b"\x7fELF");

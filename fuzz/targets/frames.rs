@@ -1,5 +1,5 @@
-//! Frames: whatever a process of version 2 writes, and however it is cut, a frame is its own activation's or
-//! nobody's, and each activation ends once.
+//! Frames: whatever a process of version 2 writes, and however it is split, a frame belongs to its own activation or to
+//! none, and each activation ends once.
 
 #![no_main]
 
@@ -19,34 +19,34 @@ thread_local! {
         tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
 }
 
-/// What is accepted of a payload.
+/// The limit for a payload.
 const LIMIT_BYTES: u64 = 4096;
 
-/// JSON, and cut from the line as it stands there.
+/// Whether `json` is JSON, and an unchanged part of the line.
 fn is_json_of(line: &[u8], json: &[u8]) -> bool {
     let text = |bytes| std::str::from_utf8(bytes).expect("JSON is text");
     serde_json::from_str::<&RawValue>(text(json)).is_ok() && text(line).contains(text(json))
 }
 
-/// What a sentence to a log must be.
+/// Checks a message for the log: short, on one line.
 fn check_sentence(sentence: &str) {
     assert!(!sentence.contains(['\n', '\0', '\x1b']) && sentence.len() < 4096, "{sentence:?}");
 }
 
-/// Which numbers are in flight, by what was told of them.
+/// The numbers of the activations in flight, by the events so far.
 #[derive(Default)]
-struct Flights {
+struct InFlight {
     given: u64,
     open: Vec<u64>,
 }
 
-impl Flights {
+impl InFlight {
     fn begin(&mut self, multiplex: &mut Multiplex, stdin: &mut LineReader) {
         let ticket = multiplex.begin(&Activation::of_arguments(b"{}").expect("arguments"));
         self.given += 1;
         assert_eq!(ticket.id, self.given);
         self.open.push(ticket.id);
-        // The process has read it: from here on what it writes may be the answer.
+        // The process has read it, so its output may now be the answer.
         stdin.try_fill().expect("it can be read");
         while stdin.next_line().is_some() {}
     }
@@ -79,7 +79,7 @@ impl Flights {
         }
     }
 
-    /// Takes what there is. Whether the conversation goes on.
+    /// Takes the frames that have arrived. Returns whether the conversation goes on.
     fn take(&mut self, multiplex: &mut Multiplex, concurrency: usize) -> bool {
         while let Some(taken) = multiplex.take() {
             let Taken::Frame(event, line) = taken else { return false };
@@ -90,13 +90,13 @@ impl Flights {
     }
 }
 
-// The first byte says how many are in flight at most, the second how many of those behind it are the lengths of
-// pieces; the rest is what the process writes.
+// The first byte is the maximum number of activations in flight, the second one the number of bytes after it that are
+// the lengths of chunks; the rest is the output of the process.
 fuzz_target!(|input: &[u8]| {
-    let [most, count, rest @ ..] = input else { return };
-    let concurrency = usize::from(most % 4) + 1;
+    let [concurrency, count, rest @ ..] = input else { return };
+    let concurrency = usize::from(concurrency % 4) + 1;
     let (lengths, text) = rest.split_at(usize::from(*count).min(rest.len()));
-    // What a pipe takes at once.
+    // As much as a pipe accepts at once.
     let text = &text[..text.len().min(32 * 1024)];
     RUNTIME.with(|runtime| {
         let _inside = runtime.enter();
@@ -108,26 +108,26 @@ fuzz_target!(|input: &[u8]| {
         let promises = Promises { concurrency, cancel: true, pause: true, stop: true };
         let mut multiplex = Multiplex::new(Link::new(writer, reader, ResultChannel::Stdout), promises);
         multiplex.bound(LIMIT_BYTES);
-        let mut flights = Flights::default();
+        let mut in_flight = InFlight::default();
         let mut lengths = lengths.iter();
         let mut rest = text;
         while !rest.is_empty() {
             let length = lengths.next().map_or(rest.len(), |length| usize::from(*length) + 1).min(rest.len());
-            let (piece, later) = rest.split_at(length);
+            let (chunk, later) = rest.split_at(length);
             rest = later;
-            if flights.open.len() < concurrency {
-                flights.begin(&mut multiplex, &mut stdin);
+            if in_flight.open.len() < concurrency {
+                in_flight.begin(&mut multiplex, &mut stdin);
             }
-            assert_eq!(rustix::io::write(&write_results, piece).expect("there is room"), piece.len());
+            assert_eq!(rustix::io::write(&write_results, chunk).expect("there is room"), chunk.len());
             while multiplex.read_rest() {
-                if !flights.take(&mut multiplex, concurrency) {
+                if !in_flight.take(&mut multiplex, concurrency) {
                     return;
                 }
             }
         }
         drop(write_results);
         while multiplex.read_rest() {}
-        flights.take(&mut multiplex, concurrency);
+        in_flight.take(&mut multiplex, concurrency);
         assert!(multiplex.partial().len() <= text.len());
     });
 });

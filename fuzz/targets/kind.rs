@@ -1,4 +1,4 @@
-//! What an upload is, by its first bytes: any bytes are something, and it can be said.
+//! The kind of an upload, by its first bytes: any bytes have a kind and a description.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(defect.code().starts_with("PL0"));
         let sentence = defect.to_string();
         assert!(!sentence.is_empty() && !sentence.contains(['\n', '\0', '\x1b']), "{sentence:?}");
-        assert!(sentence.len() < 4096, "a sentence quotes a little, not the whole: {} bytes", sentence.len());
+        assert!(sentence.len() < 4096, "the message is too long: {} bytes", sentence.len());
         let _ = (defect.hint(), defect.severity());
     }
 });

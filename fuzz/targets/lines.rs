@@ -1,4 +1,4 @@
-//! Framing: however a text is cut on its way, its lines are those that a simple reader sees.
+//! Framing: however a text is split in transit, its lines are those that a simple reader sees.
 
 #![no_main]
 
@@ -12,11 +12,11 @@ thread_local! {
         tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
 }
 
-// The first byte tells how many of those behind it are the lengths of pieces; the rest is the text.
+// The first byte is the number of bytes after it that are the lengths of chunks; the rest is the text.
 fuzz_target!(|input: &[u8]| {
     let Some((count, rest)) = input.split_first() else { return };
     let (lengths, text) = rest.split_at(usize::from(*count).min(rest.len()));
-    // What a pipe takes at once.
+    // As much as a pipe accepts at once.
     let text = &text[..text.len().min(32 * 1024)];
     let expected: Vec<&[u8]> = text
         .split_inclusive(|byte| *byte == b'\n')
@@ -35,10 +35,10 @@ fuzz_target!(|input: &[u8]| {
         let mut lengths = lengths.iter();
         while !rest.is_empty() {
             let length = lengths.next().map_or(rest.len(), |length| usize::from(*length) + 1).min(rest.len());
-            let (piece, later) = rest.split_at(length);
+            let (chunk, later) = rest.split_at(length);
             rest = later;
-            assert_eq!(rustix::io::write(&write, piece).expect("there is room"), piece.len());
-            // Lines may be taken before or after the next piece has come.
+            assert_eq!(rustix::io::write(&write, chunk).expect("there is room"), chunk.len());
+            // Lines may be taken before or after the next chunk arrives.
             while let Fill::Some = reader.try_fill().expect("it can be read") {
                 if length % 2 == 0 {
                     break;

@@ -1,4 +1,4 @@
-//! Inspection of a script, whatever stands behind its `#!`.
+//! Inspection of a script, with any text after `#!`.
 
 #![no_main]
 

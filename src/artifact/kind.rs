@@ -1,41 +1,40 @@
-//! What a file is, by its content and never by its name.
+//! Recognises what a file is, by its content and never by its name.
 
-use crate::artifact::unpack::Format;
-use crate::error::{Foreign, Language};
+use crate::error::{ArchiveFormat, Foreign, Language};
 use crate::text::excerpt;
 
-/// As many bytes of a file are enough to tell what it is.
+/// So many bytes of a file are enough to recognise it.
 pub const HEAD_BYTES: usize = 4096;
 
 /// What a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// An ELF file, which need not be a program.
+    /// An ELF file, not necessarily a program.
     Elf,
     /// A file that begins with `#!`.
     Script,
-    /// An archive of a kind that is unpacked.
-    Archive(Format),
-    /// Text without `#!`: its language, when that can be told, and its first line.
+    /// An archive of a supported format.
+    Archive(ArchiveFormat),
+    /// Text without `#!`: its language, if recognised, and its first line.
     Source(Option<Language>, String),
-    /// A script behind a byte-order mark, which hides its `#!` from the kernel.
-    Marked,
+    /// A script after a byte-order mark, which hides its `#!` from the kernel.
+    MarkedScript,
     /// A known format that Linux does not execute.
     Foreign(Foreign),
-    /// Base64 text, and what it decodes to, in words.
+    /// Base64 text, with a description of the decoded content.
     Encoded(String),
-    /// Nothing, or white space.
+    /// An empty file, or white space.
     Empty,
-    /// Data that is none of these.
+    /// Any other data, with a description.
     Unknown(String),
 }
 
 impl Kind {
-    /// Tells what a file is by its first bytes, of which [`HEAD_BYTES`] are enough.
+    /// Recognises a file by its first bytes, of which [`HEAD_BYTES`] are enough.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let head = &bytes[..bytes.len().min(HEAD_BYTES)];
-        if let Some(format) = Self::binary(bytes) {
+        if let Some(format) = Self::by_magic(bytes) {
             return format;
         }
         if let Some(text) = text(head) {
@@ -45,8 +44,8 @@ impl Kind {
         Self::Unknown(format!("data that begins with the bytes {}", magic.join(" ")))
     }
 
-    /// What is told by fixed bytes.
-    fn binary(bytes: &[u8]) -> Option<Self> {
+    /// Recognises formats by the fixed bytes at their beginning.
+    fn by_magic(bytes: &[u8]) -> Option<Self> {
         let head = &bytes[..bytes.len().min(HEAD_BYTES)];
         if bytes.starts_with(b"\x7fELF") {
             return Some(Self::Elf);
@@ -55,7 +54,7 @@ impl Kind {
             return Some(Self::Script);
         }
         if bytes.starts_with(b"\xef\xbb\xbf#!") {
-            return Some(Self::Marked);
+            return Some(Self::MarkedScript);
         }
         if head.trim_ascii().is_empty() {
             return Some(Self::Empty);
@@ -63,11 +62,11 @@ impl Kind {
         if head.iter().all(|byte| *byte == 0) {
             return Some(Self::Foreign(Foreign::Zeros));
         }
-        // Before the archives: a jar is a zip.
+        // Before archives: a jar is a zip.
         if let Some(foreign) = Foreign::of(head) {
             return Some(Self::Foreign(foreign));
         }
-        Format::of(bytes).map(Self::Archive)
+        ArchiveFormat::of(bytes).map(Self::Archive)
     }
 
     fn of_text(text: &str, whole: bool) -> Self {
@@ -82,7 +81,7 @@ impl Kind {
         Self::Source(Language::of(text), first_line)
     }
 
-    /// In words, with its article.
+    /// A description with its article.
     #[must_use]
     pub fn in_words(&self) -> String {
         match self {
@@ -91,7 +90,7 @@ impl Kind {
             Self::Archive(format) => format!("a {format} archive"),
             Self::Source(Some(language), _) => format!("{language} source text"),
             Self::Source(None, _) => "text".into(),
-            Self::Marked => "a script behind a byte-order mark".into(),
+            Self::MarkedScript => "a script behind a byte-order mark".into(),
             Self::Foreign(foreign) => foreign.to_string(),
             Self::Encoded(inside) => format!("base64 of {inside}"),
             Self::Empty => "nothing".into(),
@@ -100,7 +99,7 @@ impl Kind {
     }
 }
 
-/// The text of a head, which may be cut inside a character.
+/// The head as text, if it is text. It may end inside a character.
 fn text(head: &[u8]) -> Option<&str> {
     if head.contains(&0) {
         return None;
@@ -112,13 +111,13 @@ fn text(head: &[u8]) -> Option<&str> {
     }
 }
 
-/// Shorter text than this is not taken for base64: a word such as `abcd` is, too.
-const SHORTEST_ENCODED: usize = 24;
+/// Shorter text does not count as base64: a word such as `abcd` is valid base64, too.
+const MIN_ENCODED_BYTES: usize = 24;
 
-/// What base64 text decodes to, when that is something that an action could be.
+/// A description of what base64 text decodes to, if that may be an action.
 fn encoded(text: &str, whole: bool) -> Option<String> {
     let mut letters: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    if letters.len() < SHORTEST_ENCODED {
+    if letters.len() < MIN_ENCODED_BYTES {
         return None;
     }
     if !whole {
@@ -126,7 +125,7 @@ fn encoded(text: &str, whole: bool) -> Option<String> {
     }
     let decoded = base64_simd::STANDARD.decode_to_vec(&letters).ok()?;
     let inside = Kind::of(&decoded);
-    // A long word decodes to something, too.
+    // A long word is valid base64, too, but decodes to unknown data.
     matches!(
         inside,
         Kind::Elf | Kind::Script | Kind::Archive(_) | Kind::Foreign(_) | Kind::Source(..) | Kind::Encoded(_)
@@ -135,15 +134,17 @@ fn encoded(text: &str, whole: bool) -> Option<String> {
 }
 
 impl Foreign {
-    /// Source: the formats' own specifications; file(1), `magic`.
+    /// Recognises a format by its first bytes.
+    ///
+    /// Source: the specifications of the formats; file(1), `magic`.
     fn of(head: &[u8]) -> Option<Self> {
         let begins = |magic: &[u8]| head.starts_with(magic);
         Some(match head {
-            // A universal binary has few architectures where a Java class has its version, 45 and up.
+            // A universal binary has its small number of architectures where a Java class has its version, 45 or more.
             [0xca, 0xfe, 0xba, 0xbe, 0, 0, 0, count, ..] if *count < 40 => Self::MachO,
             [0xca, 0xfe, 0xba, 0xbe, ..] => Self::JavaClass,
             [0xcf | 0xce, 0xfa, 0xed, 0xfe, ..] | [0xfe, 0xed, 0xfa, 0xcf | 0xce, ..] => Self::MachO,
-            // `MZ`, and the header that it points to, or at least the old one's size.
+            // `MZ`, with a new header, or at least a NUL byte.
             [b'M', b'Z', rest @ ..] if is_windows(rest, head) => Self::Windows,
             [0, b'a', b's', b'm', ..] => Self::WebAssembly,
             [b'7', b'z', 0xbc, 0xaf, 0x27, 0x1c, ..] => Self::SevenZip,
@@ -172,20 +173,20 @@ impl Foreign {
 }
 
 fn is_windows(rest: &[u8], head: &[u8]) -> bool {
-    // At 0x3c stands where the new header is.
+    // The offset of the new header is at 0x3c.
     let at = head.get(0x3c..0x40).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
     let new = at.and_then(|at| head.get(usize::try_from(at).ok()?..)?.get(..2));
-    // Text may begin with MZ.
+    // Text may begin with MZ, too, but has no NUL byte.
     matches!(new, Some(b"PE" | b"NE" | b"LE" | b"LX")) || rest.contains(&0)
 }
 
 fn is_python_bytecode(head: &[u8]) -> bool {
-    // The magic number of Python 3, 3000 and up, ended by CR LF, then flags.
+    // The magic number of Python 3, 3000 or more, then CR LF, then flags.
     u16::from_le_bytes([head[0], head[1]]) >= 3000
 }
 
-/// So many lines are looked at to guess a language.
-const LINES: usize = 200;
+/// How many lines are read to guess a language.
+const MAX_LINES: usize = 200;
 const JAVASCRIPT_BEGINNINGS: &[&str] = &[
     "function ",
     "async function ",
@@ -210,14 +211,14 @@ fn any(lines: &[&str], test: impl Fn(&str) -> bool) -> bool {
 }
 
 impl Language {
-    /// Guesses the language of source text by lines that are written in no other.
+    /// Guesses the language of source text by lines that occur in no other language.
     #[must_use]
     pub fn of(text: &str) -> Option<Self> {
         let text = text.trim_start_matches('\u{feff}');
         if text.trim_start().starts_with("<?php") || text.trim_start().starts_with("<?=") {
             return Some(Self::Php);
         }
-        let lines: Vec<_> = text.lines().map(str::trim_end).take(LINES).collect();
+        let lines: Vec<_> = text.lines().map(str::trim_end).take(MAX_LINES).collect();
         Self::compiled(&lines).or_else(|| Self::interpreted(&lines))
     }
 

@@ -43,7 +43,7 @@ impl CheckRun<'_> {
             None if self.plan.settings.inspect == Inspect::Off => Vec::new(),
             // An executable for another machine may still run (binfmt_misc), and the start shows it.
             None => inspection.fatal().cloned().collect(),
-            Some(_) => inspection.fatal_by_itself().cloned().collect(),
+            Some(_) => inspection.fatal_without_emulator().cloned().collect(),
         };
         let Inspection { what, defects, .. } = inspection;
         self.artifact = Some(artifact);

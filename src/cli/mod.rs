@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::artifact::inspect::Defect;
-use crate::error::{Error, ExitReport, ProxyError, RunError, StartError, UploadError};
+use crate::error::{Error, ExitReport, ProxyError, RequestError, RunError, StartError, UploadError};
 use crate::process::Reaper;
 use crate::process::signals::{BlockedSignals, TerminationSignals, forward_to_actions};
 
@@ -79,7 +79,28 @@ fn exit_status(error: &Error) -> u8 {
     let of = |exit: &ExitReport| exit.status.map_or(1, |status| u8::try_from(status.shell_code()).unwrap_or(1).max(1));
     match error {
         // No command receives requests, but `run` treats its input as one.
-        Error::Request(_) => 1,
+        Error::Request(error) => match error {
+            RequestError::NotHttp { .. }
+            | RequestError::HeadTooLarge { .. }
+            | RequestError::Http2
+            | RequestError::UnmetExpectation { .. }
+            | RequestError::NotJson { .. }
+            | RequestError::NotAnObject { .. }
+            | RequestError::EmptyBody { .. }
+            | RequestError::BodyTooLarge { .. }
+            | RequestError::BrokenBody { .. }
+            | RequestError::BodyStalled { .. }
+            | RequestError::BadMember { .. }
+            | RequestError::NoCode
+            | RequestError::BadArguments
+            | RequestError::AlreadyInitialised
+            | RequestError::InitUnderWay
+            | RequestError::NotInitialised
+            | RequestError::BadBase64 { .. }
+            | RequestError::BadVariable { .. }
+            | RequestError::UnknownProtocol { .. }
+            | RequestError::MemoryFull { .. } => 1,
+        },
         Error::Upload(error) => match error {
             UploadError::NoSuchAction { .. } => 127,
             UploadError::Compile { .. } => 126,

@@ -108,11 +108,8 @@ pub enum Defect {
     BadLibrary { path: PathBuf, needed_by: Option<String>, reason: String },
 
     /// It, or a library, is built for a newer processor: levels of x86-64.
-    #[error("{} for newer processors: it needs {}, this one is {}",
-        built(.needed_by.as_deref()),
-        x86_name(*.needed),
-        x86_name(*.here))]
-    OldProcessor { needed: u8, here: u8, needed_by: Option<String> },
+    #[error("{} for newer processors: it needs {needed}, this one is {here}", built(.needed_by.as_deref()))]
+    OldProcessor { needed: X86Level, here: X86Level, needed_by: Option<String> },
 
     // Scripts.
     /// Its `#!` line names nothing.
@@ -179,6 +176,38 @@ pub struct MissingLibrary {
     pub needed_by: Option<String>,
     /// A file of this name that is for another machine.
     pub unfit: Option<PathBuf>,
+}
+
+/// A level of x86-64: which instructions a processor has.
+///
+/// Source: the psABI of x86-64, "Micro-Architecture Levels".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum X86Level {
+    V1,
+    V2,
+    V3,
+    V4,
+}
+
+impl X86Level {
+    fn number(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+            Self::V3 => 3,
+            Self::V4 => 4,
+        }
+    }
+}
+
+impl fmt::Display for X86Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V1 => f.write_str("x86-64"),
+            level => write!(f, "x86-64-v{}", level.number()),
+        }
+    }
 }
 
 /// An ELF file that is not a program.
@@ -265,7 +294,7 @@ impl Defect {
             Self::NoLibraries { .. } => "install them in the image; or put them into the archive beside `exec` and link with `-Wl,-rpath,'$ORIGIN'`; or link statically".into(),
             Self::NoVersions { missing, .. } => versions_hint(missing),
             Self::BadLibrary { .. } => "install the library again".into(),
-            Self::OldProcessor { here, needed_by: None, .. } => format!("build it for this processor: `-march={0}`, `-C target-cpu={0}`, `GOAMD64=v{here}`, or for all: `-march=x86-64`", x86_name(*here)),
+            Self::OldProcessor { here, needed_by: None, .. } => format!("build it for this processor: `-march={0}`, `-C target-cpu={0}`, `GOAMD64=v{1}`, or for all: `-march=x86-64`", here, here.number()),
             Self::OldProcessor { .. } => "install that library as built for all processors, or build it with `-march=x86-64`".into(),
             Self::NoInterpreterNamed => "name the interpreter with its whole path, for example `#!/usr/bin/env python3`".into(),
             Self::NoInterpreter { interpreter } => interpreter_hint(interpreter),
@@ -495,10 +524,6 @@ fn interpreter_hint(interpreter: &Path) -> String {
         }
         _ => "put the interpreter into the image, or upload a static executable".into(),
     }
-}
-
-fn x86_name(level: u8) -> String {
-    if level > 1 { format!("x86-64-v{level}") } else { "x86-64".into() }
 }
 
 fn is_libc(name: &str) -> bool {

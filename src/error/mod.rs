@@ -20,7 +20,7 @@ mod start;
 mod upload;
 
 pub(crate) use codes::codes;
-pub use defect::{Defect, Foreign, Host, Language, Libc, MissingLibrary, NonProgram, Severity};
+pub use defect::{Defect, Foreign, Host, Language, Libc, MissingLibrary, NonProgram, Severity, X86Level};
 pub use exit_report::ExitReport;
 pub use proxy::ProxyError;
 pub use request::{JsonType, RequestError, RequestKind};

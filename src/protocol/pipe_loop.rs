@@ -52,7 +52,7 @@ pub enum NoAnswer {
     },
     /// The answer is over the limit.
     TooLong,
-    /// The process has written a line too many since its first activation, so it was not sent this one.
+    /// The process has written an extra line since its first activation, so it was not sent this one.
     /// Only after [`PipeLoop::report_strays`].
     Strayed,
 }
@@ -82,7 +82,7 @@ impl PipeLoop {
         self.link
     }
 
-    /// From now on refuses to send an activation once the process has written a line too many.
+    /// From now on refuses to send an activation once the process has written an extra line.
     pub fn report_strays(&mut self) {
         self.reports_strays = true;
     }

@@ -48,9 +48,9 @@ pub async fn read_body(mut body: Incoming, bound: &BodyBound<'_>) -> Result<(Vec
         })
     };
     let announced = body.size_hint().exact().unwrap_or(0);
-    let admitted =
+    let accepted =
         if announced > bound.limit_bytes { Err(too_large()) } else { bound.memory_budget.check_announced(announced) };
-    if let Err(error) = admitted {
+    if let Err(error) = accepted {
         discard(body, bound.caller_timeout).await;
         return Err(error);
     }

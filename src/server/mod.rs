@@ -5,7 +5,7 @@
 //!
 //! # Theory of operation
 //! - `accept`: listens, accepts, and starts one task for each connection.
-//! - `connection`: serves one connection. [`fast_path`] answers small requests; all others go to hyper.
+//! - `connection`: serves one connection. `fast_path` answers small requests; all others go to hyper.
 //! - `io`: the stream that hyper reads and writes, and the timer that closes a stalled connection.
 //! - `body`: reads request bodies within their limits.
 //! - `reply`, `sse`: replies, and the formats of streamed ones.

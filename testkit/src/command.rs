@@ -98,11 +98,15 @@ impl Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if REPORTS && std::thread::panicking() {
             report(&self.command, &self.directory, &self.status.to_string(), &self.stdout, &self.stderr);
         }
     }
 }
+
+/// Whether a test that fails unwinds, and so can print a report. The released binary aborts: it leaves the code of the
+/// report out.
+pub(crate) const REPORTS: bool = cfg!(panic = "unwind");
 
 /// Prints what explains the failure of a test.
 pub(crate) fn report(command: &str, directory: &Path, status: &str, stdout: &str, stderr: &str) {

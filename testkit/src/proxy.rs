@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::command::{forget_proxy_settings, report};
+use crate::command::{REPORTS, forget_proxy_settings, report};
 use crate::http::Caller;
 use crate::output::{CapturedOutput, Logs};
 use crate::processes;
@@ -107,7 +107,7 @@ impl Launch {
             Output::Inherit => Stdio::inherit(),
         };
         command.stdout(stdio()).stderr(stdio());
-        let shown = format!("{command:?}");
+        let shown = if REPORTS { format!("{command:?}") } else { String::new() };
         let started = Instant::now();
         let mut child = command.spawn().map_err(|error| format!("cannot start `{}`: {error}", self.words[0]))?;
         let pid = Pid::from_child(&child);
@@ -332,7 +332,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if REPORTS && std::thread::panicking() {
             let status = self.status().map_or("running".to_owned(), |status| status.to_string());
             let [stdout, stderr] =
                 self.output.as_ref().map(|output| output.each_ref().map(CapturedOutput::text)).unwrap_or_default();

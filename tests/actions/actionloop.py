@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# The actionloop dialect without acknowledgement: calls main for each line. The tests put a `main`
-# in the place of the next line.
+# The actionloop dialect without acknowledgement: calls main for each line. The tests replace
+# the next line with a `main`.
 # MAIN
 import json, os, sys
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Version 1: counts its activations, and tells on stderr what it was given.
+# Version 1: counts its activations, and answers with the count and its arguments.
 echo '{"openwhisk":1}'
 n=0
 while read -r line; do

@@ -1,5 +1,5 @@
 #!/usr/bin/perl
-# Does what the member "do" of its arguments says, good or bad, and answers with their "id".
+# Does what the member "do" of its arguments asks, valid or not, and answers with their "id".
 # Speaks the protocol that SPEAKS names: 0, 1, 2 (one at a time and without ids) or actionloop.
 use strict;
 use warnings;
@@ -18,8 +18,8 @@ sub put {
 
 sub nap { select(undef, undef, undef, $_[0] / 1000) }
 
-# Whatever is in the pipe has been taken by the proxy.
-sub wait_until_taken {
+# Waits until the proxy has read the whole pipe.
+sub wait_until_read {
     for (1 .. 5000) {
         my $unread = pack('i', 0);
         ioctl($results, 0x541B, $unread) or return;    # FIONREAD
@@ -46,17 +46,17 @@ sub work {
     if ($do eq 'slow' || $do eq 'late_for_its_deadline') { nap($ms) }
     if ($do eq 'logs')   { print STDERR "line $_ of $id\n" for 1 .. 50 }
     $answer = "$head$answer$tail";
-    if ($do eq 'pieces') { put(substr($answer, 0, 5)); nap($ms); $answer = substr($answer, 5) }
+    if ($do eq 'parts') { put(substr($answer, 0, 5)); nap($ms); $answer = substr($answer, 5) }
     print STDERR "end $id\n";
     if ($do eq 'two')    { $answer .= "\n$answer" }
     put("$answer\n");
     if ($do eq 'leave')  { exit 0 }
     if ($do eq 'stray' && $speaks ne '0') {
-        # It is taken before the next line is read: so it can be told from an answer.
-        wait_until_taken();
+        # The proxy reads it before the next line is read, so it can be distinguished from an answer.
+        wait_until_read();
         nap($ms);
         put(qq($head\{"id":"a stray of $id"}$tail\n));
-        wait_until_taken();
+        wait_until_read();
     }
 }
 

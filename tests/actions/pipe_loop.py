@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Version 1: calls main for each line. The tests put a `main` in the place of the next line.
+# Version 1: calls main for each line. The tests replace the next line with a `main`.
 # MAIN
 import json, sys
 

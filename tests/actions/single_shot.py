@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Version 0: calls main once. The tests put a `main` in the place of the next line.
+# Version 0: calls main once. The tests replace the next line with a `main`.
 # MAIN
 import json, os, sys
 

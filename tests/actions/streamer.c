@@ -1,26 +1,26 @@
-/* Version 2 in an image that holds nothing else: several activations at once, in one thread, CONCURRENCY of them or
- * four. Each says numbers or pieces of a text, one in each round with all others, and then comes to its end:
+/* Version 2 in an image that holds nothing else: several activations at once in one thread, up to CONCURRENCY, which
+ * is 4 by default. Each activation streams numbers or chunks of a text, one chunk in each round, and then ends:
  *
- * {"ticks":N}          numbers from 0 on, so many or, with -1, until it is cancelled; answers how many
- * {"text":"T"}         pieces of T, each with its number before it; answers the text and how many there were
- *   "pieces":N         so many (none)
- *   "pad_bytes":N      with so many letters behind each
- * {"wait_ms":N}        begins after that (at once)
- * {"every_ms":N}       so often (20 for numbers; pieces as fast as it can)
- * {"then":"…"}         how it comes to its end, other than by its answer:
- *   end, fail          with its chunks; with an error of its own
- *   two, none, deaf    with two answers; when it is cancelled; not even then
- *   broken             with a frame that is none, and when it is cancelled
- *   junk               with its answer, among much that is nobody's
- *   flood              with its answer, behind 4 MiB of log on stderr and 1 MiB in frames
- *   stall              with its answer, after 300 ms in which nothing is read or written
- *   exit, kill, half   with the process: status 3, SIGSEGV, status 3 in the middle of a frame
- *   close              with its channel; the process lives
- *   huge               with a line of 65 MiB
- * "stubborn":1         it does not pause
+ * {"ticks":N}          N numbers from 0 on, or with -1 numbers until it is cancelled; answers with their count
+ * {"text":"T"}         chunks with a number and T; answers with the text and the count of chunks
+ *   "chunks":N         N chunks (default 0)
+ *   "pad_bytes":N      N letters after each
+ * {"wait_ms":N}        the first chunk after N ms (default 0)
+ * {"every_ms":N}       one chunk every N ms (default 20 for numbers, 0 for a text)
+ * {"then":"…"}         the end, if it is not an answer:
+ *   end, fail          an end frame; an error frame
+ *   two, none, deaf    two answers; an end only when it is cancelled; no end even then
+ *   broken             a malformed frame, and an end when it is cancelled
+ *   junk               an answer among many stray frames and lines
+ *   flood              an answer after 4 MiB of log on stderr and 1 MiB in frames
+ *   stall              an answer after 300 ms without reading or writing
+ *   exit, kill, half   the process ends: status 3, SIGSEGV, status 3 in the middle of a frame
+ *   close              the result channel is closed; the process keeps running
+ *   huge               a line of 65 MiB
+ * "stubborn":1         it ignores `pause`
  *
- * It logs, in frames, that it has begun and that it was cancelled; and on stderr the stop frame. It aborts when the
- * proxy does not keep to the protocol. With CROSS=N it gives every Nth frame to another one, as no action should. */
+ * It logs in frames that it has begun and that it was cancelled, and on stderr the stop frame. It aborts when the
+ * proxy breaks the protocol. With CROSS=N every Nth frame carries the id of another activation, as no action should. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -31,19 +31,19 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 1024, TICK_MS = 20, MIB = 1 << 20 };
+enum { MAX_STREAMS = 1024, TICK_MS = 20, MIB = 1 << 20 };
 
 static struct stream {
-    long id, ticks, pieces, said, every_ms, pad_bytes;
+    long id, ticks, chunks, sent, every_ms, pad_bytes;
     int paused, stubborn;
     long long next_ms;
     char text[200], then[8];
-} streams[MOST];
+} streams[MAX_STREAMS];
 static long concurrency = 4, last_id, crosses, frames;
 static char mebibyte[MIB];
 
-static void expect(int kept) {
-    if (!kept) abort();
+static void expect(int holds) {
+    if (!holds) abort();
 }
 
 static long long now_ms(void) {
@@ -60,12 +60,12 @@ static int number(const char *line, const char *name, long *value) {
 }
 
 /* A string without escapes. */
-static void word(const char *line, const char *name, char *value, size_t room) {
+static void word(const char *line, const char *name, char *value, size_t size) {
     const char *at = strstr(line, name);
     if (!at) return;
     at += strlen(name);
     size_t length = strcspn(at, "\"");
-    expect(length < room);
+    expect(length < size);
     memcpy(value, at, length);
     value[length] = 0;
 }
@@ -78,7 +78,7 @@ static void put(int descriptor, const char *bytes, size_t left) {
     }
 }
 
-static void say(const char *format, ...) {
+static void print(const char *format, ...) {
     char text[1024];
     va_list values;
     va_start(values, format);
@@ -92,47 +92,47 @@ static void fill(int descriptor, long bytes) {
     for (; bytes > 0; bytes -= MIB) put(descriptor, mebibyte, bytes < MIB ? (size_t)bytes : MIB);
 }
 
-/* Whose frame it is said to be. */
-static long named(struct stream *stream) {
+/* The id that the next frame of this stream carries. */
+static long id_for(struct stream *stream) {
     if (!crosses || ++frames % crosses) return stream->id;
     for (long i = 0; i < concurrency; i++)
         if (streams[i].id && &streams[i] != stream) return streams[i].id;
     return stream->id;
 }
 
-static void say_piece(struct stream *stream) {
+static void print_chunk(struct stream *stream) {
     if (!stream->text[0]) {
-        say("{\"id\":%ld,\"chunk\":%ld}\n", named(stream), stream->said++);
+        print("{\"id\":%ld,\"chunk\":%ld}\n", id_for(stream), stream->sent++);
         return;
     }
-    say("{\"id\":%ld,\"chunk\":\"%ld of %s ", named(stream), stream->said++, stream->text);
+    print("{\"id\":%ld,\"chunk\":\"%ld of %s ", id_for(stream), stream->sent++, stream->text);
     fill(1, stream->pad_bytes);
-    say("\"}\n");
+    print("\"}\n");
 }
 
 static void answer(struct stream *stream) {
     if (stream->text[0])
-        say("{\"id\":%ld,\"result\":{\"pieces\":%ld,\"text\":\"%s\"}}\n", named(stream), stream->said, stream->text);
+        print("{\"id\":%ld,\"result\":{\"chunks\":%ld,\"text\":\"%s\"}}\n", id_for(stream), stream->sent, stream->text);
     else
-        say("{\"id\":%ld,\"result\":{\"ticks\":%ld}}\n", named(stream), stream->said);
+        print("{\"id\":%ld,\"result\":{\"ticks\":%ld}}\n", id_for(stream), stream->sent);
 }
 
-/* Of no activation in flight, or of none at all. */
-static void say_junk(void) {
+/* Frames of no activation in flight, and lines that are not frames. */
+static void print_junk(void) {
     static const char line[] = "no frame\n\n42\n{\"id\":\n\"\xff\xfe\"\n\0\0\0\n[{\"id\":0}]\n{\"id\":0}\n";
     put(1, line, sizeof line - 1);
     static const char *const ids[] = {"", "\"id\":null,", "\"id\":\"1\",", "\"id\":1.0,", "\"id\":0,", "\"id\":-1,",
                                       "\"id\":4294967296,", "\"id\":99999999999999999999,"};
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
-        say("{%s\"chunk\":\"stray\"}\n{%s\"log\":\"stray\"}\n{%s\"result\":{\"text\":\"stray\"}}\n{%s\"end\":true}\n",
+        print("{%s\"chunk\":\"stray\"}\n{%s\"log\":\"stray\"}\n{%s\"result\":{\"text\":\"stray\"}}\n{%s\"end\":true}\n",
             ids[i], ids[i], ids[i], ids[i]);
     for (long id = last_id; id > 0 && id > last_id - 4 * concurrency; id--) {
         int in_flight = 0;
         for (long i = 0; i < concurrency; i++) in_flight |= streams[i].id == id;
-        if (!in_flight) say("{\"id\":%ld,\"chunk\":\"stray\"}\n{\"id\":%ld,\"result\":{\"text\":\"stray\"}}\n", id, id);
+        if (!in_flight) print("{\"id\":%ld,\"chunk\":\"stray\"}\n{\"id\":%ld,\"result\":{\"text\":\"stray\"}}\n", id, id);
     }
     fill(1, MIB);
-    say("\n");
+    print("\n");
 }
 
 static void finish(struct stream *stream) {
@@ -140,7 +140,7 @@ static void finish(struct stream *stream) {
     if (!strcmp(then, "exit")) exit(3);
     if (!strcmp(then, "kill")) raise(SIGSEGV);
     if (!strcmp(then, "half")) {
-        say("{\"id\":%ld,\"resu", stream->id);
+        print("{\"id\":%ld,\"resu", stream->id);
         exit(3);
     }
     if (!strcmp(then, "close")) {
@@ -148,24 +148,24 @@ static void finish(struct stream *stream) {
         for (;;) pause();
     }
     if (!strcmp(then, "huge")) {
-        say("{\"id\":%ld,\"chunk\":\"", stream->id);
+        print("{\"id\":%ld,\"chunk\":\"", stream->id);
         fill(1, 65L * MIB);
-        say("\"}\n");
+        print("\"}\n");
     }
     if (!strcmp(then, "none") || !strcmp(then, "deaf") || !strcmp(then, "broken")) {
-        if (then[0] == 'b') say("{\"id\":%ld,\"chunk\":1,\"result\":{}}\n", stream->id);
+        if (then[0] == 'b') print("{\"id\":%ld,\"chunk\":1,\"result\":{}}\n", stream->id);
         stream->next_ms = -1;
         return;
     }
-    if (!strcmp(then, "junk")) say_junk();
+    if (!strcmp(then, "junk")) print_junk();
     if (!strcmp(then, "stall")) poll(NULL, 0, 300);
     if (!strcmp(then, "flood")) {
         fill(2, 4L * MIB);
         for (int i = 0; i < 1024; i++)
-            say("{\"id\":%ld,\"log\":\"%d of %s %.*s\"}\n", stream->id, i, stream->text, 700, mebibyte);
+            print("{\"id\":%ld,\"log\":\"%d of %s %.*s\"}\n", stream->id, i, stream->text, 700, mebibyte);
     }
-    if (!strcmp(then, "end")) say("{\"id\":%ld,\"end\":true}\n", named(stream));
-    else if (!strcmp(then, "fail")) say("{\"id\":%ld,\"error\":\"%s\"}\n", named(stream), stream->text);
+    if (!strcmp(then, "end")) print("{\"id\":%ld,\"end\":true}\n", id_for(stream));
+    else if (!strcmp(then, "fail")) print("{\"id\":%ld,\"error\":\"%s\"}\n", id_for(stream), stream->text);
     else answer(stream);
     if (!strcmp(then, "two")) answer(stream);
     stream->id = 0;
@@ -186,10 +186,10 @@ static void begin(long id, const char *line) {
         *stream = (struct stream){.id = id};
         long stubborn = 0, wait_ms = 0;
         if (number(line, "\"ticks\":", &stream->ticks)) {
-            stream->pieces = stream->ticks;
+            stream->chunks = stream->ticks;
             stream->every_ms = TICK_MS;
         }
-        number(line, "\"pieces\":", &stream->pieces);
+        number(line, "\"chunks\":", &stream->chunks);
         number(line, "\"pad_bytes\":", &stream->pad_bytes);
         number(line, "\"every_ms\":", &stream->every_ms);
         number(line, "\"wait_ms\":", &wait_ms);
@@ -198,13 +198,13 @@ static void begin(long id, const char *line) {
         word(line, "\"then\":\"", stream->then, sizeof stream->then);
         stream->stubborn = stubborn != 0;
         stream->next_ms = now_ms() + wait_ms;
-        say("{\"id\":%ld,\"log\":\"begun\"}\n", id);
+        print("{\"id\":%ld,\"log\":\"begun\"}\n", id);
         return;
     }
     abort();
 }
 
-static void take(const char *line) {
+static void handle(const char *line) {
     long id;
     struct stream *stream;
     if (number(line, "{\"run\":", &id)) {
@@ -212,7 +212,7 @@ static void take(const char *line) {
     } else if (number(line, "{\"cancel\":", &id)) {
         if (!(stream = stream_of(id)) || !strcmp(stream->then, "deaf")) return;
         stream->id = 0;
-        say("{\"id\":%ld,\"log\":\"cancelled\"}\n{\"id\":%ld,\"end\":true}\n", id, id);
+        print("{\"id\":%ld,\"log\":\"cancelled\"}\n{\"id\":%ld,\"end\":true}\n", id, id);
     } else if (number(line, "{\"pause\":", &id)) {
         if (!(stream = stream_of(id))) return;
         expect(!stream->paused);
@@ -227,50 +227,53 @@ static void take(const char *line) {
     } else abort();
 }
 
-/* Takes what has come. Whether that was the end. */
-static int take_input(void) {
+/* Reads and handles the available input. Returns whether it has ended. */
+static int read_input(void) {
     static char *buffer;
-    static size_t held, room;
-    if (room - held < 65536 + 1) expect((buffer = realloc(buffer, room = 2 * room + 2 * 65536)) != NULL);
-    ssize_t count = read(0, buffer + held, 65536);
+    static size_t length, capacity;
+    if (capacity - length < 65536 + 1) {
+        capacity = 2 * capacity + 2 * 65536;
+        expect((buffer = realloc(buffer, capacity)) != NULL);
+    }
+    ssize_t count = read(0, buffer + length, 65536);
     if (count <= 0) return 1;
-    char *end, *line = buffer, *fresh = buffer + held;
-    held += (size_t)count;
-    buffer[held] = 0;
+    char *end, *line = buffer, *fresh = buffer + length;
+    length += (size_t)count;
+    buffer[length] = 0;
     for (; (end = strchr(fresh, '\n')); fresh = line = end + 1) {
         *end = 0;
-        take(line);
+        handle(line);
     }
-    held -= (size_t)(line - buffer);
-    memmove(buffer, line, held);
+    length -= (size_t)(line - buffer);
+    memmove(buffer, line, length);
     return 0;
 }
 
 int main(void) {
     const char *setting = getenv("CONCURRENCY");
     if (setting) concurrency = strtol(setting, NULL, 10);
-    expect(concurrency > 0 && concurrency <= MOST);
+    expect(concurrency > 0 && concurrency <= MAX_STREAMS);
     if ((setting = getenv("CROSS"))) crosses = strtol(setting, NULL, 10);
     memset(mebibyte, 'x', sizeof mebibyte);
-    say("{\"openwhisk\":2,\"concurrency\":%ld,\"cancel\":true,\"pause\":true,\"stop\":true}\n", concurrency);
+    print("{\"openwhisk\":2,\"concurrency\":%ld,\"cancel\":true,\"pause\":true,\"stop\":true}\n", concurrency);
     for (;;) {
         long long wait = -1, now = now_ms();
-        /* The last one first: so what came together ends in another order. */
+        /* The last one first, so that activations that came together end in another order. */
         for (long i = concurrency - 1; i >= 0; i--) {
             struct stream *stream = &streams[i];
             if (!stream->id || stream->next_ms < 0 || (stream->paused && !stream->stubborn)) continue;
             if (stream->next_ms <= now) {
-                if (stream->said == stream->pieces) {
+                if (stream->sent == stream->chunks) {
                     finish(stream);
                     continue;
                 }
-                say_piece(stream);
+                print_chunk(stream);
                 stream->next_ms = now + stream->every_ms;
             }
             if (wait < 0 || stream->next_ms - now < wait) wait = stream->next_ms - now;
         }
         struct pollfd input = {.fd = 0, .events = POLLIN};
         int ready = poll(&input, 1, wait < 0 ? -1 : (int)wait);
-        if (ready > 0 && take_input()) return 0;
+        if (ready > 0 && read_input()) return 0;
     }
 }

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Version 2: does in each activation, beside all others, what the steps in its arguments say.
+"""Version 2: runs the steps in the arguments of each activation, concurrently with all others.
 
-HANDSHAKE holds the handshake's members, IDS=no leaves ids out, FD=3 speaks on descriptor 3, and TELL
-names a file that tells what else was heard: cancel, pause, resume, stop and the end of the input.
+HANDSHAKE holds the handshake's members, IDS=no leaves ids out, FD=3 selects descriptor 3, and REPORT names a file
+that gets every other message: cancel, pause, resume, stop and the end of the input.
 """
 import json, os, sys, threading, time
 
 out = os.fdopen(int(os.environ.get("FD", "1")), "w")
 with_ids = os.environ.get("IDS") != "no"
-lock, tell_lock = threading.Lock(), threading.Lock()
+lock, report_lock = threading.Lock(), threading.Lock()
 going, cancelled = {}, set()
 
 
@@ -18,13 +18,13 @@ def raw(text):
         out.flush()
 
 
-def tell(text):
-    if "TELL" in os.environ:
-        with tell_lock, open(os.environ["TELL"], "a") as file:
+def report(text):
+    if "REPORT" in os.environ:
+        with report_lock, open(os.environ["REPORT"], "a") as file:
             file.write(text + "\n")
 
 
-def work(number, steps):
+def run(number, steps):
     def frame(**members):
         if with_ids:
             members["id"] = number
@@ -54,20 +54,20 @@ def work(number, steps):
                 going[number].wait()
                 frame(chunk="x" * rest[0])
                 count += 1
-            tell(f"flooded {count}")
+            report(f"flooded {count}")
         elif verb == "drip":
-            # A numbered chunk of so many bytes, so many of them, every so many milliseconds.
+            # Numbered chunks: their size in bytes, their count, and the milliseconds between them.
             count = 0
             while number not in cancelled and count < rest[1]:
                 going[number].wait()
                 frame(chunk=f"{count} ".ljust(rest[0], "x"))
                 count += 1
                 time.sleep(rest[2] / 1000)
-            tell(f"dripped {count}")
+            report(f"dripped {count}")
         elif verb == "pid":
             frame(result={"pid": os.getpid()})
-        elif verb == "tell":
-            tell(rest[0])
+        elif verb == "report":
+            report(rest[0])
 
 
 raw(json.dumps({"openwhisk": 2, **json.loads(os.environ.get("HANDSHAKE", "{}"))}))
@@ -78,7 +78,7 @@ for line in sys.stdin:
         going[number] = threading.Event()
         going[number].set()
         steps = message["value"].get("do", [["result", message]])
-        threading.Thread(target=work, args=(number, steps), daemon=True).start()
+        threading.Thread(target=run, args=(number, steps), daemon=True).start()
         continue
     if "cancel" in message:
         going[message["cancel"]].set()
@@ -87,6 +87,6 @@ for line in sys.stdin:
         going[message["pause"]].clear()
     elif "resume" in message:
         going[message["resume"]].set()
-    tell(line.strip())
-tell("end of input")
+    report(line.strip())
+report("end of input")
 os._exit(0)

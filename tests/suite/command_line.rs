@@ -169,7 +169,7 @@ fn a_wrong_command_line_exits_with_status_2() {
 
 #[test]
 fn a_crash_exits_with_the_status_of_the_action() {
-    let ended = run("dies.sh", &[], "");
+    let ended = run("exits.sh", &[], "");
     ended.check(3).says(&["error[PL061]", "status 3", "last words"]);
 }
 

@@ -1,4 +1,4 @@
-//! Source code and the compiler of the image, which is a real one wherever its own words matter.
+//! Source code and the compiler of the image: a real compiler where its output matters, a script elsewhere.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -11,31 +11,31 @@ use serde_json::{Value, json};
 
 use crate::support::{Proxy, archive, eventually, pipeloop_in, processes};
 
-/// A compiler in a folder of its own.
+/// A compiler in a temporary directory.
 struct Compiler {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Compiler {
     /// A shell script that is called with MAIN, SRC and BIN.
     fn new(body: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder of its own");
-        let compiler = Self { folder };
-        fs::write(compiler.path(), format!("#!/bin/bash\n{body}\n")).expect("the folder is ours");
-        fs::set_permissions(compiler.path(), fs::Permissions::from_mode(0o755)).expect("the file is ours");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let compiler = Self { directory };
+        fs::write(compiler.path(), format!("#!/bin/bash\n{body}\n")).expect("the directory can be written");
+        fs::set_permissions(compiler.path(), fs::Permissions::from_mode(0o755)).expect("the file can be changed");
         compiler
     }
 
-    /// gcc, over a single file or all the C files of an archive. The entry point is a macro.
+    /// gcc, for a single file or all C files of an archive. The entry point is a macro.
     fn gcc() -> Self {
         Self::new(r#"[ ! -f "$2/exec" ] || mv "$2/exec" "$2/exec.c"; exec gcc -DENTRY="$1" -o "$3/exec" "$2"/*.c"#)
     }
 
     fn path(&self) -> String {
-        self.folder.path().join("compile").to_str().expect("the path is text").to_owned()
+        self.directory.path().join("compile").to_str().expect("the path is text").to_owned()
     }
 
-    /// A proxy for which an image has set it, as images do.
+    /// A proxy with this compiler, set as images do it.
     #[track_caller]
     fn serve(&self, args: &[&str], env: &[(&str, &str)]) -> Proxy {
         let path = self.path();
@@ -58,7 +58,7 @@ int main(void) {
 }
 "#;
 
-/// A compiler's result that needs none: an action that answers with a text.
+/// A script in place of compiled code: an action that answers with a text.
 fn answers(text: &str) -> String {
     format!("#!/bin/bash\necho '{{\"openwhisk\":1}}'\nwhile read -r line; do echo '{{\"text\":\"{text}\"}}'; done\n")
 }
@@ -67,8 +67,8 @@ fn source(code: &str, main: &str) -> Value {
     json!({"name": "test", "main": main, "code": code, "binary": false})
 }
 
-/// What is left of uploads.
-fn folders(proxy: &Proxy) -> usize {
+/// How many directories of actions there are.
+fn action_directories(proxy: &Proxy) -> usize {
     fs::read_dir(proxy.workdir().join("action")).map_or(0, Iterator::count)
 }
 
@@ -105,7 +105,7 @@ func main() {
 	}
 }
 "#;
-    // A first build compiles the standard library, and that may take longer than a test is patient.
+    // A first build compiles the standard library, which may take longer than the default limit of a test.
     let mut caller = proxy.caller();
     caller.send_request("POST", "/init", json!({"value": source(code, "main")}).to_string().as_bytes());
     let begun = std::time::Instant::now();
@@ -131,7 +131,7 @@ fn an_archive_of_sources_is_compiled() {
     }
 }
 
-/// An archive may also hold its main source as `exec`, which is then no executable.
+/// An archive may hold its main source file as `exec`.
 #[test]
 fn an_archive_whose_exec_is_source_is_compiled() {
     let compiler = Compiler::gcc();
@@ -142,8 +142,8 @@ fn an_archive_whose_exec_is_source_is_compiled() {
 }
 
 #[test]
-fn what_can_be_executed_is_not_compiled() {
-    let compiler = Compiler::new("echo 'nobody asked for me' >&2; exit 1");
+fn executables_are_not_compiled() {
+    let compiler = Compiler::new("echo 'not asked for' >&2; exit 1");
     let script = answers("mine");
     let elf = fs::read("/bin/true").expect("there is an ELF file");
     let proxy = compiler.serve(&[], &[]);
@@ -162,7 +162,7 @@ fn what_can_be_executed_is_not_compiled() {
 }
 
 #[test]
-fn a_compiler_is_told_the_entry_point_the_folders_and_the_environment() {
+fn a_compiler_gets_the_entry_point_the_directories_and_the_environment() {
     let compiler = Compiler::new(
         r#"cat > "$3/exec" << END
 #!/bin/bash
@@ -179,35 +179,38 @@ chmod +x "$3/exec"; echo "$__OW_EXECUTION_ENV" > "$3/exec.env"; echo "compiling"
         let init = json!({"main": main, "code": "some source\n", "env": {"GREETING": "a=b"}});
         proxy.init_value(&init).check(200, &json!({"ok": true}));
         let workdir = proxy.workdir().canonicalize().expect("it is there");
-        let folder = |name| workdir.join("action/1").join(name);
+        let directory = |name| workdir.join("action/1").join(name);
         proxy.run(&json!({})).check(
             200,
-            &json!({"argc": 3, "main": expected, "src": folder("src"), "bin": folder("bin"), "pwd": workdir,
+            &json!({"argc": 3, "main": expected, "src": directory("src"), "bin": directory("bin"), "pwd": workdir,
                 "greeting": "a=b", "env": "v1", "place": "image", "kept": ""}),
         );
-        // What it prints is for the author: in the log of the first activation, as all that an init prints.
+        // Its output is for the author: it is in the log of the first activation, as the output of any init.
         let logs = proxy.check_streams(1);
         assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("compiling\n", "some source\n"));
     }
 }
 
 #[test]
-fn a_syntax_error_shows_the_compilers_words() {
+fn a_syntax_error_shows_the_message_of_the_compiler() {
     let compiler = Compiler::gcc();
     let proxy = compiler.serve(&[], &[]);
     let response = proxy.init_value(&source("int main(void) { return 0 }\n", "main"));
     response
         .check_error(502, &["the compiler `", "exited with status 1: `", "error: expected", "(hint: fix the source"]);
     let logs = proxy.check_streams(0);
-    assert!(logs.stderr.contains("exec.c:1:") && logs.stderr.contains("error: expected"), "gcc's words are in the log");
-    assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
-    // The next one is a new one.
+    assert!(
+        logs.stderr.contains("exec.c:1:") && logs.stderr.contains("error: expected"),
+        "the log has the message of gcc"
+    );
+    assert_eq!(action_directories(&proxy), 0, "a failed init leaves nothing behind");
+    // A new init is possible.
     proxy.init_value(&source(C, "english")).check(200, &json!({"ok": true}));
     proxy.run(&json!({})).check(200, &json!({"hello": "Hello"}));
 }
 
 #[test]
-fn a_failed_compilation_is_logged_where_the_platform_wants_it() {
+fn a_failed_compilation_is_logged_if_the_platform_wants_it() {
     let compiler = Compiler::new("echo 'line 1: no such word'; exit 3");
     let proxy = compiler.serve(&[], &[("OW_LOG_INIT_ERROR", "1")]);
     let text = "The action failed to generate or locate a binary. See logs for details.";
@@ -215,29 +218,29 @@ fn a_failed_compilation_is_logged_where_the_platform_wants_it() {
     let logs = proxy.check_streams(1);
     assert_eq!(logs.stdout, "line 1: no such word\n");
     assert!(logs.stderr.contains("error[PL033]: the compiler `"), "{}", logs.stderr);
-    // A wrapper of a compiler may complain on stdout.
+    // A wrapper of a compiler may print errors on stdout.
     assert!(logs.stderr.contains("exited with status 3: `line 1: no such word`"), "{}", logs.stderr);
 }
 
 #[test]
-fn a_compiler_that_hangs_is_stopped_with_all_it_started() {
+fn a_compiler_that_hangs_is_stopped_with_its_processes() {
     let compiler = Compiler::new("echo $$; sleep 1000 & sleep 1000");
     let proxy = compiler.serve(&["--init-timeout", "1s"], &[]);
     proxy.init("some source").check_error(502, &["did not finish within 1 s and was stopped", "PIPELOOP_INIT_TIMEOUT"]);
     check_gone(&proxy);
-    assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
+    assert_eq!(action_directories(&proxy), 0, "a failed init leaves nothing behind");
     proxy.init(&answers("next")).check(200, &json!({"ok": true}));
 }
 
-/// Nothing lives of the process group whose number is the first line on stdout.
+/// Waits until no process of a group is left. The number of the group is the first line on stdout.
 #[track_caller]
 fn check_gone(proxy: &Proxy) {
-    let group = proxy.logs().stdout.lines().next().expect("it told its number").parse().expect("a number");
+    let group = proxy.logs().stdout.lines().next().expect("it printed its number").parse().expect("a number");
     eventually("nothing of the compiler is left", || processes::group(group).is_empty().then_some(()));
 }
 
 #[test]
-fn what_a_compiler_leaves_running_is_stopped() {
+fn processes_that_a_compiler_leaves_are_stopped() {
     let script = answers("compiled");
     let compiler = Compiler::new(&format!(
         "echo $$; sleep 1000 & cat > \"$3/exec\" << 'END'\n{script}\nEND\nchmod +x \"$3/exec\""
@@ -249,7 +252,7 @@ fn what_a_compiler_leaves_running_is_stopped() {
 }
 
 #[test]
-fn a_compiler_has_to_leave_an_executable() {
+fn a_compiler_must_create_an_executable() {
     for (body, expected) in [
         ("echo 'nothing to do'", "did not create a file `exec`: `nothing to do`"),
         ("mkdir \"$3/exec\"", "did not create a file `exec`"),
@@ -260,13 +263,13 @@ fn a_compiler_has_to_leave_an_executable() {
         let compiler = Compiler::new(body);
         let proxy = compiler.serve(&[], &[]);
         proxy.init("some source").check_error(502, &["the compiler `", expected, "hint: "]);
-        assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
+        assert_eq!(action_directories(&proxy), 0, "a failed init leaves nothing behind");
     }
 }
 
-/// Compilers that were made for Apache's proxy rely on it to set the mode.
+/// Compilers for Apache's proxy rely on the proxy to set the mode.
 #[test]
-fn what_a_compiler_leaves_is_made_executable() {
+fn the_file_that_a_compiler_creates_is_made_executable() {
     let script = answers("compiled");
     let compiler = Compiler::new(&format!("cat > \"$3/exec\" << 'END'\n{script}\nEND\nchmod 600 \"$3/exec\""));
     let proxy = compiler.serve(&[], &[]);
@@ -275,9 +278,9 @@ fn what_a_compiler_leaves_is_made_executable() {
 }
 
 #[test]
-fn a_compiler_that_is_not_here_is_told_before_anything_is_served() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    fs::write(folder.path().join("text"), "").expect("the folder is ours");
+fn a_missing_compiler_is_reported_before_the_proxy_serves() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    fs::write(directory.path().join("text"), "").expect("the directory can be written");
     for (name, expected) in [
         ("/nonexistent/compile", "No such file or directory"),
         ("no-such-compiler", "no such program on `PATH`"),
@@ -290,18 +293,18 @@ fn a_compiler_that_is_not_here_is_told_before_anything_is_served() {
             (vec!["serve", "--port", "0"], vec![("OW_COMPILER", name)]),
             (vec!["run", "text"], vec![("OW_COMPILER", name)]),
         ] {
-            pipeloop_in(folder.path(), &args, &env, "").check(2).says(&[expected]);
+            pipeloop_in(directory.path(), &args, &env, "").check(2).says(&[expected]);
         }
     }
 }
 
 #[test]
-fn a_compiler_that_has_gone_is_told() {
+fn a_compiler_that_was_removed_is_reported() {
     let compiler = Compiler::gcc();
     let proxy = compiler.serve(&[], &[]);
     fs::remove_file(compiler.path()).expect("it is there");
     proxy.init(C).check_error(502, &["the compiler `", "cannot be started: No such file", "OW_COMPILER"]);
-    assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
+    assert_eq!(action_directories(&proxy), 0, "a failed init leaves nothing behind");
 }
 
 #[test]
@@ -316,14 +319,14 @@ fn a_compilation_goes_on_when_its_caller_leaves() {
     proxy.wait_for("the compiler runs", |logs| logs.stdout.contains("begun\n"));
     drop(caller);
     proxy.init("some source").check_error(403, &["another init is in progress"]);
-    fs::write(proxy.workdir().join("go"), "").expect("the folder is there");
+    fs::write(proxy.workdir().join("go"), "").expect("the directory exists");
     let response =
         eventually("the init is done", || Some(proxy.run(&json!({}))).filter(|response| response.status != 500));
     response.check(200, &json!({"text": "compiled"}));
 }
 
 #[test]
-fn the_end_of_the_proxy_ends_a_compilation() {
+fn shutdown_stops_a_compilation() {
     let compiler = Compiler::new("echo $$; sleep 1000 & sleep 1000");
     let mut proxy = compiler.serve(&[], &[]);
     let mut caller = proxy.caller();
@@ -337,16 +340,17 @@ fn the_end_of_the_proxy_ends_a_compilation() {
 #[test]
 fn a_source_file_runs_from_the_command_line() {
     let compiler = Compiler::gcc();
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    // The entry point is `main` where nobody names one, so the macro cannot be it.
-    fs::write(folder.path().join("hello.c"), C.replace("ENTRY()", "english()")).expect("the folder is ours");
-    let ended = pipeloop_in(folder.path(), &["run", "hello.c"], &[("OW_COMPILER", &compiler.path())], "");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    // Without a name, the entry point is `main`, so the macro cannot be used.
+    fs::write(directory.path().join("hello.c"), C.replace("ENTRY()", "english()"))
+        .expect("the directory can be written");
+    let ended = pipeloop_in(directory.path(), &["run", "hello.c"], &[("OW_COMPILER", &compiler.path())], "");
     assert_eq!(ended.check(0).stdout, "{\"hello\":\"Hello\"}\n");
-    assert_eq!(fs::read_dir(folder.path().join("action")).expect("it was made").count(), 0, "nothing is left");
-    assert!(folder.path().join("hello.c").exists(), "the author's own file is left alone");
+    assert_eq!(fs::read_dir(directory.path().join("action")).expect("it was made").count(), 0, "nothing is left");
+    assert!(directory.path().join("hello.c").exists(), "the author's file stays");
 
-    fs::write(folder.path().join("wrong.c"), "int main(void) { return 0 }\n").expect("the folder is ours");
-    let ended = pipeloop_in(folder.path(), &["run", "--compiler", &compiler.path(), "wrong.c"], &[], "");
+    fs::write(directory.path().join("wrong.c"), "int main(void) { return 0 }\n").expect("the directory can be written");
+    let ended = pipeloop_in(directory.path(), &["run", "--compiler", &compiler.path(), "wrong.c"], &[], "");
     ended.check(126).says(&[
         "error: expected",
         "error[PL033]: the compiler `",
@@ -354,21 +358,21 @@ fn a_source_file_runs_from_the_command_line() {
         "\nhint: fix",
     ]);
 
-    let source = folder.path().join("hello.c");
+    let source = directory.path().join("hello.c");
     let proxy = compiler.serve(&[source.to_str().expect("the path is text")], &[]);
     proxy.run(&json!({})).check(200, &json!({"hello": "Hello"}));
 }
 
-/// Everything below a folder, with what it holds.
-fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+/// All files below a directory, with their contents.
+fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
-    let mut ahead = vec![folder.to_owned()];
-    while let Some(at) = ahead.pop() {
-        for entry in fs::read_dir(&at).expect("the folder can be read") {
-            let path = entry.expect("the folder can be read").path();
+    let mut pending = vec![directory.to_owned()];
+    while let Some(at) = pending.pop() {
+        for entry in fs::read_dir(&at).expect("the directory can be read") {
+            let path = entry.expect("the directory can be read").path();
             if path.is_dir() {
                 found.push((path.clone(), Vec::new()));
-                ahead.push(path);
+                pending.push(path);
             } else {
                 found.push((path.clone(), fs::read(&path).expect("the file can be read")));
             }
@@ -378,26 +382,27 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-/// The source of an action in a folder, its greeting in one below.
-fn source_folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder of its own");
+/// A directory with the source code of an action, whose greeting is in a subdirectory.
+fn source_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let main = C.replace("static const char *english(void) { return \"Hello\"; }", "#include \"lib/greeting.h\"");
-    fs::write(folder.path().join("main.c"), main).expect("the folder is ours");
-    fs::create_dir(folder.path().join("lib")).expect("the folder is ours");
+    fs::write(directory.path().join("main.c"), main).expect("the directory can be written");
+    fs::create_dir(directory.path().join("lib")).expect("the directory can be written");
     let greeting = "static const char *english(void) { return \"Hello from below\"; }\n";
-    fs::write(folder.path().join("lib/words.h"), greeting).expect("the folder is ours");
-    std::os::unix::fs::symlink("words.h", folder.path().join("lib/greeting.h")).expect("the folder is ours");
-    folder
+    fs::write(directory.path().join("lib/words.h"), greeting).expect("the directory can be written");
+    std::os::unix::fs::symlink("words.h", directory.path().join("lib/greeting.h"))
+        .expect("the directory can be written");
+    directory
 }
 
-/// As an upload of it would be, and nothing is written into it.
+/// The compiler gets a copy, as for an upload, and never writes into the directory itself.
 #[test]
-fn a_folder_of_sources_is_compiled_elsewhere() {
+fn a_directory_of_sources_is_compiled_in_a_copy() {
     let compiler = Compiler::new(r#"cd "$2"; touch written; exec gcc -DENTRY="$1" -o "$3/exec" *.c"#);
-    let folder = source_folder();
-    let before = contents(folder.path());
-    let place = folder.path().to_str().expect("the path is text");
-    let workdir = tempfile::tempdir().expect("a folder of its own");
+    let directory = source_directory();
+    let before = contents(directory.path());
+    let place = directory.path().to_str().expect("the path is text");
+    let workdir = tempfile::tempdir().expect("a temporary directory");
     let set = [("OW_COMPILER", compiler.path())];
     let env = set.each_ref().map(|(name, value)| (*name, value.as_str()));
     for (main, expected) in [("english", "Hello from below"), ("german", "Hallo")] {
@@ -408,44 +413,46 @@ fn a_folder_of_sources_is_compiled_elsewhere() {
         let ended = pipeloop_in(workdir.path(), &["check", place, "--main", main], &env, "");
         assert!(ended.check(0).stdout.contains(expected), "{expected}");
     }
-    assert_eq!(contents(folder.path()), before, "the author's folder is left alone");
+    assert_eq!(contents(directory.path()), before, "the author's directory stays as it is");
     assert_eq!(fs::read_dir(workdir.path().join("action")).expect("it was made").count(), 0, "nothing is left");
 }
 
-/// The copy lies in the folder that is copied, where it is the folder one works in.
+/// The copy is inside the directory that is copied, if that is the working directory.
 #[test]
-fn the_folder_one_works_in_is_compiled() {
+fn the_working_directory_is_compiled() {
     let compiler = Compiler::gcc();
-    let folder = source_folder();
-    // Of another proxy, or one that was killed.
-    fs::create_dir_all(folder.path().join("action/7/src")).expect("the folder is ours");
-    fs::write(folder.path().join("action/7/src/main.c"), "no C at all").expect("the folder is ours");
+    let directory = source_directory();
+    // The files of another proxy, or of one that was killed.
+    fs::create_dir_all(directory.path().join("action/7/src")).expect("the directory can be written");
+    fs::write(directory.path().join("action/7/src/main.c"), "no C at all").expect("the directory can be written");
     let set = [("OW_COMPILER", compiler.path())];
     let env = set.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let ended = pipeloop_in(folder.path(), &["run", ".", "--main", "english"], &env, "");
+    let ended = pipeloop_in(directory.path(), &["run", ".", "--main", "english"], &env, "");
     assert_eq!(ended.check(0).stdout, "{\"hello\":\"Hello from below\"}\n");
 }
 
 #[test]
-fn a_folder_for_the_compiler_is_held_to_the_rules_of_an_archive() {
+fn a_directory_for_the_compiler_has_the_limits_of_an_archive() {
     let compiler = Compiler::gcc();
-    let workdir = tempfile::tempdir().expect("a folder of its own");
+    let workdir = tempfile::tempdir().expect("a temporary directory");
     let check = |prepare: &dyn Fn(&Path), args: &[&str], expected: &[&str]| {
-        let folder = source_folder();
-        prepare(folder.path());
-        let place = folder.path().to_str().expect("the path is text");
+        let directory = source_directory();
+        prepare(directory.path());
+        let place = directory.path().to_str().expect("the path is text");
         let args: Vec<_> = ["run", place].iter().chain(args).copied().collect();
         let ended = pipeloop_in(workdir.path(), &args, &[("OW_COMPILER", &compiler.path())], "");
         ended.check(1).says(expected);
         assert_eq!(fs::read_dir(workdir.path().join("action")).expect("it was made").count(), 0, "nothing is left");
     };
     check(
-        &|folder| std::os::unix::fs::symlink("../../etc", folder.join("lib/out")).expect("the folder is ours"),
+        &|directory| {
+            std::os::unix::fs::symlink("../../etc", directory.join("lib/out")).expect("the directory can be written");
+        },
         &[],
         &["error[PL036]: the directory entry `lib/out` links outside the action's directory: `../../etc`"],
     );
-    let fifo = |folder: &Path| {
-        let status = std::process::Command::new("mkfifo").arg(folder.join("pipe")).status();
+    let fifo = |directory: &Path| {
+        let status = std::process::Command::new("mkfifo").arg(directory.join("pipe")).status();
         assert!(status.expect("there is mkfifo").success());
     };
     check(&fifo, &[], &["error[PL037]: a directory entry is a fifo, not a file, directory or link: `pipe`"]);
@@ -454,31 +461,32 @@ fn a_folder_for_the_compiler_is_held_to_the_rules_of_an_archive() {
 }
 
 #[test]
-fn a_folder_whose_exec_can_be_executed_is_run_where_it_lies() {
-    let compiler = Compiler::new("echo 'nobody asked for me' >&2; exit 1");
-    let folder = tempfile::tempdir().expect("a folder of its own");
+fn a_directory_with_an_executable_exec_is_not_compiled() {
+    let compiler = Compiler::new("echo 'not asked for' >&2; exit 1");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let script = "#!/bin/bash\nread -r line; echo \"{\\\"pwd\\\":\\\"$PWD\\\"}\"\n";
-    fs::write(folder.path().join("exec"), script).expect("the folder is ours");
-    fs::set_permissions(folder.path().join("exec"), fs::Permissions::from_mode(0o755)).expect("the file is ours");
-    let place = folder.path().canonicalize().expect("it is there");
+    fs::write(directory.path().join("exec"), script).expect("the directory can be written");
+    fs::set_permissions(directory.path().join("exec"), fs::Permissions::from_mode(0o755))
+        .expect("the file can be changed");
+    let place = directory.path().canonicalize().expect("it is there");
     let args = ["run", "--protocol", "0", place.to_str().expect("the path is text")];
-    let ended = pipeloop_in(folder.path(), &args, &[("OW_COMPILER", &compiler.path())], "");
+    let ended = pipeloop_in(directory.path(), &args, &[("OW_COMPILER", &compiler.path())], "");
     assert_eq!(ended.check(0).stdout, format!("{{\"pwd\":\"{}\"}}\n", place.display()));
 }
 
-/// A folder in the image: its entry point is known to whoever made it, and platforms always send one.
+/// The author of an image knows the entry point of its action, but platforms always send one.
 #[test]
-fn a_baked_in_folder_keeps_its_entry_point() {
+fn a_directory_in_the_image_keeps_its_entry_point() {
     let compiler = Compiler::gcc();
-    let folder = source_folder();
-    let place = folder.path().to_str().expect("the path is text");
+    let directory = source_directory();
+    let place = directory.path().to_str().expect("the path is text");
     let proxy = compiler.serve(&[place, "--main", "german"], &[]);
     proxy.init_value(&json!({"main": "english", "env": {"A": "b"}})).check(200, &json!({"ok": true}));
     proxy.run(&json!({})).check(200, &json!({"hello": "Hallo"}));
-    assert_eq!(folders(&proxy), 1, "the first one is gone");
+    assert_eq!(action_directories(&proxy), 1, "the first one is removed");
 }
 
-/// Whether an archive with this `exec.env` is accepted where `OW_EXECUTION_ENV` is set.
+/// The response to an init with this `exec.env`, if `OW_EXECUTION_ENV` is set.
 fn init_built_for(environment: Option<&[u8]>) -> crate::support::Response {
     let proxy = Proxy::start::<&str>(&[], &[("OW_EXECUTION_ENV", "openwhisk/action-c-v1")]);
     let script = answers("built for this");
@@ -488,13 +496,13 @@ fn init_built_for(environment: Option<&[u8]>) -> crate::support::Response {
     if response.status == 200 {
         proxy.run(&json!({})).check(200, &json!({"text": "built for this"}));
     } else {
-        assert_eq!(folders(&proxy), 0, "a failed init leaves nothing behind");
+        assert_eq!(action_directories(&proxy), 0, "a failed init leaves nothing behind");
     }
     response
 }
 
 #[test]
-fn what_was_built_for_another_environment_is_refused() {
+fn an_upload_that_was_built_for_another_environment_is_refused() {
     init_built_for(Some(b"openwhisk/action-c-v1")).check(200, &json!({"ok": true}));
     init_built_for(Some(b"  openwhisk/action-c-v1\r\n\n")).check(200, &json!({"ok": true}));
     for other in ["openwhisk/action-c-v2", "openwhisk/action-c-v10", "openwhisk/action-c-v", ""] {
@@ -509,61 +517,62 @@ fn what_was_built_for_another_environment_is_refused() {
         );
     }
     init_built_for(None).check_error(502, &["no file `exec.env`", "`openwhisk/action-c-v1`", "OW_EXECUTION_ENV"]);
-    // A single file has nothing beside it.
+    // A single file has no `exec.env` beside it.
     let proxy = Proxy::start::<&str>(&[], &[("OW_EXECUTION_ENV", "v1"), ("OW_LOG_INIT_ERROR", "1")]);
     let text = "Cannot start action. Check logs for details.";
     proxy.init(&answers("alone")).check(502, &json!({ "error": text }));
     let logs = proxy.check_streams(1);
     assert!(logs.stderr.contains("error[PL057]: the action has no file `exec.env`"), "{}", logs.stderr);
-    // Set to nothing it is not set, as images unset what their base has set.
+    // An empty variable counts as unset: images unset a variable of their base image in this way.
     let proxy = Proxy::start::<&str>(&[], &[("OW_EXECUTION_ENV", "")]);
     proxy.init(&answers("alone")).check(200, &json!({"ok": true}));
 }
 
 #[test]
-fn what_lies_in_the_image_needs_no_environment_file() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    fs::write(folder.path().join("exec"), answers("baked in")).expect("the folder is ours");
-    fs::set_permissions(folder.path().join("exec"), fs::Permissions::from_mode(0o755)).expect("the file is ours");
-    let proxy = Proxy::start(&[folder.path().to_str().expect("text")], &[("OW_EXECUTION_ENV", "v1")]);
+fn an_action_in_the_image_needs_no_environment_file() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    fs::write(directory.path().join("exec"), answers("baked in")).expect("the directory can be written");
+    fs::set_permissions(directory.path().join("exec"), fs::Permissions::from_mode(0o755))
+        .expect("the file can be changed");
+    let proxy = Proxy::start(&[directory.path().to_str().expect("text")], &[("OW_EXECUTION_ENV", "v1")]);
     proxy.run(&json!({})).check(200, &json!({"text": "baked in"}));
 }
 
-/// The caller is told to go elsewhere, and nothing is left in a work folder that outlives the container.
+/// The caller gets status 503. The working directory may outlive the container, so it must be empty.
 #[test]
-fn an_init_cut_by_the_end_leaves_no_folder() {
+fn an_init_that_shutdown_interrupts_leaves_no_directory() {
     let compiler = Compiler::new("echo $$; echo compiling >&2; sleep 1000 & sleep 1000");
     let starts = "#!/bin/bash\necho $$; echo compiling >&2; sleep 1000 & sleep 1000\n";
     for code in ["some source", starts] {
         let mut proxy = compiler.serve(&[], &[]);
         let mut caller = proxy.caller();
         caller.send_request("POST", "/init", json!({"value": source(code, "main")}).to_string().as_bytes());
-        proxy.wait_for("the init is in its middle", |logs| logs.stderr.contains("compiling\n"));
-        assert_eq!(folders(&proxy), 1);
+        proxy.wait_for("the init is in progress", |logs| logs.stderr.contains("compiling\n"));
+        assert_eq!(action_directories(&proxy), 1);
         proxy.signal(Signal::TERM);
         caller.receive().expect("an answer").check(503, &json!({"error": "the proxy is shutting down"}));
         assert_eq!(proxy.wait().code(), Some(0));
-        assert_eq!(folders(&proxy), 0, "{code:?}");
+        assert_eq!(action_directories(&proxy), 0, "{code:?}");
         check_gone(&proxy);
     }
-    // An action on the command line is no different.
-    let folder = source_folder();
-    let workdir = tempfile::tempdir().expect("a folder of its own");
+    // The same for an action on the command line.
+    let directory = source_directory();
+    let workdir = tempfile::tempdir().expect("a temporary directory");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pipeloop"));
-    command.args(["serve", "--port", "0"]).arg(folder.path()).env("OW_COMPILER", compiler.path());
+    command.args(["serve", "--port", "0"]).arg(directory.path()).env("OW_COMPILER", compiler.path());
     let mut child = command.current_dir(workdir.path()).stdout(Stdio::piped()).spawn().expect("it can be started");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("the compiler prints");
     let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, Signal::TERM).expect("it lives");
-    assert_eq!(child.wait().expect("it is our child").code(), Some(0));
+    rustix::process::kill_process(pid, Signal::TERM).expect("it is running");
+    assert_eq!(child.wait().expect("it is a child of this test").code(), Some(0));
     assert_eq!(fs::read_dir(workdir.path().join("action")).expect("it was made").count(), 0, "nothing is left");
 }
 
-/// Unpacking goes on in a thread of its own, and ends with the proxy too.
+/// Unpacking has its own thread, and ends with the proxy.
 #[test]
-fn an_upload_that_is_being_unpacked_is_left_at_the_end() {
-    // Little to send, and much to unpack.
+fn shutdown_stops_unpacking() {
+    // Small to send, large to unpack.
     let large = vec![0; 400 << 20];
     let code = base64_simd::STANDARD.encode_to_string(archive::zip(&[("exec", &large)]));
     let mut proxy = Proxy::plain();
@@ -575,12 +584,12 @@ fn an_upload_that_is_being_unpacked_is_left_at_the_end() {
     proxy.signal(Signal::TERM);
     caller.receive().expect("an answer").check(503, &json!({"error": "the proxy is shutting down"}));
     assert_eq!(proxy.wait().code(), Some(0));
-    assert_eq!(folders(&proxy), 0);
+    assert_eq!(action_directories(&proxy), 0);
 }
 
 #[test]
-fn without_a_compiler_source_is_refused_and_told_of_it() {
-    // A variable that is set to nothing is not set, as images unset what their base has set.
+fn without_a_compiler_source_is_refused_with_a_hint() {
+    // An empty variable counts as unset: images unset a variable of their base image in this way.
     let proxy = Proxy::start::<&str>(&[], &[("OW_COMPILER", "")]);
     proxy.init(C).check_error(502, &["C source text, which has to be compiled first", "OW_COMPILER"]);
 }

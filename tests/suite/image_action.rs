@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::{Proxy, action_path};
 
 fn proxy() -> Proxy {
-    let action = action_path("tells_env");
+    let action = action_path("prints_env");
     Proxy::start(&[action.as_os_str()], &[])
 }
 

@@ -1,7 +1,7 @@
-//! What an inspection finds, with real broken things, and that it finds nothing wrong with what works.
+//! Inspection finds the defects of broken files, and none in files that work.
 //!
-//! The truth is asked of the kernel and the loader wherever they can be: what is refused here must
-//! not start, and what starts must not be refused.
+//! Wherever possible the kernel and the loader decide: a file that inspection refuses must not start, and inspection must
+//! not refuse a file that starts.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -10,20 +10,20 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pipeloop::artifact::inspect::{Severity, TargetSystem, inspect};
+use pipeloop::artifact::inspect::{Severity, TargetSystem, X86Level, inspect};
 use serde_json::json;
 
 use crate::support::bench::{ACTION, Bench};
 use crate::support::{Proxy, archive, pipeloop, pipeloop_in, search_path};
 
-/// An inspection of an executable in its own folder, with this environment.
-fn look(path: &Path, environment: &[(&str, &str)]) -> pipeloop::artifact::inspect::Inspection {
+/// Inspects an executable in its own directory, with this environment.
+fn inspected(path: &Path, environment: &[(&str, &str)]) -> pipeloop::artifact::inspect::Inspection {
     let mut all = vec![("PATH".into(), search_path().into())];
     all.extend(environment.iter().map(|(name, value)| (name.into(), value.into())));
     inspect(path, &TargetSystem::new(Path::new("/"), path.parent().expect("it is a file"), &all))
 }
 
-/// Whether the kernel and the loader take it: it comes to its handshake.
+/// Whether the kernel and the loader accept a file: it sends its handshake.
 fn starts(path: &Path, environment: &[(&str, &str)]) -> bool {
     let mut command = Command::new(path);
     command.env_clear().env("PATH", search_path()).envs(environment.iter().copied());
@@ -31,8 +31,8 @@ fn starts(path: &Path, environment: &[(&str, &str)]) -> bool {
     command.output().is_ok_and(|output| output.stdout == b"{\"openwhisk\":1}\n")
 }
 
-/// Asserts that a file is refused on the command line, with this code and these words, and that it
-/// does not start by itself either.
+/// Asserts that the command line refuses a file with this code and these texts, and that the file does not start by
+/// itself either.
 #[track_caller]
 fn refused(path: &Path, code: &str, status: i32, texts: &[&str]) {
     refused_with(path, &[], code, status, texts);
@@ -40,20 +40,20 @@ fn refused(path: &Path, code: &str, status: i32, texts: &[&str]) {
 
 #[track_caller]
 fn refused_with(path: &Path, environment: &[(&str, &str)], code: &str, status: i32, texts: &[&str]) {
-    assert!(!starts(path, environment), "{} is refused, and starts", path.display());
+    assert!(!starts(path, environment), "{} starts, but must not", path.display());
     let ended = pipeloop(&[OsStr::new("run"), path.as_os_str()], environment, "");
     ended.check(status).says(&[&format!("error[{code}]: cannot start the action `")]).says(texts).says(&["\nhint: "]);
 }
 
-/// Asserts that a program works, and that nothing is said of it.
+/// Asserts that a program works, and that inspection finds no fatal defect.
 #[track_caller]
 fn works(path: &Path, environment: &[(&str, &str)]) {
     assert!(starts(path, environment), "{} does not start", path.display());
-    let inspection = look(path, environment);
+    let inspection = inspected(path, environment);
     assert_eq!(inspection.fatal().next(), None, "{}", path.display());
 }
 
-/// Asserts that an upload is refused over HTTP, with this code and these words.
+/// Asserts that an upload is refused over HTTP with these texts.
 #[track_caller]
 fn upload_refused(upload: &[u8], texts: &[&str]) {
     let proxy = Proxy::plain();
@@ -61,17 +61,17 @@ fn upload_refused(upload: &[u8], texts: &[&str]) {
     proxy.check_streams(0);
 }
 
-/// This machine, with the environment that the tests give to actions.
+/// This machine, with the environment of actions in tests.
 fn here() -> TargetSystem {
     TargetSystem::new(Path::new("/"), Path::new("/"), &[("PATH".into(), search_path().into())])
 }
 
-/// Every executable in the folders where a machine has its programs.
+/// Every executable in the usual directories for programs.
 fn executables() -> Vec<PathBuf> {
-    let folders = ["/bin", "/usr/bin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/local/sbin"];
-    let mut found: Vec<_> = folders
+    let directories = ["/bin", "/usr/bin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/local/sbin"];
+    let mut found: Vec<_> = directories
         .iter()
-        .filter_map(|folder| fs::read_dir(folder).ok())
+        .filter_map(|directory| fs::read_dir(directory).ok())
         .flatten()
         .flatten()
         .map(|entry| entry.path())
@@ -97,7 +97,7 @@ fn no_program_of_this_machine_is_refused() {
     assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
 
-/// What `ldd` says of many programs at once: for each the libraries with a path, by name.
+/// Runs `ldd` for many programs at once: the path of each library, by program and name.
 fn ldd(programs: &[PathBuf]) -> BTreeMap<PathBuf, BTreeMap<String, PathBuf>> {
     let output = Command::new("ldd").args(programs).output().expect("ldd is a part of glibc");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -110,7 +110,7 @@ fn ldd(programs: &[PathBuf]) -> BTreeMap<PathBuf, BTreeMap<String, PathBuf>> {
         } else if let Some((name, rest)) = line.trim().split_once(" => ")
             && let Some((path, _)) = rest.split_once(" (0x")
         {
-            let libraries = all.get_mut(current.as_ref().expect("a program comes first")).expect("it was put there");
+            let libraries = all.get_mut(current.as_ref().expect("a program comes first")).expect("it was inserted");
             libraries.insert(name.to_owned(), PathBuf::from(path));
         }
     }
@@ -118,7 +118,7 @@ fn ldd(programs: &[PathBuf]) -> BTreeMap<PathBuf, BTreeMap<String, PathBuf>> {
 }
 
 #[test]
-fn the_libraries_found_are_those_that_the_loader_finds() {
+fn inspection_and_the_loader_find_the_same_libraries() {
     let target = here();
     let found: BTreeMap<PathBuf, BTreeMap<String, PathBuf>> = executables()
         .into_iter()
@@ -132,28 +132,28 @@ fn the_libraries_found_are_those_that_the_loader_finds() {
         .collect();
     assert!(found.len() > 50, "this machine has few dynamic programs: {:?}", found.keys());
     let programs: Vec<_> = found.keys().cloned().collect();
-    let told = ldd(&programs);
+    let listed = ldd(&programs);
     let mut compared = 0;
     for (program, libraries) in &found {
-        let expected = &told[program];
+        let expected = &listed[program];
         compared += expected.len();
-        assert_eq!(libraries, expected, "{}: found (left) and what ldd says (right)", program.display());
+        assert_eq!(libraries, expected, "{}: found (left) and listed by ldd (right)", program.display());
     }
-    assert!(compared > 200, "ldd is not read right: {told:?}");
+    assert!(compared > 200, "the output of ldd is not parsed correctly: {listed:?}");
 }
 
-/// An image that holds what one program needs, put together from what `ldd` says of it: the loader is
-/// no link into the folder of the libraries there, and there is no cache that names that folder.
+/// The image has only the files that `ldd` lists for one program. Its loader is not a link into the directory of the
+/// libraries, and no cache names that directory.
 #[test]
-fn a_program_that_was_copied_with_its_libraries_is_whole() {
-    let image = tempfile::tempdir().expect("a folder of its own");
+fn a_program_that_was_copied_with_its_libraries_has_no_defect() {
+    let image = tempfile::tempdir().expect("a temporary directory");
     let output = Command::new("ldd").arg("/bin/bash").output().expect("ldd is a part of glibc");
     let text = String::from_utf8_lossy(&output.stdout);
     let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
     for path in libraries.chain(["/bin/bash"]) {
         let copy = image.path().join(path.trim_start_matches('/'));
-        fs::create_dir_all(copy.parent().expect("it has a folder")).expect("the folder is ours");
-        fs::copy(path, copy).expect("there is room");
+        fs::create_dir_all(copy.parent().expect("it is in a directory")).expect("the directory can be written");
+        fs::copy(path, copy).expect("the file can be copied");
     }
     let target = TargetSystem::new(image.path(), Path::new("/action"), &[]);
     let program = image.path().join("bin/bash");
@@ -163,22 +163,22 @@ fn a_program_that_was_copied_with_its_libraries_is_whole() {
     assert!(inspection.libraries.len() > 1, "{:?}", inspection.libraries);
     let library = inspection.libraries[0].path.strip_prefix("/").expect("an absolute path");
     fs::remove_file(image.path().join(library)).expect("it is there");
-    assert_eq!(inspect(&program, &target).fatal().count(), 1, "and without one of them it is not");
+    assert_eq!(inspect(&program, &target).fatal().count(), 1, "without one of them it has a defect");
 }
 
-// What an ELF file is.
+// The header of an ELF file.
 
 #[test]
 fn a_working_program_is_described() {
     let bench = Bench::new();
     let dynamic = bench.cc("dynamic", ACTION, &[]);
     works(&dynamic, &[]);
-    assert_eq!(look(&dynamic, &[]).what, "ELF executable, x86_64, dynamically linked (glibc)");
+    assert_eq!(inspected(&dynamic, &[]).what, "ELF executable, x86_64, dynamically linked (glibc)");
     for flags in [["-static"].as_slice(), &["-static-pie"], &["-no-pie"], &["-s"]] {
         works(&bench.cc("other", ACTION, flags), &[]);
     }
     assert_eq!(
-        look(&bench.cc("static", ACTION, &["-static-pie"]), &[]).what,
+        inspected(&bench.cc("static", ACTION, &["-static-pie"]), &[]).what,
         "ELF executable, x86_64, statically linked"
     );
 }
@@ -186,7 +186,7 @@ fn a_working_program_is_described() {
 #[test]
 fn a_binary_for_another_machine_or_system_is_refused() {
     let bench = Bench::new();
-    fs::write(bench.path("main.go"), "package main\n\nfunc main() {}\n").expect("the folder is ours");
+    fs::write(bench.path("main.go"), "package main\n\nfunc main() {}\n").expect("the directory can be written");
     let go = |system: &str, machine: &str| {
         let name = format!("{system}-{machine}");
         let env = [("GOOS", system), ("GOARCH", machine), ("CGO_ENABLED", "0"), ("GOFLAGS", "-mod=mod")];
@@ -201,15 +201,15 @@ fn a_binary_for_another_machine_or_system_is_refused() {
     let mut big_endian = fs::read(bench.cc("little", ACTION, &[])).expect("it was compiled");
     big_endian[5] = 2;
     big_endian[16..20].copy_from_slice(&[0, 3, 0, 22]);
-    // Its numbers are the other way round, so that nothing behind them can be read.
+    // In the other byte order the rest of the file makes no sense.
     refused(&bench.write("s390x", &big_endian), "PL072", 126, &["it is damaged or incomplete"]);
 }
 
-/// Against an image it is the image's machine that counts, whichever this one is.
+/// For an image, the machine of the image counts, not this one.
 #[test]
-fn a_binary_for_another_machine_than_the_images_is_told() {
+fn a_binary_for_another_machine_than_the_image_has_a_defect() {
     let bench = Bench::new();
-    fs::write(bench.path("main.go"), "package main\n\nfunc main() {}\n").expect("the folder is ours");
+    fs::write(bench.path("main.go"), "package main\n\nfunc main() {}\n").expect("the directory can be written");
     let go = |machine: &str| {
         let env = [("GOOS", "linux"), ("GOARCH", machine), ("CGO_ENABLED", "0"), ("GOFLAGS", "-mod=mod")];
         bench.tool("go", &["build", "-o", machine, "main.go"], &env);
@@ -220,10 +220,10 @@ fn a_binary_for_another_machine_than_the_images_is_told() {
     bench.write("arm/bin/sh", read(&arm));
     bench.write("amd/usr/bin/env", read(&amd));
     bench.write("small/bin/busybox", read(&small));
-    // One without a shell: its loader tells. A link is followed inside the image.
+    // Without a shell, the loader shows the machine. Links are followed inside the image.
     bench.write("loader/usr/lib/ld-linux-aarch64.so.1", read(&arm));
-    std::os::unix::fs::symlink("/usr/lib", bench.path("loader/lib")).expect("the folder is ours");
-    fs::create_dir(bench.path("scratch")).expect("the folder is ours");
+    std::os::unix::fs::symlink("/usr/lib", bench.path("loader/lib")).expect("the directory can be written");
+    fs::create_dir(bench.path("scratch")).expect("the directory can be written");
     let check = |program: &Path, image: &str, expected: Option<&str>| {
         let root = bench.path(image);
         let inspection = inspect(program, &TargetSystem::new(&root, program.parent().expect("a file"), &[]));
@@ -238,7 +238,7 @@ fn a_binary_for_another_machine_than_the_images_is_told() {
     check(&small, "amd", None);
     check(&arm, "amd", Some("it is built for aarch64, that image is for x86_64"));
     check(&amd, "small", Some("it is built for x86_64, that image is for x86 (32 bits)"));
-    // One of nothing but static files tells nothing.
+    // An image without programs counts as one for this machine.
     check(&amd, "scratch", None);
     check(&arm, "scratch", Some("it is built for aarch64, this machine is x86_64"));
     let root = bench.path("arm");
@@ -247,9 +247,9 @@ fn a_binary_for_another_machine_than_the_images_is_told() {
     assert!(ended.check(126).stdout.contains("that image is for aarch64"), "{}", ended.stdout);
 }
 
-/// The loader may be told of what an inspection does not know, such as a library that it is to load first.
+/// The loader may know more than inspection, such as a library to preload.
 #[test]
-fn an_inspection_that_is_wrong_can_be_turned_off() {
+fn inspection_can_be_turned_off() {
     let bench = Bench::new();
     let soname = ["-shared", "-fPIC", "-Wl,-soname,libone.so"];
     let library = bench.compile("gcc", "libone.so", "int one(void) { return 1; }", &soname);
@@ -272,17 +272,16 @@ int main(void) {
     pipeloop(&["run", program], &[preload], "").check(127).says(&["error[PL075]: ", "`libone.so`"]);
     pipeloop(&["run", program], &[preload, ("PIPELOOP_INSPECT", "off")], "").check(0);
     let ended = pipeloop(&["check", "--inspect", "off", program], &[preload], "");
-    assert!(ended.check(0).stdout.contains("! can be executed"), "{}", ended.stdout);
-    // What really is missing is the loader's to tell then.
+    assert!(ended.check(0).stdout.contains("! executable\n"), "{}", ended.stdout);
+    // Then the loader reports a library that really is missing.
     let ended = pipeloop(&["run", program, "--inspect", "off"], &[], "");
     ended.check(127).says(&["error[PL051]: ", "error while loading shared libraries: libone.so"]);
 }
 
-/// The kernel may have been given something that runs it, as a container has it on a laptop of another
-/// kind: it is in no folder there, and works. The real thing, in namespaces of its own: their own
-/// handlers are there since Linux 6.7.
+/// The kernel may run it in an emulator, as for a container on a laptop with another processor. The emulator is not in a
+/// directory of the container. The test registers a real emulator in a namespace, which Linux supports since 6.7.
 #[test]
-fn a_binary_for_another_machine_works_where_the_kernel_was_given_something_that_runs_it() {
+fn a_binary_for_another_machine_works_if_the_kernel_has_an_emulator() {
     let bench = Bench::new();
     let mut foreign = fs::read(bench.cc("native", ACTION, &[])).expect("it was compiled");
     foreign[18..20].copy_from_slice(&183_u16.to_le_bytes());
@@ -291,14 +290,14 @@ fn a_binary_for_another_machine_works_where_the_kernel_was_given_something_that_
     let emulator =
         "#!/bin/sh\necho '{\"openwhisk\":1}'\nwhile read line; do echo \"{\\\"runs\\\":\\\"$1\\\"}\"; done\n";
     let emulator = bench.write("emulator", emulator);
-    // Its magic is that of any ELF file for aarch64. The folder is covered, since a container has none.
+    // The magic matches any ELF file for aarch64. The mount hides the directory, which containers do not have.
     let register = format!(
-        r#"set -e; folder=/proc/sys/fs/binfmt_misc; mount -t binfmt_misc none $folder
-        printf %s ':foreign:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x03\x00\xb7\x00::{}:' > $folder/register
-        mount -t tmpfs none $folder; exec "$0" "$@""#,
+        r#"set -e; directory=/proc/sys/fs/binfmt_misc; mount -t binfmt_misc none $directory
+        printf %s ':foreign:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x03\x00\xb7\x00::{}:' > $directory/register
+        mount -t tmpfs none $directory; exec "$0" "$@""#,
         emulator.display()
     );
-    let given = |args: &[&str]| {
+    let emulated = |args: &[&str]| {
         let output = Command::new("unshare")
             .args(["-rm", "sh", "-c", &register, env!("CARGO_BIN_EXE_pipeloop")])
             .args(args)
@@ -308,15 +307,15 @@ fn a_binary_for_another_machine_works_where_the_kernel_was_given_something_that_
         (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     };
     for name in ["foreign", "script"] {
-        let (status, said) = given(&["run", name]);
+        let (status, said) = emulated(&["run", name]);
         assert_eq!(status, Some(0), "{name}: {said}");
         assert!(said.contains("{\"runs\":\"") && said.contains("foreign\"}"), "{name}: {said}");
     }
-    // A check says of it what may matter, and goes on.
-    let (status, said) = given(&["check", "foreign"]);
+    // A check reports it and goes on.
+    let (status, said) = emulated(&["check", "foreign"]);
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("it is built for aarch64, this machine is x86_64") && said.contains("ready"), "{said}");
-    // Where there is nothing of the kind, or nothing is started, that is the end of it.
+    // Without an emulator, or if nothing is started, it is a failure.
     for (file, words) in [("foreign", "it is built for aarch64"), ("script", "its interpreter `./foreign` cannot")] {
         for options in [&["check"][..], &["check", "--no-start"]] {
             let path = bench.path(file);
@@ -328,10 +327,9 @@ fn a_binary_for_another_machine_works_where_the_kernel_was_given_something_that_
     }
 }
 
-/// What stands in the place of an action when it is started again is refused by the kernel, and no
-/// shell gets to read it.
+/// If text has replaced the executable before a restart, the kernel refuses it, and no shell executes it.
 #[test]
-fn text_that_took_the_place_of_an_action_is_never_run_by_a_shell() {
+fn text_that_replaced_an_executable_is_never_run_by_a_shell() {
     let answer = "echo text > new; chmod +x new; echo 'touch taken' >> new; mv new exec; echo '{}'";
     let single = format!("#!/bin/sh\n{answer}\n");
     let stays = format!("#!/bin/sh\necho '{{\"openwhisk\":1}}'\nread line\n{answer}\n");
@@ -347,11 +345,11 @@ fn text_that_took_the_place_of_an_action_is_never_run_by_a_shell() {
             "{}",
             ended.stderr
         );
-        assert!(!action.join("taken").exists(), "a shell has run it");
+        assert!(!action.join("taken").exists(), "a shell executed it");
     }
 }
 
-/// By a level that stands in for this processor's, which may be the highest there is.
+/// The test sets the level of the processor, since this one may have the highest.
 #[test]
 fn a_binary_for_newer_processors_is_refused() {
     let bench = Bench::new();
@@ -368,26 +366,26 @@ fn a_binary_for_newer_processors_is_refused() {
     let own = "PL088 it is built for newer processors: it needs x86-64-v3, this one is x86-64-v2";
     let others =
         "PL088 its library `libnewer.so` is built for newer processors: it needs x86-64-v3, this one is x86-64";
-    assert_eq!(found(&program, Some(2)), [own]);
-    assert_eq!(found(&by_library, Some(1)), [others]);
-    for enough in [Some(3), Some(4), None] {
+    assert_eq!(found(&program, Some(X86Level::V2)), [own]);
+    assert_eq!(found(&by_library, Some(X86Level::V1)), [others]);
+    for enough in [Some(X86Level::V3), Some(X86Level::V4), None] {
         assert_eq!(found(&program, enough), [""; 0], "{enough:?}");
         assert_eq!(found(&by_library, enough), [""; 0], "{enough:?}");
     }
-    assert_eq!(found(&plain, Some(1)), [""; 0]);
-    // musl's loader does not look.
-    assert_eq!(found(&with_musl, Some(1)), [""; 0]);
+    assert_eq!(found(&plain, Some(X86Level::V1)), [""; 0]);
+    // musl's loader does not check the level.
+    assert_eq!(found(&with_musl, Some(X86Level::V1)), [""; 0]);
 }
 
 #[test]
-fn an_elf_file_that_is_no_program_is_refused() {
+fn an_elf_file_that_is_not_a_program_is_refused() {
     let bench = Bench::new();
     refused(&bench.library("library", &["one"], &[]), "PL071", 126, &["it is a shared library, not a program"]);
-    // As older linkers made them, with somewhere to begin.
+    // With an entry point, as older linkers made libraries.
     let library = bench.library("begins", &["one"], &["-Wl,-e,one", "-Wl,--no-as-needed", "-lc"]);
     refused(&library, "PL071", 126, &["it is a shared library, not a program"]);
     let object = bench.cc("object", ACTION, &["-c"]);
-    fs::set_permissions(&object, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    fs::set_permissions(&object, fs::Permissions::from_mode(0o755)).expect("the file can be changed");
     refused(&object, "PL071", 126, &["it is an object file, not a program", "gcc -o exec"]);
     let mut core = fs::read(bench.cc("whole", ACTION, &[])).expect("it was compiled");
     core[16] = 4;
@@ -395,7 +393,7 @@ fn an_elf_file_that_is_no_program_is_refused() {
 }
 
 #[test]
-fn a_cut_or_damaged_binary_is_refused() {
+fn a_truncated_or_damaged_binary_is_refused() {
     let bench = Bench::new();
     let whole = fs::read(bench.cc("whole", ACTION, &[])).expect("it was compiled");
     refused(&bench.write("stump", &whole[..10]), "PL072", 126, &["its ELF header is cut off"]);
@@ -407,32 +405,32 @@ fn a_cut_or_damaged_binary_is_refused() {
     refused(&bench.write("sizes", sizes), "PL072", 126, &["program headers of 57 bytes, where 56 are expected"]);
     let without_loader = bench.cc("without-loader", ACTION, &["-Wl,--no-dynamic-linker"]);
     refused(&without_loader, "PL072", 126, &["needs shared libraries and names no loader"]);
-    // Without its last bytes it runs all the same; that is told to whoever checks, and no more.
+    // It runs without its last bytes, so this is only a warning.
     let short = bench.write("short", &whole[..whole.len() - 8]);
     works(&short, &[]);
     assert!(
-        look(&short, &[]).defects.iter().any(|defect| defect.severity() == Severity::Warning),
+        inspected(&short, &[]).defects.iter().any(|defect| defect.severity() == Severity::Warning),
         "{:?}",
-        look(&short, &[])
+        inspected(&short, &[])
     );
 }
 
-/// Whatever a header says, it is an answer: no byte of it can make the inspection fail.
+/// Inspection gets a result, whichever byte of a header changes.
 #[test]
-fn no_single_byte_of_a_header_is_too_much() {
+fn any_changed_byte_of_a_header_is_inspected_without_panic() {
     let bench = Bench::new();
     bench.library("libone.so", &["one"], &[]);
     let program = bench.program("program", &["one"], &["libone.so", "-Wl,-rpath,$ORIGIN"]);
     let whole = fs::read(&program).expect("it was compiled");
     let scratch = bench.write("scratch", &whole);
-    let dynamic = memchr::memmem::find(&whole, b"$ORIGIN").expect("it has a path");
+    let dynamic = memchr::memmem::find(&whole, b"$ORIGIN").expect("it has a search path");
     let places = (0..64 + 13 * 56).chain(dynamic.saturating_sub(600)..dynamic + 16);
     for at in places {
         for value in [0, 1, 0x7f, 0xff] {
             let mut changed = whole.clone();
             changed[at] = value;
-            fs::write(&scratch, &changed).expect("the file is ours");
-            let inspection = look(&scratch, &[]);
+            fs::write(&scratch, &changed).expect("the file can be changed");
+            let inspection = inspected(&scratch, &[]);
             assert!(!inspection.what.is_empty(), "byte {at} is {value}");
         }
     }
@@ -450,13 +448,13 @@ fn a_missing_loader_is_named() {
     bench.write("text", "no loader");
     let text = format!("-Wl,--dynamic-linker={}", bench.path("text").display());
     refused(&bench.cc("bad", ACTION, &[&text]), "PL074", 126, &["cannot be used: it is no ELF file"]);
-    fs::set_permissions(bench.path("text"), fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    fs::set_permissions(bench.path("text"), fs::Permissions::from_mode(0o644)).expect("the file can be changed");
     refused(&bench.cc("bad", ACTION, &[&text]), "PL074", 126, &["cannot be used: it is not executable"]);
 }
 
-/// An image with nothing but the loader of a C library, as `--image-root` is given one.
+/// The images have only the loader of a C library.
 #[test]
-fn glibc_and_musl_are_told_apart_in_an_image() {
+fn glibc_and_musl_are_distinguished_in_an_image() {
     let bench = Bench::new();
     let glibc = bench.cc("glibc", ACTION, &[]);
     let musl = bench.compile("musl-gcc", "musl", ACTION, &[]);
@@ -472,17 +470,17 @@ fn glibc_and_musl_are_told_apart_in_an_image() {
     bench.write("alpine/lib/ld-musl-x86_64.so.1", fs::read("/lib/ld-musl-x86_64.so.1").expect("musl is here"));
     let loader = fs::canonicalize("/lib64/ld-linux-x86-64.so.2").expect("glibc is here");
     bench.write("debian/lib64/ld-linux-x86-64.so.2", fs::read(loader).expect("it can be read"));
-    fs::create_dir(bench.path("scratch")).expect("the folder is ours");
+    fs::create_dir(bench.path("scratch")).expect("the directory can be written");
     check(&glibc, "alpine", &["it is built for glibc and this image has musl", "/lib64/ld-linux-x86-64.so.2"]);
     check(&musl, "debian", &["it is built for musl and this image has glibc"]);
     check(&glibc, "scratch", &["this image has no C library"]);
     check(&musl, "alpine", &[]);
-    // Its C library is looked for in the image, not on this machine.
+    // Its C library is searched in the image, not on this machine.
     check(&glibc, "debian", &["it needs a shared library that is missing: `libc.so.6`"]);
 }
 
 #[test]
-fn programs_with_musl_are_looked_at_by_its_rules() {
+fn programs_with_musl_are_inspected_by_the_rules_of_musl() {
     let bench = Bench::new();
     works(&bench.compile("musl-gcc", "plain", ACTION, &[]), &[]);
     works(&bench.compile("musl-gcc", "static", ACTION, &["-static"]), &[]);
@@ -490,7 +488,7 @@ fn programs_with_musl_are_looked_at_by_its_rules() {
     let calls =
         format!("int one(void);\n{}", ACTION.replace("int main(void) {", "int main(void) { if (!one()) return 1;"));
     let lost = bench.compile("musl-gcc", "lost", &calls, &["libs/libone.so"]);
-    // A name with a slash is a path, from where it is started.
+    // A name with a slash is a path, relative to the directory in which it starts.
     works(&lost, &[]);
     let soname = ["-shared", "-fPIC", "-Wl,-soname,libone.so"];
     bench.compile("musl-gcc", "libs/libone.so", "int one(void) { return 1; }", &soname);
@@ -537,8 +535,7 @@ fn all_missing_libraries_are_named_at_once() {
     proxy.check_streams(0);
 }
 
-/// Where a loader looks, in every way that a linker can say it: the inspection and the loader must
-/// come to the same answer.
+/// Inspection and the loader must agree, for every kind of search path that a linker can write.
 #[test]
 fn libraries_are_found_where_the_loader_finds_them() {
     let bench = Bench::new();
@@ -562,7 +559,7 @@ fn libraries_are_found_where_the_loader_finds_them() {
                 for environment in
                     [vec![], vec![("LD_LIBRARY_PATH", inner.as_str())], vec![("LD_LIBRARY_PATH", "inner;outer")]]
                 {
-                    let (starts, inspection) = (starts(&program, &environment), look(&program, &environment));
+                    let (starts, inspection) = (starts(&program, &environment), inspected(&program, &environment));
                     assert_eq!(
                         inspection.fatal().next().is_none(),
                         starts,
@@ -573,18 +570,19 @@ fn libraries_are_found_where_the_loader_finds_them() {
             }
         }
     }
-    // Both answers are common among them, or the table shows nothing.
+    // The table must have many cases of both outcomes.
     assert!(outcomes.len() == 2 && outcomes.values().all(|count| *count > 15), "{outcomes:?}");
 }
 
-/// A folder that only the loader's cache names, written by the real `ldconfig` of an image.
+/// Only the loader's cache names the directory of the library. The real `ldconfig` of an image writes the cache.
 #[test]
 fn the_cache_of_an_image_is_read() {
     let bench = Bench::new();
     let library = bench.library("image/opt/lib/libone.so.1", &["one"], &["-Wl,-soname,libone.so.1"]);
     let program = bench.program("program", &["one"], &[library.to_str().expect("text")]);
     let loader = fs::canonicalize("/lib64/ld-linux-x86-64.so.2").expect("glibc is here");
-    let libc = look(&program, &[("LD_LIBRARY_PATH", bench.path("image/opt/lib").to_str().expect("text"))]).libraries;
+    let libc =
+        inspected(&program, &[("LD_LIBRARY_PATH", bench.path("image/opt/lib").to_str().expect("text"))]).libraries;
     let libc = libc.iter().find(|library| library.name == "libc.so.6").expect("it is needed");
     bench.write("image/lib64/ld-linux-x86-64.so.2", fs::read(loader).expect("it can be read"));
     bench.write(&format!("image{}", libc.path.display()), fs::read(&libc.path).expect("it can be read"));
@@ -593,7 +591,7 @@ fn the_cache_of_an_image_is_read() {
     let inspection = inspect(&program, &target);
     let found: Vec<_> = inspection.fatal().map(ToString::to_string).collect();
     assert_eq!(found, ["it needs a shared library that is missing: `libone.so.1`"]);
-    // As root, of a namespace at least: it changes its root.
+    // `ldconfig` changes its root, so it needs root, at least in a namespace.
     let words: &[&str] = if rustix::process::geteuid().is_root() { &["-m"] } else { &["-rm"] };
     bench.tool("unshare", &[words, &["/sbin/ldconfig", "-r", "image"]].concat(), &[]);
     let inspection = inspect(&program, &target);
@@ -602,10 +600,9 @@ fn the_cache_of_an_image_is_read() {
     assert!(paths.contains(&Path::new("/opt/lib/libone.so.1")), "{paths:?}");
 }
 
-/// A path in the old form is handed down to whatever a library loads, through any number of others;
-/// one in the new form is not.
+/// Libraries inherit a search path in the old form, also through other libraries, but not one in the new form.
 #[test]
-fn an_old_path_is_inherited_through_other_libraries() {
+fn an_old_search_path_is_inherited_through_other_libraries() {
     let bench = Bench::new();
     let outcomes = ["-Wl,--disable-new-dtags", "-Wl,--enable-new-dtags"].map(|tags| {
         let library = |name: &str, calls: Option<&str>, flags: &[&str]| {
@@ -627,14 +624,14 @@ fn an_old_path_is_inherited_through_other_libraries() {
             ["first/libfirst.so", "-Wl,--enable-new-dtags", "-Wl,-rpath,$ORIGIN/first", "-Wl,--allow-shlib-undefined"];
         let program = bench.program("program", &["first"], &flags);
         let starts = starts(&program, &[]);
-        assert_eq!(look(&program, &[]).fatal().next().is_none(), starts, "{tags}: {:?}", look(&program, &[]));
+        assert_eq!(inspected(&program, &[]).fatal().next().is_none(), starts, "{tags}: {:?}", inspected(&program, &[]));
         starts
     });
     assert_eq!(outcomes, [true, false]);
 }
 
 #[test]
-fn a_library_for_another_machine_is_passed_over() {
+fn a_library_for_another_machine_is_skipped() {
     let bench = Bench::new();
     let soname = ["-Wl,-soname,libone.so"];
     let library = bench.library("good/libone.so", &["one"], &soname);
@@ -644,7 +641,7 @@ fn a_library_for_another_machine_is_passed_over() {
     let rpath = "-Wl,-rpath,$ORIGIN/foreign:$ORIGIN/good";
     let program = bench.program("program", &["one"], &["good/libone.so", rpath]);
     works(&program, &[]);
-    let found = look(&program, &[]).libraries;
+    let found = inspected(&program, &[]).libraries;
     assert_eq!(found[0].path, library, "{found:?}");
     fs::remove_file(&library).expect("it was made");
     refused(&program, "PL075", 127, &["`libone.so` (`", "/foreign/libone.so` is for another machine)"]);
@@ -662,17 +659,16 @@ fn a_damaged_library_is_named() {
     refused(&program, "PL077", 126, &["libone.so` cannot be loaded: it is cut off"]);
 }
 
-/// A library whose version script has these versions, each with a function of its own.
+/// Makes a library with these versions, each with its own function.
 fn versioned(bench: &Bench, versions: &[(&str, &str)]) {
     let script: String = versions.iter().map(|(version, name)| format!("{version} {{ global: {name}; }};\n")).collect();
-    fs::write(bench.path("versions"), script).expect("the folder is ours");
+    fs::write(bench.path("versions"), script).expect("the directory can be written");
     let functions: Vec<_> = versions.iter().map(|(_, name)| *name).collect();
     let flags = ["-Wl,--version-script=versions", "-Wl,-soname,libone.so"];
     bench.library("libone.so", &functions, &flags);
 }
 
-/// The same program with weak references to these versions, as a linker writes them for symbols that
-/// are only used where they exist.
+/// The same program with weak references to these versions, as a linker writes them for optional symbols.
 fn weakened(bench: &Bench, program: &[u8], versions: &[&str]) -> PathBuf {
     let mut program = program.to_vec();
     for version in versions {
@@ -703,13 +699,12 @@ fn versions_that_are_missing_are_named() {
         library.to_str().expect("text"),
     ];
     refused(&program, "PL076", 126, &texts);
-    // What is weak is not insisted on: the loader only says so, and it fails where it calls what is not
-    // there.
-    assert_eq!(look(&weak, &[]).fatal().next(), None);
+    // The loader only warns of a missing weak version. The program fails when it calls the missing function.
+    assert_eq!(inspected(&weak, &[]).fatal().next(), None);
     let output = Command::new(&weak).output().expect("it can be started");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("weak version `ONE_1.10' not found") && said.contains("undefined symbol: two"), "{said}");
-    // A library that has no versions of its own is only warned of by the loader.
+    // The loader only warns of a library without versions.
     let plain =
         ["one", "two", "three"].map(|name| format!("int {name}(void) {{ return fputs(\"\", stderr) >= 0; }}\n"));
     let plain = format!("#include <stdio.h>\n{}", plain.concat());
@@ -717,7 +712,7 @@ fn versions_that_are_missing_are_named() {
     works(&program, &[]);
 }
 
-/// Built on a newer system: the version of the C library that it needs is patched up.
+/// The test patches the needed version of the C library, as if the program was built on a newer system.
 #[test]
 fn a_newer_c_library_is_named() {
     let bench = Bench::new();
@@ -739,7 +734,7 @@ fn a_newer_c_library_is_named() {
 
 // Scripts.
 
-/// A script that is refused, with and without the words of the shell that the C library has read it.
+/// Asserts that a script is refused with this code and these texts.
 #[track_caller]
 fn script_refused(bench: &Bench, text: &str, code: &str, status: i32, texts: &[&str]) {
     refused(&bench.write("script", text), code, status, texts);
@@ -755,13 +750,13 @@ fn a_script_without_its_interpreter_is_refused() {
         126,
         &["its interpreter `/nowhere/python3` does not exist", "#!/usr/bin/env python3"],
     );
-    // What is missing is no cure.
+    // The hint does not recommend the missing interpreter.
     let ended = pipeloop(&[OsStr::new("run"), bench.write("script", "#!/nowhere/env sh\n").as_os_str()], &[], "");
     ended.check(126).says(&["PL080", "hint: put `env` into the image"]);
     assert!(!ended.stderr.contains("/usr/bin/env env"));
     script_refused(&bench, "#!\n/bin/sh\n", "PL086", 126, &["its `#!` line names no interpreter"]);
     let text = bench.write("tool", "#!/bin/sh\n");
-    fs::set_permissions(&text, fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    fs::set_permissions(&text, fs::Permissions::from_mode(0o644)).expect("the file can be changed");
     let line = format!("#!{}\n", text.display());
     script_refused(
         &bench,
@@ -775,12 +770,12 @@ fn a_script_without_its_interpreter_is_refused() {
         "#!/etc\n",
         "PL048",
         126,
-        &["its interpreter `/etc` cannot be started: it cannot be read: it is a folder"],
+        &["its interpreter `/etc` cannot be started: it cannot be read: it is a directory"],
     );
 }
 
 #[test]
-fn what_env_does_not_find_is_named() {
+fn a_command_that_env_does_not_find_is_named() {
     let bench = Bench::new();
     let script = "#!/usr/bin/env no-such-tool\n";
     script_refused(
@@ -793,7 +788,7 @@ fn what_env_does_not_find_is_named() {
     script_refused(&bench, "#!/usr/bin/env -S no-such-tool -u\n", "PL081", 127, &["`no-such-tool`"]);
     let words = &["`env` gets the rest of the `#!` line as one argument", "`sh -e`", "#!/usr/bin/env -S sh -e"];
     script_refused(&bench, "#!/usr/bin/env sh -e\n", "PL085", 127, words);
-    // The action's own PATH counts, with which it will be started.
+    // The `PATH` of the action counts.
     let greet = "echo '{\"openwhisk\":1}'\n";
     bench.write("bin/my-tool", format!("#!/bin/sh\n{greet}"));
     let path = format!("{}:/usr/bin:/bin", bench.path("bin").display());
@@ -809,52 +804,52 @@ fn what_env_does_not_find_is_named() {
     ] {
         works(&bench.write("script", format!("{line}\n{greet}")), &[]);
     }
-    // It finds one that may not be executed.
-    fs::set_permissions(bench.path("bin/my-tool"), fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    // A file on `PATH` that may not be executed is named.
+    fs::set_permissions(bench.path("bin/my-tool"), fs::Permissions::from_mode(0o644)).expect("the file can be changed");
     let script = bench.write("script", "#!/usr/bin/env my-tool\n");
     refused_with(&script, &[("PATH", &path)], "PL048", 126, &["my-tool` cannot be started: it is not executable"]);
 }
 
 #[test]
-fn windows_line_ends_are_told() {
+fn windows_line_ends_are_refused() {
     let bench = Bench::new();
     let texts = ["CR LF", "`#!/bin/sh\\r`", "sed -i 's/\\r$//'"];
     script_refused(&bench, "#!/bin/sh\r\necho\r\n", "PL082", 126, &texts);
     script_refused(&bench, "#!/usr/bin/env python3\r\n", "PL082", 126, &["CR LF"]);
     script_refused(&bench, "#!/usr/bin/env -S python3\r\n", "PL082", 126, &["CR LF"]);
-    // Perl knows.
+    // Perl accepts them.
     let perl = bench.write("perl", "#!/usr/bin/perl -w\r\nprint qq({\"openwhisk\":1}\\n);\r\n");
     works(&perl, &[]);
-    assert_eq!(look(&perl, &[]).defects.len(), 1, "it is worth a word");
+    assert_eq!(inspected(&perl, &[]).defects.len(), 1, "it is worth a warning");
 }
 
 #[test]
-fn an_interpreter_line_is_as_long_as_the_kernel_reads() {
+fn an_interpreter_line_that_the_kernel_cuts_is_refused() {
     let bench = Bench::new();
-    let folder = bench.path(&"d".repeat(100));
-    fs::create_dir(&folder).expect("the folder is ours");
+    let directory = bench.path(&"d".repeat(100));
+    fs::create_dir(&directory).expect("the directory can be written");
     let greet = "echo '{\"openwhisk\":1}'\n";
     for (length, is_read) in [(253, true), (254, false), (300, false)] {
-        let name = "x".repeat(length - folder.as_os_str().len() - 1);
-        let interpreter = folder.join(name);
-        symlink("/bin/sh", &interpreter).expect("the folder is ours");
+        let name = "x".repeat(length - directory.as_os_str().len() - 1);
+        let interpreter = directory.join(name);
+        symlink("/bin/sh", &interpreter).expect("the directory can be written");
         let script = bench.write("script", format!("#!{}\n{greet}", interpreter.display()));
         if is_read {
             works(&script, &[]);
         } else {
-            // The C library would have a shell read it; of the kernel alone it is asked here.
+            // The C library would start a shell for it, so only the kernel is asked.
             let texts = ["its `#!` line is too long: the kernel reads at most 255 bytes"];
             let ended = pipeloop(&[OsStr::new("run"), script.as_os_str()], &[], "");
             ended.check(126).says(&["error[PL083]"]).says(&texts);
-            assert!(!kernel_takes(&script), "the kernel reads {length} letters");
+            assert!(!kernel_accepts(&script), "the kernel reads {length} letters");
         }
     }
     let script = bench.write("script", format!("#!/bin/sh {}\n{greet}", "x".repeat(300)));
-    assert!(look(&script, &[]).defects.iter().all(|defect| defect.severity() == Severity::Warning));
+    assert!(inspected(&script, &[]).defects.iter().all(|defect| defect.severity() == Severity::Warning));
 }
 
-/// Whether `execve` itself takes a file, without a C library that helps: Python's is the bare call.
-fn kernel_takes(path: &Path) -> bool {
+/// Whether `execve` itself accepts a file. Python calls it directly, without the shell fallback of the C library.
+fn kernel_accepts(path: &Path) -> bool {
     let output = Command::new("/usr/bin/python3")
         .args(["-c", "import os, sys; os.execve(sys.argv[1], [sys.argv[1]], os.environ)"])
         .arg(path)
@@ -866,40 +861,41 @@ fn kernel_takes(path: &Path) -> bool {
     output.stdout == b"{\"openwhisk\":1}\n"
 }
 
-/// As many scripts as the kernel follows may be the interpreter of one another, and one more may not.
+/// Inspection and the kernel accept the same depth of scripts as interpreters.
 #[test]
-fn scripts_within_scripts_end_where_the_kernel_ends() {
+fn nested_scripts_are_refused_at_the_limit_of_the_kernel() {
     let bench = Bench::new();
     let echo = bench.cc("echo", ACTION, &[]);
     let mut interpreter = echo;
     let mut followed = 0;
     for depth in 1..=8 {
         interpreter = bench.write(&format!("script-{depth}"), format!("#!{}\n", interpreter.display()));
-        let taken = kernel_takes(&interpreter);
-        followed += i32::from(taken);
-        let codes: Vec<_> = look(&interpreter, &[]).fatal().map(pipeloop::artifact::inspect::Defect::code).collect();
-        assert_eq!(codes, if taken { vec![] } else { vec!["PL084"] }, "{depth} scripts");
+        let accepted = kernel_accepts(&interpreter);
+        followed += i32::from(accepted);
+        let codes: Vec<_> =
+            inspected(&interpreter, &[]).fatal().map(pipeloop::artifact::inspect::Defect::code).collect();
+        assert_eq!(codes, if accepted { vec![] } else { vec!["PL084"] }, "{depth} scripts");
     }
     assert!((3..8).contains(&followed), "the kernel follows {followed} scripts");
     refused(&interpreter, "PL084", 126, &["deeper than the kernel follows", "script-8"]);
-    // One that leads to itself, by the kernel and by `env`.
+    // A script that is its own interpreter, by the kernel and by `env`.
     let own = bench.path("own");
     bench.write("own", format!("#!{}\n", own.display()));
     refused(&own, "PL084", 126, &["deeper than the kernel follows"]);
     bench.write("bin/circle", "#!/usr/bin/env circle\n");
-    let inspection = look(&bench.path("bin/circle"), &[("PATH", bench.path("bin").to_str().expect("text"))]);
-    assert_eq!(inspection.fatal().next(), None, "it is an answer, and no end of the test");
+    let inspection = inspected(&bench.path("bin/circle"), &[("PATH", bench.path("bin").to_str().expect("text"))]);
+    assert_eq!(inspection.fatal().next(), None, "inspection ends without a fatal defect");
 }
 
 #[test]
-fn an_interpreter_is_a_program_like_any_other() {
+fn an_interpreter_is_inspected_like_any_program() {
     let bench = Bench::new();
     let library = bench.library("libone.so", &["one"], &["-Wl,-soname,libone.so"]);
     let interpreter = bench.program("interpreter", &["one"], &["libone.so", "-Wl,-rpath,$ORIGIN"]);
     let line = format!("#!{}\n", interpreter.display());
     works(&bench.write("script", &line), &[]);
     works(&bench.write("script", "#!interpreter\n"), &[]);
-    assert_eq!(look(&bench.path("script"), &[]).defects[0].code(), "PL087");
+    assert_eq!(inspected(&bench.path("script"), &[]).defects[0].code(), "PL087");
     fs::remove_file(library).expect("it was made");
     let texts = [
         "its interpreter `",
@@ -912,7 +908,7 @@ fn an_interpreter_is_a_program_like_any_other() {
 }
 
 #[test]
-fn a_byte_order_mark_is_told() {
+fn a_byte_order_mark_is_refused() {
     let bench = Bench::new();
     script_refused(
         &bench,
@@ -925,10 +921,10 @@ fn a_byte_order_mark_is_told() {
     refused(&bench.write("utf16", utf16), "PL044", 126, &["it is text in UTF-16", "PowerShell"]);
 }
 
-// Other things that people upload.
+// Other kinds of uploads.
 
 #[test]
-fn source_text_is_told_by_its_language() {
+fn source_text_is_refused_with_its_language() {
     let sources = [
         ("Python", "#!/usr/bin/env python3", "import sys\nfor line in sys.stdin:\n    print(line)\n"),
         ("Python", "#!/usr/bin/env python3", "def main(args):\n    return args\n"),
@@ -952,9 +948,9 @@ fn source_text_is_told_by_its_language() {
         ("Swift", "swiftc", "import Foundation\nprint(\"x\")\n"),
     ];
     let bench = Bench::new();
-    for (language, cure, text) in sources {
+    for (language, hint, text) in sources {
         let name = format!("it is {language} source text");
-        refused(&bench.write("source", text), "PL032", 126, &[&name, cure]);
+        refused(&bench.write("source", text), "PL032", 126, &[&name, hint]);
     }
     refused(
         &bench.write("source", "Hello, world.\n"),
@@ -965,9 +961,9 @@ fn source_text_is_told_by_its_language() {
     upload_refused(sources[0].2.as_bytes(), &["it is Python source text", "#!/usr/bin/env python3"]);
 }
 
-/// The examples of this repository are real sources: each one's language is told.
+/// The examples of this repository are real sources.
 #[test]
-fn the_examples_are_told_by_their_language() {
+fn the_language_of_each_example_is_recognised() {
     let examples = crate::support::root().join("examples");
     let expected = [
         ("go", "Go"),
@@ -979,22 +975,22 @@ fn the_examples_are_told_by_their_language() {
         ("rust", "Rust"),
     ];
     let extensions = ["go", "c", "cpp", "java", "cs", "hs", "rs"];
-    let mut told = 0;
-    for (folder, language) in expected {
-        for entry in fs::read_dir(examples.join(folder)).expect("the examples are there") {
+    let mut recognised = 0;
+    for (directory, language) in expected {
+        for entry in fs::read_dir(examples.join(directory)).expect("the examples are there") {
             let path = entry.expect("it can be listed").path();
             if path.extension().is_some_and(|extension| extensions.iter().any(|known| extension == *known)) {
                 let found = pipeloop::artifact::inspect::Kind::of(&fs::read(&path).expect("it can be read")).in_words();
                 assert_eq!(found, format!("{language} source text"), "{}", path.display());
-                told += 1;
+                recognised += 1;
             }
         }
     }
-    assert!(told >= expected.len(), "{told} examples");
+    assert!(recognised >= expected.len(), "{recognised} examples");
 }
 
 #[test]
-fn known_formats_are_named_with_their_cure() {
+fn known_formats_are_named_with_a_hint() {
     let bench = Bench::new();
     bench.write("exec", "#!/bin/sh\n");
     bench.write("Main.java", "public class Main { public static void main(String[] a) {} }\n");
@@ -1026,17 +1022,17 @@ fn known_formats_are_named_with_their_cure() {
         ("page", "PL045", "it is an HTML page", "download"),
         ("pointer", "PL045", "it is a Git LFS pointer", "git lfs pull"),
     ];
-    for (name, code, says, cure) in cases {
+    for (name, code, says, hint) in cases {
         let path = bench.path(name);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file can be changed");
         pipeloop(&[OsStr::new("run"), path.as_os_str()], &[], "").check(126).says(&[
             &format!("error[{code}]"),
             says,
-            cure,
+            hint,
         ]);
         upload_refused(
             &fs::read(&path).expect("it is there"),
-            &["the uploaded code cannot be an action: ", says, cure],
+            &["the uploaded code cannot be an action: ", says, hint],
         );
     }
 }
@@ -1055,12 +1051,12 @@ fn base64_of_base64_is_decoded_and_recognised() {
         encode(&binary).as_bytes().chunks(76).map(|line| format!("{}\n", String::from_utf8_lossy(line))).collect();
     upload_refused(lines.as_bytes(), &["it decodes to an ELF file"]);
     upload_refused(encode(&archive::zip(&[("exec", b"#!/bin/sh\n")])).as_bytes(), &["it decodes to a zip archive"]);
-    // As text, which it is: nobody said that it is base64.
+    // Not marked as base64, it is text.
     Proxy::plain().init(&script).check_error(502, &["it is base64 text, encoded once too often"]);
 }
 
 #[test]
-fn an_archive_says_what_it_has_in_place_of_exec() {
+fn an_archive_without_exec_is_refused_with_its_contents() {
     let script: &[u8] = b"#!/bin/sh\n";
     let below: &[(&str, &[u8])] = &[("hello/exec", script), ("hello/lib/x", b"")];
     for upload in [archive::zip(below), archive::tar_gz(below)] {
@@ -1071,12 +1067,12 @@ fn an_archive_says_what_it_has_in_place_of_exec() {
     }
     upload_refused(&archive::zip(&[("exec/main.py", b"x")]), &["at its root, but a directory of that name"]);
     let bench = Bench::new();
-    symlink("bin/hello", bench.path("exec")).expect("the folder is ours");
+    symlink("bin/hello", bench.path("exec")).expect("the directory can be written");
     bench.tool("tar", &["-czf", "dead.tar.gz", "exec"], &[]);
     let dead = fs::read(bench.path("dead.tar.gz")).expect("it was packed");
     upload_refused(&dead, &["at its root, but a link to `bin/hello`, which is not a file in the archive"]);
     fs::remove_file(bench.path("exec")).expect("it was made");
-    symlink("/bin/sh", bench.path("exec")).expect("the folder is ours");
+    symlink("/bin/sh", bench.path("exec")).expect("the directory can be written");
     bench.tool("tar", &["-czf", "outside.tar.gz", "exec"], &[]);
     upload_refused(
         &fs::read(bench.path("outside.tar.gz")).expect("it was packed"),
@@ -1090,9 +1086,10 @@ fn an_archive_says_what_it_has_in_place_of_exec() {
         &archive::zip(&[("exec", &archive::zip(&[]))]),
         &["it is a zip archive, but the program itself is expected"],
     );
-    // Not executable is repaired without a word.
+    // A missing mode is set silently.
     fs::remove_file(bench.path("exec")).expect("it was made");
-    fs::write(bench.path("exec"), "#!/bin/sh\necho '{\"openwhisk\":1}'\nread a\n").expect("the folder is ours");
+    fs::write(bench.path("exec"), "#!/bin/sh\necho '{\"openwhisk\":1}'\nread a\n")
+        .expect("the directory can be written");
     bench.tool("tar", &["-czf", "plain.tar.gz", "exec"], &[]);
     Proxy::plain()
         .init_binary(&fs::read(bench.path("plain.tar.gz")).expect("it was packed"))
@@ -1100,12 +1097,12 @@ fn an_archive_says_what_it_has_in_place_of_exec() {
 }
 
 #[test]
-fn a_folder_mounted_noexec_is_named() {
+fn a_directory_mounted_noexec_is_named() {
     let bench = Bench::new();
     bench.write("hello", "#!/bin/sh\n");
     bench.tool("tar", &["-czf", "action.tar.gz", "--transform=s/hello/exec/", "hello"], &[]);
-    fs::create_dir(bench.path("mounted")).expect("the folder is ours");
-    // In a namespace of its own, and so gone with it; as root of one, for who is none.
+    fs::create_dir(bench.path("mounted")).expect("the directory can be written");
+    // In a mount namespace, so that the mount ends with it. A user namespace gives root to other users.
     let namespace: &[&str] = if rustix::process::geteuid().is_root() { &["-m"] } else { &["-rm"] };
     let script = "mount -t tmpfs -o noexec none mounted && cp hello mounted/ && exec \"$0\" \"$@\"";
     let check = |args: &[&str]| {
@@ -1130,25 +1127,25 @@ fn a_folder_mounted_noexec_is_named() {
 fn a_file_that_may_not_be_executed_is_refused() {
     let bench = Bench::new();
     let script = bench.write("script", "#!/bin/sh\n");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o644)).expect("the file can be changed");
     refused(&script, "PL048", 126, &["it is not executable: its mode is 644", "chmod +x"]);
-    fs::create_dir(bench.path("folder")).expect("the folder is ours");
-    fs::create_dir(bench.path("folder/exec")).expect("the folder is ours");
-    pipeloop_in(bench.folder.path(), &["run", "folder"], &[], "")
+    fs::create_dir(bench.path("directory")).expect("the directory can be written");
+    fs::create_dir(bench.path("directory/exec")).expect("the directory can be written");
+    pipeloop_in(bench.folder.path(), &["run", "directory"], &[], "")
         .check(1)
         .says(&["error[PL042]", "has no file `exec`"]);
 }
 
-/// Two causes at once are told at once, in the order of what the kernel looks at first.
+/// The causes have the order in which the kernel and the loader check them.
 #[test]
-fn several_causes_come_in_one_answer() {
+fn several_causes_are_reported_at_once() {
     let bench = Bench::new();
     versioned(&bench, &[("ONE_1", "one"), ("ONE_2", "two")]);
     let gone = bench.library("libgone.so", &["gone"], &["-Wl,-soname,libgone.so"]);
     let program = bench.program("program", &["one", "two", "gone"], &["libone.so", "libgone.so", "-Wl,-rpath,$ORIGIN"]);
     versioned(&bench, &[("ONE_1", "one")]);
     fs::remove_file(gone).expect("it was made");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).expect("the file can be changed");
     refused(
         &program,
         "PL048",
@@ -1162,35 +1159,35 @@ fn several_causes_come_in_one_answer() {
     );
 }
 
-// How much is read.
+// How much inspection reads.
 
-/// What this thread has read so far, in bytes.
+/// How many bytes this thread has read so far.
 fn read_by_this_thread() -> u64 {
     let io = fs::read_to_string("/proc/thread-self/io").expect("the kernel counts");
     let line = io.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("it counts what is read");
     line.parse().expect("a number")
 }
 
-/// A large program costs no more than a small one: nothing of its bulk is read.
+/// The cost of an inspection does not depend on the size of the program.
 #[test]
-fn no_more_is_read_of_a_large_program_than_of_a_small_one() {
+fn inspection_reads_no_more_of_a_large_program_than_of_a_small_one() {
     const PADDING: u64 = 100 << 20;
     let bench = Bench::new();
     let program = bench.cc("program", ACTION, &["-static"]);
     let cost = |path: &Path| {
         let before = read_by_this_thread();
-        let inspection = look(path, &[]);
+        let inspection = inspected(path, &[]);
         assert_eq!(inspection.fatal().next(), None);
-        // Asking is read as well, and is the same each time.
+        // This includes reading the counter, which costs the same each time.
         read_by_this_thread() - before
     };
     let small = cost(&program);
-    let file = fs::OpenOptions::new().append(true).open(&program).expect("the file is ours");
-    file.set_len(file.metadata().expect("it is open").len() + PADDING).expect("the file is ours");
+    let file = fs::OpenOptions::new().append(true).open(&program).expect("the file can be changed");
+    file.set_len(file.metadata().expect("it is open").len() + PADDING).expect("the file can be changed");
     let large = cost(&program);
     assert!(large <= small + 4096, "{large} bytes of a large one, {small} of a small one");
     assert!(large < 64 << 10, "{large} bytes are read");
-    // The tables of a dynamic one stand at its end.
+    // A dynamic program has its tables at its end.
     let blob = format!("__asm__(\".data\\n.fill {}, 1, 7\\n.text\\n\");\n{ACTION}", 8 << 20);
     let program = bench.cc("dynamic", &blob, &[]);
     assert!(fs::metadata(&program).expect("it was compiled").len() > 8 << 20);

@@ -1,5 +1,5 @@
-//! One test for each cell of the table in `docs/lifecycle.md` that no other file has one for, and one that holds
-//! the table to its tests.
+//! One test for each cell of the table in `docs/lifecycle.md` that no other file tests, and a test that every cell
+//! names tests that exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,27 +11,27 @@ use serde_json::json;
 
 use crate::support::{Caller, Proxy, Response, eventually, now_ms, processes, root};
 
-/// Version 1 in shell: `body` is done for each `$line`; `$folder` is the action's.
+/// Version 1 in shell: `body` has the cases for `$line`.
 fn pipe_loop(body: &str) -> String {
     format!(
-        "#!/bin/bash\nfolder=$PWD\nwait_for() {{ until [ -e $1 ]; do sleep 0.005; done; }}\n\
+        "#!/bin/bash\nwait_for() {{ until [ -e $1 ]; do sleep 0.005; done; }}\n\
          echo '{{\"openwhisk\":1}}'\nwhile IFS= read -r line; do\ncase $line in\n{body}\n*) echo \"{{\\\"pid\\\":$$}}\";;\n\
          esac\ndone\n"
     )
 }
 
-/// Does what the only member of its arguments says, and else answers with its pid. How it ends when its input
-/// does stands behind.
+/// Does what the only member of its arguments asks, and otherwise answers with its pid. A test appends what it does at
+/// the end of its input.
 fn action() -> String {
-    let deaths = "*exit*) echo no such table >&2; exit 3;;\n*kill*) kill -9 $$;;";
+    let exits = "*exit*) echo no such table >&2; exit 3;;\n*kill*) kill -9 $$;;";
     let waits = "*wait*) echo begun >&2; wait_for go; echo \"{\\\"pid\\\":$$}\";;\n*sleep*) sleep 600 & sleep 600;;";
     let strays = "*stray*) echo \"{\\\"pid\\\":$$}\"; wait_for go; echo '{\"stray\":1}'; : > done;;\n\
                   *two*) env printf '{\"a\":1}\\n{\"b\":2}\\n';;";
-    let ends = "*close*) echo \"{\\\"pid\\\":$$}\"; exec 1>&- 3>&-; : > done; sleep 600;;\n\
+    let closings = "*close*) echo \"{\\\"pid\\\":$$}\"; exec 1>&- 3>&-; : > done; sleep 600;;\n\
                 *wave*) echo begun >&2; wait_for go; exit 3;;\n\
                 *pair*) echo begun >&2; wait_for go; env printf '{\"a\":1}\\n{\"b\":2}\\n';;\n\
                 *shut*) echo begun >&2; wait_for go; exec 1>&- 3>&-; sleep 600;;";
-    pipe_loop(&format!("{deaths}\n{waits}\n{strays}\n{ends}"))
+    pipe_loop(&format!("{exits}\n{waits}\n{strays}\n{closings}"))
 }
 
 #[track_caller]
@@ -58,7 +58,7 @@ fn pid_in(response: &Response) -> i32 {
     response.json()["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a pid")
 }
 
-/// A request that is not waited for.
+/// Sends a request without waiting for the answer.
 #[track_caller]
 fn send(proxy: &Proxy, what: &str) -> Caller {
     let mut caller = proxy.caller();
@@ -70,7 +70,7 @@ fn send_on(caller: &mut Caller, what: &str) {
     caller.send_request("POST", "/run", json!({"value": {"do": what}}).to_string().as_bytes());
 }
 
-/// The same, once the action is in the middle of it.
+/// The same, and waits until the action is in the middle of it.
 #[track_caller]
 fn begin(proxy: &Proxy, what: &str) -> Caller {
     let caller = send(proxy, what);
@@ -78,37 +78,37 @@ fn begin(proxy: &Proxy, what: &str) -> Caller {
     caller
 }
 
-fn folder(proxy: &Proxy) -> PathBuf {
+fn action_directory(proxy: &Proxy) -> PathBuf {
     proxy.workdir().join("action/1/bin")
 }
 
-fn let_go(proxy: &Proxy) {
-    fs::write(folder(proxy).join("go"), "").expect("the action's folder is there");
+fn release(proxy: &Proxy) {
+    fs::write(action_directory(proxy).join("go"), "").expect("the action's directory exists");
 }
 
 #[track_caller]
 fn wait_for_file(proxy: &Proxy, name: &str) {
-    eventually("the action has come so far", || folder(proxy).join(name).exists().then_some(()));
+    eventually("the action has created the file", || action_directory(proxy).join(name).exists().then_some(()));
 }
 
-/// The end has begun: nobody new gets in.
+/// Waits until the proxy refuses new connections.
 #[track_caller]
-fn wait_for_the_end_to_begin(proxy: &Proxy) {
-    eventually("the end has begun", || Caller::connect(proxy.port()).err());
+fn wait_for_shutdown_to_begin(proxy: &Proxy) {
+    eventually("the shutdown has begun", || Caller::connect(proxy.port()).err());
 }
 
-/// Everything stands still for longer than any limit that is set with it, and the proxy goes on first.
+/// Freezes the proxy and its actions for longer than any limit a test sets, and thaws the proxy first.
 fn freeze(proxy: &Proxy) {
     let groups: Vec<_> = proxy.actions().into_iter().filter_map(Pid::from_raw).collect();
     proxy.signal(Signal::STOP);
     for group in &groups {
-        kill_process_group(*group, Signal::STOP).expect("the action lives");
+        kill_process_group(*group, Signal::STOP).expect("the action is alive");
     }
-    // Time has to pass, for that is what a freeze is.
+    // A freeze is time that passes.
     std::thread::sleep(Duration::from_millis(1_700));
     proxy.signal(Signal::CONT);
     for group in &groups {
-        kill_process_group(*group, Signal::CONT).expect("the action lives");
+        kill_process_group(*group, Signal::CONT).expect("the action is alive");
     }
 }
 
@@ -120,10 +120,10 @@ fn check_gone(group: i32) {
 // Empty.
 
 #[test]
-fn empty_a_caller_that_leaves_in_its_init_leaves_nothing() {
+fn empty_an_incomplete_init_is_ignored() {
     let proxy = Proxy::plain();
     let mut caller = proxy.caller();
-    caller.send(b"POST /init HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n{\"value\":").expect("it reads");
+    caller.send(b"POST /init HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n{\"value\":").expect("the proxy reads");
     drop(caller);
     proxy.run(&json!({})).check_error(500, &["no action has been initialised"]);
     proxy.init(&action()).check(200, &json!({"ok": true}));
@@ -157,11 +157,11 @@ fn initialising_the_init_timeout_stops_the_whole_group() {
     ] {
         let args = [args, &["--init-timeout", "400ms"]].concat();
         let proxy = Proxy::start(&args, &[]);
-        // What is refused is removed, so it is looked at before that.
+        // The files of a refused upload are removed, so the pid is read before the refusal.
         let mut caller = proxy.caller();
         caller.send_request("POST", "/init", json!({"value": {"code": code}}).to_string().as_bytes());
-        let group = eventually("it has started", || {
-            fs::read_to_string(folder(&proxy).join("group")).ok()?.trim().parse::<i32>().ok()
+        let group = eventually("the action has started", || {
+            fs::read_to_string(action_directory(&proxy).join("group")).ok()?.trim().parse::<i32>().ok()
         });
         caller.receive().expect("an answer").check_error(502, &["400 ms", "PIPELOOP_INIT_TIMEOUT"]);
         check_gone(group);
@@ -169,12 +169,12 @@ fn initialising_the_init_timeout_stops_the_whole_group() {
 }
 
 #[test]
-fn initialising_a_second_signal_ends_at_once() {
+fn initialising_a_second_signal_ends_the_proxy_at_once() {
     let mut proxy = Proxy::start(&["--stop-grace", "1h", "--drain-grace", "1h"], &[]);
     let code = "#!/bin/bash\ntrap '' TERM\necho begun >&2\nsleep 600\n";
     let mut caller = proxy.caller();
     caller.send_request("POST", "/init", json!({"value": {"code": code}}).to_string().as_bytes());
-    proxy.wait_for("the init is under way", |logs| logs.stderr.contains("begun\n"));
+    proxy.wait_for("the init is in progress", |logs| logs.stderr.contains("begun\n"));
     let group = proxy.actions()[0];
     proxy.signal(Signal::TERM);
     proxy.signal(Signal::TERM);
@@ -189,20 +189,20 @@ fn initialising_a_freeze_does_not_count() {
         action().replacen("echo '{\"openwhisk\":1}'", "echo begun >&2; wait_for go; echo '{\"openwhisk\":1}'", 1);
     let mut caller = proxy.caller();
     caller.send_request("POST", "/init", json!({"value": {"code": code}}).to_string().as_bytes());
-    proxy.wait_for("the init is under way", |logs| logs.stderr.contains("begun\n"));
+    proxy.wait_for("the init is in progress", |logs| logs.stderr.contains("begun\n"));
     freeze(&proxy);
-    let_go(&proxy);
+    release(&proxy);
     caller.receive().expect("an answer").check(200, &json!({"ok": true}));
 }
 
 // Ready.
 
 #[test]
-fn ready_a_death_is_nobodys() {
+fn ready_a_crash_fails_no_activation() {
     let proxy = serving(&[], &action());
     let first = pid(&proxy);
-    kill_process(Pid::from_raw(first).expect("a pid"), Signal::KILL).expect("it lives");
-    eventually("it is gone", || (!processes::lives(first)).then_some(()));
+    kill_process(Pid::from_raw(first).expect("a pid"), Signal::KILL).expect("the process is alive");
+    eventually("the process is gone", || (!processes::lives(first)).then_some(()));
     assert_ne!(pid(&proxy), first);
     assert_eq!(proxy.check_streams(2).stderr, "");
 }
@@ -213,25 +213,25 @@ fn ready_a_stray_is_dropped_and_the_process_replaced() {
         (&[][..], true),
         (&["--stray", "restart"], true),
         (&["--stray", "ignore"], false),
-        // Otherwise one stray would be the end of the action.
+        // Otherwise one stray line would end the action.
         (&["--restart", "never"], false),
     ] {
         let proxy = serving(args, &action());
         let first = pid_in(&ask(&proxy, "stray"));
-        let_go(&proxy);
+        release(&proxy);
         wait_for_file(&proxy, "done");
         assert_eq!(pid(&proxy) != first, replaced, "{args:?}");
         assert_eq!(processes::lives(first), !replaced, "{args:?}");
         let logs = proxy.check_streams(2);
         assert!(logs.stderr.contains("dropped a line that answers no activation: `{\"stray\":1}`\n"), "{logs:?}");
-        assert_eq!(logs.stderr.contains("started anew, since it wrote a line too many"), replaced, "{logs:?}");
-        // That was all: the one after it stays.
+        assert_eq!(logs.stderr.contains("restarts the action because it wrote an extra line"), replaced, "{logs:?}");
+        // The process that answered stays.
         assert_eq!(pid(&proxy), pid(&proxy));
     }
 }
 
 #[test]
-fn ready_a_greeting_before_the_first_activation_is_no_stray() {
+fn ready_a_greeting_before_the_first_activation_replaces_no_process() {
     let code = action().replacen("while IFS", "echo Hello; : > done\nwhile IFS", 1);
     let proxy = serving(&[], &code);
     wait_for_file(&proxy, "done");
@@ -250,11 +250,11 @@ fn ready_a_process_that_closes_its_channel_is_replaced() {
 }
 
 #[test]
-fn ready_a_caller_that_leaves_is_nothing() {
+fn ready_a_caller_that_leaves_changes_nothing() {
     let proxy = serving(&[], &action());
     let first = pid(&proxy);
     let mut half = proxy.caller();
-    half.send(b"POST /run HTTP/1.1\r\nHo").expect("it reads");
+    half.send(b"POST /run HTTP/1.1\r\nHo").expect("the proxy reads");
     drop((half, proxy.caller()));
     assert_eq!(pid(&proxy), first);
     proxy.check_streams(2);
@@ -267,7 +267,7 @@ fn busy_an_init_is_refused() {
     let proxy = serving(&[], &action());
     let mut caller = begin(&proxy, "wait");
     proxy.init(&action()).check_error(403, &["Cannot initialize the action more than once."]);
-    let_go(&proxy);
+    release(&proxy);
     pid_in(&caller.receive().expect("an answer"));
     proxy.check_streams(1);
 }
@@ -283,14 +283,18 @@ fn busy_two_lines_are_an_error_and_the_process_is_replaced() {
 
 #[test]
 fn busy_a_line_before_the_activation_was_read_is_a_stray() {
-    // The first line is written while the second activation stands in the pipe, which the stopped shell shows.
+    // The stray line is written while the second activation is in the pipe, since the shell sleeps before it reads.
     let body = "*first*) echo \"{\\\"pid\\\":$$}\"; wait_for go; sleep 0.2; echo '{\"stray\":1}'; sleep 0.2;;";
     let proxy = serving(&[], &pipe_loop(body));
     let first = pid_in(&ask(&proxy, "first"));
     let mut second = send(&proxy, "second");
-    let_go(&proxy);
-    assert_eq!(pid_in(&second.receive().expect("an answer")), first, "its own answer, by the process that strayed");
-    assert_ne!(pid(&proxy), first, "which is replaced then");
+    release(&proxy);
+    assert_eq!(
+        pid_in(&second.receive().expect("an answer")),
+        first,
+        "its own answer, from the process that wrote the stray line"
+    );
+    assert_ne!(pid(&proxy), first, "the process is then replaced");
     proxy.check_streams(3);
 }
 
@@ -305,86 +309,87 @@ fn busy_the_run_timeout_stops_the_whole_group() {
 }
 
 #[test]
-fn busy_what_has_left_the_group_holds_nothing_up() {
+fn busy_a_process_that_left_the_group_delays_nothing() {
     let mut proxy = serving(
         &["--run-timeout", "300ms"],
         &pipe_loop("*leave*) setsid bash -c 'echo $$ > escaped; exec sleep 600' & wait_for escaped; sleep 600;;"),
     );
     ask(&proxy, "leave").check_error(502, &["run timeout"]);
     proxy.check_streams(1);
-    let text = fs::read_to_string(folder(&proxy).join("escaped")).expect("it is there");
+    let text = fs::read_to_string(action_directory(&proxy).join("escaped")).expect("the file exists");
     let escaped: i32 = text.trim().parse().expect("a pid");
-    assert!(processes::lives(escaped), "it is not hunted");
+    assert!(processes::lives(escaped), "the proxy does not search for it");
     pid(&proxy);
     proxy.stop();
-    // It is this test's to clean up.
-    kill_process(Pid::from_raw(escaped).expect("a pid"), Signal::KILL).expect("it lives");
+    // The test cleans it up.
+    kill_process(Pid::from_raw(escaped).expect("a pid"), Signal::KILL).expect("the process is alive");
 }
 
-// Without a process: after a death, and in a pause.
+// Without a process: after a crash, and in a back-off pause.
 
-/// So many activations that the action does not survive.
+/// Crashes the action this many times.
 #[track_caller]
-fn let_die(proxy: &Proxy, times: usize) {
+fn crash(proxy: &Proxy, times: usize) {
     for _ in 0..times {
         ask(proxy, "exit").check_error(502, &["exited with status 3", "before it answered", "no such table"]);
     }
 }
 
 #[test]
-fn dead_an_init_is_refused() {
+fn without_process_an_init_is_refused() {
     let proxy = serving(&[], &action());
-    let_die(&proxy, 1);
+    crash(&proxy, 1);
     proxy.init(&action()).check_error(403, &["more than once"]);
     pid(&proxy);
 }
 
 #[test]
-fn dead_a_start_that_fails_is_told() {
+fn without_process_a_failed_start_is_reported() {
     let code = action().replacen('\n', "\n[ ! -e broken ] || { echo broken >&2; exit 4; }\n", 1);
     let proxy = serving(&[], &code);
-    fs::write(folder(&proxy).join("broken"), "").expect("the folder is there");
-    let_die(&proxy, 1);
+    fs::write(action_directory(&proxy).join("broken"), "").expect("the directory exists");
+    crash(&proxy, 1);
     ask(&proxy, "say").check_error(502, &["exited with status 4", "before it was ready", "broken"]);
-    fs::remove_file(folder(&proxy).join("broken")).expect("it is there");
+    fs::remove_file(action_directory(&proxy).join("broken")).expect("the file exists");
     pid(&proxy);
     proxy.check_streams(3);
 }
 
 #[test]
-fn dead_a_caller_that_leaves_costs_nobody_anything() {
+fn without_process_a_caller_that_leaves_affects_no_other() {
     let proxy = serving(&[], &action());
-    let_die(&proxy, 3);
+    crash(&proxy, 3);
     drop(send(&proxy, "say"));
     pid(&proxy);
 }
 
 #[test]
-fn pause_a_short_one_is_waited_for() {
+fn backoff_an_activation_waits_for_a_short_pause() {
     let proxy = serving(&[], &action());
-    let_die(&proxy, 1);
+    crash(&proxy, 1);
     let before_the_second = Instant::now();
-    let_die(&proxy, 1);
+    crash(&proxy, 1);
     pid(&proxy);
     assert!(before_the_second.elapsed() >= Duration::from_millis(100), "{:?}", before_the_second.elapsed());
-    // An answer ends it: the next death is a first one, and has no pause.
-    let_die(&proxy, 1);
+    // An answer ends the back-off: the next crash counts as the first, and has no pause.
+    crash(&proxy, 1);
     pid(&proxy);
     proxy.check_streams(5);
 }
 
 #[test]
-fn pause_a_long_one_is_told_and_then_over() {
+fn backoff_a_long_pause_is_reported_and_ends() {
     let proxy = serving(&[], &action().replacen('\n', "\necho >> starts\n", 1));
-    let_die(&proxy, 6);
-    let starts = || fs::read_to_string(folder(&proxy).join("starts")).expect("it is there").lines().count();
+    crash(&proxy, 6);
+    let starts =
+        || fs::read_to_string(action_directory(&proxy).join("starts")).expect("the file exists").lines().count();
     assert_eq!(starts(), 6);
-    let told = ask(&proxy, "say");
-    told.check_error(
+    let response = ask(&proxy, "say");
+    response.check_error(
         502,
         &["failed 6 times in a row", "not restarted for", "the last failure", "status 3", "no such table"],
     );
-    assert_eq!(starts(), 6, "nothing is tried in a pause");
+    assert_eq!(starts(), 6, "no start is tried in a pause");
     let mut tries = 1;
     eventually("the pause is over", || {
         tries += 1;
@@ -396,17 +401,17 @@ fn pause_a_long_one_is_told_and_then_over() {
     });
     assert_eq!(starts(), 7);
     proxy.check_streams(6 + tries);
-    // It lives: all is as if it had never died.
-    let_die(&proxy, 1);
+    // The action is alive: the back-off starts from the beginning.
+    crash(&proxy, 1);
     pid(&proxy);
 }
 
 #[test]
-fn pause_starts_that_fail_are_counted_as_deaths() {
+fn backoff_failed_starts_count_as_crashes() {
     let code = action().replacen('\n', "\n[ ! -e broken ] || { echo broken >&2; exit 4; }\n", 1);
     let proxy = serving(&[], &code);
-    fs::write(folder(&proxy).join("broken"), "").expect("the folder is there");
-    let_die(&proxy, 1);
+    fs::write(action_directory(&proxy).join("broken"), "").expect("the directory exists");
+    crash(&proxy, 1);
     for _ in 0..5 {
         ask(&proxy, "say").check_error(502, &["before it was ready"]);
     }
@@ -415,20 +420,20 @@ fn pause_starts_that_fail_are_counted_as_deaths() {
 }
 
 #[test]
-fn pause_a_deadline_before_its_end_is_not_waited_for() {
+fn backoff_an_activation_with_an_earlier_deadline_does_not_wait() {
     let proxy = serving(&[], &action());
-    let_die(&proxy, 5);
+    crash(&proxy, 5);
     let activation = json!({"value": {}, "deadline": now_ms() + 200});
     proxy.run_raw(&activation.to_string()).check_error(502, &["failed 5 times in a row"]);
     pid(&proxy);
 }
 
 #[test]
-fn pause_a_signal_lets_who_waits_for_it_finish() {
+fn backoff_a_waiting_activation_finishes_after_a_signal() {
     let mut proxy = serving(&["--drain-grace", "20s"], &action());
-    let_die(&proxy, 5);
+    crash(&proxy, 5);
     let mut caller = send(&proxy, "say");
-    // It is begun by the time that this is answered.
+    // The activation has begun by the time this is answered.
     proxy.caller().call("GET", "/", b"");
     proxy.signal(Signal::TERM);
     pid_in(&caller.receive().expect("an answer"));
@@ -437,14 +442,14 @@ fn pause_a_signal_lets_who_waits_for_it_finish() {
 }
 
 #[test]
-fn pause_a_second_signal_ends_it() {
+fn backoff_a_second_signal_ends_the_pause() {
     let mut proxy = serving(&["--drain-grace", "1h"], &action());
-    // The pause is longer than the two signals take.
-    let_die(&proxy, 5);
+    // Long enough a pause for both signals to arrive in it.
+    crash(&proxy, 5);
     let mut caller = send(&proxy, "wait");
     proxy.caller().call("GET", "/", b"");
     proxy.signal(Signal::TERM);
-    wait_for_the_end_to_begin(&proxy);
+    wait_for_shutdown_to_begin(&proxy);
     proxy.signal(Signal::TERM);
     caller.receive().expect("an answer").check_error(502, &["the proxy shut down"]);
     assert_eq!(proxy.wait().code(), Some(0));
@@ -452,18 +457,18 @@ fn pause_a_second_signal_ends_it() {
 }
 
 #[test]
-fn pause_a_freeze_only_lets_it_pass() {
+fn backoff_a_pause_runs_out_during_a_freeze() {
     let proxy = serving(&[], &action());
-    let_die(&proxy, 6);
+    crash(&proxy, 6);
     freeze(&proxy);
     pid(&proxy);
 }
 
 #[test]
-fn pause_the_queue_is_bounded_as_ever() {
+fn backoff_the_queue_stays_bounded() {
     let proxy = serving(&["--queue", "1"], &action());
-    let_die(&proxy, 5);
-    // The first waits for the pause, another may wait for it.
+    crash(&proxy, 5);
+    // The first waits for the end of the pause, and one more fits into the queue.
     let mut callers: Vec<_> = (0..4).map(|_| send(&proxy, "say")).collect();
     let mut statuses: Vec<_> = callers.iter_mut().map(|caller| caller.receive().expect("an answer").status).collect();
     statuses.sort_unstable();
@@ -472,7 +477,7 @@ fn pause_the_queue_is_bounded_as_ever() {
 }
 
 #[test]
-fn never_the_first_end_is_the_last() {
+fn restart_never_the_first_exit_is_final() {
     for (what, how) in [("exit", "exited with status 3"), ("kill", "killed by signal 9"), ("sleep", "run timeout")] {
         let mut proxy = serving(&["--restart", "never", "--run-timeout", "1s"], &action());
         pid(&proxy);
@@ -488,7 +493,7 @@ fn never_the_first_end_is_the_last() {
 }
 
 #[test]
-fn never_several_workers_go_on_with_those_that_live() {
+fn restart_never_the_remaining_workers_go_on() {
     let meet = ": > here.$$; until [ $(ls here.* | wc -l) -ge 2 ]; do sleep 0.01; done";
     let proxy = serving(
         &["--restart", "never", "--workers", "2"],
@@ -510,22 +515,22 @@ fn never_several_workers_go_on_with_those_that_live() {
 // Draining.
 
 #[test]
-fn draining_an_init_is_told_to_go_elsewhere() {
+fn draining_an_init_is_refused_with_503() {
     let mut proxy = serving(&["--drain-grace", "20s"], &action());
     let mut kept = proxy.caller();
     kept.call("GET", "/", b"");
     let mut working = begin(&proxy, "wait");
     proxy.signal(Signal::TERM);
-    wait_for_the_end_to_begin(&proxy);
+    wait_for_shutdown_to_begin(&proxy);
     kept.call("POST", "/init", b"{}").check_error(503, &["shutting down"]);
-    let_go(&proxy);
+    release(&proxy);
     pid_in(&working.receive().expect("an answer"));
     assert_eq!(proxy.wait().code(), Some(0));
     proxy.check_streams(1);
 }
 
 #[test]
-fn draining_whatever_the_action_does_is_told() {
+fn draining_a_failure_of_the_action_is_reported() {
     for (what, texts) in [
         ("wave", &["status 3", "before it answered"][..]),
         ("pair", &["The action did not return a dictionary or array."]),
@@ -534,8 +539,8 @@ fn draining_whatever_the_action_does_is_told() {
         let mut proxy = serving(&["--drain-grace", "1h"], &action());
         let mut working = begin(&proxy, what);
         proxy.signal(Signal::TERM);
-        wait_for_the_end_to_begin(&proxy);
-        let_go(&proxy);
+        wait_for_shutdown_to_begin(&proxy);
+        release(&proxy);
         working.receive().expect("an answer").check_error(502, texts);
         assert_eq!(proxy.wait().code(), Some(0));
         proxy.check_streams(1);
@@ -547,9 +552,9 @@ fn draining_a_freeze_does_not_count() {
     let mut proxy = serving(&["--drain-grace", "1s"], &action());
     let mut working = begin(&proxy, "wait");
     proxy.signal(Signal::TERM);
-    wait_for_the_end_to_begin(&proxy);
+    wait_for_shutdown_to_begin(&proxy);
     freeze(&proxy);
-    let_go(&proxy);
+    release(&proxy);
     pid_in(&working.receive().expect("an answer"));
     assert_eq!(proxy.wait().code(), Some(0));
     proxy.check_streams(1);
@@ -569,12 +574,12 @@ fn draining_a_deadline_holds() {
 }
 
 #[test]
-fn draining_a_caller_that_leaves_is_not_waited_for_but_its_activation_is() {
+fn draining_waits_for_the_activation_of_a_caller_that_left() {
     let mut proxy = serving(&["--drain-grace", "1h"], &action());
     drop(begin(&proxy, "wait"));
     proxy.signal(Signal::TERM);
-    wait_for_the_end_to_begin(&proxy);
-    let_go(&proxy);
+    wait_for_shutdown_to_begin(&proxy);
+    release(&proxy);
     assert_eq!(proxy.wait().code(), Some(0));
     proxy.check_streams(1);
 }
@@ -582,7 +587,7 @@ fn draining_a_caller_that_leaves_is_not_waited_for_but_its_activation_is() {
 // Stopping.
 
 #[test]
-fn stopping_a_second_signal_kills() {
+fn stopping_a_second_signal_kills_the_group() {
     let stubborn = format!("{}: > eof\ntrap '' TERM\nsleep 600 &\nwhile :; do sleep 600; done\n", action());
     let mut proxy = serving(&["--stop-grace", "1h"], &stubborn);
     let group = pid(&proxy);
@@ -594,7 +599,7 @@ fn stopping_a_second_signal_kills() {
 }
 
 #[test]
-fn stopping_what_is_printed_then_stands_behind_no_sentinel() {
+fn stopping_last_output_follows_no_sentinel() {
     let code = format!("{}echo goodbye >&2\n", action());
     let mut proxy = serving(&[], &code);
     pid(&proxy);
@@ -607,8 +612,8 @@ fn stopping_what_is_printed_then_stands_behind_no_sentinel() {
 /// Every test that the suites have, as `file::name`.
 fn tests() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for entry in fs::read_dir(root().join("tests/suite")).expect("the suites are here") {
-        let path = entry.expect("the folder can be read").path();
+    for entry in fs::read_dir(root().join("tests/suite")).expect("the suites exist") {
+        let path = entry.expect("the directory is readable").path();
         let file = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let text = fs::read_to_string(&path).expect("a suite");
         let lines: Vec<_> = text.lines().map(str::trim).collect();
@@ -616,7 +621,7 @@ fn tests() -> BTreeSet<String> {
             let Some((name, parameters)) = pair[1].strip_prefix("fn ").and_then(|line| line.split_once('(')) else {
                 continue;
             };
-            // The canonical ones are made into a test for each language that there is.
+            // A macro turns the canonical ones into one test for each language.
             if pair[0] == "#[test]" || parameters == "variant: &Variant) {" {
                 found.insert(format!("{file}::{name}"));
             }
@@ -642,10 +647,10 @@ const EVENTS: [&str; 11] = [
 
 #[test]
 fn every_cell_of_the_table_has_a_test_that_exists() {
-    let document = fs::read_to_string(root().join("docs/lifecycle.md")).expect("the document is here");
+    let document = fs::read_to_string(root().join("docs/lifecycle.md")).expect("the document exists");
     let (_, table) = document.split_once("\n## The table\n").expect("there is a table");
     let tests = tests();
-    assert!(tests.len() > 200, "the suites are not read right: {}", tests.len());
+    assert!(tests.len() > 200, "the suites were not parsed correctly: {}", tests.len());
     let mut cells = BTreeSet::new();
     for row in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| state ")) {
         let columns: Vec<_> = row.split('|').map(str::trim).collect();
@@ -658,17 +663,17 @@ fn every_cell_of_the_table_has_a_test_that_exists() {
         assert!(!names.is_empty(), "no test: {row}");
         for name in names.split(", ") {
             let name = name.trim_matches('`');
-            assert!(tests.contains(name), "there is no test {name}, which the table names");
+            assert!(tests.contains(name), "the table names {name}, which does not exist");
         }
     }
     let all: BTreeSet<_> = STATES.iter().flat_map(|state| EVENTS.iter().map(|event| (*state, *event))).collect();
-    let of_the_end: BTreeSet<_> = cells.iter().filter(|(state, _)| *state == "Stopping").copied().collect();
-    assert!(of_the_end.len() >= 3, "{of_the_end:?}");
-    let cells: BTreeSet<_> = cells.difference(&of_the_end).copied().collect();
+    let stopping: BTreeSet<_> = cells.iter().filter(|(state, _)| *state == "Stopping").copied().collect();
+    assert!(stopping.len() >= 3, "{stopping:?}");
+    let cells: BTreeSet<_> = cells.difference(&stopping).copied().collect();
     assert_eq!(cells, all, "cells of the table (left) and states by events (right)");
-    // What differs in version 2 is held by tests as well.
+    // The differences of version 2 have tests as well.
     let (_, section) = document.split_once("\n## Several activations in one process\n").expect("there is a section");
-    let (section, _) = section.split_once("\n## ").expect("another one is behind it");
+    let (section, _) = section.split_once("\n## ").expect("another section follows");
     let rows: Vec<_> = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| state ")).collect();
     assert!(rows.len() > 15, "{}", rows.len());
     for row in rows {
@@ -676,10 +681,10 @@ fn every_cell_of_the_table_has_a_test_that_exists() {
         let [_, state, _, _, _, names, _] = columns[..] else { panic!("five columns: {row}") };
         assert!(STATES.contains(&state) && !names.is_empty(), "{row}");
         for name in names.split(", ").map(|name| name.trim_matches('`')) {
-            assert!(tests.contains(name), "there is no test {name}, which the table of version 2 names");
+            assert!(tests.contains(name), "the table of version 2 names {name}, which does not exist");
         }
     }
-    // Every test of this file holds a cell.
+    // The table names every test of this file.
     for test in tests.iter().filter(|test| test.starts_with("lifecycle::") && !test.contains("every_cell")) {
         assert!(table.contains(&format!("`{test}`")), "the table does not name {test}");
     }

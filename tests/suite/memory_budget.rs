@@ -9,10 +9,10 @@ use crate::support::{Caller, Proxy, compile, eventually, processes};
 /// The memory that the proxy may use on top of its limits.
 const OWN_MIB: u64 = 16;
 
-/// A proxy that serves `butler.c` with this memory budget.
+/// A proxy that serves `all_purpose.c` with this memory budget.
 fn start_with_budget(limit: &str) -> (Proxy, tempfile::TempDir) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let action = compile("butler.c", directory.path());
+    let action = compile("all_purpose.c", directory.path());
     let action = action.to_str().expect("the path is UTF-8").to_owned();
     let proxy = Proxy::start(&["--max-memory", limit, "--max-result", "9MiB", &action], &[]);
     (proxy, directory)

@@ -1,6 +1,6 @@
 //! The proxy as PID 1, without a container engine: in a PID namespace of its own.
 //!
-//! `e2e/` has the same in real containers.
+//! `e2e/` tests the same in real containers.
 
 use std::process::{Child, Command, Stdio};
 
@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::support::{Proxy, compile, eventually, processes, search_path};
 
-/// What starts a program as PID 1, where that is permitted: to root, and to others where they may
-/// make user namespaces. Where it is not, that is said aloud, and CI fails by it.
+/// The command that starts a program as PID 1: permitted to root, and to other users who may create user namespaces.
+/// Without this permission the tests print a notice, and fail in CI.
 fn launcher() -> Option<&'static [&'static str]> {
     const AS_ROOT: &[&str] = &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     const AS_OTHERS: &[&str] =
@@ -27,16 +27,16 @@ fn launcher() -> Option<&'static [&'static str]> {
     found
 }
 
-/// A proxy as PID 1 that serves `butler.c`.
-fn butler(env: &[(&str, &str)]) -> Option<Proxy> {
+/// A proxy as PID 1 that serves `all_purpose.c`.
+fn serving(env: &[(&str, &str)]) -> Option<Proxy> {
     let launcher = launcher()?;
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let action = compile("butler.c", folder.path());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let action = compile("all_purpose.c", directory.path());
     let proxy = Proxy::start_under::<&str>(launcher, &[], env);
     let code = std::fs::read(action).expect("it was compiled");
     proxy.init_binary(&code).check(200, &json!({"ok": true}));
-    // So that nobody takes this for a proxy that is not PID 1.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).expect("it runs");
+    // The proxy really is PID 1.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).expect("the proxy is running");
     let inside = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("Linux 4.1 or later");
     assert_eq!(inside.split_whitespace().last(), Some("1"), "{inside}");
     Some(proxy)
@@ -44,29 +44,29 @@ fn butler(env: &[(&str, &str)]) -> Option<Proxy> {
 
 #[test]
 fn ten_thousand_orphans_are_reaped() {
-    let Some(mut proxy) = butler(&[]) else { return };
+    let Some(mut proxy) = serving(&[]) else { return };
     proxy.run(&json!({"orphans": 10_000})).check(200, &json!({"adopted": 10_000}));
-    eventually("no orphan waits to be reaped", || (processes::zombies(proxy.pid()) == 0).then_some(()));
-    assert_eq!(proxy.actions().len(), 1, "the action is the one child that is left");
+    eventually("every orphan is reaped", || (processes::zombies(proxy.pid()) == 0).then_some(()));
+    assert_eq!(proxy.actions().len(), 1, "the action is the only child left");
     proxy.run(&json!({"orphans": 1})).check(200, &json!({"adopted": 1}));
     proxy.check_streams(2);
     proxy.stop();
 }
 
-/// PID 1 gets no signal that it has no handler for, so nothing happens by itself.
+/// The kernel delivers to PID 1 only signals it handles, so there is no default action.
 #[test]
-fn each_of_the_signals_that_ask_for_an_end_ends_it_in_order() {
+fn each_termination_signal_stops_the_proxy_in_order() {
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
-        let Some(mut proxy) = butler(&[]) else { return };
+        let Some(mut proxy) = serving(&[]) else { return };
         proxy.signal(signal);
         assert_eq!(proxy.wait().code(), Some(0), "{signal:?}");
-        assert_eq!(proxy.logs().stderr, "end of input\n", "{signal:?}: the action saw its end");
+        assert_eq!(proxy.logs().stderr, "end of input\n", "{signal:?}: the action saw the end of its input");
     }
 }
 
 #[test]
-fn signals_that_mean_nothing_to_it_do_nothing() {
-    let Some(mut proxy) = butler(&[]) else { return };
+fn other_signals_are_ignored() {
+    let Some(mut proxy) = serving(&[]) else { return };
     let before = proxy.actions();
     for signal in [Signal::PIPE, Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::WINCH, Signal::CONT, Signal::IO]
     {
@@ -78,51 +78,51 @@ fn signals_that_mean_nothing_to_it_do_nothing() {
 }
 
 #[test]
-fn the_second_signal_ends_it_at_once() {
+fn a_second_signal_ends_the_proxy_at_once() {
     let graces = [("PIPELOOP_DRAIN_GRACE", "1h"), ("PIPELOOP_STOP_GRACE", "1h"), ("STUBBORN", "1")];
-    let Some(mut proxy) = butler(&graces) else { return };
+    let Some(mut proxy) = serving(&graces) else { return };
     proxy.signal(Signal::TERM);
-    proxy.wait_for("the orderly end has begun", |logs| logs.stderr.contains("end of input\n"));
+    proxy.wait_for("the orderly shutdown has begun", |logs| logs.stderr.contains("end of input\n"));
     proxy.signal(Signal::QUIT);
     assert_eq!(proxy.wait().code(), Some(0));
 }
 
-/// A launcher that is gone with its test, and its child with it.
-struct Killed(Child);
+/// A launcher that is killed on drop, and its child with it.
+struct KillOnDrop(Child);
 
-impl Drop for Killed {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The kernel drops SIGTERM to PID 1 until something takes or holds it, so it is held back from the first
-/// line on: here with a start that is long, since a compiler is looked for in tens of thousands of folders.
+/// The kernel drops SIGTERM to PID 1 unless it is handled or blocked, so the proxy blocks it from its first line on.
+/// The start takes long here, since the proxy searches tens of thousands of directories for a compiler.
 #[test]
-fn a_signal_before_there_are_handlers_is_not_lost() {
+fn a_signal_before_the_handlers_are_installed_is_not_lost() {
     let Some(launcher) = launcher() else { return };
-    let folder = tempfile::tempdir().expect("a folder of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let mut command = Command::new(launcher[0]);
     command.args(&launcher[1..]).arg(env!("CARGO_BIN_EXE_pipeloop"));
-    command.args(["serve", "--host", "127.0.0.1", "--port", "0", "--workdir"]).arg(folder.path());
+    command.args(["serve", "--host", "127.0.0.1", "--port", "0", "--workdir"]).arg(directory.path());
     command.env("PATH", format!("{}:{}", "/x:".repeat(40_000), search_path()));
     command.env("PIPELOOP_COMPILER", "cat").stderr(Stdio::null());
-    let mut child = Killed(command.spawn().expect("it can be started"));
+    let mut child = KillOnDrop(command.spawn().expect("the proxy starts"));
     let parent = i32::try_from(child.0.id()).expect("a pid fits");
-    let pid = eventually("the proxy is there", || processes::child_named(parent, "pipeloop"));
+    let pid = eventually("the proxy has started", || processes::child_named(parent, "pipeloop"));
     let has_term = |status: &str, set: &str| {
-        let mask = status.lines().find_map(|line| line.strip_prefix(set)).expect("Linux tells it").trim();
+        let mask = status.lines().find_map(|line| line.strip_prefix(set)).expect("Linux reports the mask").trim();
         // Signal N is bit N-1.
         u64::from_str_radix(mask, 16).expect("hexadecimal") & (1 << 14) != 0
     };
-    eventually("SIGTERM is held back", || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-        assert!(!has_term(&status, "SigCgt:"), "its handler stands, and it was not held back until then");
+    eventually("SIGTERM is blocked", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the proxy is running");
+        assert!(!has_term(&status, "SigCgt:"), "its handler is installed, and SIGTERM was not blocked before");
         has_term(&status, "SigBlk:").then_some(())
     });
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid is positive");
-    rustix::process::kill_process(pid, Signal::TERM).expect("it runs");
-    let status = eventually("it ends", || child.0.try_wait().expect("it is our child"));
+    rustix::process::kill_process(pid, Signal::TERM).expect("the proxy is running");
+    let status = eventually("the proxy ends", || child.0.try_wait().expect("it is a child of the test"));
     assert_eq!(status.code(), Some(0), "in order");
 }

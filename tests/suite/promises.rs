@@ -1,5 +1,5 @@
-//! What `docs/openwhisk.md` and `docs/protocol.md` promise beyond the canonical scenarios: HTTP, the queue, logs,
-//! the process, time and the end.
+//! Promises of `docs/openwhisk.md` and `docs/protocol.md` beyond the canonical scenarios: HTTP, the queue, logs, the
+//! process, time limits and shutdown.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use crate::support::{Caller, Proxy, WAIT_LIMIT, check_bad_answer, check_detected
 
 const SENTINEL_DEFUSED: &str = "XXX-THE-END-OF-A-WHISK-ACTIVATION-XXX";
 
-/// Version 1 in shell: `body` is done for each `$line`.
+/// Version 1 in shell: runs `body` for each `$line`.
 fn pipe_loop(body: &str) -> String {
     format!("#!/bin/bash\necho '{{\"openwhisk\":1}}'\nwhile IFS= read -r line; do\n{body}\ndone\n")
 }
 
-/// The actionloop dialect in shell: `body` is done for each `$line`, its stdout is the result channel.
+/// The actionloop dialect in shell: runs `body` for each `$line`, with the result channel as its stdout.
 fn dialect(body: &str) -> String {
     format!("#!/bin/bash\nwhile IFS= read -r line; do {{\n{body}\n}} >&3; done\n")
 }
 
-/// Version 1: answers with what it gets.
+/// Version 1: answers with its arguments.
 fn echo() -> String {
     pipe_loop("printf '%s\\n' \"$line\"")
 }
 
-/// Version 1: says `begun`, waits until its folder holds the file `go`, and answers with what it gets.
+/// Version 1: logs `begun`, waits until its directory holds the file `go`, and answers with its arguments.
 fn waits() -> String {
     pipe_loop("echo begun >&2; until [ -e go ]; do sleep 0.01; done; printf '%s\\n' \"$line\"")
 }
@@ -38,9 +38,9 @@ fn serving(args: &[&str], code: &str) -> Proxy {
     proxy
 }
 
-/// Lets an action of [`waits`] go on.
-fn let_go(proxy: &Proxy) {
-    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's folder is there");
+/// Lets an action of [`waits`] continue.
+fn release(proxy: &Proxy) {
+    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's directory exists");
 }
 
 fn send_run(caller: &mut Caller, value: &Value) {
@@ -55,7 +55,7 @@ fn every_answer_has_a_length_and_a_type_and_every_error_one_member() {
     let large = format!("{{\"value\":{{\"code\":\"{}\"}}}}", "x".repeat(5_000));
     let init = json!({"value": {"code": echo()}}).to_string();
     let null = json!({"value": {"code": null, "env": null, "main": null, "binary": null, "name": null}}).to_string();
-    // On one connection, so that nothing that one answer leaves behind may hurt the next.
+    // On one connection, so that a leftover of one answer would break the next.
     let mut caller = proxy.caller();
     for (method, path, body, status) in [
         ("GET", "/", "", 404),
@@ -88,11 +88,11 @@ fn every_answer_has_a_length_and_a_type_and_every_error_one_member() {
 }
 
 #[test]
-fn members_that_a_platform_leaves_out_or_sends_as_null_do_no_harm() {
+fn missing_and_null_members_are_accepted() {
     let proxy = Proxy::plain();
     let init = json!({"name": "test", "main": "main", "code": echo(), "binary": false, "env": null});
     proxy.init_value(&init).check(200, &json!({"ok": true}));
-    // No api_key, and nothing but a value.
+    // No api_key, only a value.
     proxy.run_raw(r#"{"value":{"a":1}}"#).check(200, &json!({"a": 1}));
     for body in ["{}", r#"{"value":null}"#, r#"{"activation_id":null,"deadline":null}"#] {
         proxy.run_raw(body).check(200, &json!({}));
@@ -101,13 +101,13 @@ fn members_that_a_platform_leaves_out_or_sends_as_null_do_no_harm() {
 }
 
 #[test]
-fn json_passes_through_to_the_letter() {
+fn json_passes_through_unchanged() {
     let text = r#"{"b":1.00,"a":1e2,"a":2,"big":123456789012345678901234567890,"\u00e9":"\ud83d\ude00 \/ é","":[ ]}"#;
     let proxy = serving(&[], &echo());
     for body in [format!("{{\"value\":{text}}}"), format!("{{\"z\":0,\r\n\"value\" :\n{text}\n,\"a\":{{}}}}\n\n")] {
         assert_eq!(proxy.run_raw(&body).text(), text);
     }
-    // Line ends between tokens become spaces, one for each byte: a message is one line.
+    // Line ends between tokens become spaces, one for each byte, since a message is one line.
     let response = proxy.run_raw("{\"value\": {\n\"a\" : [1,\r\n2]\n}\n}");
     assert_eq!(response.text(), "{ \"a\" : [1,  2] }");
     let proxy = serving(&["--protocol", "actionloop"], &dialect("printf '%s\\n' \"$line\""));
@@ -116,7 +116,7 @@ fn json_passes_through_to_the_letter() {
 }
 
 #[test]
-fn a_caller_that_asks_before_it_sends_is_told_to_go_on() {
+fn an_expect_100_continue_header_gets_an_interim_answer() {
     let proxy = serving(&[], &echo());
     let mut caller = proxy.caller();
     let body = r#"{"value":{"a":1}}"#;
@@ -136,15 +136,15 @@ fn a_frozen_container_keeps_its_connections() {
     idle.call("POST", "/run", body.as_bytes()).check(200, &json!({"a": 1}));
     let mut half = proxy.caller();
     half.send(b"POST /run HTTP/1.1\r\nHost: te").expect("half a head is sent");
-    // By the time this is answered the half has been read.
+    // The proxy has read the half by the time this is answered.
     proxy.caller().call("GET", "/", b"");
     proxy.signal(Signal::STOP);
-    // Time has to pass, for that is what a freeze is.
+    // A freeze is time that passes.
     std::thread::sleep(Duration::from_millis(1_500));
     proxy.signal(Signal::CONT);
     idle.call("POST", "/run", body.as_bytes()).check(200, &json!({"a": 1}));
     half.send(format!("st\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).expect("the rest is sent");
-    half.receive().expect("a freeze is not the caller's fault").check(200, &json!({"a": 1}));
+    half.receive().expect("an answer, since a freeze is not the caller's fault").check(200, &json!({"a": 1}));
 }
 
 // Init and the queue.
@@ -156,16 +156,16 @@ fn an_init_during_an_init_is_refused() {
     let init = json!({"value": {"code": slow}}).to_string();
     let mut first = proxy.caller();
     first.send_request("POST", "/init", init.as_bytes());
-    proxy.wait_for("the first init is under way", |logs| logs.stderr.contains("starting\n"));
+    proxy.wait_for("the first init is in progress", |logs| logs.stderr.contains("starting\n"));
     proxy.init(&echo()).check_error(403, &["another init is in progress"]);
     proxy.run(&json!({})).check_error(500, &["no action"]);
-    let_go(&proxy);
+    release(&proxy);
     first.receive().expect("an answer").check(200, &json!({"ok": true}));
     proxy.run(&json!({"a": 1})).check(200, &json!({"a": 1}));
 }
 
 #[test]
-fn a_handshake_of_the_wrong_type_is_an_error_that_shows_it() {
+fn a_handshake_of_the_wrong_type_is_quoted_in_the_error() {
     for (handshake, expected) in [
         (
             r#"{"openwhisk":1,"context":"yes"}"#,
@@ -181,13 +181,13 @@ fn a_handshake_of_the_wrong_type_is_an_error_that_shows_it() {
             let proxy = Proxy::with_protocol(protocol);
             let code = format!("#!/bin/bash\necho '{handshake}' >&{channel}\ncat\n");
             proxy.init(&code).check_error(502, &[expected, &format!(": `{handshake}`"), "hint: print"]);
-            assert_eq!(proxy.check_streams(0).both(), "", "it is no log line");
+            assert_eq!(proxy.check_streams(0).both(), "", "the handshake is not logged");
         }
     }
 }
 
 #[test]
-fn json_without_a_version_before_the_handshake_is_log() {
+fn json_without_a_version_before_the_handshake_is_logged() {
     let line = r#"{"context":"yes","ok":1,"level":"info"}"#;
     let proxy = serving(&[], &echo().replacen('\n', &format!("\necho '{line}'\n"), 1));
     proxy.run(&json!({"a": 1})).check(200, &json!({"a": 1}));
@@ -200,9 +200,9 @@ fn an_init_goes_on_when_its_caller_leaves() {
     let slow = echo().replacen('\n', "\necho starting >&2; until [ -e go ]; do sleep 0.01; done\n", 1);
     let mut caller = proxy.caller();
     caller.send_request("POST", "/init", json!({"value": {"code": slow}}).to_string().as_bytes());
-    proxy.wait_for("the init is under way", |logs| logs.stderr.contains("starting\n"));
+    proxy.wait_for("the init is in progress", |logs| logs.stderr.contains("starting\n"));
     drop(caller);
-    let_go(&proxy);
+    release(&proxy);
     let response =
         eventually("the init is done", || Some(proxy.run(&json!({"a": 1}))).filter(|response| response.status != 500));
     response.check(200, &json!({"a": 1}));
@@ -217,68 +217,68 @@ fn a_full_queue_refuses_with_429_and_without_sentinels() {
     proxy.wait_for("the first activation runs", |logs| logs.stderr.contains("begun\n"));
     let mut waiting = proxy.caller();
     send_run(&mut waiting, &json!({"n": 2}));
-    // It is in the queue once a third one finds no place.
+    // The second is in the queue once a third is refused.
     let refused = eventually("the queue is full", || {
         let mut third = proxy.caller();
         send_run(&mut third, &json!({"n": 3}));
-        // An activation that got a place would wait: its caller leaves, and it is not begun.
+        // An activation that is queued stays silent: its caller leaves, and it never starts.
         (!third.is_silent_for(Duration::from_millis(200))).then(|| third.receive().expect("an answer"))
     });
     refused.check_shape();
     refused.check_error(429, &["PIPELOOP_QUEUE"]);
     assert_eq!(refused.header("retry-after"), Some("1"));
-    let_go(&proxy);
+    release(&proxy);
     working.receive().expect("an answer").check(200, &json!({"n": 1}));
-    // Whoever was not refused has an answer of its own.
+    // The second activation is refused or gets its own answer.
     let second = waiting.receive().expect("an answer");
     assert!(second.status == 429 || second.json() == json!({"n": 2}), "{}", second.text());
-    eventually("there is a place again", || {
+    eventually("the queue has a free place again", || {
         Some(proxy.run(&json!({"n": 4}))).filter(|response| response.status == 200)
     })
     .check(200, &json!({"n": 4}));
 }
 
 #[test]
-fn a_caller_that_leaves_the_queue_is_not_begun() {
+fn an_activation_whose_caller_leaves_the_queue_never_starts() {
     let proxy = serving(&[], &waits());
     let mut working = proxy.caller();
     send_run(&mut working, &json!({"n": 1}));
     proxy.wait_for("the first activation runs", |logs| logs.stderr.contains("begun\n"));
     let mut leaver = proxy.caller();
     send_run(&mut leaver, &json!({"n": 2}));
-    // Each of these is answered after what was sent before it has been seen.
+    // By the time each of these is answered, the proxy has seen every earlier event.
     proxy.caller().call("GET", "/", b"");
     drop(leaver);
     proxy.caller().call("GET", "/", b"");
-    let_go(&proxy);
+    release(&proxy);
     working.receive().expect("an answer").check(200, &json!({"n": 1}));
     proxy.run(&json!({"n": 3})).check(200, &json!({"n": 3}));
     assert_eq!(proxy.check_streams(2).stderr, "begun\nbegun\n");
 }
 
 #[test]
-fn a_deadline_that_passes_in_the_queue_hurts_nobody_else() {
+fn a_deadline_that_passes_in_the_queue_affects_no_other_activation() {
     let proxy = serving(&[], &waits());
     let before = proxy.actions();
     let mut working = proxy.caller();
     send_run(&mut working, &json!({"n": 1}));
     proxy.wait_for("the first activation runs", |logs| logs.stderr.contains("begun\n"));
-    // Its caller is told at its deadline, however long the one before it takes.
+    // Its caller gets the error at its deadline, however long the activation before it takes.
     let activation = json!({"value": {"n": 2}, "deadline": now_ms() + 300});
     let mut late = proxy.caller();
     late.send_request("POST", "/run", activation.to_string().as_bytes());
-    let told = !late.is_silent_for(Duration::from_secs(5));
-    let_go(&proxy);
+    let answered = !late.is_silent_for(Duration::from_secs(5));
+    release(&proxy);
     late.receive().expect("an answer").check_error(502, &["deadline"]);
     working.receive().expect("an answer").check(200, &json!({"n": 1}));
     proxy.run(&json!({"n": 3})).check(200, &json!({"n": 3}));
-    assert_eq!(proxy.actions(), before, "the process did nothing wrong and is kept");
-    assert!(told, "the caller is told while the first activation still runs");
+    assert_eq!(proxy.actions(), before, "the process is kept, since it did nothing wrong");
+    assert!(answered, "the caller gets the error while the first activation still runs");
 }
 
 // Answers.
 
-/// What the dialect's first activation does, and what must stand in the log.
+/// Runs `body` in the first activation of the dialect; `offending` must appear in the log.
 #[track_caller]
 fn check_bad_dialect_answer(body: &str, offending: &str) {
     let code = dialect(&format!("if [ -z \"$second\" ]; then second=1; {body}\nelse echo '{{\"good\":1}}'; fi"));
@@ -286,11 +286,11 @@ fn check_bad_dialect_answer(body: &str, offending: &str) {
 }
 
 #[test]
-fn actionloop_answers_that_are_no_object_are_errors() {
+fn actionloop_answers_that_are_not_an_object_are_errors() {
     check_bad_dialect_answer("echo 42", "`42`");
     check_bad_dialect_answer("echo '\"text of it\"'", "text of it");
     check_bad_dialect_answer("echo 'no JSON at all'", "no JSON at all");
-    // Not the shell's own printf, which writes each line by itself.
+    // Not the shell's own printf, which writes each line separately.
     check_bad_dialect_answer("env printf '{\"a\":1}\\n{\"b\":2}\\n'", "{\"b\":2}");
     check_bad_dialect_answer("env printf '{\\n \"a\":1\\n}\\n'", "`{`");
     check_bad_dialect_answer("printf '{\"unfinished\":1}'; exit 0", "unfinished");
@@ -299,7 +299,7 @@ fn actionloop_answers_that_are_no_object_are_errors() {
 }
 
 #[test]
-fn actionloop_an_exit_without_an_answer_tells_the_status() {
+fn actionloop_an_exit_without_an_answer_is_reported_with_its_status() {
     let proxy = Proxy::with_protocol("actionloop");
     proxy.init(&dialect("echo the reason >&2; exit 3")).check(200, &json!({"ok": true}));
     for done in 1..=2 {
@@ -310,7 +310,7 @@ fn actionloop_an_exit_without_an_answer_tells_the_status() {
 
 #[test]
 fn an_action_may_answer_while_it_still_reads() {
-    // `cat` writes as it reads: if the proxy wrote all before it read, both would wait for ever.
+    // `cat` writes as it reads: if the proxy wrote everything before it read, both would wait forever.
     let large = json!({"text": "x".repeat(8 * 1024 * 1024)});
     for (protocol, code) in [("1", "#!/bin/sh\necho '{\"openwhisk\":1}'\nexec cat\n"), ("0", "#!/bin/sh\nexec cat\n")] {
         let proxy = Proxy::with_protocol(protocol);
@@ -324,7 +324,7 @@ fn an_action_may_answer_while_it_still_reads() {
 }
 
 #[test]
-fn an_answer_over_its_bound_is_an_error_and_the_next_one_works() {
+fn an_answer_over_the_limit_is_an_error_and_the_next_one_works() {
     for protocol in ["0", "1", "actionloop"] {
         let long = "head -c 20000 /dev/zero | tr '\\0' x";
         let body =
@@ -345,7 +345,7 @@ fn an_answer_over_its_bound_is_an_error_and_the_next_one_works() {
 // Logs.
 
 #[test]
-fn a_sentinel_that_comes_in_two_pieces_is_none() {
+fn a_sentinel_written_in_two_parts_is_defused() {
     let body = "printf XXX_THE_END_OF_A_WHISK >&2; sleep 0.2; echo _ACTIVATION_XXX >&2; \
                 printf 'XXX_THE_END_OF_A_WHISK_ACT' >&2; echo '{}'";
     let proxy = serving(&[], &pipe_loop(body));
@@ -378,14 +378,14 @@ fn a_log_line_of_any_length_passes_whole() {
     }
 }
 
-/// Version 1: logs so many bytes and answers with what it gets.
+/// Version 1: logs this many bytes and answers with its arguments.
 fn logs_bytes(count: usize) -> String {
     pipe_loop(&format!("head -c {count} /dev/zero | tr '\\0' x >&2; printf '%s\\n' \"$line\""))
 }
 
 #[test]
-fn a_log_that_nobody_reads_does_not_hold_an_answer_for_ever() {
-    // Less than the pipe of the action holds, more than ours has left after the first.
+fn an_unread_log_does_not_block_an_answer_forever() {
+    // Less than the action's pipe holds, more than the proxy's own pipe has left after the first.
     let proxy = serving(&["--log-stall", "300ms"], &logs_bytes(60_000));
     proxy.while_output_is_unread(|| {
         for n in 0..3 {
@@ -395,8 +395,8 @@ fn a_log_that_nobody_reads_does_not_hold_an_answer_for_ever() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_does_not_hold_the_action_for_ever() {
-    // More than all pipes hold: the action waits in the middle of its log, and is not to wait for the run timeout.
+fn an_unread_log_does_not_block_the_action_forever() {
+    // More than all pipes hold: the action blocks in the middle of its log, and must not block until the run timeout.
     let proxy = serving(&["--log-stall", "300ms", "--run-timeout", "5s"], &logs_bytes(500_000));
     proxy.while_output_is_unread(|| proxy.run(&json!({"n": 1})).check(200, &json!({"n": 1})));
 }
@@ -404,7 +404,7 @@ fn a_log_that_nobody_reads_does_not_hold_the_action_for_ever() {
 // The process.
 
 #[test]
-fn an_action_sees_its_pipes_and_nothing_else() {
+fn an_action_inherits_its_pipes_and_no_other_descriptor() {
     let code = r#"#!/usr/bin/env python3
 import json, os, sys
 def links():
@@ -413,7 +413,7 @@ def links():
         except FileNotFoundError: pass  # that of the listing itself
 report = json.dumps({
     "links": dict(links()), "leader": os.getpgid(0) == os.getpid(), "arguments": len(sys.argv) - 1,
-    "folder": os.getcwd() == os.path.dirname(os.path.realpath(__file__)),
+    "directory": os.getcwd() == os.path.dirname(os.path.realpath(__file__)),
 })
 "#;
     let three = json!({"0": "pipe", "1": "pipe", "2": "pipe"});
@@ -421,19 +421,19 @@ report = json.dumps({
 
     let kept = "print('{\"openwhisk\":1}', flush=True)\nfor line in sys.stdin: print(report, flush=True)\n";
     let proxy = serving(&[], &format!("{code}{kept}"));
-    let expected = json!({"links": four, "leader": true, "arguments": 0, "folder": true});
+    let expected = json!({"links": four, "leader": true, "arguments": 0, "directory": true});
     proxy.run(&json!({})).check(200, &expected);
 
-    // Nothing that the proxy has opened for its callers meanwhile, either.
+    // No descriptor that the proxy opened for its callers meanwhile, either.
     let proxy = serving(&["--protocol", "0"], &format!("{code}print(report)\n"));
     let _open: Vec<Caller> = (0..3).map(|_| proxy.caller()).collect();
-    let expected = json!({"links": three, "leader": true, "arguments": 1, "folder": true});
+    let expected = json!({"links": three, "leader": true, "arguments": 1, "directory": true});
     proxy.run(&json!({})).check(200, &expected);
 }
 
 #[test]
-fn an_action_starts_with_no_signal_blocked_and_sigpipe_as_the_kernel_has_it() {
-    // Of what it inherits beyond that: glibc's `posix_spawn`, by which a proxy may have been started, ignores two
+fn an_action_starts_with_no_signal_blocked_and_the_default_sigpipe() {
+    // Other ignored signals are not checked: glibc's `posix_spawn`, which may have started the proxy, ignores two
     // signals of its own.
     let code = "#!/bin/bash\nwhile read -r name mask; do case $name in SigBlk:) blocked=$mask;; SigIgn:) ignored=$mask;; esac\n\
                 done < /proc/self/status\nprintf '{\"blocked\":\"%s\",\"sigpipe\":%d}\\n' $blocked $((0x$ignored >> 12 & 1))\n";
@@ -443,21 +443,21 @@ fn an_action_starts_with_no_signal_blocked_and_sigpipe_as_the_kernel_has_it() {
 
 #[test]
 fn descriptors_that_the_proxy_inherits_are_hidden_from_the_action() {
-    let directory = tempfile::tempdir().expect("a folder of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let script = directory.path().join("action");
     std::fs::write(&script, "#!/bin/sh\n[ -e /proc/self/fd/9 ] && echo '{\"seen\":true}' || echo '{\"seen\":false}'\n")
-        .expect("the folder is ours");
+        .expect("the directory is writable");
     let output = std::process::Command::new("bash")
         .args(["-c", "chmod +x action; exec 9< action; exec \"$0\" run ./action --protocol 0"])
         .arg(env!("CARGO_BIN_EXE_pipeloop"))
         .current_dir(directory.path())
         .output()
-        .expect("there is a bash");
+        .expect("bash is installed");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "{\"seen\":false}\n", "{output:?}");
 }
 
 #[test]
-fn auto_node_that_listens_for_data_is_seen_to_be_ready() {
+fn auto_detects_node_that_listens_for_data() {
     check_detected(
         "#!/usr/bin/env node\nlet text = '';\nprocess.stdin.on('data', data => {\n  text += data;\n\
          \n  for (let at; (at = text.indexOf('\\n')) >= 0; text = text.slice(at + 1))\n    \
@@ -466,7 +466,7 @@ fn auto_node_that_listens_for_data_is_seen_to_be_ready() {
 }
 
 #[test]
-fn auto_python_behind_a_shell_is_seen_to_be_ready() {
+fn auto_detects_python_started_by_a_shell() {
     check_detected(
         "#!/bin/sh\ncat > action.py <<'END'\nimport json, sys, os\nresults = os.fdopen(3, 'w')\n\
          for line in sys.stdin: print(json.dumps(json.loads(line)['value']), file=results, flush=True)\nEND\n\
@@ -475,7 +475,7 @@ fn auto_python_behind_a_shell_is_seen_to_be_ready() {
 }
 
 #[test]
-fn auto_every_way_to_wait_for_input_is_seen() {
+fn auto_detects_every_way_to_wait_for_input() {
     let program = |wait: &str| {
         format!(
             "#!/usr/bin/env python3\nimport asyncio, json, os, select, sys, threading\n\
@@ -498,7 +498,7 @@ fn auto_every_way_to_wait_for_input_is_seen() {
 }
 
 #[test]
-fn auto_an_action_that_neither_speaks_nor_reads_is_no_action() {
+fn auto_refuses_an_action_that_neither_writes_nor_reads() {
     let proxy = Proxy::start(&["--init-timeout", "400ms"], &[]);
     proxy.init("#!/bin/sh\necho loading >&2\nsleep 600\n").check_error(502, &["400 ms", "loading"]);
     assert!(proxy.actions().is_empty(), "it was stopped");
@@ -506,21 +506,21 @@ fn auto_an_action_that_neither_speaks_nor_reads_is_no_action() {
 }
 
 #[test]
-fn v0_what_a_process_leaves_behind_holds_no_answer_and_is_killed() {
+fn v0_leftover_processes_delay_no_answer_and_are_killed() {
     let proxy = serving(&["--protocol", "0"], "#!/bin/bash\nsleep 600 &\necho \"{\\\"group\\\":$$}\"\n");
     for done in 1..=2 {
         let response = proxy.run(&json!({}));
         assert_eq!(response.status, 200, "{}", response.text());
         let group = response.json()["group"].as_i64().and_then(|group| i32::try_from(group).ok()).expect("a pid");
-        eventually("what it left behind is gone", || processes::group(group).is_empty().then_some(()));
+        eventually("the leftover process is gone", || processes::group(group).is_empty().then_some(()));
         proxy.check_streams(done);
     }
 }
 
-// Time.
+// Time limits.
 
 #[test]
-fn what_is_stopped_at_its_deadline_is_gone_with_all_it_started() {
+fn a_deadline_stops_the_whole_process_group() {
     let proxy =
         serving(&[], &pipe_loop("case $line in *sleep*) sleep 600 & sleep 600;; *) printf '%s\\n' \"$line\";; esac"));
     let before = proxy.actions();
@@ -534,33 +534,33 @@ fn what_is_stopped_at_its_deadline_is_gone_with_all_it_started() {
 }
 
 #[test]
-fn time_for_which_everything_was_frozen_does_not_count() {
+fn time_spent_frozen_does_not_count() {
     let proxy = serving(&["--run-timeout", "1s"], &waits());
     let mut working = proxy.caller();
     send_run(&mut working, &json!({"n": 1}));
     proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
     let action = Pid::from_raw(proxy.actions()[0]).expect("a pid is positive");
     proxy.signal(Signal::STOP);
-    kill_process_group(action, Signal::STOP).expect("the action lives");
-    // Time has to pass, for that is what a freeze is.
+    kill_process_group(action, Signal::STOP).expect("the action is alive");
+    // A freeze is time that passes.
     std::thread::sleep(Duration::from_millis(1_500));
-    let_go(&proxy);
-    // The proxy first, which is the harder way round.
+    release(&proxy);
+    // The proxy first, which is the harder order.
     proxy.signal(Signal::CONT);
-    kill_process_group(action, Signal::CONT).expect("the action lives");
+    kill_process_group(action, Signal::CONT).expect("the action is alive");
     working.receive().expect("an answer").check(200, &json!({"n": 1}));
-    assert_eq!(proxy.actions(), [action.as_raw_nonzero().get()], "the same process goes on");
+    assert_eq!(proxy.actions(), [action.as_raw_nonzero().get()], "the same process continues");
 }
 
-// The end.
+// Shutdown.
 
 #[test]
-fn at_the_end_an_action_sees_end_of_file_and_may_finish() {
-    let finishes = "echo 'leaving' > end; trap 'echo told >> end' TERM; sleep 0.3; echo 'left' >> end\n";
+fn at_shutdown_an_action_sees_end_of_file_and_may_finish() {
+    let finishes = "echo 'leaving' > end; trap 'echo terminated >> end' TERM; sleep 0.3; echo 'left' >> end\n";
     for code in [format!("{}{finishes}", echo()), format!("{}{finishes}", dialect("echo '{}'"))] {
-        let directory = tempfile::tempdir().expect("a folder of its own");
+        let directory = tempfile::tempdir().expect("a temporary directory");
         let end = directory.path().join("end");
-        // Uploaded files are removed at the end, these are not.
+        // Uploaded files are removed at shutdown; these are not.
         let mut proxy = Proxy::plain();
         let code = code.replacen('\n', &format!("\ncd {}\n", directory.path().display()), 1);
         proxy.init(&code).check(200, &json!({"ok": true}));
@@ -568,13 +568,13 @@ fn at_the_end_an_action_sees_end_of_file_and_may_finish() {
         assert!(!end.exists());
         proxy.stop();
         assert_eq!(std::fs::read_to_string(&end).expect("the action saw its end"), "leaving\nleft\n");
-        assert!(!proxy.workdir().join("action/1").exists(), "what was unpacked is removed");
+        assert!(!proxy.workdir().join("action/1").exists(), "the unpacked files are removed");
     }
 }
 
 #[test]
-fn at_the_end_an_action_that_does_not_leave_is_made_to() {
-    // Ignores the end of its input and SIGTERM, and so does what it started.
+fn at_shutdown_an_action_that_does_not_exit_is_killed() {
+    // It ignores the end of its input and SIGTERM, and so does its child.
     let stubborn =
         format!("{}while :; do sleep 600; done\n", echo()).replacen('\n', "\ntrap '' TERM\nsleep 600 &\n", 1);
     let mut proxy = serving(&["--stop-grace", "200ms"], &stubborn);
@@ -583,7 +583,7 @@ fn at_the_end_an_action_that_does_not_leave_is_made_to() {
 }
 
 #[test]
-fn at_the_end_new_connections_are_refused_and_kept_ones_are_told() {
+fn at_shutdown_new_connections_are_refused_and_kept_ones_get_503() {
     let mut proxy = serving(&["--drain-grace", "20s"], &waits());
     let mut kept = proxy.caller();
     kept.call("GET", "/", b"");
@@ -596,23 +596,23 @@ fn at_the_end_new_connections_are_refused_and_kept_ones_are_told() {
     eventually("a new connection is refused", || {
         Caller::connect(proxy.port()).err().map(|error| assert_eq!(error.kind(), ErrorKind::ConnectionRefused))
     });
-    // 503 means: run it elsewhere.
+    // 503 tells the platform to run the activation elsewhere.
     send_run(&mut kept, &json!({"n": 3}));
-    let told = kept.receive().expect("an answer");
-    told.check_shape();
-    told.check_error(503, &["shutting down"]);
-    assert_eq!(told.header("connection"), Some("close"));
-    assert!(kept.is_closed_within(WAIT_LIMIT), "the connection ends with that");
-    let_go(&proxy);
-    working.receive().expect("what was begun is finished").check(200, &json!({"n": 1}));
+    let refused = kept.receive().expect("an answer");
+    refused.check_shape();
+    refused.check_error(503, &["shutting down"]);
+    assert_eq!(refused.header("connection"), Some("close"));
+    assert!(kept.is_closed_within(WAIT_LIMIT), "the connection is closed after that");
+    release(&proxy);
+    working.receive().expect("an activation in flight is finished").check(200, &json!({"n": 1}));
     queued.receive().expect("an answer").check_error(503, &["shutting down"]);
     assert_eq!(proxy.wait().code(), Some(0));
     proxy.check_streams(1);
 }
 
-/// The kernel connects callers while the proxy is busy, or stopped. They are told, too.
+/// The kernel accepts connections while the proxy is busy or stopped. They get an answer too.
 #[test]
-fn at_the_end_whoever_was_not_accepted_yet_is_told() {
+fn at_shutdown_connections_in_the_accept_queue_get_an_answer() {
     let mut proxy = serving(&[], &echo());
     proxy.signal(Signal::STOP);
     let mut callers: Vec<_> = (0..400).map(|_| proxy.caller()).collect();
@@ -624,14 +624,14 @@ fn at_the_end_whoever_was_not_accepted_yet_is_told() {
     for mut caller in callers {
         let response = caller.receive().expect("an answer");
         response.check_shape();
-        // Some may be worked on before the signal is seen.
+        // Some activations may run before the proxy sees the signal.
         assert!(matches!(response.status, 200 | 503), "{}", response.text());
     }
     assert_eq!(proxy.wait().code(), Some(0));
 }
 
 #[test]
-fn at_the_end_an_activation_that_takes_too_long_is_cut() {
+fn at_shutdown_an_activation_that_takes_too_long_is_cut_off() {
     let mut proxy = serving(&["--drain-grace", "200ms"], &waits());
     let mut working = proxy.caller();
     send_run(&mut working, &json!({"n": 1}));
@@ -640,7 +640,7 @@ fn at_the_end_an_activation_that_takes_too_long_is_cut() {
     proxy.signal(Signal::TERM);
     let cut = working.receive().expect("an answer");
     cut.check_shape();
-    // Not 503: it was begun, and is not to be run a second time elsewhere.
+    // Not 503: it has started, and must not run a second time elsewhere.
     cut.check_error(502, &[]);
     assert_eq!(proxy.wait().code(), Some(0));
     proxy.check_streams(1);
@@ -648,27 +648,27 @@ fn at_the_end_an_activation_that_takes_too_long_is_cut() {
 }
 
 #[test]
-fn at_the_end_an_init_under_way_is_given_up() {
+fn at_shutdown_an_init_in_progress_is_abandoned() {
     let mut proxy = Proxy::start(&["--stop-grace", "200ms"], &[]);
     let code = "#!/bin/bash\necho starting >&2\nsleep 600\n";
     let mut caller = proxy.caller();
     caller.send_request("POST", "/init", json!({"value": {"code": code}}).to_string().as_bytes());
-    proxy.wait_for("the init is under way", |logs| logs.stderr.contains("starting\n"));
+    proxy.wait_for("the init is in progress", |logs| logs.stderr.contains("starting\n"));
     let group = proxy.actions()[0];
     proxy.signal(Signal::TERM);
     assert_eq!(proxy.wait().code(), Some(0));
-    // It is killed, and nobody waits for its burial.
-    eventually("what was starting is gone", || processes::group(group).is_empty().then_some(()));
+    // It is killed, and the proxy does not wait until it is reaped.
+    eventually("the starting action is gone", || processes::group(group).is_empty().then_some(()));
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_ends_the_proxy_at_once() {
     let mut proxy = serving(&["--drain-grace", "1h", "--stop-grace", "1h"], &waits());
     let mut working = proxy.caller();
     send_run(&mut working, &json!({"n": 1}));
     proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
     proxy.signal(Signal::INT);
-    eventually("the end has begun", || Caller::connect(proxy.port()).err());
+    eventually("the shutdown has begun", || Caller::connect(proxy.port()).err());
     proxy.signal(Signal::TERM);
     assert_eq!(proxy.wait().code(), Some(0));
 }

@@ -8,30 +8,31 @@ use serde_json::json;
 
 use crate::support::{Proxy, compile, eventually, processes};
 
-fn butler(launcher: &[&str], protocol: &str) -> Proxy {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let action = compile("butler.c", folder.path());
+/// A proxy that serves `all_purpose.c`.
+fn serving(launcher: &[&str], protocol: &str) -> Proxy {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let action = compile("all_purpose.c", directory.path());
     let proxy = Proxy::start_under(launcher, &["--protocol", protocol], &[]);
     proxy.init_binary(&std::fs::read(action).expect("it was compiled")).check(200, &json!({"ok": true}));
     proxy
 }
 
 #[test]
-fn each_signal_that_asks_for_an_end_ends_in_order() {
+fn each_termination_signal_stops_the_proxy_in_order() {
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
-        let mut proxy = butler(&[], "auto");
+        let mut proxy = serving(&[], "auto");
         let group = proxy.actions()[0];
         proxy.signal(signal);
         assert_eq!(proxy.wait().code(), Some(0), "{signal:?}");
-        assert_eq!(proxy.logs().stderr, "end of input\n", "{signal:?}: the action saw its end");
-        eventually("nothing of the action is left", || processes::group(group).is_empty().then_some(()));
+        assert_eq!(proxy.logs().stderr, "end of input\n", "{signal:?}: the action saw the end of its input");
+        eventually("no process of the action is left", || processes::group(group).is_empty().then_some(()));
     }
 }
 
 #[test]
-fn nohup_keeps_it_going() {
+fn a_proxy_under_nohup_ignores_sighup() {
     let launcher = ["bash", "-c", "trap '' HUP; \"$0\" \"$@\"; exit $?"];
-    let mut proxy = butler(&launcher, "auto");
+    let mut proxy = serving(&launcher, "auto");
     proxy.signal(Signal::HUP);
     assert_eq!(proxy.run(&json!({})).status, 200);
     proxy.signal(Signal::TERM);
@@ -39,12 +40,12 @@ fn nohup_keeps_it_going() {
 }
 
 #[test]
-fn the_actions_own_signals_are_passed_on() {
-    let proxy = butler(&[], "auto");
+fn signals_for_the_action_are_forwarded() {
+    let proxy = serving(&[], "auto");
     for signal in ["SIGUSR1", "SIGUSR2"] {
         proxy.signal(if signal == "SIGUSR1" { Signal::USR1 } else { Signal::USR2 });
-        // Between two activations its log is kept for the next one.
-        eventually("the action got it", || {
+        // The log of an action between two activations goes to the next one.
+        eventually("the action got the signal", || {
             let response = proxy.run(&json!({}));
             assert_eq!(response.status, 200, "{}", response.text());
             proxy.logs().stderr.contains(&format!("got {signal}\n")).then_some(())
@@ -53,7 +54,7 @@ fn the_actions_own_signals_are_passed_on() {
 }
 
 #[test]
-fn an_action_that_has_no_handler_for_a_signal_ends_by_it_and_is_started_again() {
+fn an_action_killed_by_a_forwarded_signal_is_restarted() {
     let mut proxy = Proxy::plain();
     let loop_of =
         |body: &str| format!("#!/bin/bash\necho '{{\"openwhisk\":1}}'\nwhile read -r line; do {body}; done\n");
@@ -66,15 +67,15 @@ fn an_action_that_has_no_handler_for_a_signal_ends_by_it_and_is_started_again() 
     proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
     proxy.signal(Signal::USR1);
     caller.receive().expect("an answer").check_error(502, &["signal 10", "SIGUSR1"]);
-    eventually("the whole group got it", || processes::group(group).is_empty().then_some(()));
+    eventually("the whole group got the signal", || processes::group(group).is_empty().then_some(()));
     proxy.run(&json!({})).check(200, &json!({}));
     proxy.check_streams(2);
     proxy.stop();
 }
 
 #[test]
-fn a_stopped_proxy_goes_on_when_it_is_continued() {
-    let proxy = butler(&[], "auto");
+fn a_stopped_proxy_resumes_on_sigcont() {
+    let proxy = serving(&[], "auto");
     proxy.signal(Signal::STOP);
     let mut caller = proxy.caller();
     caller.send_request("POST", "/run", b"{}");
@@ -83,25 +84,25 @@ fn a_stopped_proxy_goes_on_when_it_is_continued() {
 }
 
 #[test]
-fn on_the_command_line_each_gives_the_status_that_a_shell_gives() {
+fn run_exits_with_128_plus_the_signal_number() {
     for (signal, name, status) in [
         (Signal::HUP, "SIGHUP", 129),
         (Signal::INT, "SIGINT", 130),
         (Signal::QUIT, "SIGQUIT", 131),
         (Signal::TERM, "SIGTERM", 143),
     ] {
-        let folder = tempfile::tempdir().expect("a folder of its own");
-        let action = compile("butler.c", folder.path());
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let action = compile("all_purpose.c", directory.path());
         let mut command = Command::new(env!("CARGO_BIN_EXE_pipeloop"));
         command.arg("run").arg(&action).args(["-p", "sleep_ms=600000"]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
-        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let mut text = String::new();
         stderr.read_line(&mut text).expect("a line");
         assert_eq!(text, "begun\n");
-        kill_process(Pid::from_child(&child), signal).expect("it lives");
+        kill_process(Pid::from_child(&child), signal).expect("the process is alive");
         stderr.read_to_string(&mut text).expect("text");
-        assert_eq!(child.wait().expect("it is our child").code(), Some(status), "{text}");
+        assert_eq!(child.wait().expect("it is a child of the test").code(), Some(status), "{text}");
         assert!(text.contains(&format!("pipeloop: {name}, stopping the action\n")), "{text}");
     }
 }

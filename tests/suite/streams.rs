@@ -1,5 +1,5 @@
-//! Version 2 of the protocol: frames, streams, several activations in flight, cancel, pause, stop, and
-//! what becomes of an action that does not keep to it.
+//! Version 2 of the protocol: frames, streams, several activations in flight, cancel, pause, stop, and actions that
+//! break the protocol.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::support::{
 const EVENTS: &str = "text/event-stream";
 const LINES: &str = "application/x-ndjson";
 
-/// The smallest program of version 2, to the letter.
+/// The smallest program of version 2, as documented.
 const SMALLEST: &str = r#"#!/bin/bash
 echo '{"openwhisk":2}'
 while read -r line; do
@@ -22,14 +22,14 @@ while read -r line; do
 done
 "#;
 
-/// A proxy of `streams.py`, and the file in which it tells what it heard.
+/// A proxy that serves `streams.py`, and the file in which the action reports the messages it received.
 pub(crate) struct Streams {
     pub(crate) proxy: Proxy,
-    tell: PathBuf,
+    report: PathBuf,
 }
 
 impl Streams {
-    /// With these members in its handshake.
+    /// Starts the action with these members in its handshake.
     #[track_caller]
     pub(crate) fn new(handshake: &Value, args: &[&str]) -> Self {
         Self::with(handshake, args, &[])
@@ -38,23 +38,23 @@ impl Streams {
     #[track_caller]
     pub(crate) fn with(handshake: &Value, args: &[&str], env: &[(&str, &str)]) -> Self {
         let proxy = Proxy::start(args, &[]);
-        let tell = proxy.directory().join("tell");
-        let mut variables = json!({"HANDSHAKE": handshake.to_string(), "TELL": tell});
+        let report = proxy.directory().join("report");
+        let mut variables = json!({"HANDSHAKE": handshake.to_string(), "REPORT": report});
         for (name, value) in env {
             variables[name] = json!(value);
         }
         proxy.init_action("streams.py", &variables);
-        Self { proxy, tell }
+        Self { proxy, report }
     }
 
-    /// Sends an activation of these steps, whose answer is left for later.
+    /// Sends an activation of these steps without waiting for its answer.
     pub(crate) fn send(&self, accept: &str, steps: &Value) -> Caller {
         let mut caller = self.proxy.caller();
         caller.send_run(accept, &json!({ "do": steps }));
         caller
     }
 
-    /// One body of an activation of these steps.
+    /// Runs these steps and checks the one body of the answer.
     #[track_caller]
     fn check(&self, steps: &Value, status: u16, body: &Value) {
         let response = self.proxy.run(&json!({ "do": steps }));
@@ -66,26 +66,26 @@ impl Streams {
         self.proxy.run(&json!({ "do": steps })).check_error(502, texts);
     }
 
-    pub(crate) fn told(&self) -> String {
-        std::fs::read_to_string(&self.tell).unwrap_or_default()
+    pub(crate) fn report(&self) -> String {
+        std::fs::read_to_string(&self.report).unwrap_or_default()
     }
 
     #[track_caller]
-    pub(crate) fn hears(&self, text: &str) {
-        eventually(&format!("it hears {text}"), || self.told().contains(text).then_some(()));
+    pub(crate) fn wait_for_report(&self, text: &str) {
+        eventually(&format!("the action reports {text}"), || self.report().contains(text).then_some(()));
     }
 
-    /// Makes a file for which an activation waits.
-    pub(crate) fn make(&self, name: &str) {
-        std::fs::write(self.proxy.directory().join(format!("{name}.go")), "").expect("the folder is ours");
+    /// Creates the file an activation waits for.
+    pub(crate) fn release(&self, name: &str) {
+        std::fs::write(self.proxy.directory().join(format!("{name}.go")), "").expect("the directory is writable");
     }
 
-    /// The step that waits for a file.
+    /// The step that waits until this name is released.
     pub(crate) fn wait(&self, name: &str) -> Value {
         json!(["wait", self.proxy.directory().join(format!("{name}.go"))])
     }
 
-    /// The process of the action, of which there is one.
+    /// The only process of the action.
     #[track_caller]
     pub(crate) fn process(&self) -> i32 {
         let actions = self.proxy.actions();
@@ -103,10 +103,10 @@ fn stream(caller: &mut Caller, media_type: &str) -> String {
     caller.receive_chunks(usize::MAX)
 }
 
-// What a caller gets.
+// Answers and streams.
 
 #[test]
-fn the_smallest_program_runs_to_the_letter() {
+fn the_smallest_program_runs_as_documented() {
     let proxy = Proxy::plain();
     proxy.init(SMALLEST).check(200, &json!({"ok": true}));
     for _ in 0..3 {
@@ -114,7 +114,7 @@ fn the_smallest_program_runs_to_the_letter() {
     }
     let mut caller = proxy.caller();
     for _ in 0..2 {
-        // On one connection: the end of a stream is not the end of that.
+        // On one connection: the end of a stream does not close it.
         caller.send_run(EVENTS, &json!({}));
         let expected = "data: \"one \"\n\ndata: \"two\"\n\nevent: result\ndata: {\"parts\":2}\n\n";
         assert_eq!(stream(&mut caller, EVENTS), expected);
@@ -187,7 +187,7 @@ while read -r line; do printf '{"result": {"got":"%s","n":1.00,"n":1e5} }\n' "$(
 }
 
 #[test]
-fn versions_before_stream_one_result() {
+fn versions_0_and_1_stream_one_result() {
     let echo = "while IFS= read -r line; do printf '%s\\n' \"$line\"";
     for (protocol, code) in [
         ("0", "#!/bin/bash\ncat\n".to_owned()),
@@ -205,20 +205,20 @@ fn versions_before_stream_one_result() {
 }
 
 #[test]
-fn a_chunk_arrives_before_the_next_one_is_made() {
+fn a_chunk_arrives_before_the_next_one_is_written() {
     let streams = Streams::new(&json!({}), &[]);
     let mut caller =
         streams.send(EVENTS, &json!([["chunk", 1], streams.wait("a"), ["chunk", 2], streams.wait("b"), ["end"]]));
     assert_eq!(caller.receive_head().expect("a head").status, 200);
     assert_eq!(caller.receive_chunks(1), "data: 1\n\n");
-    streams.make("a");
+    streams.release("a");
     assert_eq!(caller.receive_chunks(1), "data: 2\n\n");
-    streams.make("b");
+    streams.release("b");
     assert_eq!(caller.receive_chunks(usize::MAX), "event: result\ndata: null\n\n");
 }
 
 #[test]
-fn an_error_is_a_status_before_the_first_piece_and_an_event_behind_it() {
+fn an_error_is_a_status_before_the_first_chunk_and_an_event_after_it() {
     let streams = Streams::new(&json!({}), &[]);
     let mut caller = streams.send(EVENTS, &json!([["exit", 7]]));
     let response = caller.receive().expect("an answer with a length");
@@ -235,20 +235,20 @@ fn an_error_is_a_status_before_the_first_piece_and_an_event_behind_it() {
 }
 
 #[test]
-fn one_body_is_bounded() {
+fn one_body_is_bounded_and_a_stream_is_not() {
     let streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--max-result", "1KiB"]);
     streams.check_error(&json!([["flood", 100, 1000], ["end"]]), &["at most 1024 bytes"]);
-    streams.hears("cancel");
-    streams.hears("flooded");
-    // A stream is not.
+    streams.wait_for_report("cancel");
+    streams.wait_for_report("flooded");
+    // A stream has no limit.
     let mut caller = streams.send(LINES, &json!([["flood", 100, 100], ["end"]]));
     assert_eq!(stream(&mut caller, LINES).lines().count(), 101);
 }
 
-// Several at once.
+// Concurrent activations.
 
 #[test]
-fn activations_are_in_flight_together_and_end_in_any_order() {
+fn activations_run_concurrently_and_end_in_any_order() {
     let streams = Streams::new(&json!({"concurrency": 3}), &[]);
     let mut callers: Vec<_> = ["c", "b", "a"]
         .map(|name| {
@@ -256,13 +256,15 @@ fn activations_are_in_flight_together_and_end_in_any_order() {
         })
         .into();
     for name in ["a", "b", "c"] {
-        eventually("it has begun", || streams.proxy.logs().stderr.contains(&format!("{name}\n")).then_some(()));
+        eventually("the activation has begun", || {
+            streams.proxy.logs().stderr.contains(&format!("{name}\n")).then_some(())
+        });
     }
-    // A fourth has no place yet.
+    // No slot is free for a fourth.
     let mut fourth = streams.send("*/*", &json!([["result", {"name": "d"}]]));
     assert!(fourth.is_silent_for(Duration::from_millis(50)));
     while let Some((name, mut caller)) = callers.pop() {
-        streams.make(name);
+        streams.release(name);
         caller.receive().expect("an answer").check(200, &json!({"name": name}));
         if name == "a" {
             fourth.receive().expect("an answer").check(200, &json!({"name": "d"}));
@@ -273,7 +275,7 @@ fn activations_are_in_flight_together_and_end_in_any_order() {
 }
 
 #[test]
-fn one_that_sleeps_delays_no_other() {
+fn a_sleeping_activation_delays_no_other() {
     let streams = Streams::new(&json!({"concurrency": 64}), &[]);
     let mut slow = streams.send("*/*", &json!([streams.wait("go"), ["result", {}]]));
     let mut others = streams.proxy.caller();
@@ -281,41 +283,41 @@ fn one_that_sleeps_delays_no_other() {
         others.send_run("*/*", &json!({"do": [["result", {"n": n}]]}));
         others.receive().expect("an answer").check(200, &json!({ "n": n }));
     }
-    streams.make("go");
+    streams.release("go");
     slow.receive().expect("an answer").check(200, &json!({}));
 }
 
 #[test]
-fn the_queue_begins_behind_the_places() {
+fn activations_queue_once_all_slots_are_taken() {
     let streams = Streams::new(&json!({"concurrency": 2}), &["--queue", "1"]);
     let steps = json!([["stderr", "begun"], streams.wait("go"), ["result", {}]]);
     let mut callers: Vec<_> = (0..2).map(|_| streams.send("*/*", &steps)).collect();
-    streams.proxy.wait_for("both have begun", |logs| logs.stderr.matches("begun").count() == 2);
+    streams.proxy.wait_for("both activations have begun", |logs| logs.stderr.matches("begun").count() == 2);
     callers.push(streams.send("*/*", &steps));
-    // The third waits, and there is no place for a fourth.
+    // The third waits, and the queue has no space for a fourth.
     eventually("the fourth is refused", || {
         let mut fourth = streams.send("*/*", &steps);
         if fourth.is_silent_for(Duration::from_millis(100)) {
-            // It came before the third.
+            // It arrived before the third.
             callers.push(fourth);
             return None;
         }
         fourth.receive().expect("an answer").check_error(429, &[]);
         Some(())
     });
-    streams.make("go");
+    streams.release("go");
     for mut caller in callers {
         assert!(matches!(caller.receive().expect("an answer").status, 200 | 429));
     }
 }
 
 #[test]
-fn a_death_is_told_to_all_it_takes_with_it_and_to_no_other() {
+fn a_crash_fails_every_activation_in_flight_and_no_other() {
     let streams = Streams::new(&json!({"concurrency": 3}), &[]);
-    let mut innocent = streams.send("*/*", &json!([["stderr", "begun"], ["wait", "/nowhere"]]));
-    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
-    let mut guilty = streams.send("*/*", &json!([["exit", 3]]));
-    for caller in [&mut innocent, &mut guilty] {
+    let mut bystander = streams.send("*/*", &json!([["stderr", "begun"], ["wait", "/nowhere"]]));
+    streams.proxy.wait_for("the activation has begun", |logs| logs.stderr.contains("begun"));
+    let mut crashing = streams.send("*/*", &json!([["exit", 3]]));
+    for caller in [&mut bystander, &mut crashing] {
         caller.receive().expect("an answer").check_error(502, &["exited with status 3"]);
     }
     streams.check(&json!([["result", {"alive": true}]]), 200, &json!({"alive": true}));
@@ -324,8 +326,8 @@ fn a_death_is_told_to_all_it_takes_with_it_and_to_no_other() {
 }
 
 #[test]
-fn what_a_dead_process_never_read_is_another_ones() {
-    // It reads one line at a time, byte by byte, and dies of the first activation with others unread.
+fn an_activation_the_dead_process_never_read_goes_to_its_successor() {
+    // Bash reads one line at a time, byte by byte, and exits in the first activation with others unread.
     let code = r#"#!/bin/bash
 echo '{"openwhisk":2,"concurrency":4}'
 [ -e "$MARK" ] && while read -r line; do id=${line#*:}; echo "{\"id\":${id%%,*},\"result\":{\"second\":true}}"; done
@@ -340,13 +342,13 @@ touch "$MARK"; exit 4
         .check(200, &json!({"ok": true}));
     let mut callers: Vec<_> = (0..4).map(|_| proxy.caller()).collect();
     callers[0].send_run("*/*", &json!({}));
-    proxy.wait_for("the first has begun", |logs| logs.stderr.contains("begun"));
+    proxy.wait_for("the first activation has begun", |logs| logs.stderr.contains("begun"));
     for caller in &mut callers[1..] {
         caller.send_run("*/*", &json!({}));
     }
-    // They stand in its pipe by then: four places, and the answer to another request shows that they came.
+    // Their lines are in its pipe by then: it has four slots, and the answer to another request shows that they came.
     proxy.caller().call("GET", "/", b"");
-    std::fs::write(go, "").expect("the folder is ours");
+    std::fs::write(go, "").expect("the directory is writable");
     callers[0].receive().expect("an answer").check_error(502, &["exited with status 4"]);
     for caller in &mut callers[1..] {
         caller.receive().expect("an answer").check(200, &json!({"second": true}));
@@ -354,24 +356,26 @@ touch "$MARK"; exit 4
     proxy.check_streams(4);
 }
 
-// Callers that leave, and time.
+// Callers that leave, deadlines and timeouts.
 
 #[test]
-fn a_caller_that_leaves_cancels_and_frees_its_place() {
+fn a_caller_that_leaves_cancels_and_frees_its_slot() {
     let streams = Streams::new(&json!({"concurrency": 1, "cancel": true}), &[]);
     for accept in ["*/*", EVENTS] {
-        let before = streams.told().matches("cancel").count();
+        let before = streams.report().matches("cancel").count();
         let caller =
             streams.send(accept, &json!([["stderr", "begun"], ["wait_cancel"], ["log", "cleaned up"], ["end"]]));
         let count = streams.proxy.logs().stderr.matches("begun").count();
-        streams.proxy.wait_for("it has begun", |logs| logs.stderr.matches("begun").count() > count.min(before));
+        streams
+            .proxy
+            .wait_for("the activation has begun", |logs| logs.stderr.matches("begun").count() > count.min(before));
         drop(caller);
-        eventually("it hears of it", || (streams.told().matches("cancel").count() > before).then_some(()));
+        eventually("the action gets a cancel", || (streams.report().matches("cancel").count() > before).then_some(()));
         streams.check(&json!([["result", {}]]), 200, &json!({}));
     }
     let logs = streams.proxy.check_streams(4);
     assert_eq!(logs.stderr.matches("cleaned up").count(), 2);
-    assert!(streams.told().contains("{\"cancel\":1}"), "{}", streams.told());
+    assert!(streams.report().contains("{\"cancel\":1}"), "{}", streams.report());
 }
 
 #[test]
@@ -381,59 +385,59 @@ fn a_caller_that_leaves_a_stream_cancels_it() {
     caller.receive_head().expect("a head");
     caller.receive_chunks(100_000);
     drop(caller);
-    streams.hears("flooded");
+    streams.wait_for_report("flooded");
     let process = streams.process();
     streams.check(&json!([["result", {}]]), 200, &json!({}));
     assert_eq!(streams.process(), process);
 }
 
 #[test]
-fn without_a_promise_what_nobody_waits_for_goes_on_to_its_end() {
+fn an_abandoned_activation_runs_to_its_end_without_the_cancel_promise() {
     let streams = Streams::new(&json!({}), &[]);
     let caller = streams.send(
         EVENTS,
         &json!([["stderr", "begun"], streams.wait("go"), ["chunk", "lost"], ["stderr", "done"], ["end"]]),
     );
-    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+    streams.proxy.wait_for("the activation has begun", |logs| logs.stderr.contains("begun"));
     let process = streams.process();
     drop(caller);
     let mut next = streams.send("*/*", &json!([["result", {"next": true}]]));
     assert!(next.is_silent_for(Duration::from_millis(50)));
-    streams.make("go");
+    streams.release("go");
     next.receive().expect("an answer").check(200, &json!({"next": true}));
-    assert_eq!((streams.process(), streams.told().contains("cancel")), (process, false));
+    assert_eq!((streams.process(), streams.report().contains("cancel")), (process, false));
     let logs = streams.proxy.logs();
     assert_eq!(Logs::activations(&logs.stderr), ["begun\ndone\n", "", ""]);
 }
 
 #[test]
-fn the_deadline_of_one_is_no_others() {
+fn a_deadline_ends_only_its_own_activation() {
     let streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--stop-grace", "10s"]);
     let mut other = streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
-    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+    streams.proxy.wait_for("the activation has begun", |logs| logs.stderr.contains("begun"));
     let process = streams.process();
     let body = json!({"value": {"do": [["wait_cancel"], ["end"]]}, "deadline": now_ms() + 300});
     streams.proxy.run_raw(&body.to_string()).check_error(502, &["deadline"]);
-    streams.hears("{\"cancel\":2}");
-    streams.make("go");
+    streams.wait_for_report("{\"cancel\":2}");
+    streams.release("go");
     other.receive().expect("an answer").check(200, &json!({"other": true}));
     assert_eq!(streams.process(), process);
     streams.proxy.check_streams(2);
 }
 
 #[test]
-fn a_process_that_does_not_end_what_it_was_told_to_is_replaced() {
+fn a_process_that_ignores_a_deadline_is_replaced() {
     let streams =
         Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--stop-grace", "100ms", "--run-timeout", "30s"]);
     let mut other = streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
-    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+    streams.proxy.wait_for("the activation has begun", |logs| logs.stderr.contains("begun"));
     let process = streams.process();
     let body = json!({"value": {"do": [["wait", "/nowhere"]]}, "deadline": now_ms() + 200});
     streams.proxy.run_raw(&body.to_string()).check_error(502, &["deadline"]);
-    // It takes nothing more, and what is in flight is let finish.
+    // It takes no new activation, and the one in flight may finish.
     let mut next = streams.send("*/*", &json!([["result", {"next": true}]]));
     assert!(next.is_silent_for(Duration::from_millis(300)));
-    streams.make("go");
+    streams.release("go");
     other.receive().expect("an answer").check(200, &json!({"other": true}));
     next.receive().expect("an answer").check(200, &json!({"next": true}));
     assert_ne!(streams.process(), process);
@@ -441,20 +445,20 @@ fn a_process_that_does_not_end_what_it_was_told_to_is_replaced() {
 }
 
 #[test]
-fn a_process_that_does_not_end_what_it_was_told_to_cancel_is_replaced() {
+fn a_process_that_ignores_a_cancel_is_replaced() {
     let streams = Streams::new(&json!({"concurrency": 1, "cancel": true}), &["--stop-grace", "100ms"]);
     let process = streams.process();
-    let leaver = streams.send("*/*", &json!([["tell", "begun"], ["wait", "/nowhere"]]));
-    streams.hears("begun");
+    let leaver = streams.send("*/*", &json!([["report", "begun"], ["wait", "/nowhere"]]));
+    streams.wait_for_report("begun");
     drop(leaver);
-    streams.hears("{\"cancel\":1}");
+    streams.wait_for_report("{\"cancel\":1}");
     streams.check(&json!([["result", {"next": true}]]), 200, &json!({"next": true}));
     assert_ne!(streams.process(), process);
     streams.proxy.check_streams(2);
 }
 
 #[test]
-fn the_run_timeout_of_one_alone_stops_the_process() {
+fn the_run_timeout_of_the_only_activation_stops_the_process() {
     let streams = Streams::new(&json!({}), &["--run-timeout", "3s"]);
     let process = streams.process();
     streams.check_error(&json!([["wait", "/nowhere"]]), &["run timeout"]);
@@ -468,7 +472,7 @@ fn the_run_timeout_of_one_alone_stops_the_process() {
 
 /// Resident memory of a process in KiB.
 fn resident_kib(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is alive");
     let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("it has memory");
     line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).expect("a number")
 }
@@ -482,51 +486,51 @@ fn slow_caller(streams: &Streams) -> Caller {
 }
 
 #[test]
-fn a_slow_caller_slows_the_only_activation_and_holds_bounded_memory() {
+fn a_slow_caller_slows_the_only_activation_in_bounded_memory() {
     let streams = Streams::new(&json!({}), &["--stream-buffer", "256KiB"]);
     let mut caller = slow_caller(&streams);
-    // The sockets' buffers fill, then ours, then the pipe: it stops in the middle of a write.
+    // The sockets' buffers fill, then the proxy's, then the pipe: the action blocks in the middle of a write.
     let process = streams.process();
     let mut before = None;
-    let mut looks = 0;
-    eventually("it stands still", || {
+    let mut probes = 0;
+    eventually("the action is blocked", || {
         let written = processes::written_bytes(process);
-        // More than once: it may only be waiting for a processor.
-        looks = if before == Some(written) { looks + 1 } else { 0 };
+        // More than once: it may only be waiting for the CPU.
+        probes = if before == Some(written) { probes + 1 } else { 0 };
         before = Some(written);
         std::thread::sleep(Duration::from_millis(50));
-        (looks >= 10).then_some(())
+        (probes >= 10).then_some(())
     });
     assert!(resident_kib(streams.proxy.pid()) < 40_000, "{} KiB", resident_kib(streams.proxy.pid()));
-    // Read on, it goes on.
+    // It continues once the caller reads again.
     assert!(caller.receive_chunks(20_000_000).len() >= 20_000_000);
-    assert!(processes::written_bytes(process) > before.expect("it was looked at"));
+    assert!(processes::written_bytes(process) > before.expect("it was probed"));
 }
 
 #[test]
-fn among_others_a_slow_caller_makes_its_own_pause_and_no_other() {
+fn a_slow_caller_pauses_its_own_activation_and_no_other() {
     let streams = Streams::new(&json!({"concurrency": 4, "cancel": true, "pause": true}), &["--stream-buffer", "4MiB"]);
     let mut caller = slow_caller(&streams);
-    streams.hears("{\"pause\":1}");
+    streams.wait_for_report("{\"pause\":1}");
     let begun = Instant::now();
     for n in 0..100 {
         streams.check(&json!([["chunk", n], ["result", {"n": n}]]), 200, &json!({"n": n}));
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert!(resident_kib(streams.proxy.pid()) < 40_000, "{} KiB", resident_kib(streams.proxy.pid()));
-    // Read on, it goes on, and has lost nothing.
+    // It continues once the caller reads again, and no chunk is lost.
     let more = caller.receive_chunks(20_000_000);
     assert!(more.len() >= 20_000_000 && !more.contains("event"), "{}", &more[more.len() - 300..]);
-    streams.hears("{\"resume\":1}");
+    streams.wait_for_report("{\"resume\":1}");
     drop(caller);
-    streams.hears("flooded");
+    streams.wait_for_report("flooded");
 }
 
 #[test]
-fn without_a_promise_to_pause_a_slow_caller_loses_its_stream_and_nobody_else() {
+fn a_slow_caller_loses_only_its_own_stream_without_the_pause_promise() {
     let streams = Streams::new(&json!({"concurrency": 4, "cancel": true}), &["--stream-buffer", "256KiB"]);
     let mut caller = slow_caller(&streams);
-    streams.hears("{\"cancel\":1}");
+    streams.wait_for_report("{\"cancel\":1}");
     streams.check(&json!([["result", {"other": true}]]), 200, &json!({"other": true}));
     let rest = caller.receive_chunks(usize::MAX);
     assert!(
@@ -537,20 +541,20 @@ fn without_a_promise_to_pause_a_slow_caller_loses_its_stream_and_nobody_else() {
     assert!(streams.proxy.logs().stderr.contains("error[PL101]"));
 }
 
-/// Numbered chunks of a kilobyte, half a megabyte of them a second, for ever.
+/// Numbered chunks of a kilobyte, half a megabyte a second, forever.
 fn dripping() -> Value {
     json!([["drip", 1000, 1_000_000_000, 2], ["end"]])
 }
 
-/// A caller that reads ten kibibytes a second, and on what it looks meanwhile.
-struct Slow {
+/// A caller that reads ten kibibytes a second and checks what it reads.
+struct SlowCaller {
     caller: Caller,
     began: Instant,
     read: usize,
     next: usize,
 }
 
-impl Slow {
+impl SlowCaller {
     const BYTES_PER_SECOND: usize = 10 * 1024;
 
     fn begin(streams: &Streams) -> Self {
@@ -560,62 +564,62 @@ impl Slow {
         Self { caller, began: Instant::now(), read: 0, next: 0 }
     }
 
-    /// Reads at its own pace until something has happened, and at least for so long.
-    fn read_until(&mut self, what: &str, at_least: Duration, mut happened: impl FnMut() -> bool) {
+    /// Reads at its own rate until something has happened, and at least for this long.
+    fn read_until(&mut self, what: &str, min_time: Duration, mut happened: impl FnMut() -> bool) {
         let begun = Instant::now();
-        while begun.elapsed() < at_least || !happened() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
-            let piece = self.caller.receive_chunk().expect("the stream goes on").expect("the stream goes on");
-            self.check(&piece);
+        while begun.elapsed() < min_time || !happened() {
+            assert!(begun.elapsed() < Duration::from_mins(1), "it never happened: {what}");
+            let chunk = self.caller.receive_chunk().expect("the stream goes on").expect("the stream goes on");
+            self.check(&chunk);
             let due = Duration::from_secs_f64(self.read as f64 / Self::BYTES_PER_SECOND as f64);
             std::thread::sleep(due.saturating_sub(self.began.elapsed()));
         }
     }
 
-    /// Nothing is lost, and nothing is out of order. A piece holds one chunk.
-    fn check(&mut self, piece: &[u8]) {
-        let text = std::str::from_utf8(piece).expect("it is text");
+    /// No chunk is lost or out of order. A chunk of HTTP holds one chunk of the action.
+    fn check(&mut self, chunk: &[u8]) {
+        let text = std::str::from_utf8(chunk).expect("it is text");
         assert!(text.starts_with(&format!("{{\"chunk\":\"{} ", self.next)), "chunk {}: {text}", self.next);
-        self.read += piece.len();
+        self.read += chunk.len();
         self.next += 1;
     }
 }
 
-/// What the others of the same action get while a caller is slow, until they are told to stop: a stream that
-/// is read as fast as it comes, and one activation after another. How much that was.
+/// Serves other callers of the same action while one is slow, until `stop` is set: a stream that is read as fast as it
+/// comes, and one activation after another. Returns the bytes of the stream and the number of answers.
 fn served_meanwhile(streams: &Streams, stop: &std::sync::atomic::AtomicBool) -> (usize, usize) {
-    let over = || stop.load(std::sync::atomic::Ordering::Relaxed);
+    let stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
     std::thread::scope(|scope| {
         let stream = scope.spawn(|| {
             let mut caller = streams.send(LINES, &dripping());
             caller.receive_head().expect("a head");
             let mut bytes = 0;
-            while !over() {
-                bytes += caller.receive_chunk().expect("it goes on").expect("it goes on").len();
+            while !stopped() {
+                bytes += caller.receive_chunk().expect("the stream goes on").expect("the stream goes on").len();
             }
             bytes
         });
         let mut answers = 0;
-        while !over() {
+        while !stopped() {
             streams.check(&json!([["result", {"n": answers}]]), 200, &json!({"n": answers}));
             answers += 1;
         }
-        (stream.join().expect("it is served"), answers)
+        (stream.join().expect("the stream is served"), answers)
     })
 }
 
-/// A slow caller among fast ones: what it does, while they are served. How much more memory the proxy has had
-/// than before.
+/// Runs a slow caller among fast ones, and checks that the fast ones are served and that the proxy's peak memory is
+/// bounded.
 #[track_caller]
-fn check_slow_among_fast(streams: &Streams, slowly: impl FnOnce(&mut Slow)) {
+fn check_slow_among_fast(streams: &Streams, slowly: impl FnOnce(&mut SlowCaller)) {
     streams.check(&json!([["result", {}]]), 200, &json!({}));
     let before = processes::resource_usage(streams.proxy.pid());
     let stop = std::sync::atomic::AtomicBool::new(false);
-    // The first, so that it is in the first process.
-    let mut slow = Slow::begin(streams);
+    // The slow caller comes first, so that it is in the first process.
+    let mut slow = SlowCaller::begin(streams);
     let (bytes, answers, time) = std::thread::scope(|scope| {
         let others = scope.spawn(|| served_meanwhile(streams, &stop));
-        // Also if it fails, or nobody would stop.
+        // The others have to stop even if it panics.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| slowly(&mut slow)));
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         let (bytes, answers) = others.join().expect("the others are served");
@@ -624,19 +628,19 @@ fn check_slow_among_fast(streams: &Streams, slowly: impl FnOnce(&mut Slow)) {
     });
     let after = processes::resource_usage(streams.proxy.pid());
     assert!(after.peak_kib < before.peak_kib + 6 * 1024, "{before:?} {after:?}");
-    // Ten times as fast as the slow one, at the least.
-    let least = 10 * Slow::BYTES_PER_SECOND as u64 * time.as_secs();
-    assert!(bytes as u64 > least && answers > 20, "{bytes} bytes and {answers} answers in {time:?}");
+    // At least ten times as fast as the slow one.
+    let min_bytes = 10 * SlowCaller::BYTES_PER_SECOND as u64 * time.as_secs();
+    assert!(bytes as u64 > min_bytes && answers > 20, "{bytes} bytes and {answers} answers in {time:?}");
 }
 
 #[test]
-fn who_reads_ten_kibibytes_a_second_makes_its_own_stream_pause_again_and_again() {
+fn a_caller_that_reads_10_kib_a_second_pauses_its_own_stream_repeatedly() {
     let handshake = json!({"concurrency": 4, "cancel": true, "pause": true});
     let streams = Streams::new(&handshake, &["--stream-buffer", "256KiB"]);
-    let heard = |what: &str| streams.told().matches(what).count();
+    let count = |what: &str| streams.report().matches(what).count();
     check_slow_among_fast(&streams, |slow| {
-        slow.read_until("it pauses, goes on, and pauses", Duration::from_secs(4), || {
-            heard("{\"pause\":") >= 2 && heard("{\"resume\":") >= 1
+        slow.read_until("the action pauses, resumes, and pauses", Duration::from_secs(4), || {
+            count("{\"pause\":") >= 2 && count("{\"resume\":") >= 1
         });
     });
     assert!(!streams.proxy.logs().stderr.contains("error["), "{}", streams.proxy.logs().stderr);
@@ -644,19 +648,19 @@ fn who_reads_ten_kibibytes_a_second_makes_its_own_stream_pause_again_and_again()
 }
 
 #[test]
-fn who_reads_ten_kibibytes_a_second_without_a_pause_is_told_why_its_stream_ends() {
+fn a_caller_that_reads_10_kib_a_second_gets_the_reason_its_stream_ends() {
     let streams = Streams::new(&json!({"concurrency": 4, "cancel": true}), &["--stream-buffer", "256KiB"]);
     let process = streams.process();
     check_slow_among_fast(&streams, |slow| {
-        let is_told = || streams.proxy.logs().stderr.contains("error[PL101]");
-        slow.read_until("it is too far behind", Duration::from_secs(4), is_told);
-        // What is held for it is its own, in order, and the reason is the last of it.
+        let reported = || streams.proxy.logs().stderr.contains("error[PL101]");
+        slow.read_until("the caller is too far behind", Duration::from_secs(4), reported);
+        // It gets the buffered rest of its stream in order, and then the reason.
         let last = loop {
-            let piece = slow.caller.receive_chunk().expect("the body goes on").expect("a reason comes last");
-            if !piece.starts_with(b"{\"chunk\"") {
-                break String::from_utf8(piece).expect("it is text");
+            let chunk = slow.caller.receive_chunk().expect("the body goes on").expect("a reason comes last");
+            if !chunk.starts_with(b"{\"chunk\"") {
+                break String::from_utf8(chunk).expect("it is text");
             }
-            slow.check(&piece);
+            slow.check(&chunk);
         };
         assert!(last.starts_with("{\"error\":\"the caller reads more slowly"), "{last}");
         assert_eq!(slow.caller.receive_chunk().expect("the body ends in order"), None);
@@ -665,53 +669,53 @@ fn who_reads_ten_kibibytes_a_second_without_a_pause_is_told_why_its_stream_ends(
 }
 
 #[test]
-fn who_reads_ten_kibibytes_a_second_slows_a_process_of_its_own_down() {
+fn a_caller_that_reads_10_kib_a_second_slows_only_its_own_process() {
     let streams = Streams::new(&json!({}), &["--stream-buffer", "256KiB", "--workers", "3"]);
     let process = streams.process();
     check_slow_among_fast(&streams, |slow| {
-        let mut seen = Instant::now();
+        let mut probed = Instant::now();
         let mut before = processes::written_bytes(process);
-        // Once what lies between them is full, it writes no faster than it is read.
-        slow.read_until("it writes as slowly as it is read", Duration::from_secs(4), || {
-            if seen.elapsed() > Duration::from_secs(2) {
+        // Once every buffer between them is full, the process writes no faster than the caller reads.
+        slow.read_until("the process writes as slowly as the caller reads", Duration::from_secs(4), || {
+            if probed.elapsed() > Duration::from_secs(2) {
                 let now = processes::written_bytes(process);
                 let writes = now - before;
-                let stands = before > 256 * 1024 && writes < 10 * Slow::BYTES_PER_SECOND as u64;
-                (seen, before) = (Instant::now(), now);
-                return stands;
+                let blocked = before > 256 * 1024 && writes < 10 * SlowCaller::BYTES_PER_SECOND as u64;
+                (probed, before) = (Instant::now(), now);
+                return blocked;
             }
             false
         });
     });
 }
 
-// The end.
+// Shutdown.
 
 #[test]
-fn the_end_is_announced_to_whoever_wants_to_hear_it() {
+fn the_stop_frame_is_sent_only_to_a_process_that_promises_it() {
     for (stop, expected) in [(true, "{\"stop\":{\"grace_ms\":1500}}\nend of input\n"), (false, "end of input\n")] {
         let mut streams = Streams::new(&json!({"concurrency": 2, "stop": stop}), &[]);
         streams.check(&json!([["result", {}]]), 200, &json!({}));
         streams.proxy.stop();
-        assert_eq!(streams.told(), expected);
+        assert_eq!(streams.report(), expected);
     }
 }
 
 #[test]
-fn at_the_end_what_is_in_flight_may_finish() {
+fn at_shutdown_activations_in_flight_may_finish() {
     let mut streams = Streams::new(&json!({"concurrency": 2, "stop": true}), &[]);
     let mut caller = streams.send(EVENTS, &json!([["chunk", 1], streams.wait("go"), ["result", {}]]));
     caller.receive_head().expect("a head");
     streams.proxy.signal(rustix::process::Signal::TERM);
-    eventually("nothing is accepted any more", || Caller::connect(streams.proxy.port()).is_err().then_some(()));
-    streams.make("go");
+    eventually("no connection is accepted any more", || Caller::connect(streams.proxy.port()).is_err().then_some(()));
+    streams.release("go");
     assert_eq!(caller.receive_chunks(usize::MAX), "data: 1\n\nevent: result\ndata: {}\n\n");
     assert_eq!(streams.proxy.wait().code(), Some(0));
     streams.proxy.check_streams(1);
 }
 
 #[test]
-fn at_the_end_what_takes_too_long_is_cut_visibly() {
+fn at_shutdown_a_stream_that_takes_too_long_ends_with_an_error() {
     let mut streams = Streams::new(&json!({"concurrency": 2}), &["--drain-grace", "100ms"]);
     let mut caller = streams.send(EVENTS, &json!([["chunk", 1], ["wait", "/nowhere"]]));
     caller.receive_head().expect("a head");
@@ -723,15 +727,15 @@ fn at_the_end_what_takes_too_long_is_cut_visibly() {
 }
 
 #[test]
-fn at_the_end_a_death_is_told_to_all_in_flight() {
+fn at_shutdown_a_crash_fails_every_activation_in_flight() {
     let mut streams = Streams::new(&json!({"concurrency": 2}), &["--drain-grace", "1h"]);
     let mut stream = streams.send(EVENTS, &json!([["chunk", 1], ["wait", "/nowhere"]]));
     stream.receive_head().expect("a head");
-    let mut whole = streams.send("*/*", &json!([["tell", "begun"], streams.wait("go"), ["exit", 3]]));
-    streams.hears("begun");
+    let mut whole = streams.send("*/*", &json!([["report", "begun"], streams.wait("go"), ["exit", 3]]));
+    streams.wait_for_report("begun");
     streams.proxy.signal(rustix::process::Signal::TERM);
-    eventually("nothing is accepted any more", || Caller::connect(streams.proxy.port()).is_err().then_some(()));
-    streams.make("go");
+    eventually("no connection is accepted any more", || Caller::connect(streams.proxy.port()).is_err().then_some(()));
+    streams.release("go");
     whole.receive().expect("an answer").check_error(502, &["exited with status 3"]);
     let text = stream.receive_chunks(usize::MAX);
     assert!(text.contains("event: error\ndata: {\"error\":\"the action exited with status 3"), "{text}");
@@ -740,21 +744,22 @@ fn at_the_end_a_death_is_told_to_all_in_flight() {
 }
 
 #[test]
-fn at_the_end_a_caller_that_leaves_is_cancelled_as_ever() {
+fn at_shutdown_a_caller_that_leaves_still_cancels() {
     let mut streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--drain-grace", "1h"]);
-    let leaver = streams.send(EVENTS, &json!([["tell", "begun"], ["wait_cancel"], ["tell", "cleaned up"], ["end"]]));
-    streams.hears("begun");
+    let leaver =
+        streams.send(EVENTS, &json!([["report", "begun"], ["wait_cancel"], ["report", "cleaned up"], ["end"]]));
+    streams.wait_for_report("begun");
     streams.proxy.signal(rustix::process::Signal::TERM);
-    eventually("nothing is accepted any more", || Caller::connect(streams.proxy.port()).is_err().then_some(()));
-    assert!(!streams.told().contains("cancel"), "{}", streams.told());
+    eventually("no connection is accepted any more", || Caller::connect(streams.proxy.port()).is_err().then_some(()));
+    assert!(!streams.report().contains("cancel"), "{}", streams.report());
     drop(leaver);
     assert_eq!(streams.proxy.wait().code(), Some(0));
-    assert!(streams.told().contains("cleaned up"), "{}", streams.told());
+    assert!(streams.report().contains("cleaned up"), "{}", streams.report());
     streams.proxy.check_streams(1);
 }
 
 #[test]
-fn a_freeze_in_the_middle_of_streams_does_not_count() {
+fn a_freeze_during_streams_does_not_count() {
     let limits = ["--run-timeout", "2s", "--caller-timeout", "1s", "--stop-grace", "1s"];
     let streams = Streams::new(&json!({"concurrency": 2}), &limits);
     let process = streams.process();
@@ -765,7 +770,7 @@ fn a_freeze_in_the_middle_of_streams_does_not_count() {
         assert_eq!(caller.receive_chunks(1), "data: 1\n\n");
     }
     streams.proxy.freeze(Duration::from_secs(3));
-    streams.make("go");
+    streams.release("go");
     for caller in &mut callers {
         assert_eq!(caller.receive_chunks(usize::MAX), "data: 2\n\nevent: result\ndata: null\n\n");
     }
@@ -775,12 +780,11 @@ fn a_freeze_in_the_middle_of_streams_does_not_count() {
 
 // Bad input.
 
-/// What several in flight make of frames that are nobody's: all of them are dropped, and told.
 #[test]
-fn frames_of_no_activation_in_flight_are_dropped_and_told() {
+fn frames_of_no_activation_in_flight_are_dropped_and_logged() {
     let streams = Streams::new(&json!({"concurrency": 4}), &[]);
     let process = streams.process();
-    for (line, told) in [
+    for (line, expected) in [
         ("ready", "since it is not JSON (expected value at column 1): `ready`"),
         ("[1]", "since it is an array, not an object: `[1]`"),
         (r#"{"result":{}}"#, r#"for it has no `id`: `{"result":{}}`"#),
@@ -791,14 +795,14 @@ fn frames_of_no_activation_in_flight_are_dropped_and_told() {
     ] {
         streams.check(&json!([["raw", line], ["result", {"own": true}]]), 200, &json!({"own": true}));
         let logs = streams.proxy.logs().stderr;
-        assert!(logs.contains(told), "{told:?} is missing in: {logs}");
+        assert!(logs.contains(expected), "{expected:?} is missing in: {logs}");
     }
     assert_eq!(streams.process(), process);
     streams.proxy.check_streams(7);
 }
 
 #[test]
-fn what_comes_behind_an_end_is_no_others() {
+fn frames_after_an_activations_end_reach_no_other() {
     for more in [
         r#"{"id":ID,"result":{"second":true}}"#,
         r#"{"id":ID,"chunk":1}"#,
@@ -808,22 +812,22 @@ fn what_comes_behind_an_end_is_no_others() {
         let streams = Streams::new(&json!({"concurrency": 4}), &[]);
         let mut other =
             streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
-        streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
-        let steps = json!([["result", {"own": true}], ["raw", more], ["tell", "written"]]);
+        streams.proxy.wait_for("the activation has begun", |logs| logs.stderr.contains("begun"));
+        let steps = json!([["result", {"own": true}], ["raw", more], ["report", "written"]]);
         streams.check(&steps, 200, &json!({"own": true}));
-        streams.hears("written");
-        streams.make("go");
+        streams.wait_for_report("written");
+        streams.release("go");
         other.receive().expect("an answer").check(200, &json!({"other": true}));
-        streams.proxy.wait_for("it is told", |logs| logs.stderr.contains("for 2 has ended: `{\"id\":2,"));
+        streams.proxy.wait_for("the drop is logged", |logs| logs.stderr.contains("for 2 has ended: `{\"id\":2,"));
     }
 }
 
 #[test]
-fn a_broken_frame_fails_its_own_activation() {
+fn a_malformed_frame_fails_its_own_activation() {
     let streams = Streams::new(&json!({"concurrency": 4, "cancel": true}), &[]);
     let process = streams.process();
     let mut other = streams.send("*/*", &json!([["stderr", "begun"], streams.wait("go"), ["result", {"other": true}]]));
-    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+    streams.proxy.wait_for("the activation has begun", |logs| logs.stderr.contains("begun"));
     for (line, texts) in [
         (r#"{"id":ID,"chnk":1}"#, "a frame with none of `chunk`, `result`, `error`, `end`, `log`"),
         (r#"{"id":ID,"chunk":1,"end":true}"#, "a frame with both `chunk` and `end`"),
@@ -833,7 +837,7 @@ fn a_broken_frame_fails_its_own_activation() {
     }
     streams.check_error(&json!([["result", 5]]), &[BAD_ANSWER]);
     streams.check_error(&json!([["result", null]]), &[BAD_ANSWER]);
-    streams.make("go");
+    streams.release("go");
     other.receive().expect("an answer").check(200, &json!({"other": true}));
     assert_eq!(streams.process(), process);
     let logs = streams.proxy.check_streams(6);
@@ -842,7 +846,7 @@ fn a_broken_frame_fails_its_own_activation() {
 }
 
 #[test]
-fn alone_a_line_that_is_no_frame_fails_the_activation_and_the_process_is_replaced() {
+fn with_concurrency_1_a_malformed_frame_fails_the_activation_and_replaces_the_process() {
     for line in ["ready", "{", "[1]", r#"{"id":1,"more":1}"#] {
         let streams = Streams::with(&json!({}), &[], &[("IDS", "no")]);
         let process = streams.process();
@@ -854,18 +858,18 @@ fn alone_a_line_that_is_no_frame_fails_the_activation_and_the_process_is_replace
 }
 
 #[test]
-fn without_ids_a_second_result_is_never_the_next_ones() {
+fn without_ids_a_second_result_never_answers_the_next_activation() {
     for (stray, same) in [("restart", false), ("ignore", true)] {
         let streams = Streams::with(&json!({}), &["--stray", stray], &[("IDS", "no")]);
         let process = streams.process();
         streams.check(
-            &json!([["result", {"n": 1}], streams.wait("go"), ["result", {"n": "stray"}], ["tell", "written"]]),
+            &json!([["result", {"n": 1}], streams.wait("go"), ["result", {"n": "stray"}], ["report", "written"]]),
             200,
             &json!({"n": 1}),
         );
-        streams.make("go");
-        // Before the next one is sent: behind that nobody could tell it from an answer.
-        streams.hears("written");
+        streams.release("go");
+        // Before the next activation is sent: after that, it could not be distinguished from an answer.
+        streams.wait_for_report("written");
         for n in 2..5 {
             streams.check(&json!([["result", {"n": n}]]), 200, &json!({"n": n}));
         }
@@ -877,7 +881,7 @@ fn without_ids_a_second_result_is_never_the_next_ones() {
 
 #[test]
 fn without_ids_two_results_at_once_are_an_error() {
-    // In one write, so that both are there when the first is taken: bash's own `printf` makes two of it.
+    // In one write, so that both are in the pipe when the proxy reads the first: bash's own `printf` writes twice.
     let code = "#!/bin/bash\necho '{\"openwhisk\":2}'\n\
                 while read -r line; do env printf '{%s\"result\":{\"n\":1}}\\n{\"result\":{\"n\":2}}\\n' \"$ID\"; done\n";
     for (id, error) in [("", true), ("\"id\":1,", false)] {
@@ -888,19 +892,19 @@ fn without_ids_two_results_at_once_are_an_error() {
             if error {
                 response.check_error(502, &[BAD_ANSWER]);
             } else {
-                // Its number says whose it is. The process is replaced all the same.
+                // Its id says which activation it answers. The process is still replaced.
                 response.check(200, &json!({"n": 1}));
             }
         }
         let logs = proxy.check_streams(2).stderr;
         assert_eq!(logs.contains("answer spans more than one line: `{\"result\":{\"n\":1}}` and `"), error, "{logs}");
-        assert!(logs.contains("started anew, since it wrote a line too many"), "{logs}");
+        assert!(logs.contains("restarts the action because it wrote an extra line"), "{logs}");
     }
 }
 
 #[test]
-fn without_ids_a_line_that_was_begun_too_early_is_never_the_next_ones() {
-    // The second process of it answers as the first one did.
+fn without_ids_a_line_begun_too_early_never_answers_the_next_activation() {
+    // Its second process answers as the first did.
     let code = r#"#!/bin/bash
 echo '{"openwhisk":2}'
 read -r line; echo '{"result":{"n":1}}'; printf '{"result":'; : > "$MARK"
@@ -919,8 +923,8 @@ while read -r line; do echo '"x"}'; echo '{"result":{"n":2}}'; done
     assert!(logs.stderr.contains("and is not ended: `{\"result\":`"), "{}", logs.stderr);
 }
 
-/// A process that reads one activation and then writes this frame for ever, as fast as it can; `$id` is the
-/// activation's.
+/// A process that reads one activation and then writes this frame forever, as fast as it can; `$id` is the id of the
+/// activation.
 #[track_caller]
 fn flooding(args: &[&str], concurrency: usize, frame: &str) -> (Proxy, i32) {
     let code = format!(
@@ -935,7 +939,7 @@ fn flooding(args: &[&str], concurrency: usize, frame: &str) -> (Proxy, i32) {
 }
 
 #[test]
-fn a_flood_of_frames_keeps_nobody_from_being_served() {
+fn a_flood_of_frames_blocks_no_other_caller() {
     let pad = "x".repeat(200);
     for frame in [
         format!("{{\"id\":$id,\"chunk\":\"{pad}\"}}"),
@@ -944,10 +948,10 @@ fn a_flood_of_frames_keeps_nobody_from_being_served() {
         pad.clone(),
     ] {
         let (mut proxy, process) = flooding(&["--drain-grace", "100ms"], 4, &frame);
-        // Its caller leaves at once, and nothing was promised: what it writes is nobody's.
+        // Its caller leaves at once, and the action does not promise `cancel`: no caller gets what it writes.
         let mut caller = proxy.caller();
         caller.send_run(EVENTS, &json!({}));
-        eventually("it floods", || (processes::written_bytes(process) > 1_000_000).then_some(()));
+        eventually("the action floods", || (processes::written_bytes(process) > 1_000_000).then_some(()));
         drop(caller);
         let begun = Instant::now();
         for _ in 0..20 {
@@ -959,7 +963,7 @@ fn a_flood_of_frames_keeps_nobody_from_being_served() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_slows_frames_down_and_takes_no_memory() {
+fn an_unread_log_slows_frames_down_in_bounded_memory() {
     let pad = "x".repeat(200);
     for frame in [format!("{{\"id\":$id,\"log\":\"{pad}\"}}"), format!("{{\"id\":99,\"log\":\"{pad}\"}}")] {
         for concurrency in [1, 4] {
@@ -968,25 +972,25 @@ fn a_log_that_nobody_reads_slows_frames_down_and_takes_no_memory() {
             proxy.while_output_is_unread(|| {
                 caller.send_run("*/*", &json!({}));
                 let mut before = 0;
-                eventually("it stands still", || {
+                eventually("the action is blocked", || {
                     let written = processes::written_bytes(process);
-                    let stands = before == written && written > 100_000;
+                    let blocked = before == written && written > 100_000;
                     before = written;
                     std::thread::sleep(Duration::from_millis(50));
-                    stands.then_some(())
+                    blocked.then_some(())
                 });
             });
-            let holdings = processes::resource_usage(proxy.pid());
-            assert!(holdings.peak_kib < 40_000, "{concurrency}: {frame}: {holdings:?}");
-            // Read on, it goes on.
+            let usage = processes::resource_usage(proxy.pid());
+            assert!(usage.peak_kib < 40_000, "{concurrency}: {frame}: {usage:?}");
+            // It continues once its log is read.
             let before = processes::written_bytes(process);
-            eventually("it goes on", || (processes::written_bytes(process) > before).then_some(()));
+            eventually("the action continues", || (processes::written_bytes(process) > before).then_some(()));
         }
     }
 }
 
 #[test]
-fn one_body_of_tiny_chunks_takes_the_memory_of_its_bytes() {
+fn a_body_of_tiny_chunks_takes_only_the_memory_of_its_bytes() {
     let (proxy, _) = flooding(&["--max-result", "512KiB"], 4, r#"{"id":$id,"chunk":1}"#);
     let before = processes::resource_usage(proxy.pid());
     let mut caller = proxy.caller();
@@ -999,40 +1003,40 @@ fn one_body_of_tiny_chunks_takes_the_memory_of_its_bytes() {
 }
 
 #[test]
-fn a_result_over_the_bound_is_refused() {
+fn a_result_over_the_limit_is_refused() {
     let code = r#"#!/usr/bin/env python3
 import json, os, sys
-print(json.dumps({"openwhisk": 2, "concurrency": int(os.environ["MANY"])}), flush=True)
+print(json.dumps({"openwhisk": 2, "concurrency": int(os.environ["CONCURRENCY"])}), flush=True)
 for line in sys.stdin:
     run = json.loads(line)
     size = run["value"]["size"]
     if size: print(json.dumps({"id": run["run"], "result": {"x": "x" * size}}), flush=True)
     else: print("begun", file=sys.stderr, flush=True)
 "#;
-    for (many, texts) in
+    for (concurrency, texts) in
         [("1", "the action's answer is too long"), ("2", "a frame of more than 10240 bytes while 2 activations")]
     {
         let proxy = Proxy::start(&["--max-result", "10KiB"], &[]);
         proxy
-            .init_value(&json!({"main": "main", "code": code, "env": {"MANY": many}}))
+            .init_value(&json!({"main": "main", "code": code, "env": {"CONCURRENCY": concurrency}}))
             .check(200, &json!({"ok": true}));
         let mut other = proxy.caller();
-        if many == "2" {
+        if concurrency == "2" {
             other.send_run("*/*", &json!({"size": 0}));
-            proxy.wait_for("it has begun", |logs| logs.stderr.contains("begun"));
+            proxy.wait_for("the activation has begun", |logs| logs.stderr.contains("begun"));
         }
         proxy.run(&json!({"size": 20_000})).check_error(502, &[texts]);
-        if many == "2" {
+        if concurrency == "2" {
             other.receive().expect("an answer").check_error(502, &[texts]);
         }
         let response = proxy.run(&json!({"size": 9_000}));
         assert_eq!(response.status, 200, "{}", response.text());
-        proxy.check_streams(if many == "2" { 3 } else { 2 });
+        proxy.check_streams(if concurrency == "2" { 3 } else { 2 });
     }
 }
 
 #[test]
-fn a_result_just_over_the_bound_fails_its_activation_alone() {
+fn a_result_just_over_the_limit_fails_only_its_own_activation() {
     let streams = Streams::new(&json!({"concurrency": 2, "cancel": true}), &["--max-result", "100"]);
     let process = streams.process();
     let line = format!(r#"{{"id":ID,"result":{{"x":"{}"}}}}"#, "x".repeat(200));
@@ -1042,9 +1046,9 @@ fn a_result_just_over_the_bound_fails_its_activation_alone() {
 }
 
 #[test]
-fn a_handshake_that_promises_nonsense_is_refused() {
+fn a_handshake_with_an_invalid_promise_is_refused() {
     let proxy = Proxy::plain();
-    for (member, nonsense) in [
+    for (member, invalid) in [
         ("concurrency", "0"),
         ("concurrency", "\"many\""),
         ("concurrency", "1e9"),
@@ -1052,8 +1056,8 @@ fn a_handshake_that_promises_nonsense_is_refused() {
         ("stop", "\"yes\""),
         ("pause", "[]"),
     ] {
-        let code = format!("#!/bin/bash\necho '{{\"openwhisk\":2,\"{member}\":{nonsense}}}'\ncat\n");
-        proxy.init(&code).check_error(502, &[&format!("`{member}` of the action's handshake must be"), nonsense]);
+        let code = format!("#!/bin/bash\necho '{{\"openwhisk\":2,\"{member}\":{invalid}}}'\ncat\n");
+        proxy.init(&code).check_error(502, &[&format!("`{member}` of the action's handshake must be"), invalid]);
     }
     let named = Proxy::start(&["--protocol", "2", "--init-timeout", "500ms"], &[]);
     named.init("#!/bin/bash\necho '{\"openwhisk\":1}'\ncat\n").check_error(502, &["expected `{\"openwhisk\":2}`"]);
@@ -1063,7 +1067,7 @@ fn a_handshake_that_promises_nonsense_is_refused() {
 }
 
 #[test]
-fn a_closed_channel_is_told() {
+fn a_closed_result_channel_is_reported() {
     let proxy = Proxy::plain();
     let code = "#!/bin/bash\necho '{\"openwhisk\":2,\"concurrency\":2}'\nread -r line; exec >&-; sleep 60\n";
     proxy.init(code).check(200, &json!({"ok": true}));
@@ -1074,23 +1078,23 @@ fn a_closed_channel_is_told() {
 // Logs.
 
 #[test]
-fn log_frames_stand_in_their_own_activations_log() {
+fn log_frames_appear_in_their_own_activations_log() {
     let streams = Streams::new(&json!({"concurrency": 2}), &[]);
     let mut a = streams.send("*/*", &json!([["log", "a 1"], streams.wait("a"), ["log", "a 2\na 3"], ["result", {}]]));
     let mut b = streams
         .send("*/*", &json!([["log", "b 1"], ["stderr", "begun"], streams.wait("b"), ["log", "b 2"], ["result", {}]]));
-    streams.proxy.wait_for("both have begun", |logs| logs.stderr.contains("begun"));
-    streams.make("b");
+    streams.proxy.wait_for("both activations have begun", |logs| logs.stderr.contains("begun"));
+    streams.release("b");
     b.receive().expect("an answer").check(200, &json!({}));
-    streams.make("a");
+    streams.release("a");
     a.receive().expect("an answer").check(200, &json!({}));
     let logs = streams.proxy.logs();
-    // What is printed on stderr belongs to whichever ends next.
+    // Output on stderr belongs to the activation that ends next.
     assert_eq!(Logs::activations(&logs.stderr), ["begun\nb 1\nb 2\n", "a 1\na 2\na 3\n", ""]);
     streams.proxy.check_streams(2);
 }
 
-/// The log as JSON objects, and where sentinels stand.
+/// The lines of a JSON log, with `"end"` for each sentinel.
 fn log_lines(stderr: &str) -> Vec<Value> {
     let line = |line: &str| {
         if line == SENTINEL {
@@ -1103,7 +1107,7 @@ fn log_lines(stderr: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_log_in_json_has_time_stream_and_activation() {
+fn json_log_lines_have_time_stream_and_activation() {
     let streams = Streams::new(&json!({"concurrency": 2}), &["--log-format", "json"]);
     let mut first = streams.proxy.caller();
     let run = |id: &str, steps: Value| json!({"value": {"do": steps}, "activation_id": id}).to_string();
@@ -1113,21 +1117,21 @@ fn a_log_in_json_has_time_stream_and_activation() {
         run("one", json!([["stderr", "alone"], ["log", "framed \"1\""], streams.wait("go"), ["result", {}]]))
             .as_bytes(),
     );
-    streams.proxy.wait_for("it has begun", |logs| logs.stderr.contains("alone"));
+    streams.proxy.wait_for("the activation has begun", |logs| logs.stderr.contains("alone"));
     streams
         .proxy
         .run_raw(&run("two", json!([["log", "framed 2"], ["stderr", "whose?"], ["result", {}]])))
         .check(200, &json!({}));
-    streams.make("go");
+    streams.release("go");
     first.receive().expect("an answer").check(200, &json!({}));
     let logs = streams.proxy.logs();
     let lines = log_lines(&logs.stderr);
-    let short: Vec<_> = lines
+    let fields: Vec<_> = lines
         .iter()
         .map(|line| if line == "end" { line.clone() } else { json!([line["activation"], line["line"]]) })
         .collect();
     assert_eq!(
-        Value::from(short),
+        Value::from(fields),
         json!([["one", "alone"], [null, "whose?"], ["two", "framed 2"], "end", ["one", "framed \"1\""], "end"])
     );
     for line in lines.iter().filter(|line| *line != "end") {
@@ -1138,7 +1142,7 @@ fn a_log_in_json_has_time_stream_and_activation() {
 }
 
 #[test]
-fn a_log_in_json_is_for_every_protocol() {
+fn json_logs_work_with_every_protocol() {
     for (protocol, code) in [
         ("0", "#!/bin/bash\necho out; echo err >&2; printf half >&2; echo '{}'\n"),
         (
@@ -1176,42 +1180,44 @@ fn a_log_in_json_is_for_every_protocol() {
 
 #[test]
 fn run_prints_one_body_or_a_stream() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let action = folder.path().join("exec");
-    std::fs::write(&action, SMALLEST).expect("the folder is ours");
-    std::fs::set_permissions(&action, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("the file is ours");
-    let run = |args: &[&str]| pipeloop_in(folder.path(), args, &[], "");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let action = directory.path().join("exec");
+    std::fs::write(&action, SMALLEST).expect("the directory is writable");
+    std::fs::set_permissions(&action, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("the file is writable");
+    let run = |args: &[&str]| pipeloop_in(directory.path(), args, &[], "");
     let ended = run(&["run", "exec"]);
     ended.check(0);
     assert_eq!(ended.stdout, "{\"parts\":2}\n");
     let ended = run(&["run", "exec", "--stream"]);
     ended.check(0);
     assert_eq!(ended.stdout, "\"one \"\n\"two\"\n{\"parts\":2}\n");
-    let ended = run_streams(folder.path(), &json!([["chunk", 1], ["error", "no"]]));
+    let ended = run_streams(directory.path(), &json!([["chunk", 1], ["error", "no"]]));
     ended.check(1);
     assert_eq!(ended.stdout, "1\n{\"error\":\"no\"}\n");
-    let ended = run_streams(folder.path(), &json!([["chunk", 1], ["exit", 7]]));
+    let ended = run_streams(directory.path(), &json!([["chunk", 1], ["exit", 7]]));
     assert_eq!(ended.stdout, "1\n");
     assert!(ended.stderr.contains("error[PL061]"), "{}", ended.stderr);
-    let ended = run_streams(folder.path(), &json!([["chunk", 1], ["end"]]));
+    let ended = run_streams(directory.path(), &json!([["chunk", 1], ["end"]]));
     ended.check(0);
     assert_eq!(ended.stdout, "1\n");
 }
 
-fn run_streams(folder: &Path, steps: &Value) -> testkit::command::Ended {
+fn run_streams(directory: &Path, steps: &Value) -> testkit::command::Ended {
     let action = action_path("streams.py");
     let parameter = format!("do={steps}");
-    pipeloop_in(folder, &["run", action.to_str().expect("text"), "--stream", "-p", &parameter], &[], "")
+    pipeloop_in(directory, &["run", action.to_str().expect("text"), "--stream", "-p", &parameter], &[], "")
 }
 
 #[test]
-fn check_knows_version_2() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
+fn check_recognises_version_2() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let code = "#!/usr/bin/env python3\nimport json, sys\nprint('{\"openwhisk\":2}', flush=True)\nfor line in sys.stdin:\n    print(json.dumps({\"result\": json.loads(line)[\"value\"]}), flush=True)\n";
-    let action = folder.path().join("exec");
-    std::fs::write(&action, code).expect("the folder is ours");
-    std::fs::set_permissions(&action, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("the file is ours");
-    let ended = pipeloop_in(folder.path(), &["check", "exec"], &[], "");
+    let action = directory.path().join("exec");
+    std::fs::write(&action, code).expect("the directory is writable");
+    std::fs::set_permissions(&action, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("the file is writable");
+    let ended = pipeloop_in(directory.path(), &["check", "exec"], &[], "");
     ended.check(0);
     assert!(ended.stdout.contains("2, recognised by its handshake on stdout"), "{}", ended.stdout);
 }

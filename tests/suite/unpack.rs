@@ -1,4 +1,4 @@
-//! Archives as people make them, and as those do who want out of the folder.
+//! Unpacking: archives as tools make them, and hostile ones that try to write outside the directory.
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use pipeloop::artifact::unpack::{Bounds, Format, unpack};
-use pipeloop::error::{Error, UploadError};
+use pipeloop::artifact::unpack::{Bounds, unpack};
+use pipeloop::error::{ArchiveFormat, Error, UploadError};
 use pipeloop::text::excerpt;
 use proptest::prelude::*;
 use tar::EntryType;
@@ -19,18 +19,18 @@ use zip::write::{SimpleFileOptions, ZipWriter};
 const BOUNDS: Bounds = Bounds { bytes: 1 << 20, entries: 50, halt: None };
 const SCRIPT: &[u8] = b"#!/bin/sh\n";
 
-/// An entry of an archive to be made. Names are not looked at.
+/// An entry of an archive. Names are not checked.
 #[derive(Debug, Clone)]
 enum Item {
-    Folder(String, u32),
+    Directory(String, u32),
     File(String, u32, Vec<u8>),
     Link(String, String),
     HardLink(String, String),
     Special(String, EntryType),
 }
 
-fn folder(name: &str, mode: u32) -> Item {
-    Item::Folder(name.into(), mode)
+fn directory(name: &str, mode: u32) -> Item {
+    Item::Directory(name.into(), mode)
 }
 
 fn file(name: &str, mode: u32, content: &[u8]) -> Item {
@@ -54,7 +54,7 @@ fn zip(items: &[Item]) -> Vec<u8> {
     for item in items {
         let options = |mode: u32| SimpleFileOptions::default().external_attributes(mode << 16);
         match item {
-            Item::Folder(name, mode) => writer.add_directory(name.clone(), options(0o040_000 | *mode)).unwrap(),
+            Item::Directory(name, mode) => writer.add_directory(name.clone(), options(0o040_000 | *mode)).unwrap(),
             Item::File(name, mode, content) => {
                 writer.start_file(name.clone(), options(0o100_000 | *mode)).unwrap();
                 writer.write_all(content).unwrap();
@@ -77,13 +77,13 @@ fn tar(items: &[Item]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for item in items {
         let (name, kind, mode, target, content) = match item {
-            Item::Folder(name, mode) => (name, EntryType::Directory, *mode, "", &[][..]),
+            Item::Directory(name, mode) => (name, EntryType::Directory, *mode, "", &[][..]),
             Item::File(name, mode, content) => (name, EntryType::Regular, *mode, "", &content[..]),
             Item::Link(name, target) => (name, EntryType::Symlink, 0o777, &target[..], &[][..]),
             Item::HardLink(name, target) => (name, EntryType::Link, 0o644, &target[..], &[][..]),
             Item::Special(name, kind) => (name, *kind, 0o644, "", &[][..]),
         };
-        // Past the builder, which refuses the names that matter here.
+        // Set directly, since the builder refuses the hostile names.
         let mut header = tar::Header::new_gnu();
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
@@ -102,21 +102,21 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Everything in a folder, one line each, in order.
-fn listing(folder: &Path) -> Vec<String> {
+/// All files in a directory, sorted, with one line each.
+fn listing(directory: &Path) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(at) = folders.pop() {
+    let mut directories = vec![directory.to_owned()];
+    while let Some(at) = directories.pop() {
         for entry in fs::read_dir(at).unwrap() {
             let path = entry.unwrap().path();
-            let name = path.strip_prefix(folder).unwrap().display();
+            let name = path.strip_prefix(directory).unwrap().display();
             let metadata = path.symlink_metadata().unwrap();
             let mode = metadata.permissions().mode() & 0o7777;
             if metadata.is_symlink() {
                 lines.push(format!("{name} -> {}", fs::read_link(&path).unwrap().display()));
             } else if metadata.is_dir() {
                 lines.push(format!("{name}/ {mode:o}"));
-                folders.push(path);
+                directories.push(path);
             } else {
                 lines.push(format!("{name} {mode:o} {:?}", String::from_utf8_lossy(&fs::read(&path).unwrap())));
             }
@@ -126,8 +126,8 @@ fn listing(folder: &Path) -> Vec<String> {
     lines
 }
 
-/// Unpacks into a folder three levels down and sees to it that nothing changes around it.
-fn unpack_safely(format: Format, bytes: &[u8], bounds: &Bounds) -> (TempDir, PathBuf, Result<(), Error>) {
+/// Unpacks into a directory three levels down, and checks that nothing changes outside it.
+fn unpack_safely(format: ArchiveFormat, bytes: &[u8], bounds: &Bounds) -> (TempDir, PathBuf, Result<(), Error>) {
     let outside = tempfile::tempdir().unwrap();
     let into = outside.path().join("action/1/bin");
     fs::create_dir_all(&into).unwrap();
@@ -140,13 +140,13 @@ fn unpack_safely(format: Format, bytes: &[u8], bounds: &Bounds) -> (TempDir, Pat
     };
     let before = around(&into);
     let result = unpack(format, bytes, &into, bounds).and_then(|contents| contents.exec.map(drop));
-    assert_eq!(around(&into), before, "something outside the folder has changed: {result:?}");
+    assert_eq!(around(&into), before, "something outside the directory has changed: {result:?}");
     (outside, into, result)
 }
 
-/// Unpacks an archive and compares what is there afterwards, or the error.
+/// Unpacks an archive and compares the files, or the error.
 #[track_caller]
-fn check(format: Format, bytes: &[u8], expected: Result<&[&str], &str>) {
+fn check(format: ArchiveFormat, bytes: &[u8], expected: Result<&[&str], &str>) {
     let (_outside, into, result) = unpack_safely(format, bytes, &BOUNDS);
     match (result, expected) {
         (Ok(()), Ok(lines)) => assert_eq!(listing(&into), lines),
@@ -155,10 +155,10 @@ fn check(format: Format, bytes: &[u8], expected: Result<&[&str], &str>) {
     }
 }
 
-/// The same entries in both formats; `{format}` in the message is the format's name.
+/// Checks the same entries in both formats; `{format}` in the message is the name of the format.
 #[track_caller]
 fn check_both(items: &[Item], expected: Result<&[&str], &str>) {
-    for (format, bytes) in [(Format::Zip, zip(items)), (Format::TarGz, gzip(&tar(items)))] {
+    for (format, bytes) in [(ArchiveFormat::Zip, zip(items)), (ArchiveFormat::TarGz, gzip(&tar(items)))] {
         let message = expected.map_err(|message| message.replace("{format}", &format.to_string()));
         check(format, &bytes, message.as_deref().map_err(|message| &**message));
     }
@@ -166,10 +166,10 @@ fn check_both(items: &[Item], expected: Result<&[&str], &str>) {
 
 #[track_caller]
 fn check_tar(items: &[Item], expected: Result<&[&str], &str>) {
-    check(Format::TarGz, &gzip(&tar(items)), expected);
+    check(ArchiveFormat::TarGz, &gzip(&tar(items)), expected);
 }
 
-/// Replaces all of `from`, which has the same length.
+/// Replaces every `from` by `to`, which has the same length.
 fn patched(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let places: Vec<_> = memchr::memmem::find_iter(&bytes, from).collect();
@@ -181,24 +181,24 @@ fn patched(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn formats_are_told_by_their_first_bytes() {
-    assert_eq!(Format::of(b"PK\x03\x04rest"), Some(Format::Zip));
-    assert_eq!(Format::of(&zip(&[])), Some(Format::Zip));
-    assert_eq!(Format::of(&gzip(b"")), Some(Format::TarGz));
+fn formats_are_recognised_by_their_first_bytes() {
+    assert_eq!(ArchiveFormat::of(b"PK\x03\x04rest"), Some(ArchiveFormat::Zip));
+    assert_eq!(ArchiveFormat::of(&zip(&[])), Some(ArchiveFormat::Zip));
+    assert_eq!(ArchiveFormat::of(&gzip(b"")), Some(ArchiveFormat::TarGz));
     for other in [&b""[..], b"P", b"PK", b"PK\x01\x02", b"\x1f", b"#!/bin/sh", b"\x7fELF"] {
-        assert_eq!(Format::of(other), None);
+        assert_eq!(ArchiveFormat::of(other), None);
     }
 }
 
 #[test]
-fn files_folders_modes_and_inner_links_are_kept() {
+fn files_directories_modes_and_inner_links_are_kept() {
     let items = [
         exec(),
-        folder("lib/", 0o700),
+        directory("lib/", 0o700),
         file("lib/secret", 0o600, b"s"),
         file("lib/deep/er/data", 0o644, b"d"),
-        folder("lib/deep/", 0o555),
-        folder("empty/", 0o775),
+        directory("lib/deep/", 0o555),
+        directory("empty/", 0o775),
         link("lib/link", "deep/er/../er/data"),
         link("up", "lib/../exec"),
         link("dangling", "not/there"),
@@ -208,7 +208,7 @@ fn files_folders_modes_and_inner_links_are_kept() {
         "empty/ 775",
         r##"exec 755 "#!/bin/sh\n""##,
         "lib/ 700",
-        // The owner can always write into a folder.
+        // The owner can always write into a directory.
         "lib/deep/ 755",
         "lib/deep/er/ 755",
         r#"lib/deep/er/data 644 "d""#,
@@ -217,7 +217,7 @@ fn files_folders_modes_and_inner_links_are_kept() {
         "up -> lib/../exec",
     ];
     check_both(&items, Ok(&expected));
-    let (_outside, into, result) = unpack_safely(Format::Zip, &zip(&items), &BOUNDS);
+    let (_outside, into, result) = unpack_safely(ArchiveFormat::Zip, &zip(&items), &BOUNDS);
     result.unwrap();
     assert_eq!(fs::read(into.join("lib/link")).unwrap(), b"d");
     assert_eq!(fs::read(into.join("up")).unwrap(), SCRIPT);
@@ -228,15 +228,15 @@ fn exec_is_made_executable_and_special_bits_are_dropped() {
     check_both(&[file("exec", 0o6644, SCRIPT)], Ok(&[r##"exec 755 "#!/bin/sh\n""##]));
     check_both(&[file("exec", 0o4777, SCRIPT)], Ok(&[r##"exec 777 "#!/bin/sh\n""##]));
     check_both(
-        &[exec(), folder("d/", 0o3777), file("d/s", 0o2711, b""), file("w", 0o222, b"")],
+        &[exec(), directory("d/", 0o3777), file("d/s", 0o2711, b""), file("w", 0o222, b"")],
         Ok(&["d/ 777", r#"d/s 711 """#, r##"exec 755 "#!/bin/sh\n""##, r#"w 622 """#]),
     );
 }
 
 #[test]
-fn archives_without_modes_get_usual_ones() {
+fn archives_without_modes_get_the_usual_ones() {
     check_both(
-        &[file("exec", 0, SCRIPT), file("a", 0, b""), folder("d/", 0)],
+        &[file("exec", 0, SCRIPT), file("a", 0, b""), directory("d/", 0)],
         Ok(&[r#"a 644 """#, "d/ 755", r##"exec 755 "#!/bin/sh\n""##]),
     );
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
@@ -245,7 +245,7 @@ fn archives_without_modes_get_usual_ones() {
         writer.start_file(name, options).unwrap();
     }
     let bytes = writer.finish().unwrap().into_inner();
-    check(Format::Zip, &bytes, Ok(&["b/ 755", r#"b/c 644 """#, r#"exec 755 """#]));
+    check(ArchiveFormat::Zip, &bytes, Ok(&["b/ 755", r#"b/c 644 """#, r#"exec 755 """#]));
 }
 
 #[test]
@@ -257,13 +257,13 @@ fn exec_may_be_a_link_to_a_file() {
 }
 
 #[test]
-fn names_are_taken_as_they_are() {
+fn names_are_not_converted() {
     check_both(
         &[file("./exec", 0o755, b""), file("a/./b//c", 0o644, b""), file("a/x/../d\\e", 0o644, b"")],
         Ok(&["a/ 755", "a/b/ 755", r#"a/b/c 644 """#, r#"a/d\e 644 """#, r#"exec 755 """#]),
     );
     check_both(&[exec(), file(r"..\..\x", 0o644, b"")], Ok(&[r#"..\..\x 644 """#, r##"exec 755 "#!/bin/sh\n""##]));
-    check_both(&[folder("./", 0o700), exec()], Ok(&[r##"exec 755 "#!/bin/sh\n""##]));
+    check_both(&[directory("./", 0o700), exec()], Ok(&[r##"exec 755 "#!/bin/sh\n""##]));
     check_tar(&[exec(), file("old/", 0o755, b"")], Ok(&[r##"exec 755 "#!/bin/sh\n""##, "old/ 755"]));
 }
 
@@ -291,10 +291,10 @@ fn long_names_are_read() {
         format!("{p}/ 755"),
         format!("{p}/{m} 644 \"\""),
     ];
-    check(Format::TarGz, &gzip(&builder.into_inner().unwrap()), Ok(&expected.each_ref().map(String::as_str)));
+    check(ArchiveFormat::TarGz, &gzip(&builder.into_inner().unwrap()), Ok(&expected.each_ref().map(String::as_str)));
     let long = "o".repeat(300);
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &zip(&[file(&long, 0o644, b"")]),
         Err(&format!(
             "the zip archive is damaged or incomplete: entry 1 {} has a path that is too long for this system",
@@ -304,72 +304,72 @@ fn long_names_are_read() {
 }
 
 #[test]
-fn paths_that_leave_the_folder_are_refused() {
+fn paths_that_leave_the_directory_are_refused() {
     for name in ["../../x", "/tmp/x", "a/../../x", "..", "a/b/../../../x", "/"] {
         let message =
             format!("archive entry 2 would be written outside the action's directory: {}", excerpt(name.as_bytes()));
         check_both(&[exec(), file(name, 0o644, b"evil")], Err(&message));
         check_both(&[exec(), link(name, "a")], Err(&message));
-        check_tar(&[exec(), folder(name, 0o777)], Err(&message));
+        check_tar(&[exec(), directory(name, 0o777)], Err(&message));
         check_tar(&[exec(), hard_link(name, "exec")], Err(&message));
     }
     check(
-        Format::Zip,
-        &zip(&[exec(), folder("../d/", 0o777)]),
+        ArchiveFormat::Zip,
+        &zip(&[exec(), directory("../d/", 0o777)]),
         Err("archive entry 2 would be written outside the action's directory: `../d/`"),
     );
 }
 
 #[test]
-fn names_that_are_no_names_are_refused() {
+fn impossible_names_are_refused() {
     check_both(
         &[file("a/..", 0o644, b"")],
-        Err("the {format} archive is damaged or incomplete: entry 1 `a/..` stands where the folder itself is"),
+        Err("the {format} archive is damaged or incomplete: entry 1 `a/..` stands where the directory itself is"),
     );
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &patched(zip(&[file("axb", 0o644, b"")]), b"axb", b"a\0b"),
         Err("the zip archive is damaged or incomplete: entry 1 `a\\u{0}b` has a path with a NUL byte in it"),
     );
 }
 
 #[test]
-fn links_that_leave_the_folder_are_refused() {
+fn links_that_leave_the_directory_are_refused() {
     let direct = ["/etc/passwd", "..", "../secret", "a/../../x", "./..", "d/../../..", "missing/../.."];
     for target in direct {
         let message =
             format!("archive entry 2, `link`, links outside the action's directory: {}", excerpt(target.as_bytes()));
-        check_both(&[exec(), link("link", target), folder("d/", 0o755)], Err(&message));
+        check_both(&[exec(), link("link", target), directory("d/", 0o755)], Err(&message));
     }
-    // From the link's own folder, not from the root.
+    // Relative to the directory of the link, not to the root.
     check_both(
-        &[exec(), folder("d/", 0o755), link("d/in", "../exec")],
+        &[exec(), directory("d/", 0o755), link("d/in", "../exec")],
         Ok(&["d/ 755", "d/in -> ../exec", r##"exec 755 "#!/bin/sh\n""##]),
     );
     check_both(
-        &[exec(), folder("d/", 0o755), link("d/out", "../../exec")],
+        &[exec(), directory("d/", 0o755), link("d/out", "../../exec")],
         Err("archive entry 3, `d/out`, links outside the action's directory: `../../exec`"),
     );
 }
 
 #[test]
-fn links_that_leave_the_folder_through_others_are_refused() {
-    // `a` is fine by its letters: it is `b` that makes `..` mean something else.
+fn links_that_leave_the_directory_through_others_are_refused() {
+    // The text of `a` stays inside, but `b` changes where `..` leads.
     check_both(
-        &[exec(), link("d/a", "b/../.."), link("d/b", "../e"), folder("e/", 0o755)],
+        &[exec(), link("d/a", "b/../.."), link("d/b", "../e"), directory("e/", 0o755)],
         Err("archive entry 2, `d/a`, links outside the action's directory: `b/../..`"),
     );
     check_both(
-        &[exec(), link("a", "b/../x"), link("b", "."), folder("c/", 0o755)],
+        &[exec(), link("a", "b/../x"), link("b", "."), directory("c/", 0o755)],
         Err("archive entry 2, `a`, links outside the action's directory: `b/../x`"),
     );
     check_both(
-        &[exec(), folder("d/e/f/", 0o755), link("l", "d/e/f"), link("m", "l/../../.."), link("n", "m/..")],
+        &[exec(), directory("d/e/f/", 0o755), link("l", "d/e/f"), link("m", "l/../../.."), link("n", "m/..")],
         Err("archive entry 5, `n`, links outside the action's directory: `m/..`"),
     );
-    // The other way round: outside by its letters, inside in truth.
+    // The reverse: the text leads outside, the link stays inside.
     check_both(
-        &[exec(), folder("d/e/", 0o755), link("l", "d/e"), link("m", "l/../../exec")],
+        &[exec(), directory("d/e/", 0o755), link("l", "d/e"), link("m", "l/../../exec")],
         Ok(&["d/ 755", "d/e/ 755", r##"exec 755 "#!/bin/sh\n""##, "l -> d/e", "m -> l/../../exec"]),
     );
     let circle = "the {format} archive is damaged or incomplete: \
@@ -381,8 +381,8 @@ fn links_that_leave_the_folder_through_others_are_refused() {
 #[test]
 fn nothing_is_written_through_a_link() {
     let below = "the {format} archive is damaged or incomplete: \
-         entry 2 `a/x` would have to be below `a`, which is no folder";
-    check_both(&[link("a", "d"), file("a/x", 0o644, b"evil"), folder("d/", 0o755)], Err(below));
+         entry 2 `a/x` would have to be below `a`, which is not a directory";
+    check_both(&[link("a", "d"), file("a/x", 0o644, b"evil"), directory("d/", 0o755)], Err(below));
     check_both(&[link("a", "../.."), file("a/x", 0o644, b"evil")], Err(below));
     check_both(&[file("a", 0o644, b""), file("a/x", 0o644, b"evil")], Err(below));
     check_tar(
@@ -408,38 +408,38 @@ fn later_files_and_links_replace_earlier_ones() {
         Ok(&[r#"a 644 "new""#, r#"b 644 "b""#, "c -> a", r##"exec 755 "#!/bin/sh\n""##, r#"kept 600 "old""#]),
     );
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &zip(&[file("a", 0o600, b"old"), file("./a", 0o644, b"new"), exec()]),
         Ok(&[r#"a 644 "new""#, r##"exec 755 "#!/bin/sh\n""##]),
     );
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &patched(zip(&[file("aa", 0o600, b"old"), file("bb", 0o644, b"new"), exec()]), b"aa", b"bb"),
         Ok(&[r#"bb 644 "new""#, r##"exec 755 "#!/bin/sh\n""##]),
     );
 }
 
 #[test]
-fn files_and_folders_do_not_replace_each_other() {
+fn files_and_directories_do_not_replace_each_other() {
     check_both(
         &[file("a/b", 0o644, b""), file("./a", 0o644, b"")],
         Err("the {format} archive is damaged or incomplete: \
-             entry 2 `./a` is no folder where an earlier entry is one"),
+             entry 2 `./a` is not a directory where an earlier entry is one"),
     );
     check_both(
-        &[file("a", 0o644, b""), folder("a/", 0o755)],
+        &[file("a", 0o644, b""), directory("a/", 0o755)],
         Err("the {format} archive is damaged or incomplete: \
-             entry 2 `a/` is a folder where an earlier entry is none"),
+             entry 2 `a/` is a directory where an earlier entry is not"),
     );
     check_both(
-        &[link("a", "b"), folder("a/", 0o755)],
+        &[link("a", "b"), directory("a/", 0o755)],
         Err("the {format} archive is damaged or incomplete: \
-             entry 2 `a/` is a folder where an earlier entry is none"),
+             entry 2 `a/` is a directory where an earlier entry is not"),
     );
 }
 
 #[test]
-fn hard_links_name_earlier_files() {
+fn hard_links_must_name_earlier_files() {
     check_tar(
         &[exec(), hard_link("d/same", "./exec"), hard_link("exec", "exec")],
         Ok(&["d/ 755", r##"d/same 755 "#!/bin/sh\n""##, r##"exec 755 "#!/bin/sh\n""##]),
@@ -449,7 +449,7 @@ fn hard_links_name_earlier_files() {
             format!("archive entry 2, `h`, links outside the action's directory: {}", excerpt(target.as_bytes()));
         check_tar(&[exec(), hard_link("h", target)], Err(&message));
     }
-    for (target, before) in [("later", exec()), ("l", link("l", "exec")), ("d", folder("d/", 0o755)), ("", exec())] {
+    for (target, before) in [("later", exec()), ("l", link("l", "exec")), ("d", directory("d/", 0o755)), ("", exec())] {
         let message = format!(
             "the tar.gz archive is damaged or incomplete: entry 2 `h` is a hard link to {}, which is no earlier file",
             excerpt(target.as_bytes())
@@ -467,12 +467,12 @@ fn impossible_link_targets_are_refused() {
         )
     };
     check_both(&[link("l", "")], Err(&impossible("{format}", "")));
-    check(Format::Zip, &zip(&[link("l", "a\0b")]), Err(&impossible("zip", "a\0b")));
-    check(Format::Zip, &zip(&[link("l", &"x".repeat(9000))]), Err(&impossible("zip", &"x".repeat(4096))));
-    // The longest that there is.
+    check(ArchiveFormat::Zip, &zip(&[link("l", "a\0b")]), Err(&impossible("zip", "a\0b")));
+    check(ArchiveFormat::Zip, &zip(&[link("l", &"x".repeat(9000))]), Err(&impossible("zip", &"x".repeat(4096))));
+    // The longest possible target.
     let target = format!("{}exec", "./".repeat(2045));
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &zip(&[exec(), link("l", &target)]),
         Ok(&[r##"exec 755 "#!/bin/sh\n""##, &format!("l -> {target}")]),
     );
@@ -511,16 +511,18 @@ fn bytes_are_bounded() {
     let over = [file("exec", 0o755, &half), file("b", 0o644, &half), file("c", 0o644, b"1")];
     // Replaced files count.
     let again = [file("exec", 0o755, &half), file("./exec", 0o755, &half), file(".//exec", 0o755, b"1")];
-    for (format, pack) in [(Format::Zip, zip as fn(&[Item]) -> _), (Format::TarGz, |items| gzip(&tar(items)))] {
+    for (format, pack) in
+        [(ArchiveFormat::Zip, zip as fn(&[Item]) -> _), (ArchiveFormat::TarGz, |items| gzip(&tar(items)))]
+    {
         let (_outside, into, result) = unpack_safely(format, &pack(&fits), &BOUNDS);
         result.unwrap();
         assert_eq!(fs::metadata(into.join("b")).unwrap().len(), 1 << 19);
         check(format, &pack(&over), Err(message));
         check(format, &pack(&again), Err(message));
     }
-    // Never more than the bound on disk, whatever comes in one piece.
+    // Never more than the limit on disk, whatever the size of a read.
     let (_outside, into, result) =
-        unpack_safely(Format::Zip, &zip(&[file("bomb", 0o644, &vec![0; 10 << 20])]), &BOUNDS);
+        unpack_safely(ArchiveFormat::Zip, &zip(&[file("bomb", 0o644, &vec![0; 10 << 20])]), &BOUNDS);
     assert_eq!(result.unwrap_err().code(), "PL038");
     assert!(fs::metadata(into.join("bomb")).unwrap().len() <= BOUNDS.bytes);
 }
@@ -540,7 +542,7 @@ fn holes_of_sparse_files_count() {
     let mut builder = tar::Builder::new(Vec::new());
     builder.append(&header, &[][..]).unwrap();
     check(
-        Format::TarGz,
+        ArchiveFormat::TarGz,
         &gzip(&builder.into_inner().unwrap()),
         Err("the archive unpacks to more than the 1048576 bytes that are accepted"),
     );
@@ -556,18 +558,20 @@ fn headers_are_bounded() {
     let mut bytes = header.as_bytes().to_vec();
     bytes.resize(3 << 20, b'n');
     check(
-        Format::TarGz,
+        ArchiveFormat::TarGz,
         &gzip(&bytes),
         Err("the tar.gz archive is damaged or incomplete: the headers of one entry take more than 1048576 bytes"),
     );
 }
 
 #[test]
-fn entries_are_bounded_and_implied_folders_count() {
+fn entries_are_bounded_and_implied_directories_count() {
     let message = "the archive has more than the 50 entries that are accepted";
     let mut items: Vec<_> = (0..49).map(|number| file(&format!("f{number}"), 0o644, b"")).collect();
     items.push(exec());
-    for (format, pack) in [(Format::Zip, zip as fn(&[Item]) -> _), (Format::TarGz, |items| gzip(&tar(items)))] {
+    for (format, pack) in
+        [(ArchiveFormat::Zip, zip as fn(&[Item]) -> _), (ArchiveFormat::TarGz, |items| gzip(&tar(items)))]
+    {
         assert_eq!(unpack_safely(format, &pack(&items), &BOUNDS).2.map_err(|error| error.to_string()), Ok(()));
     }
     items.push(file("one/more", 0o644, b""));
@@ -581,7 +585,7 @@ fn entries_are_bounded_and_implied_folders_count() {
 #[test]
 fn damaged_zip_archives_say_what_is_wrong() {
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         b"PK\x03\x04",
         Err("the zip archive is damaged or incomplete: \
              its directory, which stands at its end, cannot be read: could not find EOCD"),
@@ -593,21 +597,25 @@ fn damaged_zip_archives_say_what_is_wrong() {
         writer.write_all(b"content").unwrap();
         writer.finish().unwrap().into_inner()
     };
-    check(Format::Zip, &stored, Ok(&[r#"exec 755 "content""#]));
+    check(ArchiveFormat::Zip, &stored, Ok(&[r#"exec 755 "content""#]));
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &patched(stored.clone(), b"content", b"Content"),
         Err("the zip archive is damaged or incomplete: entry 1 `exec` cannot be read: invalid checksum"),
     );
-    // The general purpose flags and the method follow the version that is needed to extract.
+    // The flags and the method follow the version that is needed to extract.
     let central = memchr::memmem::find(&stored, b"PK\x01\x02").unwrap();
     let mut encrypted = stored.clone();
     encrypted[central + 8] |= 1;
-    check(Format::Zip, &encrypted, Err("the zip archive uses an unsupported feature: entry 1 `exec` is encrypted"));
+    check(
+        ArchiveFormat::Zip,
+        &encrypted,
+        Err("the zip archive uses an unsupported feature: entry 1 `exec` is encrypted"),
+    );
     let mut bzip2 = stored.clone();
     bzip2[central + 10] = 12;
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &bzip2,
         Err("the zip archive uses an unsupported feature: \
              entry 1 `exec` uses a compression method that is not supported; deflate and stored are"),
@@ -615,47 +623,47 @@ fn damaged_zip_archives_say_what_is_wrong() {
     let mut understated = stored.clone();
     understated[central + 24] = 3;
     check(
-        Format::Zip,
+        ArchiveFormat::Zip,
         &understated,
         Err("the zip archive is damaged or incomplete: \
              entry 1 `exec` cannot be read: file is larger than its declared uncompressed size"),
     );
     let mut overstated = stored;
     overstated[central + 24..central + 28].copy_from_slice(&[0xff, 0xff, 0xff, 0x7f]);
-    check(Format::Zip, &overstated, Ok(&[r#"exec 755 "content""#]));
+    check(ArchiveFormat::Zip, &overstated, Ok(&[r#"exec 755 "content""#]));
 }
 
 #[test]
 fn damaged_tar_archives_say_what_is_wrong() {
     let no_tar = "the uploaded code cannot be an action: it is a gzip file that does not contain a tar archive, but ";
-    check(Format::TarGz, &gzip(b"hello"), Err(&format!("{no_tar}text")));
-    check(Format::TarGz, &gzip(&[b'x'; 2000]), Err(&format!("{no_tar}text")));
-    check(Format::TarGz, &gzip(b"#!/bin/sh\n"), Err(&format!("{no_tar}a script")));
+    check(ArchiveFormat::TarGz, &gzip(b"hello"), Err(&format!("{no_tar}text")));
+    check(ArchiveFormat::TarGz, &gzip(&[b'x'; 2000]), Err(&format!("{no_tar}text")));
+    check(ArchiveFormat::TarGz, &gzip(b"#!/bin/sh\n"), Err(&format!("{no_tar}a script")));
     let early = "the tar.gz archive is damaged or incomplete: its gzip stream ends too early";
-    check(Format::TarGz, b"\x1f\x8b", Err(early));
+    check(ArchiveFormat::TarGz, b"\x1f\x8b", Err(early));
     let whole = gzip(&tar(&[exec(), file("a", 0o644, &vec![1; 5000])]));
     for length in [11, 100, whole.len() - 9, whole.len() - 8, whole.len() - 1] {
-        check(Format::TarGz, &whole[..length], Err(early));
+        check(ArchiveFormat::TarGz, &whole[..length], Err(early));
     }
     let mut checksum = whole.clone();
     let at = checksum.len() - 8;
     checksum[at] ^= 1;
     check(
-        Format::TarGz,
+        ArchiveFormat::TarGz,
         &checksum,
         Err("the tar.gz archive is damaged or incomplete: \
              its gzip stream is broken: corrupt gzip stream does not have a matching checksum"),
     );
     let plain = tar(&[exec(), file("a", 0o644, &vec![1; 5000])]);
     check(
-        Format::TarGz,
+        ArchiveFormat::TarGz,
         &gzip(&plain[..4000]),
         Err("the tar.gz archive is damaged or incomplete: entry 2 `a` ends after 2464 of its 5000 bytes"),
     );
     let mut second = plain;
     second[1024] ^= 1;
     check(
-        Format::TarGz,
+        ArchiveFormat::TarGz,
         &gzip(&second),
         Err("the tar.gz archive is damaged or incomplete: \
              entry 2 cannot be read: archive header checksum mismatch"),
@@ -663,24 +671,24 @@ fn damaged_tar_archives_say_what_is_wrong() {
 }
 
 #[test]
-fn gzip_may_have_several_members_and_garbage_behind() {
+fn gzip_may_have_several_members_and_trailing_garbage() {
     let plain = tar(&[exec(), file("a", 0o644, &vec![1; 600])]);
     let expected = format!("a 644 {:?}", "\u{1}".repeat(600));
     let expected = [&expected, r##"exec 755 "#!/bin/sh\n""##];
     for cut in [0, 100, 512, 1500, plain.len()] {
         let mut bytes = [gzip(&plain[..cut]), gzip(&plain[cut..]), gzip(b"")].concat();
-        check(Format::TarGz, &bytes, Ok(&expected));
+        check(ArchiveFormat::TarGz, &bytes, Ok(&expected));
         bytes.extend_from_slice(&[0; 100]);
-        check(Format::TarGz, &bytes, Ok(&expected));
+        check(ArchiveFormat::TarGz, &bytes, Ok(&expected));
     }
-    check(Format::TarGz, &gzip(&[&plain[..], b"garbage"].concat()), Ok(&expected));
-    check(Format::TarGz, &gzip(&[&plain[..], &vec![0; 3 << 20]].concat()), Ok(&expected));
+    check(ArchiveFormat::TarGz, &gzip(&[&plain[..], b"garbage"].concat()), Ok(&expected));
+    check(ArchiveFormat::TarGz, &gzip(&[&plain[..], &vec![0; 3 << 20]].concat()), Ok(&expected));
 }
 
 #[test]
 fn archives_without_exec_say_what_they_hold() {
     check_both(&[], Err("the archive has no file `exec` at its root; it contains nothing"));
-    check(Format::TarGz, &gzip(b""), Err("the archive has no file `exec` at its root; it contains nothing"));
+    check(ArchiveFormat::TarGz, &gzip(b""), Err("the archive has no file `exec` at its root; it contains nothing"));
     check_both(
         &[file("action/a.py", 0o644, b""), file("action/exec", 0o755, b""), file("z", 0o644, b""), link("l", "z")],
         Err(
@@ -688,16 +696,16 @@ fn archives_without_exec_say_what_they_hold() {
         ),
     );
     check_both(
-        &[folder("exec/", 0o755), file("z", 0o644, b"")],
+        &[directory("exec/", 0o755), file("z", 0o644, b"")],
         Err("the archive has no file `exec` at its root, but a directory of that name; it contains `exec/`, `z`"),
     );
     check_both(
-        &[link("exec", "bin/run"), folder("bin/", 0o755)],
+        &[link("exec", "bin/run"), directory("bin/", 0o755)],
         Err(
             "the archive has no file `exec` at its root, but a link to `bin/run`, which is not a file in the archive; it contains `exec`, `bin/`",
         ),
     );
-    // The kernel finds nothing behind a name that does not exist, nor behind a file.
+    // The kernel finds nothing below a name that does not exist, nor below a file.
     for target in ["no/../run", "no/such/../../run", "run/", "run/.", "run/../run"] {
         check_both(
             &[link("exec", target), file("run", 0o755, b"")],
@@ -721,31 +729,31 @@ fn archives_without_exec_say_what_they_hold() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_told() {
+fn a_directory_that_cannot_be_written_is_reported() {
     let nowhere = Path::new("/proc/nowhere");
-    let error = unpack(Format::Zip, &zip(&[exec()]), nowhere, &BOUNDS).unwrap_err();
+    let error = unpack(ArchiveFormat::Zip, &zip(&[exec()]), nowhere, &BOUNDS).unwrap_err();
     assert!(
         matches!(&error, Error::Upload(UploadError::Unwritable { path, .. }) if path == &nowhere.join("exec")),
         "{error:?}"
     );
 }
 
-/// An archive with a bit of everything.
-fn sample(format: Format) -> Vec<u8> {
+/// An archive with every kind of entry.
+fn sample(format: ArchiveFormat) -> Vec<u8> {
     let items = [
         exec(),
-        folder("lib/", 0o755),
+        directory("lib/", 0o755),
         file("lib/a", 0o600, &b"abc".repeat(500)),
         link("lib/b", "../exec"),
         link("c", "lib"),
     ];
     match format {
-        Format::Zip => zip(&items),
-        Format::TarGz => gzip(&tar(&items)),
+        ArchiveFormat::Zip => zip(&items),
+        ArchiveFormat::TarGz => gzip(&tar(&items)),
     }
 }
 
-/// Asks the kernel where the links lead.
+/// Checks with the kernel that no link leads outside.
 fn assert_contained(into: &Path) {
     let into = into.canonicalize().unwrap();
     for line in listing(&into) {
@@ -756,11 +764,11 @@ fn assert_contained(into: &Path) {
     }
 }
 
-fn any_format() -> impl Strategy<Value = Format> {
-    prop_oneof![Just(Format::Zip), Just(Format::TarGz)]
+fn any_format() -> impl Strategy<Value = ArchiveFormat> {
+    prop_oneof![Just(ArchiveFormat::Zip), Just(ArchiveFormat::TarGz)]
 }
 
-/// Paths of few names, so that they meet.
+/// Paths of few different names, so that they collide.
 fn any_path() -> impl Strategy<Value = String> {
     prop::collection::vec(
         prop_oneof![3 => Just("a"), 3 => Just("b"), 2 => Just("c"), 2 => Just(".."), 1 => Just(".")],
@@ -776,7 +784,7 @@ fn any_name() -> impl Strategy<Value = String> {
 
 fn any_item() -> impl Strategy<Value = Item> {
     prop_oneof![
-        1 => any_name().prop_map(|name| folder(&format!("{name}/"), 0o755)),
+        1 => any_name().prop_map(|name| directory(&format!("{name}/"), 0o755)),
         1 => any_name().prop_map(|name| file(&name, 0o644, b"x")),
         4 => (any_name(), any_path()).prop_map(|(name, target)| link(&name, &target)),
         1 => (any_name(), any_path()).prop_map(|(name, target)| hard_link(&name, &target)),
@@ -787,7 +795,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn a_part_of_an_archive_is_an_error_or_unpacks(format in any_format(), cut in any::<prop::sample::Index>()) {
+    fn a_truncated_archive_is_an_error(format in any_format(), cut in any::<prop::sample::Index>()) {
         let whole = sample(format);
         let (_outside, into, result) = unpack_safely(format, &whole[..cut.index(whole.len())], &BOUNDS);
         prop_assert_eq!(result.unwrap_err().code(), "PL034");
@@ -800,8 +808,8 @@ proptest! {
         inner in any::<bool>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        let mut bytes = if inner && format == Format::TarGz {
-            tar(&[exec(), folder("lib/", 0o755), file("lib/a", 0o600, b"abc"), link("c", "lib")])
+        let mut bytes = if inner && format == ArchiveFormat::TarGz {
+            tar(&[exec(), directory("lib/", 0o755), file("lib/a", 0o600, b"abc"), link("c", "lib")])
         } else {
             sample(format)
         };
@@ -809,7 +817,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        if inner && format == Format::TarGz {
+        if inner && format == ArchiveFormat::TarGz {
             bytes = gzip(&bytes);
         }
         let (_outside, into, _) = unpack_safely(format, &bytes, &BOUNDS);
@@ -817,15 +825,15 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_behind_the_magic_do_no_harm(
+    fn any_bytes_after_the_magic_do_no_harm(
         format in any_format(),
         wrapped in any::<bool>(),
         rest in prop::collection::vec(any::<u8>(), 0..2000),
     ) {
         let bytes = match format {
-            Format::Zip => [b"PK\x03\x04", &rest[..]].concat(),
-            Format::TarGz if wrapped => gzip(&rest),
-            Format::TarGz => [b"\x1f\x8b", &rest[..]].concat(),
+            ArchiveFormat::Zip => [b"PK\x03\x04", &rest[..]].concat(),
+            ArchiveFormat::TarGz if wrapped => gzip(&rest),
+            ArchiveFormat::TarGz => [b"\x1f\x8b", &rest[..]].concat(),
         };
         unpack_safely(format, &bytes, &BOUNDS).2.unwrap_err();
     }
@@ -834,11 +842,11 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever entries come in whatever order, and however their links lead through each other.
+    /// With any entries in any order, and with links that lead through each other.
     #[test]
     fn no_link_leads_outside(items in prop::collection::vec(any_item(), 1..8)) {
         let items = [&[exec()], &items[..]].concat();
-        let (_outside, into, result) = unpack_safely(Format::TarGz, &gzip(&tar(&items)), &BOUNDS);
+        let (_outside, into, result) = unpack_safely(ArchiveFormat::TarGz, &gzip(&tar(&items)), &BOUNDS);
         assert_contained(&into);
         let made = listing(&into).iter().any(|line| line.contains(" -> "));
         prop_assert!(result.is_ok() || !made, "links are made last");

@@ -56,7 +56,7 @@ pub(super) struct WorkerPool {
 }
 
 /// The log's sentence before a process that strayed is replaced.
-const STRAYED: &str = "pipeloop: the action is started anew, since it wrote a line too many (PIPELOOP_STRAY)";
+const STRAYED: &str = "pipeloop: the proxy restarts the action because it wrote an extra line (PIPELOOP_STRAY)";
 
 /// One worker of an action.
 pub(super) struct Worker {

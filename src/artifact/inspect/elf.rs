@@ -1,6 +1,5 @@
-//! ELF files, as far as the kernel and a loader read them: the header, the program headers, and the
-//! dynamic section with its strings and versions. Section headers, which neither of them needs, are
-//! not read.
+//! Reads the parts of an ELF file that the kernel and a loader read: the header, the program headers, and the dynamic
+//! section with its strings and versions. It does not read section headers, which neither of them needs.
 //!
 //! `object` knows the format: it has a type for each structure, for both classes and both byte
 //! orders. This module decides what to read and where: block by block from a file of any size, within
@@ -27,7 +26,7 @@ use object::{Endian, Endianness};
 use super::Inspection;
 use super::libraries;
 use super::target::TargetSystem;
-use crate::error::{Defect, Host, Libc, NonProgram};
+use crate::error::{Defect, Host, Libc, NonProgram, X86Level};
 
 /// What an ELF file says about itself.
 #[derive(Debug, Clone, Default)]
@@ -36,56 +35,63 @@ pub(super) struct Elf {
     file_type: abi::FileType,
     system: abi::OsAbi,
     entry: u64,
-    /// The loader that it names.
+    /// Its loader.
     pub(super) interpreter: Option<PathBuf>,
     flags_1: abi::DynamicFlags1,
-    /// The shared libraries that it asks for, in order.
+    /// The shared libraries that it needs, in order.
     pub(super) needed: Vec<OsString>,
-    /// The name by which it is asked for, if it is a library.
+    /// Its own name, if it is a library.
     pub(super) soname: Option<OsString>,
-    /// Where its libraries are, in the old form, which those that it loads inherit.
+    /// The search path for its libraries in the old form, which the libraries inherit.
     pub(super) rpath: Option<Vec<u8>>,
-    /// Where its own libraries are.
+    /// The search path for its libraries.
     pub(super) runpath: Option<Vec<u8>>,
-    /// The versions that it must find: the library, and the version's name.
+    /// The versions that it needs: the library and the name of the version.
     pub(super) versions_needed: Vec<(OsString, String)>,
-    /// The versions that it has; none for a library without any.
+    /// The versions that it provides; a library may have none.
     pub(super) versions: Vec<String>,
-    /// The level of x86-64 that its note asks for, 1 to 4; 0 without one.
-    pub(super) x86_level: u8,
-    /// It ends before the section headers that it should have, which nobody needs to run it.
+    /// The x86-64 level that its note requires.
+    pub(super) x86_level: Option<X86Level>,
+    /// It ends before its section headers, which are not needed to run it.
     ends_early: bool,
 }
 
 /// What a file is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Machine {
-    /// 1 for 32 bits, 2 for 64.
-    pub(super) class: u8,
+    pub(super) class: Class,
     order: Endianness,
     /// The number of the architecture.
     pub(super) number: u16,
 }
 
+/// The size of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Class {
+    Bits32,
+    #[default]
+    Bits64,
+}
+
 /// Why a file cannot be read as ELF.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// It does not begin as ELF does.
+    /// It does not begin with the magic number of ELF.
     NotElf,
     /// It contradicts itself.
     Damaged(String),
-    /// The system says so.
+    /// The system cannot read it.
     Unreadable(io::Error),
 }
 
-/// The kernel reads no more program headers than fit into this.
+/// The kernel refuses program headers that are larger than this.
 const MAX_HEADER_BYTES: u64 = 65_536;
 /// What one file may cost, in bytes: each block read from it, each structure taken from a block, and each
 /// name kept. Every loop below reads as it goes, so the budget also ends the loops. Of some 2,800 programs
 /// and libraries on a Debian machine, the most expensive one costs 77,353.
 const BUDGET_BYTES: u64 = 1 << 20;
 const BLOCK_BYTES: u64 = 4096;
-/// What a name costs besides its own bytes: the place that holds it.
+/// What a name costs besides its own bytes: the memory of its entry.
 const NAME_BYTES: u64 = 64;
 const MAX_NAME_BYTES: usize = 65_536;
 /// Far above what linkers write; the proxy ignores any further ones.
@@ -94,26 +100,25 @@ const MAX_NEEDED: usize = 4096;
 impl Elf {
     /// Reads a file of this machine.
     pub(super) fn open(path: &Path) -> Result<Self, Fault> {
-        // Asked before it is opened: a pipe would be waited for.
+        // Checked before it is opened: opening a pipe would block.
         let metadata = std::fs::metadata(path).map_err(Fault::Unreadable)?;
         if !metadata.is_file() {
-            return Err(Fault::Unreadable(io::Error::other("it is no regular file")));
+            return Err(Fault::Unreadable(io::Error::other("it is not a regular file")));
         }
         let file = File::open(path).map_err(Fault::Unreadable)?;
         Reader::new(&file, metadata.len()).elf()
     }
 
-    pub(super) fn excludes_default_folders(&self) -> bool {
+    pub(super) fn excludes_default_directories(&self) -> bool {
         self.flags_1.contains(abi::DF_1_NODEFLIB)
     }
 
-    /// What it is besides a program, if it is one at all.
-    fn no_program(&self) -> Option<NonProgram> {
+    /// What it is, if it is not a program.
+    fn non_program(&self) -> Option<NonProgram> {
         match self.file_type {
             abi::ET_REL => Some(NonProgram::ObjectFile),
             abi::ET_CORE => Some(NonProgram::CoreDump),
-            // A program has somewhere to begin. Older linkers give libraries an entry as well, and
-            // only programs are marked as such by the newer ones.
+            // Newer linkers mark programs. A program has an entry point, but older linkers give one to libraries, too.
             abi::ET_DYN if self.flags_1.contains(abi::DF_1_PIE) => None,
             abi::ET_DYN if self.entry == 0 => Some(NonProgram::SharedLibrary),
             abi::ET_DYN if self.interpreter.is_none() && !self.needed.is_empty() => Some(NonProgram::SharedLibrary),
@@ -122,9 +127,9 @@ impl Elf {
         }
     }
 
-    /// What it is, in words.
-    fn what(&self) -> String {
-        let form = match self.no_program() {
+    /// A description.
+    fn description(&self) -> String {
+        let form = match self.non_program() {
             Some(is) => format!("ELF, {}", is.noun()),
             None => "ELF executable".into(),
         };
@@ -133,13 +138,13 @@ impl Elf {
                 Some(libc) => format!(", dynamically linked ({libc})"),
                 None => ", dynamically linked".into(),
             },
-            None if self.no_program().is_some() => String::new(),
+            None if self.non_program().is_some() => String::new(),
             None => ", statically linked".into(),
         };
         format!("{form}, {}{linking}", self.machine.name())
     }
 
-    /// Another system that it was built for.
+    /// The system that it is built for, if it is not Linux.
     ///
     /// Source: the registry of `EI_OSABI`; Go's linker sets it for each of these.
     fn other_system(&self) -> Option<&'static str> {
@@ -153,7 +158,7 @@ impl Elf {
     }
 }
 
-/// Looks at an ELF file of that target. `host` is where it lies on this machine.
+/// Inspects an ELF file of the target system. `host` is its path on this machine.
 pub(super) fn inspect(path: &Path, host: &Path, target: &TargetSystem) -> Inspection {
     let elf = match Elf::open(host) {
         Ok(elf) => elf,
@@ -165,11 +170,11 @@ pub(super) fn inspect(path: &Path, host: &Path, target: &TargetSystem) -> Inspec
         }
         Err(Fault::Damaged(reason)) => return Inspection::of_defect("ELF file", Defect::Damaged { reason }),
     };
-    let mut inspection = Inspection::new(elf.what());
+    let mut inspection = Inspection::new(elf.description());
     if elf.ends_early {
         inspection.defects.push(Defect::EndsEarly);
     }
-    if let Some(is) = elf.no_program() {
+    if let Some(is) = elf.non_program() {
         inspection.defects.push(Defect::NotProgram { is });
         return inspection;
     }
@@ -201,8 +206,8 @@ pub(super) fn inspect(path: &Path, host: &Path, target: &TargetSystem) -> Inspec
 }
 
 impl Machine {
-    /// Whether this machine's kernel executes it, as far as that is certain: a kernel for 64 bits may
-    /// or may not execute programs for 32 of the same family.
+    /// Whether this machine's kernel may execute it. A kernel for 64 bits may or may not execute 32-bit programs of the
+    /// same family, so they count as executable.
     fn runs_here(self) -> bool {
         let number = match std::env::consts::ARCH {
             "x86_64" => abi::EM_X86_64,
@@ -210,10 +215,10 @@ impl Machine {
             "riscv64" => abi::EM_RISCV,
             _ => return true,
         };
-        self.runs_on(Self { class: 2, order: Endianness::Little, number: number.0 })
+        self.runs_on(Self { class: Class::Bits64, order: Endianness::Little, number: number.0 })
     }
 
-    /// The same for a machine that runs programs like that one.
+    /// Whether a machine that runs programs for `other` may execute it.
     fn runs_on(self, other: Self) -> bool {
         let related = match abi::Machine(other.number) {
             abi::EM_X86_64 => abi::EM_386,
@@ -223,11 +228,11 @@ impl Machine {
         self.order == other.order && (self.number == other.number || self.number == related.0)
     }
 
-    /// Its name as compilers and `uname` have it.
+    /// Its name, as compilers and `uname` use it.
     ///
     /// Source: the registry of `e_machine`.
     pub(super) fn name(self) -> String {
-        let wide = self.class == 2;
+        let wide = self.class == Class::Bits64;
         match abi::Machine(self.number) {
             abi::EM_SPARC => "sparc".into(),
             abi::EM_386 => "x86 (32 bits)".into(),
@@ -282,7 +287,7 @@ impl<'a> Reader<'a> {
         if !ident.starts_with(&abi::ELFMAG) {
             return Err(Fault::NotElf);
         }
-        // The kernel believes the machine alone. What does not exist is taken for what is common.
+        // The kernel checks only the machine. Invalid values count as the common ones.
         if ident.get(5) == Some(&abi::ELFDATA2MSB.0) {
             self.order = Endianness::Big;
         }
@@ -299,7 +304,7 @@ impl<'a> Reader<'a> {
             return damaged("its ELF header is cut off");
         }
         let header: F = self.read(0)?;
-        let class = if F::is_type_64_sized() { 2 } else { 1 };
+        let class = if F::is_type_64_sized() { Class::Bits64 } else { Class::Bits32 };
         let mut elf = Elf {
             machine: Machine { class, order, number: header.e_machine(order).0 },
             file_type: header.e_type(order),
@@ -354,7 +359,7 @@ impl<'a> Reader<'a> {
                     segments.push(Segment { offset, address: header.p_vaddr(order).into(), file_bytes });
                 }
                 abi::PT_INTERP if elf.interpreter.is_none() => {
-                    // The kernel's bounds: a NUL at its end and no longer than a path may be.
+                    // As the kernel requires: a NUL at its end, and not longer than a path may be.
                     let name = (2..=4096).contains(&file_bytes).then(|| self.bytes(offset, file_bytes)).transpose()?;
                     let Some(name) = name.filter(|name| name.ends_with(&[0])) else {
                         return damaged("the name of its loader is no path");
@@ -363,9 +368,9 @@ impl<'a> Reader<'a> {
                     elf.interpreter = Some(OsString::from_vec(name.to_vec()).into());
                 }
                 abi::PT_DYNAMIC => dynamic = Some((offset, file_bytes)),
-                // A loader passes over what it does not understand of it.
+                // A loader ignores a note that it does not understand.
                 abi::PT_GNU_PROPERTY if elf.machine.number == abi::EM_X86_64.0 && F::is_type_64_sized() => {
-                    elf.x86_level = self.x86_level(offset, end.min(self.length)).unwrap_or(0);
+                    elf.x86_level = self.x86_level(offset, end.min(self.length));
                 }
                 _ => {}
             }
@@ -379,10 +384,10 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The level of x86-64 that the first note of properties asks for.
+    /// The x86-64 level that the first note of properties requires.
     ///
     /// Source: the psABI of x86-64, "Program Property"; glibc, `_dl_process_property_note`.
-    fn x86_level(&mut self, at: u64, end: u64) -> Option<u8> {
+    fn x86_level(&mut self, at: u64, end: u64) -> Option<X86Level> {
         let order = self.order;
         let bytes = self.bytes(at, end.checked_sub(at)?).ok()?;
         let mut notes = NoteIterator::<abi::FileHeader64<_>>::new(order, 8, &bytes).ok()?.flatten();
@@ -390,9 +395,15 @@ impl<'a> Reader<'a> {
         let level = properties.find(|property| {
             property.pr_type() == abi::GNU_PROPERTY_X86_ISA_1_NEEDED && property.pr_data().len() == 4
         })?;
-        // A bit for each level, of which the highest counts.
+        // A bit for each level; the highest one counts.
         let bits = level.data_u32(order).ok()? & 0b1111;
-        Some(u8::try_from(u32::BITS - bits.leading_zeros()).expect("there are four"))
+        Some(match u32::BITS - bits.leading_zeros() {
+            0 => return None,
+            1 => X86Level::V1,
+            2 => X86Level::V2,
+            3 => X86Level::V3,
+            _ => X86Level::V4,
+        })
     }
 
     /// The dynamic section: pairs of a tag and a value, up to tag 0.
@@ -430,7 +441,7 @@ impl<'a> Reader<'a> {
             return if needed.is_empty() { Ok(()) } else { damaged("its dynamic section has no strings") };
         };
         let Some(start) = offset_of(segments, strings) else {
-            // A static program that places itself may do without; what has libraries may not.
+            // A static position-independent program needs no strings, but one with libraries does.
             return if needed.is_empty() {
                 Ok(())
             } else {
@@ -468,7 +479,7 @@ impl<'a> Reader<'a> {
             let mut aux_at = at.saturating_add(need.vn_aux.get(order).into());
             for _ in 0..need.vn_cnt.get(order) {
                 let aux: abi::Vernaux<Endianness> = self.read(aux_at)?;
-                // One that is weak is looked for and not insisted on.
+                // The loader does not require a weak version.
                 if !aux.vna_flags.get(order).contains(abi::VER_FLG_WEAK) {
                     let name = self.string(strings, aux.vna_name.get(order).into())?;
                     self.spend(library.len() as u64)?;
@@ -487,7 +498,7 @@ impl<'a> Reader<'a> {
         Ok(versions)
     }
 
-    /// `DT_VERDEF`: a chain of versions, of which the first name is theirs.
+    /// `DT_VERDEF`: a chain of versions. The first name of each is its own.
     fn versions(&mut self, strings: &Strings, mut at: u64, count: u64) -> Result<Vec<String>, Fault> {
         let order = self.order;
         let mut versions = Vec::new();
@@ -543,17 +554,17 @@ impl<'a> Reader<'a> {
         let mut at = at;
         while at < end {
             let rest = self.rest_of_block(at)?;
-            let piece = &rest[..rest.len().min(usize::try_from(end - at).expect("it is within the budget"))];
-            if piece.is_empty() {
+            let chunk = &rest[..rest.len().min(usize::try_from(end - at).expect("it is within the budget"))];
+            if chunk.is_empty() {
                 return damaged("it became shorter while it was read");
             }
-            bytes.extend_from_slice(piece);
-            at += piece.len() as u64;
+            bytes.extend_from_slice(chunk);
+            at += chunk.len() as u64;
         }
         Ok(bytes)
     }
 
-    /// The block that holds a byte, from that byte on; empty behind the end of the file.
+    /// The rest of the block that contains a byte, from that byte on; empty after the end of the file.
     fn rest_of_block(&mut self, at: u64) -> Result<&[u8], Fault> {
         let inside = usize::try_from(at % BLOCK_BYTES).expect("a block is small");
         Ok(self.block(at / BLOCK_BYTES)?.get(inside..).unwrap_or_default())
@@ -591,13 +602,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Where the strings of a dynamic section stand in the file.
+/// The range of the file with the strings of the dynamic section.
 struct Strings {
     start: u64,
     end: u64,
 }
 
-/// Where an address of the memory lies in the file.
+/// The offset in the file of an address in memory.
 fn offset_of(segments: &[Segment], address: u64) -> Option<u64> {
     let segment =
         segments.iter().find(|segment| address >= segment.address && address - segment.address < segment.file_bytes)?;
@@ -610,7 +621,7 @@ mod tests {
 
     use super::*;
 
-    /// A file in memory that counts what is read of it.
+    /// A file in memory that counts the bytes that are read.
     struct Counted {
         bytes: Vec<u8>,
         read: Cell<u64>,
@@ -618,7 +629,7 @@ mod tests {
 
     impl FileExt for Counted {
         fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-            let rest = self.bytes.get(usize::try_from(at).expect("it is no place beyond memory")..).unwrap_or_default();
+            let rest = self.bytes.get(usize::try_from(at).expect("it is in memory")..).unwrap_or_default();
             let count = rest.len().min(buffer.len());
             buffer[..count].copy_from_slice(&rest[..count]);
             self.read.set(self.read.get() + count as u64);
@@ -660,7 +671,7 @@ mod tests {
         file[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// The pairs that say where names and needed versions stand.
+    /// The pairs with the offsets of names and needed versions.
     fn tables(strings_bytes: u64) -> Vec<(abi::DynamicTag, u64)> {
         vec![
             (abi::DT_STRTAB, STRINGS as u64),
@@ -670,7 +681,7 @@ mod tests {
         ]
     }
 
-    /// Puts an entry of `DT_VERNEED` there, with this count of versions.
+    /// Writes an entry of `DT_VERNEED` with this number of versions.
     fn put_need(file: &mut [u8], at: usize, count: u16, versions: u32, next: u32) {
         put(file, at + 2, &count.to_le_bytes());
         put(file, at + 8, &versions.to_le_bytes());
@@ -691,7 +702,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_headers_all_over_it_is_read_within_the_budget() {
+    fn headers_scattered_over_a_file_are_read_within_the_budget() {
         let mut file = library(64 << 20, &tables(1));
         let step = 64 << 10;
         for at in (VERSIONS..file.len() - step).step_by(step) {
@@ -706,7 +717,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_of_versions_that_many_libraries_share_ends() {
+    fn a_chain_of_versions_that_many_libraries_share_is_read_within_the_budget() {
         let mut file = library(2 << 20, &tables(1));
         let versions = VERSIONS + (128 << 10);
         for index in 0..4096 {
@@ -721,7 +732,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_that_is_needed_often_is_not_kept_as_often() {
+    fn a_long_name_that_is_needed_often_exceeds_the_budget() {
         let long = 60_000;
         let mut dynamic = tables(long + 1);
         dynamic.truncate(2);
@@ -732,7 +743,7 @@ mod tests {
     }
 
     #[test]
-    fn a_library_with_a_thousand_needed_ones_is_within_the_budget() {
+    fn a_library_that_needs_a_thousand_others_is_read_within_the_budget() {
         let mut dynamic = tables(32_000);
         dynamic.truncate(2);
         dynamic.extend((0..1000).map(|index| (abi::DT_NEEDED, index * 32)));

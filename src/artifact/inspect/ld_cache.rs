@@ -1,6 +1,6 @@
-//! `/etc/ld.so.cache`, in which `ldconfig` writes down where libraries are.
+//! Reads `/etc/ld.so.cache`, in which `ldconfig` records the paths of libraries.
 //!
-//! Source: glibc, `sysdeps/generic/dl-cache.h`: the format since 2.2, alone or behind the old one.
+//! Source: glibc, `sysdeps/generic/dl-cache.h`: the format since 2.2, alone or after the old one.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use memchr::memchr;
 
-/// A cache, or an empty one where there is none or it cannot be read: the loader does not mind.
+/// A cache. It is empty if the file does not exist or cannot be read, since the loader goes on then, too.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     bytes: Vec<u8>,
@@ -20,7 +20,7 @@ struct Entry {
     flags: u32,
     name: u32,
     path: u32,
-    /// Bits of features that a processor must have, or the number of a folder of `glibc-hwcaps`.
+    /// Bits for the features that the processor must have, or the number of a directory of `glibc-hwcaps`.
     features: u64,
 }
 
@@ -30,8 +30,8 @@ const HEADER_BYTES: usize = 48;
 const ENTRY_BYTES: usize = 24;
 /// Far above what a desktop has.
 const MAX_BYTES: u64 = 64 << 20;
-/// Its features are the number of a folder of `glibc-hwcaps`, which its path shows as well.
-const IN_HWCAPS_FOLDER: u64 = 1 << 62;
+/// The features are the number of a directory of `glibc-hwcaps`, which is part of the path as well.
+const IN_HWCAPS_DIRECTORY: u64 = 1 << 62;
 
 impl Cache {
     pub(super) fn read(path: &Path) -> Self {
@@ -56,7 +56,7 @@ impl Cache {
         let count = u32_at(&bytes, MAGIC.len()).unwrap_or(0) as usize;
         let table = bytes.get(HEADER_BYTES..).unwrap_or_default();
         let entries = table.chunks_exact(ENTRY_BYTES).take(count).map(|entry| {
-            let field = |at| u32_at(entry, at).expect("the chunk is as long");
+            let field = |at| u32_at(entry, at).expect("the chunk is long enough");
             Entry {
                 flags: field(0),
                 name: field(4),
@@ -68,8 +68,8 @@ impl Cache {
         Self { bytes, entries }
     }
 
-    /// Where a library is, for those architectures that `flags` stands for, best ones first:
-    /// `rank` tells how good a folder of `glibc-hwcaps` is, and which cannot be used.
+    /// The path of a library for the architecture that `flags` names. Of several the best one, the one with the lowest
+    /// `rank` of its directory of `glibc-hwcaps`; without a rank the processor cannot use it.
     pub(super) fn find(
         &self,
         name: &[u8],
@@ -84,8 +84,8 @@ impl Cache {
             let path = std::str::from_utf8(self.string(entry.path)?).ok()?;
             let rank = match entry.features {
                 0 => usize::MAX,
-                features if features & IN_HWCAPS_FOLDER != 0 => rank(hwcaps_folder(path)?)?,
-                // The older way, for a processor that is not known here.
+                features if features & IN_HWCAPS_DIRECTORY != 0 => rank(hwcaps_directory(path)?)?,
+                // Older entries for features of the processor are not supported.
                 _ => return None,
             };
             Some((rank, path))
@@ -100,11 +100,11 @@ impl Cache {
 }
 
 /// `x86-64-v3` of `/usr/lib/glibc-hwcaps/x86-64-v3/libz.so.1`.
-fn hwcaps_folder(path: &str) -> Option<&str> {
+fn hwcaps_directory(path: &str) -> Option<&str> {
     path.split_once("/glibc-hwcaps/")?.1.split('/').next()
 }
 
-/// In the order of this machine's bytes, as its `ldconfig` wrote it.
+/// Reads a number in this machine's byte order, in which its `ldconfig` wrote it.
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().expect("four bytes")))
 }
@@ -113,7 +113,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// A cache as `ldconfig` writes it, of flags, features, name and path.
+    /// A cache as `ldconfig` writes it, from flags, features, name and path.
     fn cache(entries: &[(u32, u64, &str, &str)]) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(u32::try_from(entries.len()).unwrap().to_ne_bytes());
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_entry_of_the_right_kind_is_found() {
+    fn the_best_entry_for_the_architecture_is_found() {
         let hwcaps = 1 << 62;
         let bytes = cache(&[
             (0x803, 0, "libz.so.1", "/lib32/libz.so.1"),
@@ -151,7 +151,7 @@ mod tests {
         for bytes in [bytes, old] {
             let cache = Cache::parse(bytes);
             let find = |name: &str, flags, known: &[&str]| {
-                cache.find(name.as_bytes(), flags, |folder| known.iter().position(|known| *known == folder))
+                cache.find(name.as_bytes(), flags, |directory| known.iter().position(|known| *known == directory))
             };
             assert_eq!(find("libz.so.1", Some(0x303), &[]).unwrap(), Path::new("/lib/libz.so.1"));
             let v3 = find("libz.so.1", Some(0x303), &["x86-64-v3"]).unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_cache_is_an_empty_one() {
+    fn a_damaged_cache_counts_as_empty() {
         let whole = cache(&[(0x303, 0, "libz.so.1", "/lib/libz.so.1")]);
         for cut in 0..whole.len() {
             assert_eq!(Cache::parse(whole[..cut].to_vec()).find(b"libz.so.1", None, |_| None), None, "cut at {cut}");

@@ -1,57 +1,57 @@
-//! The shared libraries that a loader would load, found as it finds them, and what it would miss.
+//! Finds the shared libraries that a loader would load, in the same way, and reports those that are missing.
 //!
 //! # Theory of operation
-//! Libraries are asked for by name, in breadth: those of the program, then those of these. A name
-//! that was found already is not looked for again. What differs is the order of the places.
+//! Libraries are searched breadth-first by name: those of the program, then those of its libraries. A name that was
+//! found is not searched again. The C libraries differ in the order of the directories.
 //!
-//! *glibc:* `DT_RPATH` of whoever asks, of whoever loaded that, and so on up to the program, unless
-//! whoever asks has a `DT_RUNPATH`; then `LD_LIBRARY_PATH`; then the `DT_RUNPATH` of whoever asks;
-//! `/etc/ld.so.cache`; the default folders. In each folder those below `glibc-hwcaps` for this
-//! processor come first. A file for another machine is passed over, a damaged one is an error. Then
-//! every version that somebody needs must be there.
+//! *glibc:* `DT_RPATH` of the object that needs the library, then of the object that loaded that one, up to the program,
+//! unless the needing object has a `DT_RUNPATH`; `LD_LIBRARY_PATH`; the `DT_RUNPATH` of the needing object;
+//! `/etc/ld.so.cache`; the default directories. In each directory, those below `glibc-hwcaps` for this processor come
+//! first. A file for another machine is skipped, a damaged one is an error. At the end, every version that an object
+//! needs must exist.
 //!
-//! *musl:* `LD_LIBRARY_PATH`; `DT_RUNPATH` or else `DT_RPATH` of whoever asks and of whoever loaded
-//! it; the folders in `/etc/ld-musl-ARCH.path`, or else the default ones. The C library under all its
-//! names is the loader itself. The first file of the name is taken, whatever it is. Versions do not
-//! count.
+//! *musl:* `LD_LIBRARY_PATH`; `DT_RUNPATH` or else `DT_RPATH` of the needing object and of the objects that loaded it;
+//! the directories in `/etc/ld-musl-ARCH.path`, or else the default ones. The C library, under all its names, is the
+//! loader itself. The first file of the name is used, whatever it contains. Versions are not checked.
 //!
-//! Of another loader nothing is known, and nothing is said.
+//! For any other loader the module reports nothing.
 //!
 //! Source: ld.so(8); glibc, `elf/dl-load.c`, `elf/dl-version.c`; musl, `ldso/dynlink.c`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::elf::{Elf, Fault, Machine};
+use object::elf as abi;
+
+use super::elf::{Class, Elf, Fault, Machine};
 use super::ld_cache::Cache;
 use super::target::{TargetSystem, x86_level};
-use crate::error::{Defect, Libc, MissingLibrary};
+use crate::error::{Defect, Libc, MissingLibrary, X86Level};
 
 /// A shared library that would be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Library {
-    /// The name by which it was asked for.
+    /// The name that an object needs.
     pub name: OsString,
-    /// Where it was found, as the loader names it.
+    /// Its path on the target system.
     pub path: PathBuf,
 }
 
-/// What was found of a program's libraries.
+/// The libraries of a program, and their defects.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) libraries: Vec<Library>,
     pub(super) defects: Vec<Defect>,
 }
 
-/// No program has so many; a file that lies could ask for ever.
+/// Far more than any program has. It bounds the search for hostile files.
 const MAX_LIBRARIES: usize = 4096;
 
-/// Looks for the loader of a program and for all that it would load. `path` is the program's, in the
-/// target.
+/// Finds the loader of a program and all libraries that it would load. `path` is the program's path on the target system.
 pub(super) fn inspect(path: &Path, program: Elf, loader: &Path, target: &TargetSystem) -> Found {
     let mut found = Found::default();
     let needs = Libc::of_loader(loader);
@@ -77,8 +77,8 @@ pub(super) fn inspect(path: &Path, program: Elf, loader: &Path, target: &TargetS
     };
     let soname = loader_elf.soname.clone().unwrap_or_default();
     let rules: &dyn Rules = match needs {
-        // A loader of another C library may stand under the name of glibc's, to start what was
-        // built for that. It does not look for libraries in the same way.
+        // A loader of another C library may have the name of glibc's, to start programs that are built for glibc. It
+        // has its own rules.
         Some(Libc::Glibc) if Libc::of_loader(Path::new(&soname)) == Some(Libc::Glibc) => {
             &Glibc::new(loader, program.machine, target)
         }
@@ -86,7 +86,7 @@ pub(super) fn inspect(path: &Path, program: Elf, loader: &Path, target: &TargetS
         _ => return found,
     };
     let mut search = Search { target, rules, objects: Vec::new(), known: HashMap::new() };
-    // The loader is there already, under its own name.
+    // The loader is already in memory, under its own name.
     let known = loader.file_name().map(OsStr::to_owned);
     let mut of_loader = Object::new(loader.to_owned(), None, loader_elf);
     of_loader.elf.needed.clear();
@@ -98,38 +98,38 @@ pub(super) fn inspect(path: &Path, program: Elf, loader: &Path, target: &TargetS
     found
 }
 
-/// Far above what a loader has.
+/// Far more than a loader has.
 const MAX_LOADER_BYTES: u64 = 8 << 20;
 
-/// The places of the program and of the loader among the objects.
+/// The indices of the program and of the loader among the objects.
 const PROGRAM: usize = 0;
 const LOADER: usize = 1;
 
-/// How a loader looks for a library.
+/// How a loader finds a library.
 trait Rules {
-    /// Where a library of this name may be, in order.
-    fn places(&self, name: &OsStr, by: usize, objects: &[Object]) -> Vec<PathBuf>;
+    /// The paths where a library of this name may be, in order.
+    fn candidates(&self, name: &OsStr, by: usize, objects: &[Object]) -> Vec<PathBuf>;
 
-    /// Whether the loader itself stands for a library of this name.
+    /// Whether the loader itself provides the library of this name.
     fn is_loader(&self, name: &OsStr) -> bool;
 
-    /// A path with its variables replaced; nothing when that cannot be done.
+    /// A path with its variables replaced; `None` if the loader ignores the path.
     fn expand(&self, path: &[u8], object: &Object) -> Option<PathBuf>;
 
-    /// Whether a file for another machine is passed over.
-    fn passes_over(&self) -> bool;
+    /// Whether a file for another machine is skipped.
+    fn skips_other_machines(&self) -> bool;
 
-    /// Whether the versions of symbols count.
-    fn has_versions(&self) -> bool;
+    /// Whether the loader checks the versions of symbols.
+    fn checks_versions(&self) -> bool;
 
-    /// The folders that are searched for everybody, for the message.
-    fn default_folders(&self) -> &[PathBuf];
+    /// The default directories, for the message.
+    fn default_directories(&self) -> &[PathBuf];
 }
 
 /// The program, or a library that was found.
 struct Object {
     path: PathBuf,
-    /// Which object asked for it first.
+    /// The object that needed it first.
     loaded_by: Option<usize>,
     elf: Elf,
 }
@@ -139,7 +139,7 @@ impl Object {
         Self { path, loaded_by, elf }
     }
 
-    fn folder(&self) -> &Path {
+    fn directory(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("/"))
     }
 
@@ -153,12 +153,12 @@ struct Search<'a> {
     target: &'a TargetSystem,
     rules: &'a dyn Rules,
     objects: Vec<Object>,
-    /// Which object stands for a name; none that is missing or damaged.
+    /// The object for each name, without missing and damaged ones.
     known: HashMap<OsString, usize>,
 }
 
-/// What became of a name.
-enum Place {
+/// The result of the search for a name.
+enum Lookup {
     Found(PathBuf, Box<Elf>),
     Missing { unfit: Option<PathBuf> },
     Bad { path: PathBuf, reason: String },
@@ -167,12 +167,11 @@ enum Place {
 impl Search<'_> {
     fn run(&mut self, found: &mut Found) {
         let mut missing: Vec<MissingLibrary> = Vec::new();
+        let mut missing_names: HashSet<String> = HashSet::new();
         let mut next = 0;
         while next < self.objects.len() && self.objects.len() < MAX_LIBRARIES {
             for name in self.objects[next].elf.needed.clone() {
-                if self.known.contains_key(&name)
-                    || missing.iter().any(|missing| *missing.name == *name.to_string_lossy())
-                {
+                if self.known.contains_key(&name) || missing_names.contains(&*name.to_string_lossy()) {
                     continue;
                 }
                 if self.rules.is_loader(&name) {
@@ -181,11 +180,13 @@ impl Search<'_> {
                 }
                 let needed_by = self.objects[next].name(next);
                 match self.find(&name, next) {
-                    Place::Found(path, elf) => self.add(name, path, *elf, next, found),
-                    Place::Missing { unfit } => {
-                        missing.push(MissingLibrary { name: name.to_string_lossy().into_owned(), needed_by, unfit });
+                    Lookup::Found(path, elf) => self.add(name, path, *elf, next, found),
+                    Lookup::Missing { unfit } => {
+                        let name = name.to_string_lossy().into_owned();
+                        missing_names.insert(name.clone());
+                        missing.push(MissingLibrary { name, needed_by, unfit });
                     }
-                    Place::Bad { path, reason } => {
+                    Lookup::Bad { path, reason } => {
                         let defect = Defect::BadLibrary { path, needed_by, reason };
                         if !found.defects.contains(&defect) {
                             found.defects.push(defect);
@@ -196,33 +197,32 @@ impl Search<'_> {
             next += 1;
         }
         if !missing.is_empty() {
-            let searched = self.rules.default_folders().to_vec();
+            let searched = self.rules.default_directories().to_vec();
             found.defects.insert(0, Defect::NoLibraries { missing, searched });
         }
-        if self.rules.has_versions() {
+        if self.rules.checks_versions() {
             self.check_versions(found);
             self.check_levels(found);
         }
     }
 
-    /// What the processor must have for the program or a library. glibc looks at it since 2.33, and a
-    /// C library without this version does not.
+    /// Checks that the processor has the level that the program and each library require. glibc checks it since 2.33.
     ///
     /// Source: glibc, `sysdeps/x86/dl-prop.h`, `dl_isa_level_check`.
     fn check_levels(&self, found: &mut Found) {
         let libc = self.known.get(OsStr::new("libc.so.6"));
-        let looks = libc.is_some_and(|&at| self.objects[at].elf.versions.iter().any(|version| version == "GLIBC_2.33"));
-        let Some(here) = self.target.x86_level.filter(|here| looks && *here > 0) else { return };
+        let checks =
+            libc.is_some_and(|&at| self.objects[at].elf.versions.iter().any(|version| version == "GLIBC_2.33"));
+        let Some(here) = self.target.x86_level.filter(|_| checks) else { return };
         for (index, object) in self.objects.iter().enumerate() {
-            let needed = object.elf.x86_level;
-            if needed > here {
+            if let Some(needed) = object.elf.x86_level.filter(|needed| *needed > here) {
                 found.defects.push(Defect::OldProcessor { needed, here, needed_by: object.name(index) });
             }
         }
     }
 
     fn add(&mut self, name: OsString, path: PathBuf, elf: Elf, by: usize, found: &mut Found) {
-        // Another name for what is there already.
+        // The same file may have been found under another name.
         let same = self.objects.iter().position(|object| object.path == path);
         let index = same.unwrap_or(self.objects.len());
         if same.is_none() {
@@ -235,33 +235,32 @@ impl Search<'_> {
         self.known.insert(name, index);
     }
 
-    fn find(&self, name: &OsStr, by: usize) -> Place {
-        let places = if name.as_bytes().contains(&b'/') {
+    fn find(&self, name: &OsStr, by: usize) -> Lookup {
+        let candidates = if name.as_bytes().contains(&b'/') {
             self.rules.expand(name.as_bytes(), &self.objects[by]).into_iter().collect()
         } else {
-            self.rules.places(name, by, &self.objects)
+            self.rules.candidates(name, by, &self.objects)
         };
         let mut unfit = None;
-        for place in places {
-            let elf = self.target.host(&place).map_err(Fault::Unreadable).and_then(|host| Elf::open(&host));
+        for path in candidates {
+            let elf = self.target.host(&path).map_err(Fault::Unreadable).and_then(|host| Elf::open(&host));
             match elf {
                 Ok(elf) if elf.machine == self.objects[PROGRAM].elf.machine => {
-                    return Place::Found(place, Box::new(elf));
+                    return Lookup::Found(path, Box::new(elf));
                 }
-                Ok(_) if self.rules.passes_over() => unfit = unfit.or(Some(place)),
+                Ok(_) if self.rules.skips_other_machines() => unfit = unfit.or(Some(path)),
                 Ok(elf) => {
-                    return Place::Bad { path: place, reason: format!("it is for {}", elf.machine.name()) };
+                    return Lookup::Bad { path, reason: format!("it is for {}", elf.machine.name()) };
                 }
                 Err(Fault::Unreadable(error))
                     if is_missing(&error) || error.kind() == io::ErrorKind::PermissionDenied => {}
-                Err(fault) => return Place::Bad { path: place, reason: reason_of(&fault) },
+                Err(fault) => return Lookup::Bad { path, reason: reason_of(&fault) },
             }
         }
-        Place::Missing { unfit }
+        Lookup::Missing { unfit }
     }
 
-    /// Every version that an object needs must be one of the library that it names, if that has
-    /// versions at all.
+    /// Checks that each library has the versions that objects need of it, if it has versions at all.
     fn check_versions(&self, found: &mut Found) {
         for (index, object) in self.objects.iter().enumerate() {
             let mut by_library: Vec<(&OsString, Vec<String>)> = Vec::new();
@@ -300,15 +299,15 @@ fn newest_like(version: &str, versions: &[String]) -> Option<String> {
     versions.iter().filter_map(|version| Some((numbers(version)?, version))).max().map(|(_, version)| version.clone())
 }
 
-/// glibc's rules.
+/// The rules of glibc.
 struct Glibc<'a> {
     target: &'a TargetSystem,
     machine: Machine,
     cache: Cache,
-    default_folders: Vec<PathBuf>,
-    /// What `$LIB` stands for.
+    default_directories: Vec<PathBuf>,
+    /// The value of `$LIB`.
     lib: String,
-    /// The folders of `glibc-hwcaps` that this processor can use, the best one first.
+    /// The directories of `glibc-hwcaps` that this processor can use, the best one first.
     hwcaps: Vec<&'static str>,
 }
 
@@ -316,77 +315,84 @@ impl<'a> Glibc<'a> {
     fn new(loader: &Path, machine: Machine, target: &'a TargetSystem) -> Self {
         let cache =
             target.host(Path::new("/etc/ld.so.cache")).map_or_else(|_| Cache::default(), |path| Cache::read(&path));
-        // The default folders are built into the loader. They follow from where it lies: Debian and
-        // its kin have a folder for each architecture, the others `lib64` or plain `lib`.
+        // The default directories are built into the loader, and follow from its own directory: Debian and its
+        // derivatives have a directory for each architecture, other distributions `lib64` or just `lib`.
         let canonical = target.canonical(loader).unwrap_or_else(|_| loader.to_owned());
         let own = canonical.parent().unwrap_or(Path::new("/lib")).to_owned();
         let own_name = own.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // Debian's loader may have been copied alone, as into an image that holds what one program
-        // needs; it looks where it looked before.
+        // Debian's loader may have been copied alone, as into an image for a single program. Its default directories
+        // stay the same.
         let built_in = || {
             let mut bytes = Vec::new();
             let file = fs::File::open(target.host(&canonical).ok()?).ok()?;
             io::Read::read_to_end(&mut io::Read::take(file, MAX_LOADER_BYTES), &mut bytes).ok()?;
-            folder_of_architecture(&bytes)
+            architecture_directory(&bytes)
         };
         let own_name = if own_name.contains("-linux-") { own_name } else { built_in().unwrap_or(own_name) };
-        let folders = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
-        let (lib, default_folders) = if own_name.contains("-linux-") {
+        let directories = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let (lib, default_directories) = if own_name.contains("-linux-") {
             let lib = format!("lib/{own_name}");
             let of = |prefix: &str| format!("{prefix}/{lib}");
-            (lib.clone(), folders(&[&of(""), &of("/usr"), "/lib", "/usr/lib"]))
+            (lib.clone(), directories(&[&of(""), &of("/usr"), "/lib", "/usr/lib"]))
         } else if own.starts_with("/lib")
             || own.starts_with("/usr/lib")
             || own.starts_with("/lib64")
             || own.starts_with("/usr/lib64")
         {
             let lib = if own_name == "lib64" { "lib64" } else { "lib" };
-            (lib.to_owned(), folders(&["/lib64", "/usr/lib64", "/lib", "/usr/lib"]))
+            (lib.to_owned(), directories(&["/lib64", "/usr/lib64", "/lib", "/usr/lib"]))
         } else {
-            // A C library with a place of its own, such as Nix's.
+            // A C library in a directory of its own, such as Nix's.
             ("lib".to_owned(), vec![own])
         };
-        Self { target, machine, cache, default_folders, lib, hwcaps: hwcaps(machine) }
+        Self { target, machine, cache, default_directories, lib, hwcaps: hwcaps(machine) }
     }
 
-    /// The files that a library may be in one folder.
-    fn in_folder(&self, folder: &Path, name: &OsStr, places: &mut Vec<PathBuf>) {
-        let hwcaps = folder.join("glibc-hwcaps");
+    /// Adds the paths that a library may have in one directory.
+    fn add_directory(&self, directory: &Path, name: &OsStr, candidates: &mut Vec<PathBuf>) {
+        let hwcaps = directory.join("glibc-hwcaps");
         if self.target.metadata(&hwcaps).is_ok() {
-            places.extend(self.hwcaps.iter().map(|level| hwcaps.join(level).join(name)));
+            candidates.extend(self.hwcaps.iter().map(|level| hwcaps.join(level).join(name)));
         }
-        places.push(folder.join(name));
+        candidates.push(directory.join(name));
     }
 
-    fn in_folders(&self, list: &[u8], separators: &[u8], object: &Object, name: &OsStr, places: &mut Vec<PathBuf>) {
-        for folder in list.split(|byte| separators.contains(byte)) {
-            // An empty folder is the one that the action is started in.
-            let folder =
-                if folder.is_empty() { Some(self.target.directory.clone()) } else { self.expand(folder, object) };
-            if let Some(folder) = folder {
-                self.in_folder(&folder, name, places);
+    fn add_search_path(
+        &self,
+        list: &[u8],
+        separators: &[u8],
+        object: &Object,
+        name: &OsStr,
+        candidates: &mut Vec<PathBuf>,
+    ) {
+        for directory in list.split(|byte| separators.contains(byte)) {
+            // An empty name is the directory in which the action starts.
+            let directory =
+                if directory.is_empty() { Some(self.target.directory.clone()) } else { self.expand(directory, object) };
+            if let Some(directory) = directory {
+                self.add_directory(&directory, name, candidates);
             }
         }
     }
 
-    /// What stands in the cache for libraries of this machine.
+    /// The flags of cache entries for libraries of this machine.
     ///
-    /// Source: glibc, `_DL_CACHE_DEFAULT_ID` of each architecture. Those with several ABIs of the
-    /// same machine are told apart when the file is opened.
+    /// Source: glibc, `_DL_CACHE_DEFAULT_ID` of each architecture. For a machine with several ABIs, any entry counts: the
+    /// file itself shows its ABI.
     fn cache_flags(&self) -> Option<u32> {
-        match (self.machine.number, self.machine.class) {
-            (62, 2) => Some(0x0303),
-            (62, 1) => Some(0x0803),
-            (3, _) => Some(0x0003),
-            (183, 2) => Some(0x0a03),
+        match (abi::Machine(self.machine.number), self.machine.class) {
+            (abi::EM_X86_64, Class::Bits64) => Some(0x0303),
+            (abi::EM_X86_64, Class::Bits32) => Some(0x0803),
+            (abi::EM_386, _) => Some(0x0003),
+            (abi::EM_AARCH64, Class::Bits64) => Some(0x0a03),
             _ => None,
         }
     }
 }
 
 impl Rules for Glibc<'_> {
-    fn places(&self, name: &OsStr, by: usize, objects: &[Object]) -> Vec<PathBuf> {
-        let mut places = Vec::new();
+    fn candidates(&self, name: &OsStr, by: usize, objects: &[Object]) -> Vec<PathBuf> {
+        let mut candidates = Vec::new();
         let asking = &objects[by];
         if asking.elf.runpath.is_none() {
             let mut seen_program = false;
@@ -394,35 +400,35 @@ impl Rules for Glibc<'_> {
             while let Some(index) = next {
                 let object = &objects[index];
                 seen_program |= index == PROGRAM;
-                // The old form is not read where the new one stands beside it.
+                // An object with the new form ignores its old one.
                 if let (Some(rpath), None) = (&object.elf.rpath, &object.elf.runpath) {
-                    self.in_folders(rpath, b":", object, name, &mut places);
+                    self.add_search_path(rpath, b":", object, name, &mut candidates);
                 }
                 next = object.loaded_by;
             }
             if !seen_program && let (Some(rpath), None) = (&objects[PROGRAM].elf.rpath, &objects[PROGRAM].elf.runpath) {
-                self.in_folders(rpath, b":", &objects[PROGRAM], name, &mut places);
+                self.add_search_path(rpath, b":", &objects[PROGRAM], name, &mut candidates);
             }
         }
         if let Some(list) = self.target.library_path.as_deref().filter(|list| !list.is_empty()) {
-            self.in_folders(list.as_bytes(), b":;", &objects[PROGRAM], name, &mut places);
+            self.add_search_path(list.as_bytes(), b":;", &objects[PROGRAM], name, &mut candidates);
         }
         if let Some(runpath) = &asking.elf.runpath {
-            self.in_folders(runpath, b":", asking, name, &mut places);
+            self.add_search_path(runpath, b":", asking, name, &mut candidates);
         }
-        let excludes_default = asking.elf.excludes_default_folders();
-        let rank = |folder: &str| self.hwcaps.iter().position(|known| *known == folder);
+        let excludes_default = asking.elf.excludes_default_directories();
+        let rank = |directory: &str| self.hwcaps.iter().position(|known| *known == directory);
         if let Some(path) = self.cache.find(name.as_bytes(), self.cache_flags(), rank)
-            && !(excludes_default && self.default_folders.iter().any(|folder| path.starts_with(folder)))
+            && !(excludes_default && self.default_directories.iter().any(|directory| path.starts_with(directory)))
         {
-            places.push(path);
+            candidates.push(path);
         }
         if !excludes_default {
-            for folder in &self.default_folders {
-                self.in_folder(folder, name, &mut places);
+            for directory in &self.default_directories {
+                self.add_directory(directory, name, &mut candidates);
             }
         }
-        places
+        candidates
     }
 
     fn is_loader(&self, _name: &OsStr) -> bool {
@@ -430,49 +436,49 @@ impl Rules for Glibc<'_> {
     }
 
     fn expand(&self, path: &[u8], object: &Object) -> Option<PathBuf> {
-        let platform = match self.machine.number {
-            3 => "i686",
-            62 => "x86_64",
-            183 => "aarch64",
+        let platform = match abi::Machine(self.machine.number) {
+            abi::EM_386 => "i686",
+            abi::EM_X86_64 => "x86_64",
+            abi::EM_AARCH64 => "aarch64",
             _ => "",
         };
         let variables: [(&[u8], &[u8]); 3] = [
-            (b"ORIGIN", object.folder().as_os_str().as_bytes()),
+            (b"ORIGIN", object.directory().as_os_str().as_bytes()),
             (b"LIB", self.lib.as_bytes()),
             (b"PLATFORM", platform.as_bytes()),
         ];
         Some(OsString::from_vec(substitute(path, &variables)).into())
     }
 
-    fn passes_over(&self) -> bool {
+    fn skips_other_machines(&self) -> bool {
         true
     }
 
-    fn has_versions(&self) -> bool {
+    fn checks_versions(&self) -> bool {
         true
     }
 
-    fn default_folders(&self) -> &[PathBuf] {
-        &self.default_folders
+    fn default_directories(&self) -> &[PathBuf] {
+        &self.default_directories
     }
 }
 
-/// The folders of `glibc-hwcaps` for this processor, the best one first.
+/// The directories of `glibc-hwcaps` for this processor, the best one first.
 ///
 /// Source: the x86-64 psABI, "Micro-Architecture Levels"; glibc, `dl-hwcaps_subdirs.c`.
 fn hwcaps(machine: Machine) -> Vec<&'static str> {
-    let levels = ["x86-64-v4", "x86-64-v3", "x86-64-v2"];
-    let has = if machine.number == 62 { usize::from(x86_level().saturating_sub(1)) } else { 0 };
-    levels[levels.len() - has..].to_vec()
+    let levels = [(X86Level::V4, "x86-64-v4"), (X86Level::V3, "x86-64-v3"), (X86Level::V2, "x86-64-v2")];
+    let here = x86_level().filter(|_| machine.number == abi::EM_X86_64.0);
+    levels.into_iter().filter(|(level, _)| here.is_some_and(|here| *level <= here)).map(|(_, name)| name).collect()
 }
 
-/// musl's rules.
+/// The rules of musl.
 struct Musl<'a> {
     target: &'a TargetSystem,
-    folders: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
 }
 
-/// Far above what such a file has.
+/// Far more than such a file has.
 const MAX_PATH_BYTES: u64 = 1 << 20;
 
 impl<'a> Musl<'a> {
@@ -487,25 +493,25 @@ impl<'a> Musl<'a> {
             Ok(list)
         });
         let list = list.unwrap_or_else(|_| b"/lib:/usr/local/lib:/usr/lib".to_vec());
-        let folders = list
+        let directories = list
             .split(|byte| matches!(byte, b':' | b'\n'))
-            .filter(|folder| !folder.is_empty())
-            .map(|folder| PathBuf::from(OsStr::from_bytes(folder)))
+            .filter(|directory| !directory.is_empty())
+            .map(|directory| PathBuf::from(OsStr::from_bytes(directory)))
             .collect();
-        Self { target, folders }
+        Self { target, directories }
     }
 }
 
 impl Rules for Musl<'_> {
-    fn places(&self, name: &OsStr, by: usize, objects: &[Object]) -> Vec<PathBuf> {
-        let mut folders = Vec::new();
+    fn candidates(&self, name: &OsStr, by: usize, objects: &[Object]) -> Vec<PathBuf> {
+        let mut directories = Vec::new();
         let split = |list: &[u8]| -> Vec<PathBuf> {
             list.split(|byte| matches!(byte, b':' | b'\n'))
-                .map(|folder| PathBuf::from(OsStr::from_bytes(folder)))
+                .map(|directory| PathBuf::from(OsStr::from_bytes(directory)))
                 .collect()
         };
         if let Some(list) = &self.target.library_path {
-            folders.extend(split(list.as_bytes()));
+            directories.extend(split(list.as_bytes()));
         }
         let mut next = Some(by);
         while let Some(index) = next {
@@ -513,12 +519,16 @@ impl Rules for Musl<'_> {
             if let Some(list) = object.elf.runpath.as_ref().or(object.elf.rpath.as_ref())
                 && let Some(list) = self.expand(list, object)
             {
-                folders.extend(split(list.as_os_str().as_bytes()));
+                directories.extend(split(list.as_os_str().as_bytes()));
             }
             next = object.loaded_by;
         }
-        folders.extend(self.folders.iter().cloned());
-        folders.into_iter().filter(|folder| !folder.as_os_str().is_empty()).map(|folder| folder.join(name)).collect()
+        directories.extend(self.directories.iter().cloned());
+        directories
+            .into_iter()
+            .filter(|directory| !directory.as_os_str().is_empty())
+            .map(|directory| directory.join(name))
+            .collect()
     }
 
     fn is_loader(&self, name: &OsStr) -> bool {
@@ -527,21 +537,21 @@ impl Rules for Musl<'_> {
     }
 
     fn expand(&self, path: &[u8], object: &Object) -> Option<PathBuf> {
-        let expanded = substitute(path, &[(b"ORIGIN", object.folder().as_os_str().as_bytes())]);
-        // A path with another variable is not used at all.
+        let expanded = substitute(path, &[(b"ORIGIN", object.directory().as_os_str().as_bytes())]);
+        // The loader ignores a path with any other variable.
         (!expanded.contains(&b'$')).then(|| OsString::from_vec(expanded).into())
     }
 
-    fn passes_over(&self) -> bool {
+    fn skips_other_machines(&self) -> bool {
         false
     }
 
-    fn has_versions(&self) -> bool {
+    fn checks_versions(&self) -> bool {
         false
     }
 
-    fn default_folders(&self) -> &[PathBuf] {
-        &self.folders
+    fn default_directories(&self) -> &[PathBuf] {
+        &self.directories
     }
 }
 
@@ -557,7 +567,7 @@ fn substitute(path: &[u8], variables: &[(&[u8], &[u8])]) -> Vec<u8> {
                 return Some((value, inner.strip_prefix(*name)?.strip_prefix(b"}")?));
             }
             let after = rest[1..].strip_prefix(*name)?;
-            // `$LIBRARY` is no `$LIB`.
+            // `$LIBRARY` is not `$LIB`.
             let ends = after.first().is_none_or(|next| !next.is_ascii_alphanumeric() && *next != b'_');
             ends.then_some((value, after))
         });
@@ -573,8 +583,8 @@ fn substitute(path: &[u8], variables: &[(&[u8], &[u8])]) -> Vec<u8> {
     result
 }
 
-/// The name in `/lib/x86_64-linux-gnu/`, one of the folders that are built into Debian's loaders.
-fn folder_of_architecture(loader: &[u8]) -> Option<String> {
+/// The name in `/lib/x86_64-linux-gnu/`, one of the default directories that are built into Debian's loaders.
+fn architecture_directory(loader: &[u8]) -> Option<String> {
     let names = memchr::memmem::find_iter(loader, b"/lib/").filter_map(|at| {
         let rest = &loader[at + b"/lib/".len()..];
         std::str::from_utf8(&rest[..memchr::memchr(b'/', &rest[..rest.len().min(64)])?]).ok()
@@ -583,11 +593,11 @@ fn folder_of_architecture(loader: &[u8]) -> Option<String> {
     names.filter(is_name).find(|name| name.contains("-linux-")).map(str::to_owned)
 }
 
-/// The C library that an image has, by its loaders: the wanted one, if it has that among others.
+/// The C library of an image, by its loaders: the wanted one, if the image has several.
 fn libc_of(target: &TargetSystem, wanted: Option<Libc>) -> Option<Libc> {
     let found: Vec<_> = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]
         .iter()
-        .filter_map(|folder| fs::read_dir(target.host(Path::new(folder)).ok()?).ok())
+        .filter_map(|directory| fs::read_dir(target.host(Path::new(directory)).ok()?).ok())
         .flatten()
         .flatten()
         .filter_map(|entry| Libc::of_loader(Path::new(&entry.file_name())))

@@ -1,15 +1,13 @@
-//! Why an executable could not work, told before it is started. Reads headers, executes nothing.
+//! Finds out before the start why an executable cannot work. It reads headers and executes nothing.
 //!
-//! Knows what the kernel asks of a program ([`elf`], [`shebang`]), what a loader asks of its libraries
-//! ([`libraries`]), and the formats that people upload by mistake ([`kind`](super::kind)). It looks into a
-//! [`TargetSystem`], which is this machine or an unpacked image. Everything that a file says about itself is
-//! believed within bounds only, and no more is read than an answer needs: some pages of a file of any
-//! size.
+//! It knows what the kernel requires of a program ([`elf`], [`shebang`]), what a loader requires of libraries
+//! ([`libraries`]), and the formats that people upload by mistake ([`kind`](super::kind)). It inspects a file for a
+//! [`TargetSystem`], which is this machine or an unpacked image. It trusts nothing that a file says about itself beyond
+//! fixed bounds, and reads only a few pages of a file of any size.
 //!
-//! A [`Defect`] is fatal when the kernel or the loader refuses the program. In doubt nothing is said
-//! at init: a program that works must never be refused by who only looked at it. A program for another
-//! machine is left to the kernel, which may have been given something that runs it (`binfmt_misc`); that
-//! cannot be looked up from inside a container. Once the kernel has refused it, that is the reason.
+//! A [`Defect`] is fatal if the kernel or the loader refuses the program. In doubt, init goes on: inspection must never
+//! refuse a program that works. A program for another machine goes to the kernel, which may run it in an emulator
+//! (`binfmt_misc`); that cannot be found out inside a container. If the kernel refuses it, this defect is the reason.
 
 pub mod elf;
 mod ld_cache;
@@ -25,30 +23,30 @@ use crate::artifact::kind::HEAD_BYTES;
 use crate::error::{Error, StartError, UploadError};
 
 pub use crate::artifact::kind::Kind;
-pub use crate::error::{Defect, Foreign, Language, Libc, MissingLibrary, Severity};
+pub use crate::error::{Defect, Foreign, Language, Libc, MissingLibrary, Severity, X86Level};
 pub use target::TargetSystem;
 
-/// What an inspection found.
+/// The result of an inspection.
 #[derive(Debug)]
 pub struct Inspection {
-    /// What the file is: `ELF executable, x86_64, dynamically linked (glibc)`.
+    /// A description of the file: `ELF executable, x86_64, dynamically linked (glibc)`.
     pub what: String,
-    /// What a script names as its interpreter, found on `PATH` if `env` would look for it there.
+    /// The interpreter of a script, found on `PATH` if the script names `env`.
     pub interpreter: Option<PathBuf>,
-    /// Every shared library that the program, or the interpreter of the script, would be loaded with.
+    /// Every shared library that the loader would load for the program or the interpreter.
     pub libraries: Vec<libraries::Library>,
-    /// What is wrong with it, the worst first.
+    /// What is wrong with the file, the worst first.
     pub defects: Vec<Defect>,
 }
 
 impl Inspection {
-    /// Why the kernel or the loader would refuse it, whatever the kernel was given to run.
+    /// Why the kernel or the loader would refuse it, even with an emulator for other machines.
     pub fn fatal(&self) -> impl Iterator<Item = &Defect> {
         self.defects.iter().filter(|defect| defect.severity() == Severity::Fatal)
     }
 
-    /// Why it is refused when nothing runs programs for other machines.
-    pub fn fatal_by_itself(&self) -> impl Iterator<Item = &Defect> {
+    /// Why the kernel or the loader would refuse it without an emulator for other machines.
+    pub fn fatal_without_emulator(&self) -> impl Iterator<Item = &Defect> {
         self.defects.iter().filter(|defect| defect.severity() != Severity::Warning)
     }
 
@@ -64,7 +62,7 @@ impl Inspection {
 /// Refuses an executable that the kernel or the loader would refuse.
 ///
 /// # Errors
-/// [`UploadError::Unusable`], with everything that was found at once.
+/// [`UploadError::Unusable`], with all fatal defects.
 pub fn check(executable: &Path, target: &TargetSystem) -> Result<(), Error> {
     let inspection = inspect(executable, target);
     tracing::debug!(what = inspection.what, interpreter = ?inspection.interpreter, defects = ?inspection.defects, "inspected");
@@ -76,19 +74,19 @@ pub fn check(executable: &Path, target: &TargetSystem) -> Result<(), Error> {
     }
 }
 
-/// Turns the kernel's refusal to execute a file into a sentence about that file. It was looked at
-/// when it was placed; since then something may have changed, and now it is known that nothing runs
-/// what is for another machine.
+/// The error for a file that the kernel refused to execute: its defects, or else the kernel's own reason. The file is
+/// inspected again, since it may have changed since the init, and since the kernel has shown that it has no emulator for
+/// another machine.
 #[must_use]
 pub fn cannot_start(executable: &Path, target: &TargetSystem, reason: io::Error) -> Error {
-    let defects: Vec<_> = inspect(executable, target).fatal_by_itself().cloned().collect();
+    let defects: Vec<_> = inspect(executable, target).fatal_without_emulator().cloned().collect();
     if !defects.is_empty() {
         return Error::Upload(UploadError::Unusable { path: Some(executable.to_owned()), defects });
     }
     Error::Start(StartError::CannotStart { path: executable.to_owned(), reason })
 }
 
-/// Looks at a file that is to be started in a target. `executable` is a path of this machine.
+/// Inspects a file that will be started on a target system. `executable` is a path of this machine.
 #[must_use]
 pub fn inspect(executable: &Path, target: &TargetSystem) -> Inspection {
     let mut inspection = inspect_file(&target.inner(executable), target, &mut Chain::default());
@@ -96,16 +94,16 @@ pub fn inspect(executable: &Path, target: &TargetSystem) -> Inspection {
     inspection
 }
 
-/// How the kernel came to look at a file.
+/// How the kernel came to execute a file.
 #[derive(Debug, Default)]
 struct Chain {
-    /// The scripts whose interpreter it is, directly or through one another.
+    /// The scripts whose interpreter it is, directly or through other scripts.
     scripts: Vec<PathBuf>,
-    /// How often `env` was in between, which starts a chain of its own.
+    /// How often `env` started a new chain.
     restarts: usize,
 }
 
-/// Looks at a file of that target.
+/// Inspects a file of the target system.
 fn inspect_file(path: &Path, target: &TargetSystem, chain: &mut Chain) -> Inspection {
     let unreadable =
         |error: &io::Error| Inspection::of_defect("unreadable", Defect::Unreadable { reason: error.to_string() });
@@ -114,14 +112,14 @@ fn inspect_file(path: &Path, target: &TargetSystem, chain: &mut Chain) -> Inspec
         Err(error) => return unreadable(&error),
     };
     let refusals = refusals(&host, target);
-    // Neither a folder nor a pipe, which would be waited for.
+    // Only a regular file: reading a pipe would block.
     if refusals.iter().any(|defect| matches!(defect, Defect::Unreadable { .. })) {
         return Inspection { defects: refusals, ..Inspection::new("no file") };
     }
     let mut head = Vec::with_capacity(HEAD_BYTES);
     let read = File::open(&host).and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut head));
     let mut inspection = match read {
-        // What may be executed and not read is executed all the same; the kernel reads it.
+        // The kernel executes a file without read permission, too.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Inspection::new("unreadable"),
         Err(error) => return unreadable(&error),
         Ok(_) => match Kind::of(&head) {
@@ -138,14 +136,14 @@ fn inspect_file(path: &Path, target: &TargetSystem, chain: &mut Chain) -> Inspec
 }
 
 impl Defect {
-    /// Why a file of this kind cannot be started; nothing for what can be.
+    /// Why a file of this kind cannot be started; `None` if it can.
     #[must_use]
     pub fn of(kind: &Kind) -> Option<Self> {
         Some(match kind {
             Kind::Elf | Kind::Script => return None,
             Kind::Archive(format) => Self::Archive { format: *format },
             Kind::Source(language, first_line) => Self::Source { language: *language, first_line: first_line.clone() },
-            Kind::Marked => Self::ByteOrderMark,
+            Kind::MarkedScript => Self::ByteOrderMark,
             Kind::Foreign(foreign) => Self::Foreign(*foreign),
             Kind::Encoded(inside) => Self::Encoded { inside: inside.clone() },
             Kind::Empty => Self::Empty,
@@ -154,7 +152,7 @@ impl Defect {
     }
 }
 
-/// Why the kernel would refuse to execute a file whatever is in it.
+/// Why the kernel would refuse to execute a file, whatever its content.
 fn refusals(host: &Path, target: &TargetSystem) -> Vec<Defect> {
     use std::os::unix::fs::PermissionsExt;
 
@@ -163,12 +161,12 @@ fn refusals(host: &Path, target: &TargetSystem) -> Vec<Defect> {
         Err(error) => return vec![Defect::Unreadable { reason: error.to_string() }],
     };
     if !metadata.is_file() {
-        let reason = if metadata.is_dir() { "it is a folder" } else { "it is no regular file" };
+        let reason = if metadata.is_dir() { "it is a directory" } else { "it is not a regular file" };
         return vec![Defect::Unreadable { reason: reason.into() }];
     }
     let mut refusals = Vec::new();
     let mode = metadata.permissions().mode() & 0o7777;
-    // Of an image nobody knows who will start it, and how it will be mounted.
+    // For an image, neither the user nor the mount options are known.
     let (executable, mounted_noexec) = if target.is_this_machine() {
         let mounted_noexec = rustix::fs::statvfs(host)
             .is_ok_and(|file_system| file_system.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC));
@@ -177,8 +175,8 @@ fn refusals(host: &Path, target: &TargetSystem) -> Vec<Defect> {
         (mode & 0o111 != 0, false)
     };
     if mounted_noexec {
-        let folder = host.parent().unwrap_or(host).to_owned();
-        refusals.push(Defect::NoExecMount { directory: folder });
+        let directory = host.parent().unwrap_or(host).to_owned();
+        refusals.push(Defect::NoExecMount { directory });
     } else if !executable {
         refusals.push(Defect::NotExecutable { mode });
     }

@@ -1,4 +1,4 @@
-//! `#!` lines as the kernel reads them, and what `env` makes of them.
+//! Reads `#!` lines as the kernel does, and the arguments of `env` in them.
 //!
 //! Source: Linux, `fs/binfmt_script.c`, `fs/exec.c`; execve(2), "Interpreter scripts"; env(1).
 
@@ -10,30 +10,30 @@ use super::target::TargetSystem;
 use super::{Chain, Inspection};
 use crate::error::Defect;
 
-/// As much of a file as the kernel looks at: `BINPRM_BUF_SIZE`.
+/// How much of a file the kernel reads: `BINPRM_BUF_SIZE`.
 const KERNEL_BYTES: usize = 256;
-/// So many scripts may be the interpreter of one another: the kernel goes round six times, and the
-/// last one is for a program. Its manual says four.
-const DEEPEST: usize = 5;
-/// How often `env` may come in between before nothing more is said.
+/// How deep scripts may be nested as interpreters: the kernel makes six rounds, and the last one is for a program. Its
+/// manual says four.
+const MAX_SCRIPTS: usize = 5;
+/// How often `env` may start a new chain before the inspection ends.
 const MAX_RESTARTS: usize = 5;
 
 /// A `#!` line.
 #[derive(Debug, PartialEq, Eq)]
 struct Line {
     interpreter: Vec<u8>,
-    /// Everything behind the interpreter, which gets it as one argument.
+    /// Everything after the interpreter, which gets it as one argument.
     argument: Option<Vec<u8>>,
-    /// The argument goes on beyond what the kernel reads.
+    /// The argument is longer than the kernel reads.
     is_cut: bool,
 }
 
-/// Reads the line as `load_script` does, which refuses what it does not understand.
+/// Reads the line as `load_script` does, which refuses invalid lines.
 fn parse(head: &[u8]) -> Result<Line, Defect> {
     let buffer = &head[..head.len().min(KERNEL_BYTES)];
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let newline = memchr::memchr(b'\n', buffer);
-    // A file that is shorter than the buffer is followed by NULs.
+    // The kernel fills the rest of the buffer with NULs.
     let whole = newline.is_some() || head.len() < KERNEL_BYTES;
     let line = &buffer[2..newline.unwrap_or(buffer.len().min(KERNEL_BYTES - 1))];
     let start = line.iter().position(|byte| !blank(byte)).unwrap_or(line.len());
@@ -46,7 +46,7 @@ fn parse(head: &[u8]) -> Result<Line, Defect> {
     if interpreter.is_empty() {
         return Err(Defect::NoInterpreterNamed);
     }
-    // A NUL ends it all.
+    // A NUL ends the argument.
     let rest = rest.split(|byte| *byte == 0).next().unwrap_or_default();
     let start = rest.iter().position(|byte| !blank(byte)).unwrap_or(rest.len());
     let end = rest.iter().rposition(|byte| !blank(byte)).map_or(start, |last| last + 1);
@@ -54,7 +54,7 @@ fn parse(head: &[u8]) -> Result<Line, Defect> {
     Ok(Line { interpreter: interpreter.to_vec(), is_cut: !whole && argument.is_some(), argument })
 }
 
-/// Looks at a script of that target.
+/// Inspects a script of the target system.
 pub(super) fn inspect(path: &Path, head: &[u8], target: &TargetSystem, chain: &mut Chain) -> Inspection {
     chain.scripts.push(path.to_owned());
     let line = match parse(head) {
@@ -63,12 +63,12 @@ pub(super) fn inspect(path: &Path, head: &[u8], target: &TargetSystem, chain: &m
     };
     let interpreter = PathBuf::from(OsStr::from_bytes(&line.interpreter));
     let mut inspection = Inspection::new(format!("script for {}", interpreter.display()));
-    if chain.scripts.len() > DEEPEST {
+    if chain.scripts.len() > MAX_SCRIPTS {
         inspection.defects.push(Defect::NestedTooDeep { chain: chain.scripts.clone() });
         return inspection;
     }
     if let Some(without) = line.interpreter.strip_suffix(b"\r") {
-        // Somebody may have a file of that name, but nobody has.
+        // A file of that name could exist, but in practice never does.
         let named = OsStr::from_bytes(&line.interpreter);
         if target.metadata(Path::new(named)).is_err() {
             let line = String::from_utf8_lossy(&[b"#!", without, b"\r"].concat()).into_owned();
@@ -102,7 +102,7 @@ pub(super) fn inspect(path: &Path, head: &[u8], target: &TargetSystem, chain: &m
         }
         _ => None,
     };
-    follow(&mut inspection, &interpreter, target, chain);
+    inspect_interpreter(&mut inspection, &interpreter, target, chain);
     if let Some(command) = command {
         find_on_path(&mut inspection, command, target, chain.restarts);
     } else if !is_env {
@@ -111,27 +111,27 @@ pub(super) fn inspect(path: &Path, head: &[u8], target: &TargetSystem, chain: &m
     inspection
 }
 
-/// Looks at the interpreter, which is a program that has to be started like any other.
-fn follow(inspection: &mut Inspection, interpreter: &Path, target: &TargetSystem, chain: &mut Chain) {
+/// Inspects the interpreter, a program that must start like any other.
+fn inspect_interpreter(inspection: &mut Inspection, interpreter: &Path, target: &TargetSystem, chain: &mut Chain) {
     let inner = super::inspect_file(interpreter, target, chain);
     inspection.libraries.extend(inner.libraries);
     for defect in inner.defects {
         inspection.defects.push(match defect {
-            // It tells the whole chain.
+            // It lists the whole chain.
             Defect::NestedTooDeep { .. } => defect,
             _ => Defect::Interpreter { interpreter: interpreter.to_owned(), defect: Box::new(defect) },
         });
     }
 }
 
-/// What `env` looks for, and with which `PATH`.
+/// The command that `env` executes, and the `PATH` for it.
 #[derive(Debug, PartialEq, Eq)]
 struct Command {
     name: OsString,
     path: SearchPath,
 }
 
-/// Where `env` looks for its command.
+/// Where `env` searches for its command.
 #[derive(Debug, PartialEq, Eq)]
 enum SearchPath {
     Inherited,
@@ -139,14 +139,13 @@ enum SearchPath {
     Unset,
 }
 
-/// Takes the one argument apart that `env` gets from the kernel. Nothing is said of what is not
-/// understood here.
+/// Parses the single argument that `env` gets from the kernel. `None` for an argument that is not understood here.
 fn env(argument: &[u8], is_cut: bool) -> Result<Option<Command>, Defect> {
     let Ok(text) = std::str::from_utf8(argument) else { return Ok(None) };
     let split =
         text.strip_prefix("-S").or_else(|| text.strip_prefix("--split-string=")).or_else(|| text.strip_prefix("-vS"));
     if let Some(rest) = split {
-        // Quotes, escapes and variables are env's own business; and so is what was cut off.
+        // Only `env` knows the result of quotes, escapes and variables, and of an argument that was cut.
         if is_cut || rest.contains(['\'', '"', '\\', '$', '#']) {
             return Ok(None);
         }
@@ -154,8 +153,8 @@ fn env(argument: &[u8], is_cut: bool) -> Result<Option<Command>, Defect> {
         return command(&words);
     }
     if text.starts_with('-') {
-        // One option without an operand: it prints its environment. Several in one are an error of
-        // its own, which differs from one `env` to the other.
+        // With one option and no operand, `env` prints its environment. Several options in one word are an error, whose
+        // text differs between implementations.
         return match text.split_once([' ', '\t']) {
             Some(_) => Err(Defect::EnvWords { words: text.trim_end_matches('\r').to_owned() }),
             None => Ok(None),
@@ -164,7 +163,7 @@ fn env(argument: &[u8], is_cut: bool) -> Result<Option<Command>, Defect> {
     if let Some(name) = text.strip_suffix('\r') {
         return Err(Defect::CarriageReturn { line: format!("#!/usr/bin/env {name}\r") });
     }
-    // A variable is set with all that follows.
+    // `env` sets a variable to everything that follows.
     if text.contains('=') {
         return Ok(None);
     }
@@ -174,7 +173,7 @@ fn env(argument: &[u8], is_cut: bool) -> Result<Option<Command>, Defect> {
     Ok(Some(Command { name: text.into(), path: SearchPath::Inherited }))
 }
 
-/// The words behind `-S`: options, variables, a command.
+/// Parses the words after `-S`: options, variables, a command.
 fn command(words: &[&str]) -> Result<Option<Command>, Defect> {
     let mut path = SearchPath::Inherited;
     let mut words = words.iter();
@@ -203,7 +202,7 @@ fn command(words: &[&str]) -> Result<Option<Command>, Defect> {
     Ok(None)
 }
 
-/// Finds the command as `execvp` does: the first one that may be executed.
+/// Finds the command as `execvp` does: the first file that may be executed.
 fn find_on_path(inspection: &mut Inspection, command: Command, target: &TargetSystem, restarts: usize) {
     let Command { name, path } = command;
     let mut target = target.clone();
@@ -215,9 +214,9 @@ fn find_on_path(inspection: &mut Inspection, command: Command, target: &TargetSy
     let candidates = if name.as_bytes().contains(&b'/') {
         vec![PathBuf::from(&name)]
     } else {
-        target.path_folders().into_iter().map(|folder| folder.join(&name)).collect()
+        target.path_directories().into_iter().map(|directory| directory.join(&name)).collect()
     };
-    // A script that `env` finds may name `env` again, itself even; then nothing more is said.
+    // A script that `env` finds may name `env` again, or even itself. The inspection ends after some rounds.
     let mut chain = Chain { scripts: Vec::new(), restarts: restarts + 1 };
     if chain.restarts > MAX_RESTARTS {
         return;
@@ -226,11 +225,11 @@ fn find_on_path(inspection: &mut Inspection, command: Command, target: &TargetSy
         .iter()
         .find(|candidate| target.host(candidate).is_ok_and(|host| super::refusals(&host, &target).is_empty()));
     let Some(found) = found else {
-        // One that is there and may not be executed is worth telling rather.
-        let there =
+        // A file that exists but may not be executed is the better explanation.
+        let existing =
             candidates.iter().find(|candidate| target.metadata(candidate).is_ok_and(|metadata| metadata.is_file()));
-        if let Some(candidate) = there {
-            follow(inspection, candidate, &target, &mut chain);
+        if let Some(candidate) = existing {
+            inspect_interpreter(inspection, candidate, &target, &mut chain);
         } else {
             let path = target.path.as_ref().map(|path| path.to_string_lossy().into_owned());
             inspection.defects.push(Defect::NotOnPath { command: name.to_string_lossy().into_owned(), path });
@@ -238,7 +237,7 @@ fn find_on_path(inspection: &mut Inspection, command: Command, target: &TargetSy
         return;
     };
     inspection.what = format!("script for {}", found.display());
-    follow(inspection, found, &target, &mut chain);
+    inspect_interpreter(inspection, found, &target, &mut chain);
     inspection.interpreter = Some(found.clone());
 }
 
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_as_the_kernel_reads_them() {
+    fn lines_are_parsed_as_the_kernel_does() {
         check("#!/bin/sh\n", "/bin/sh", None);
         check("#!/bin/sh", "/bin/sh", None);
         check("#! \t/bin/sh \t\necho", "/bin/sh", None);
@@ -266,8 +265,8 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_read_than_the_kernel_reads() {
-        // The newline is the last byte that it looks at.
+    fn a_line_is_read_to_the_limit_of_the_kernel() {
+        // The newline is the last byte that the kernel reads.
         let longest = format!("/{}", "x".repeat(252));
         check(&format!("#!{longest}\n{}", "y".repeat(300)), &longest, None);
         let too_long = format!("#!{longest}x\n{}", "y".repeat(300));
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn env_takes_its_argument_apart() {
+    fn the_argument_of_env_is_parsed() {
         check_env("python3", Ok(Some("python3")));
         check_env("-S python3 -u", Ok(Some("python3")));
         check_env("-Spython3 -u", Ok(Some("python3")));
@@ -297,7 +296,7 @@ mod tests {
         check_env("-i python3", Err("PL085"));
         check_env("python3\r", Err("PL082"));
         check_env("-S python3\r", Err("PL082"));
-        // Not understood, or not a mistake.
+        // Arguments that are correct, or not understood.
         for silent in ["-i", "A=b", "-S python3 'a b'", "-S --chdir=/ python3", "-S ${SHELL}"] {
             check_env(silent, Ok(None));
         }

@@ -1,8 +1,8 @@
-//! The file system that a program would find, the variables that it would look with, and the processor.
+//! The system on which a program will run: its file system, its search paths, and its processor.
 //!
-//! It is this machine's, or an unpacked image's: then every path, the target of every link too, is
-//! looked up inside the image and never leads out of it. The action's own folder is there whatever
-//! the root, as it is mounted or unpacked into a container.
+//! It is this machine or an unpacked image. Inside an image, every path and every link target is resolved below the
+//! image's root and never leads out of it. The action's own directory exists whatever the root, since a container has it
+//! mounted or unpacked.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -10,35 +10,36 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::error::X86Level;
 use crate::process::Launch;
 
 use super::elf::{Elf, Machine};
 
-/// Where programs, interpreters and libraries are looked for.
+/// Where inspection searches for programs, interpreters and libraries.
 #[derive(Debug, Clone)]
 pub struct TargetSystem {
-    /// The root of the file system: `/`, or the folder of an unpacked image.
+    /// The root of the file system: `/`, or the directory of an unpacked image.
     pub root: PathBuf,
-    /// The action's folder, in which it is started, as an absolute path of this machine.
+    /// The directory in which the action starts, as an absolute path of this machine.
     pub directory: PathBuf,
-    /// `PATH`, as the action will have it.
+    /// The action's `PATH`.
     pub path: Option<OsString>,
-    /// `LD_LIBRARY_PATH`, as the action will have it.
+    /// The action's `LD_LIBRARY_PATH`.
     pub library_path: Option<OsString>,
-    /// The level of x86-64 that the processor has, 1 to 4; not known of where an image will run.
-    pub x86_level: Option<u8>,
-    /// What an image is for, as far as its own programs tell; nothing for this machine.
+    /// The x86-64 level of the processor; `None` for another family, and for an image, whose processor is not known.
+    pub x86_level: Option<X86Level>,
+    /// The machine of an image, by its own programs; `None` for this machine.
     pub machine: Option<Machine>,
 }
 
-/// As many links are followed in one path as Linux follows.
+/// How many links Linux follows in one path.
 ///
 /// Source: `path_resolution(7)`.
 const MAX_LINKS: usize = 40;
 
 impl TargetSystem {
-    /// The target of an action that is started in `directory` with this environment, of which the
-    /// last variable of a name counts.
+    /// The target system of an action that starts in `directory` with this environment. If a variable occurs more than
+    /// once, the last one counts.
     #[must_use]
     pub fn new(root: &Path, directory: &Path, environment: &[(OsString, OsString)]) -> Self {
         let variable =
@@ -48,7 +49,7 @@ impl TargetSystem {
             directory: directory.to_owned(),
             path: variable("PATH"),
             library_path: variable("LD_LIBRARY_PATH"),
-            x86_level: (root.as_os_str() == "/").then(x86_level),
+            x86_level: if root.as_os_str() == "/" { x86_level() } else { None },
             machine: None,
         };
         if !target.is_this_machine() {
@@ -57,54 +58,53 @@ impl TargetSystem {
         target
     }
 
-    /// What the programs are for that nearly every image has. An image of nothing but static files tells
-    /// nothing, and is taken to be for this machine.
+    /// The machine of the programs that nearly every image has. An image without them counts as one for this machine.
     fn machine_of_image(&self) -> Option<Machine> {
         let programs = ["/bin/sh", "/bin/busybox", "/usr/bin/env", "/bin/ls"].map(PathBuf::from);
-        // A loader, of whichever C library.
-        let loaders = ["/lib64", "/lib", "/usr/lib"].into_iter().flat_map(|folder| {
-            let entries = self.host(Path::new(folder)).and_then(fs::read_dir).into_iter().flatten().flatten();
+        // A loader, of any C library.
+        let loaders = ["/lib64", "/lib", "/usr/lib"].into_iter().flat_map(|directory| {
+            let entries = self.host(Path::new(directory)).and_then(fs::read_dir).into_iter().flatten().flatten();
             let names = entries.map(|entry| entry.file_name()).filter(|name| name.as_bytes().starts_with(b"ld-"));
-            names.map(move |name| Path::new(folder).join(name)).collect::<Vec<_>>()
+            names.map(move |name| Path::new(directory).join(name)).collect::<Vec<_>>()
         });
         programs.into_iter().chain(loaders).find_map(|path| Some(Elf::open(&self.host(&path).ok()?).ok()?.machine))
     }
 
-    /// What a process that is started on this machine finds around it.
+    /// The target system of a process on this machine.
     #[must_use]
     pub fn of(launch: &Launch) -> Self {
         Self::new(Path::new("/"), &launch.directory, &launch.environment)
     }
 
-    /// The folders of `PATH`; an empty one is the action's folder. Without the variable `env` and
-    /// the shells look where the C library does.
+    /// The directories of `PATH`; an empty one is the action's directory. Without the variable, `env` and the shells use
+    /// the default of the C library.
     ///
     /// Source: `execvp(3)`; glibc's `_CS_PATH`.
-    pub(super) fn path_folders(&self) -> Vec<PathBuf> {
+    pub(super) fn path_directories(&self) -> Vec<PathBuf> {
         let path = self.path.as_deref().unwrap_or(OsStr::new("/bin:/usr/bin"));
-        std::env::split_paths(path).map(|folder| self.directory.join(folder)).collect()
+        std::env::split_paths(path).map(|directory| self.directory.join(directory)).collect()
     }
 
-    /// Where a path of that target lies on this machine. Links are followed to their end, which need
-    /// not exist. A relative path is one from the action's folder.
+    /// The path on this machine of a path on the target system. Links are followed to their end, which need not exist. A
+    /// relative path is relative to the action's directory.
     ///
     /// # Errors
-    /// When a link cannot be read, or there are too many of them.
+    /// If a link cannot be read, or if there are too many of them.
     pub(super) fn host(&self, path: &Path) -> io::Result<PathBuf> {
         let path = self.directory.join(path);
         if self.is_this_machine() { Ok(path) } else { Ok(self.mounted(&self.followed(&path)?)) }
     }
 
-    /// A path of that target without links.
+    /// A path of the target system without links.
     ///
     /// # Errors
-    /// As [`TargetSystem::host`]; on this machine also when it does not exist.
+    /// As [`TargetSystem::host`]; on this machine also if the path does not exist.
     pub(super) fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
         let path = self.directory.join(path);
         if self.is_this_machine() { fs::canonicalize(path) } else { self.followed(&path) }
     }
 
-    /// What a path of this machine is called in that target.
+    /// The path on the target system of a path on this machine.
     pub(super) fn inner(&self, host: &Path) -> PathBuf {
         if host.starts_with(&self.directory) {
             return host.to_owned();
@@ -112,7 +112,7 @@ impl TargetSystem {
         host.strip_prefix(&self.root).map_or_else(|_| host.to_owned(), |below| Path::new("/").join(below))
     }
 
-    /// What stands at a path, links followed.
+    /// The metadata of a path, with links followed.
     pub(super) fn metadata(&self, path: &Path) -> io::Result<fs::Metadata> {
         fs::metadata(self.host(path)?)
     }
@@ -121,7 +121,7 @@ impl TargetSystem {
         self.root.as_os_str() == "/"
     }
 
-    /// A path without links as one of this machine.
+    /// The path on this machine of a path without links.
     fn mounted(&self, path: &Path) -> PathBuf {
         if path.starts_with(&self.directory) {
             return path.to_owned();
@@ -129,12 +129,12 @@ impl TargetSystem {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Follows every link of an absolute path, with `/` being the root of that target.
+    /// Follows every link of an absolute path, with `/` as the root of the target system.
     fn followed(&self, path: &Path) -> io::Result<PathBuf> {
         let mut done = PathBuf::from("/");
-        let mut ahead: Vec<OsString> = names(path);
+        let mut pending: Vec<OsString> = names(path);
         let mut links = 0;
-        while let Some(name) = ahead.pop() {
+        while let Some(name) = pending.pop() {
             if name == ".." {
                 done.pop();
                 continue;
@@ -142,7 +142,7 @@ impl TargetSystem {
             done.push(&name);
             let target = match fs::read_link(self.mounted(&done)) {
                 Ok(target) => target,
-                // No link, or nothing at all, which whoever opens it is told.
+                // It is not a link, or does not exist: opening it will show that.
                 Err(error) if matches!(error.raw_os_error(), Some(code) if code == rustix::io::Errno::INVAL.raw_os_error()) =>
                 {
                     continue;
@@ -160,16 +160,16 @@ impl TargetSystem {
             if target.is_absolute() {
                 done = PathBuf::from("/");
             }
-            ahead.extend(names(&target));
+            pending.extend(names(&target));
         }
         Ok(done)
     }
 }
 
-/// The level of x86-64 that this processor has; 0 for another family.
+/// The x86-64 level of this processor; `None` for another family.
 ///
 /// Source: the psABI of x86-64, "Micro-Architecture Levels".
-pub(super) fn x86_level() -> u8 {
+pub(super) fn x86_level() -> Option<X86Level> {
     #[cfg(target_arch = "x86_64")]
     {
         let v2 = is_x86_feature_detected!("sse4.2")
@@ -190,13 +190,14 @@ pub(super) fn x86_level() -> u8 {
             && is_x86_feature_detected!("avx512cd")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        1 + u8::from(v2) + u8::from(v3) + u8::from(v4)
+        let levels = [(v4, X86Level::V4), (v3, X86Level::V3), (v2, X86Level::V2), (true, X86Level::V1)];
+        levels.into_iter().find_map(|(has, level)| has.then_some(level))
     }
     #[cfg(not(target_arch = "x86_64"))]
-    0
+    None
 }
 
-/// The names of a path, the last one first.
+/// The components of a path, the last one first.
 fn names(path: &Path) -> Vec<OsString> {
     let mut names: Vec<_> = path
         .components()
@@ -216,7 +217,7 @@ mod tests {
 
     use super::*;
 
-    /// An image whose links would lead out of it if they were followed on this machine.
+    /// Outside the image's root, these links would lead to files of this machine.
     #[test]
     fn links_stay_inside_the_image() {
         let image = tempfile::tempdir().unwrap();
@@ -236,8 +237,8 @@ mod tests {
             assert_eq!(target.canonical(Path::new(path)).unwrap(), Path::new("/usr/bin/tool"), "{path}");
         }
         assert!(target.host(Path::new("/loop")).is_err());
-        assert!(!target.host(Path::new("/etc/passwd")).unwrap().exists(), "it is this machine's");
-        // The action's folder is there, by its absolute path and as the folder to start from.
+        assert!(!target.host(Path::new("/etc/passwd")).unwrap().exists(), "it exists on this machine only");
+        // The action's directory exists, by its absolute path and for relative paths.
         assert_eq!(fs::read_to_string(target.host(Path::new("exec")).unwrap()).unwrap(), "action");
         assert_eq!(target.inner(&root.join("bin/tool")), Path::new("/bin/tool"));
     }
@@ -246,7 +247,7 @@ mod tests {
     fn the_last_variable_of_a_name_counts() {
         let environment = [("PATH".into(), "/first".into()), ("PATH".into(), "/second::x".into())];
         let target = TargetSystem::new(Path::new("/"), Path::new("/action"), &environment);
-        assert_eq!(target.path_folders(), [Path::new("/second"), Path::new("/action/"), Path::new("/action/x")]);
+        assert_eq!(target.path_directories(), [Path::new("/second"), Path::new("/action/"), Path::new("/action/x")]);
         assert_eq!(target.library_path, None);
     }
 }

@@ -13,24 +13,23 @@ use super::entry::{Entry, Origin};
 use super::tree::Tree;
 use crate::error::{Error, SpecialFile, UploadError};
 
-/// Copies a folder of this machine into the empty folder `into`, as if it had been packed and uploaded: the
-/// same bounds, links and modes, and the same things refused. Folders for which `leave_out` says so are not
-/// looked into.
+/// Copies a directory of this machine into the empty directory `into`, as if it had been packed and uploaded: with the
+/// same bounds, links, modes and refusals. The contents of a directory for which `leave_out` returns true are not copied.
 ///
 /// # Errors
-/// As [`unpack`](super::unpack), and [`UploadError::NoSuchAction`] for what cannot be read.
+/// As [`unpack`](super::unpack), and [`UploadError::NoSuchAction`] for a file that cannot be read.
 pub(in crate::artifact) fn copy(
-    folder: &Path,
+    from: &Path,
     into: &Path,
     bounds: &Bounds,
     leave_out: &dyn Fn(&Path) -> bool,
 ) -> Result<(), Error> {
-    let mut tree = Tree::new(Origin::Folder, into, bounds);
+    let mut tree = Tree::new(Origin::Directory, into, bounds);
     let mut number = 0;
-    // Names below the folder that are still to be looked into.
-    let mut ahead = vec![PathBuf::new()];
-    while let Some(below) = ahead.pop() {
-        let path = folder.join(&below);
+    // Subdirectories that are still to be copied, as paths below `from`.
+    let mut pending = vec![PathBuf::new()];
+    while let Some(below) = pending.pop() {
+        let path = from.join(&below);
         let unreadable = |reason| Error::Upload(UploadError::NoSuchAction { path: path.clone(), reason });
         let mut entries = fs::read_dir(&path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(unreadable)?;
         entries.sort_by_key(fs::DirEntry::file_name);
@@ -40,14 +39,14 @@ pub(in crate::artifact) fn copy(
             let name = below.join(found.file_name());
             number += 1;
             tree.count()?;
-            let entry = Entry { origin: Origin::Folder, number, name: name.as_os_str().as_bytes() };
+            let entry = Entry { origin: Origin::Directory, number, name: name.as_os_str().as_bytes() };
             let metadata = found.metadata().map_err(unreadable)?;
             let mode = metadata.permissions().mode();
             match FileType::from_raw_mode(mode) {
                 FileType::Directory if leave_out(&path) => {}
                 FileType::Directory => {
-                    tree.folder(&entry, mode)?;
-                    ahead.push(name);
+                    tree.directory(&entry, mode)?;
+                    pending.push(name);
                 }
                 FileType::Symlink => {
                     let target = fs::read_link(&path).map_err(unreadable)?;
@@ -57,9 +56,9 @@ pub(in crate::artifact) fn copy(
                     let mut content = fs::File::open(&path).map_err(unreadable)?;
                     tree.file(&entry, mode, &mut content, &unreadable)?;
                 }
-                FileType::Fifo => return Err(entry.of_kind(SpecialFile::Fifo)),
-                FileType::Socket => return Err(entry.of_kind(SpecialFile::Socket)),
-                _ => return Err(entry.of_kind(SpecialFile::Device)),
+                FileType::Fifo => return Err(entry.special_file(SpecialFile::Fifo)),
+                FileType::Socket => return Err(entry.special_file(SpecialFile::Socket)),
+                _ => return Err(entry.special_file(SpecialFile::Device)),
             }
         }
     }

@@ -1,43 +1,42 @@
-//! Entries of an archive, and the errors about them.
+//! An entry of an archive or directory, and the errors about it.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
-use super::Format;
-use crate::error::{Bundle, Error, ProxyError, SpecialFile, Unsupported, UploadError};
+use crate::error::{ArchiveFormat, Bundle, Error, ProxyError, SpecialFile, Unsupported, UploadError};
 use crate::text::excerpt;
 
-/// Where what is unpacked comes from.
+/// The source of the entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    Archive(Format),
-    /// A folder of this machine.
-    Folder,
+    Archive(ArchiveFormat),
+    /// A directory of this machine.
+    Directory,
 }
 
-/// What an entry asks for.
+/// What an entry is.
 pub(super) enum Kind {
-    Folder,
+    Directory,
     File,
     Link,
     HardLink,
-    /// Nothing: it describes the archive.
-    Remark,
-    /// Something that is not made, by its name in messages.
+    /// It describes the archive and creates no file.
+    Metadata,
+    /// A kind of file that is refused.
     Other(SpecialFile),
 }
 
-/// An entry of the archive, for the messages about it.
+/// An entry, for the messages about it.
 pub(super) struct Entry<'a> {
     pub(super) origin: Origin,
     /// Counted from 1.
     pub(super) number: usize,
-    /// Its path, as it stands in the archive.
+    /// Its path, as it is in the archive.
     pub(super) name: &'a [u8],
 }
 
-impl Format {
+impl ArchiveFormat {
     pub(super) fn damaged(self, reason: impl Into<String>) -> Error {
         Error::Upload(UploadError::ArchiveDamaged { format: self, reason: reason.into() })
     }
@@ -45,14 +44,14 @@ impl Format {
 
 impl Origin {
     pub(super) fn bundle(self) -> Bundle {
-        if self == Self::Folder { Bundle::Directory } else { Bundle::Archive }
+        if self == Self::Directory { Bundle::Directory } else { Bundle::Archive }
     }
 
     pub(super) fn damaged(self, reason: String) -> Error {
         match self {
             Self::Archive(format) => format.damaged(reason),
-            Self::Folder => Error::Proxy(ProxyError::System {
-                doing: "copy the folder for the compiler",
+            Self::Directory => Error::Proxy(ProxyError::System {
+                doing: "copy the directory for the compiler",
                 reason: io::Error::other(reason),
             }),
         }
@@ -64,26 +63,26 @@ impl Entry<'_> {
         self.origin.damaged(format!("entry {} {} {what}", self.number, excerpt(self.name)))
     }
 
-    /// Of a zip, as the other formats have nothing that could be unsupported.
+    /// Only for a zip: the other formats have no unsupported features.
     pub(super) fn unsupported(&self, feature: Unsupported) -> Error {
         Error::Upload(UploadError::ArchiveUnsupported { entry: self.number, path: lossy(self.name), feature })
     }
 
     pub(super) fn escapes(&self, target: Option<&[u8]>) -> Error {
         Error::Upload(UploadError::ArchiveEscapes {
-            entry: self.in_archive(),
+            entry: self.reported_number(),
             path: lossy(self.name),
             target: target.map(lossy),
         })
     }
 
-    pub(super) fn of_kind(&self, kind: SpecialFile) -> Error {
-        Error::Upload(UploadError::ArchiveEntryKind { entry: self.in_archive(), path: lossy(self.name), kind })
+    pub(super) fn special_file(&self, kind: SpecialFile) -> Error {
+        Error::Upload(UploadError::ArchiveEntryKind { entry: self.reported_number(), path: lossy(self.name), kind })
     }
 
-    /// Its number, where entries have one that somebody could look up.
-    fn in_archive(&self) -> Option<usize> {
-        (self.origin != Origin::Folder).then_some(self.number)
+    /// Its number, if its origin is an archive: the files of a directory have no order.
+    fn reported_number(&self) -> Option<usize> {
+        (self.origin != Origin::Directory).then_some(self.number)
     }
 
     pub(super) fn unwritable(&self, path: &Path, reason: io::Error) -> Error {
@@ -93,7 +92,7 @@ impl Entry<'_> {
         Error::Upload(UploadError::Unwritable { path: path.to_owned(), reason })
     }
 
-    /// The names its path consists of; none for the folder itself.
+    /// The components of its path; none for the root.
     pub(super) fn names(&self) -> Result<Vec<&[u8]>, Error> {
         if self.name.contains(&0) {
             return Err(self.damaged("has a path with a NUL byte in it"));
@@ -102,8 +101,7 @@ impl Entry<'_> {
     }
 }
 
-/// Splits a path into names. `a/../b` is `b`; nothing for an absolute path and one that leads above
-/// its start.
+/// Splits a path into components. `a/../b` is `b`; `None` for an absolute path and for one that leads above its start.
 pub(super) fn names(path: &[u8]) -> Option<Vec<&[u8]>> {
     if path.starts_with(b"/") {
         return None;
@@ -119,15 +117,15 @@ pub(super) fn names(path: &[u8]) -> Option<Vec<&[u8]>> {
     Some(names)
 }
 
-/// A library's error as the end of a sentence of ours.
-pub(super) fn told(error: &dyn fmt::Display) -> String {
+/// A library's error as a clause of the proxy's messages.
+pub(super) fn clause(error: &dyn fmt::Display) -> String {
     let text = error.to_string();
     let text = ["invalid Zip archive: ", "unsupported Zip archive: ", "i/o error: "]
         .iter()
         .find_map(|prefix| text.strip_prefix(prefix))
         .unwrap_or(&text);
     let mut characters = text.chars();
-    // `Could not` begins a sentence, `EOCD` does not.
+    // Lower case for `Could not`, but not for `EOCD`.
     match (characters.next(), characters.clone().next()) {
         (Some(first), Some(second)) if second.is_lowercase() => first.to_lowercase().chain(characters).collect(),
         _ => text.to_owned(),

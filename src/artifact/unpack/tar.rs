@@ -6,24 +6,23 @@ use std::io::{self, Read};
 use flate2::bufread::GzDecoder;
 use tar::EntryType;
 
-use super::entry::{Entry, Kind, Origin, told};
+use super::GZIP_MAGIC;
+use super::entry::{Entry, Kind, Origin, clause};
 use super::tree::Tree;
-use super::{Format, GZIP_MAGIC};
 use crate::artifact::inspect::{Defect, Kind as FileKind};
 use crate::artifact::kind::HEAD_BYTES;
-use crate::error::{Error, SpecialFile, UploadError};
+use crate::error::{ArchiveFormat, Error, SpecialFile, UploadError};
 use crate::text::excerpt;
 
-/// The most bytes of a tar archive between the contents of two files: long names, attributes. They
-/// are held in memory.
-const TAR_HEADER_BYTES: u64 = 1 << 20;
+/// Most bytes of a tar archive between the contents of two files: long names and attributes, which are kept in memory.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
 
 pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     let stream = Gunzip::new(bytes);
     let mut archive = tar::Archive::new(&stream);
     let mut entries = archive.entries().map_err(|error| stream.explain(&error, "it cannot be read"))?;
     for number in 1.. {
-        stream.allow(TAR_HEADER_BYTES);
+        stream.allow(MAX_HEADER_BYTES);
         let Some(next) = entries.next() else { break };
         let mut content = next.map_err(|error| match number {
             1 => stream.fault().unwrap_or_else(|| no_tar(bytes)),
@@ -31,16 +30,16 @@ pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
         })?;
         tree.count()?;
         let name = content.path_bytes().into_owned();
-        let entry = Entry { origin: Origin::Archive(Format::TarGz), number, name: &name };
+        let entry = Entry { origin: Origin::Archive(ArchiveFormat::TarGz), number, name: &name };
         let target = content.link_name_bytes().unwrap_or_default().into_owned();
-        // A mode that is no number is none.
+        // An invalid mode counts as none.
         let mode = content.header().mode().unwrap_or(0);
         match tar_kind(content.header().entry_type(), &name) {
-            Kind::Folder => tree.folder(&entry, mode)?,
+            Kind::Directory => tree.directory(&entry, mode)?,
             Kind::Link => tree.link(&entry, &target)?,
             Kind::HardLink => tree.hard_link(&entry, &target)?,
-            Kind::Other(kind) => return Err(entry.of_kind(kind)),
-            Kind::Remark => {}
+            Kind::Other(kind) => return Err(entry.special_file(kind)),
+            Kind::Metadata => {}
             Kind::File => {
                 stream.allow(u64::MAX);
                 let size = content.size();
@@ -53,49 +52,49 @@ pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
             }
         }
     }
-    // On to the checksum at the end of the stream, which vouches for all that was written. What
-    // else stands there does not matter, and is not looked at for ever.
+    // Read on to the checksum at the end of the stream, which covers everything that was written. Other data there is
+    // ignored, up to a limit.
     stream.allow(u64::MAX);
-    io::copy(&mut stream.take(tree.bounds.bytes.max(TAR_HEADER_BYTES)), &mut io::sink())
+    io::copy(&mut stream.take(tree.bounds.bytes.max(MAX_HEADER_BYTES)), &mut io::sink())
         .map_err(|error| stream.explain(&error, "it cannot be read"))?;
     Ok(())
 }
 
-/// Says what is in a gzip file that does not contain a tar archive.
+/// The error for a gzip file that does not contain a tar archive: it says what the file contains.
 fn no_tar(bytes: &[u8]) -> Error {
     let mut head = Vec::new();
-    // What can be decompressed of it is enough.
+    // A decompression error does not matter: the bytes before it are enough.
     let _ = GzDecoder::new(bytes).take(HEAD_BYTES as u64).read_to_end(&mut head);
     let inside = FileKind::of(&head).in_words();
     Error::Upload(UploadError::Unusable { path: None, defects: vec![Defect::NotTar { inside }] })
 }
 
-fn tar_kind(of: EntryType, name: &[u8]) -> Kind {
-    match of {
-        // How folders were written before they had a type of their own.
-        EntryType::Regular if name.ends_with(b"/") => Kind::Folder,
+fn tar_kind(entry_type: EntryType, name: &[u8]) -> Kind {
+    match entry_type {
+        // Old archives have no type for directories.
+        EntryType::Regular if name.ends_with(b"/") => Kind::Directory,
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
-        EntryType::Directory => Kind::Folder,
+        EntryType::Directory => Kind::Directory,
         EntryType::Symlink => Kind::Link,
         EntryType::Link => Kind::HardLink,
         EntryType::Fifo => Kind::Other(SpecialFile::Fifo),
         EntryType::Char => Kind::Other(SpecialFile::CharacterDevice),
         EntryType::Block => Kind::Other(SpecialFile::BlockDevice),
-        // `git archive` writes the commit it was made from.
-        EntryType::XGlobalHeader => Kind::Remark,
+        // `git archive` stores the commit in it.
+        EntryType::XGlobalHeader => Kind::Metadata,
         _ => Kind::Other(SpecialFile::UnknownTarRecord),
     }
 }
 
 /// Decompresses gzip, all members one after the other.
 ///
-/// What follows the last member and does not begin another one is ignored, as `gzip` does. Its
-/// state is shared, so that it can be asked and bounded while a tar archive is read from it.
+/// Data after the last member is ignored, as `gzip` does. The state is shared, so that the caller can set the allowance
+/// and read the fault while the tar reader borrows it.
 struct Gunzip<'a> {
     decoder: RefCell<GzDecoder<&'a [u8]>>,
     /// How many more bytes may be read.
     allowance: Cell<u64>,
-    /// What went wrong in this layer, since the one above tells only that something did.
+    /// What went wrong in this layer: the errors of the tar reader do not say it.
     fault: Cell<Option<String>>,
 }
 
@@ -109,12 +108,12 @@ impl<'a> Gunzip<'a> {
     }
 
     fn fault(&self) -> Option<Error> {
-        self.fault.take().map(|reason| Format::TarGz.damaged(reason))
+        self.fault.take().map(|reason| ArchiveFormat::TarGz.damaged(reason))
     }
 
-    /// What an error of the tar reader comes from: this layer, or else its own.
+    /// Converts an error of the tar reader: to the fault of this layer if there is one, or else to its own text.
     fn explain(&self, error: &io::Error, what: &str) -> Error {
-        self.fault().unwrap_or_else(|| Format::TarGz.damaged(format!("{what}: {}", told(error))))
+        self.fault().unwrap_or_else(|| ArchiveFormat::TarGz.damaged(format!("{what}: {}", clause(error))))
     }
 }
 
@@ -126,14 +125,14 @@ impl Read for &Gunzip<'_> {
         };
         let length = usize::try_from(self.allowance.get()).unwrap_or(usize::MAX).min(buffer.len());
         if length == 0 && !buffer.is_empty() {
-            return Err(failed(format!("the headers of one entry take more than {TAR_HEADER_BYTES} bytes")));
+            return Err(failed(format!("the headers of one entry take more than {MAX_HEADER_BYTES} bytes")));
         }
         let mut decoder = self.decoder.borrow_mut();
         loop {
             let read = decoder.read(&mut buffer[..length]).map_err(|error| {
                 failed(match error.kind() {
                     io::ErrorKind::UnexpectedEof => "its gzip stream ends too early".into(),
-                    _ => format!("its gzip stream is broken: {}", told(&error)),
+                    _ => format!("its gzip stream is broken: {}", clause(&error)),
                 })
             })?;
             let rest: &[u8] = decoder.get_ref();

@@ -6,33 +6,33 @@ use std::io::{Cursor, Read};
 use rustix::fs::FileType;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::Format;
-use super::entry::{Entry, Kind, Origin, told};
-use super::tree::{LINK_TARGET_BYTES, Tree};
-use crate::error::{Error, SpecialFile, Unsupported};
+use super::entry::{Entry, Kind, Origin, clause};
+use super::tree::{MAX_LINK_TARGET_BYTES, Tree};
+use crate::error::{ArchiveFormat, Error, SpecialFile, Unsupported};
 
 pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     let unreadable = |error| {
-        Format::Zip.damaged(format!("its directory, which stands at its end, cannot be read: {}", told(&error)))
+        ArchiveFormat::Zip
+            .damaged(format!("its directory, which stands at its end, cannot be read: {}", clause(&error)))
     };
-    // The library reads the whole directory into memory first, many times as large there.
+    // Checked first: the library reads the whole directory into memory, where it takes several times its size.
     if announced_entries(bytes).is_some_and(|count| count > tree.bounds.entries as u64) {
-        return Err(tree.too_many());
+        return Err(tree.too_many_entries());
     }
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(unreadable)?;
     let directory = archive.metadata();
     if directory.len() > tree.bounds.entries {
-        return Err(tree.too_many());
+        return Err(tree.too_many_entries());
     }
     for index in 0..directory.len() {
         tree.count()?;
         let data = directory.entry(index).map_err(unreadable)?;
-        let entry = Entry { origin: Origin::Archive(Format::Zip), number: index + 1, name: data.name_raw() };
-        // Whichever system it says it comes from: 0 when there are no Unix modes.
+        let entry = Entry { origin: Origin::Archive(ArchiveFormat::Zip), number: index + 1, name: data.name_raw() };
+        // The Unix mode, whichever system the entry names as its origin: 0 if there is none.
         let mode = data.external_attributes() >> 16;
         let kind = match FileType::from_raw_mode(mode) {
-            FileType::Directory => Kind::Folder,
-            _ if entry.name.ends_with(b"/") => Kind::Folder,
+            FileType::Directory => Kind::Directory,
+            _ if entry.name.ends_with(b"/") => Kind::Directory,
             FileType::Symlink => Kind::Link,
             FileType::Fifo => Kind::Other(SpecialFile::Fifo),
             FileType::Socket => Kind::Other(SpecialFile::Socket),
@@ -41,11 +41,11 @@ pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
             FileType::RegularFile | FileType::Unknown => Kind::File,
         };
         match kind {
-            Kind::Folder => {
-                tree.folder(&entry, mode)?;
+            Kind::Directory => {
+                tree.directory(&entry, mode)?;
                 continue;
             }
-            Kind::Other(kind) => return Err(entry.of_kind(kind)),
+            Kind::Other(kind) => return Err(entry.special_file(kind)),
             _ => {}
         }
         if data.encrypted() {
@@ -54,11 +54,14 @@ pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
         if !matches!(data.compression(), CompressionMethod::Stored | CompressionMethod::Deflated) {
             return Err(entry.unsupported(Unsupported::CompressionMethod));
         }
-        let unreadable = |error: &dyn fmt::Display| entry.damaged(format!("cannot be read: {}", told(error)));
+        let unreadable = |error: &dyn fmt::Display| entry.damaged(format!("cannot be read: {}", clause(error)));
         let mut content = archive.by_index(index).map_err(|error| unreadable(&error))?;
         if matches!(kind, Kind::Link) {
             let mut target = Vec::new();
-            content.take(LINK_TARGET_BYTES as u64 + 1).read_to_end(&mut target).map_err(|error| unreadable(&error))?;
+            content
+                .take(MAX_LINK_TARGET_BYTES as u64 + 1)
+                .read_to_end(&mut target)
+                .map_err(|error| unreadable(&error))?;
             tree.link(&entry, &target)?;
         } else {
             tree.file(&entry, mode, &mut content, &|error| unreadable(&error))?;
@@ -67,13 +70,13 @@ pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many entries a zip announces in the record at its end. As many are read and no more.
+/// How many entries a zip announces in the record at its end. The library reads exactly as many.
 ///
 /// Source: PKWARE, APPNOTE.TXT, 4.3.14 to 4.3.16.
 fn announced_entries(bytes: &[u8]) -> Option<u64> {
     const RECORD: usize = 22;
     const LOCATOR: usize = 20;
-    /// The longest comment, which stands behind the record.
+    /// The longest comment, which follows the record.
     const COMMENT: usize = 65_535;
     let number = |at: usize, length: usize| -> Option<u64> {
         let field = bytes.get(at..at.checked_add(length)?)?;
@@ -85,7 +88,7 @@ fn announced_entries(bytes: &[u8]) -> Option<u64> {
     if count < 0xffff {
         return Some(count);
     }
-    // The number does not fit, or just so: then it stands in a record that a locator before this one leads to.
+    // 65535 or more: the number is in another record, to which a locator before this one points.
     let locator = at.checked_sub(LOCATOR).filter(|at| bytes[*at..].starts_with(b"PK\x06\x07"));
     let Some(locator) = locator else { return Some(count) };
     let record = number(locator + 8, 8).and_then(|at| usize::try_from(at).ok());
@@ -99,9 +102,9 @@ mod tests {
     use crate::artifact::unpack::{Bounds, unpack};
     use zip::write::{SimpleFileOptions, ZipWriter};
 
-    /// Before the directory is read: here there is none that could be.
+    /// The archives have no directory, so the number must come from the record at the end.
     #[test]
-    fn announced_entries_are_counted_first() {
+    fn announced_entries_are_counted_before_the_directory_is_read() {
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
         writer.start_file("exec", SimpleFileOptions::default()).unwrap();
         let few = writer.finish().unwrap().into_inner();
@@ -114,16 +117,16 @@ mod tests {
         many.extend_from_slice(&few[end..]);
         let end = many.len() - 22;
         many[end + 10..end + 12].copy_from_slice(&60_000_u16.to_le_bytes());
-        // A comment as long as one can be.
+        // The longest comment.
         many[end + 20..end + 22].copy_from_slice(&u16::MAX.to_le_bytes());
         many.resize(many.len() + usize::from(u16::MAX), b' ');
         assert_eq!(announced_entries(&many), Some(60_000));
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let bounds = Bounds { bytes: 1 << 20, entries: 50, halt: None };
-        let error = unpack(Format::Zip, &many, folder.path(), &bounds).unwrap_err();
+        let error = unpack(ArchiveFormat::Zip, &many, directory.path(), &bounds).unwrap_err();
         assert_eq!(error.code(), "PL039", "{error}");
 
-        // The format with 64 bits: a record, a locator that leads to it, and the number that does not fit.
+        // Zip64: a record, a locator that points to it, and a number that does not fit.
         let mut large = b"some data".to_vec();
         let record = large.len() as u64;
         large.extend_from_slice(b"PK\x06\x06");
@@ -137,7 +140,7 @@ mod tests {
         large.extend_from_slice(b"PK\x05\x06\0\0\0\0\xff\xff\xff\xff");
         large.resize(locator_end + 22, 0);
         assert_eq!(announced_entries(&large), Some(70_000));
-        // One that leads nowhere: at least as many as fit.
+        // If the locator points nowhere, the number that fits counts.
         large[locator_end - 12] = 0xff;
         assert_eq!(announced_entries(&large), Some(65_535));
     }

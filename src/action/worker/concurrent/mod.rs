@@ -437,7 +437,7 @@ impl Concurrent<'_> {
                 // The sentence belongs to this activation, whose log the next process ends.
                 self.logs.open_concurrent().withdraw(self.logs);
                 self.logs.say(super::STRAYED);
-                self.retiring = Some("it wrote a line too many".into());
+                self.retiring = Some("it wrote an extra line".into());
                 return Err(pending);
             }
         }

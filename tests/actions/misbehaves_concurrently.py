@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Version 2: does what the member "do" of its arguments says, good or bad, beside all others, and answers
-with their "id". CONCURRENCY is how many it takes at once. Its log is in frames, so that it can be told whose it is.
+"""Version 2: does what the member "do" of its arguments asks, valid or not, concurrently with all others, and
+answers with their "id". CONCURRENCY is how many activations it takes at once. Its log is in frames, so that each line
+has an owner.
 """
 import json, os, sys, threading, time
 
@@ -35,7 +36,7 @@ def work(number, args):
         cancelled[number].wait()
     if do == "slow":
         time.sleep(nap)
-    if do == "pieces":
+    if do == "parts":
         for count in range(5):
             put(frame(id=number, chunk=f"{count} of {name}"))
             time.sleep(nap / 5)
@@ -53,8 +54,8 @@ def work(number, args):
     if do == "stray":
         stray = {"id": f"a stray of {name}"}
         time.sleep(nap)
-        for whose in ({"id": number}, {"id": 10**9}, {"id": str(number)}, {}):
-            put(frame(**whose, result=stray) + frame(**whose, chunk=stray) + frame(**whose, end=True))
+        for owner in ({"id": number}, {"id": 10**9}, {"id": str(number)}, {}):
+            put(frame(**owner, result=stray) + frame(**owner, chunk=stray) + frame(**owner, end=True))
         put("a stray that is no frame\n")
 
 

@@ -1,6 +1,6 @@
-//! What goes wrong with the proxies in the field, and must not go wrong here.
+//! Faults of the Go ActionLoop proxy that pipeloop must not have.
 //!
-//! Source: our probe of the Go ActionLoop proxy, situations P1 to P12.
+//! Source: the project's probe of the Go ActionLoop proxy, situations P1 to P12.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,10 +14,10 @@ use crate::support::{Caller, Logs, Proxy, Response, SENTINEL, action, archive, e
 const ACTIONLOOP: (&str, &str) = ("PIPELOOP_PROTOCOL", "actionloop");
 const SLEEPS: &str = "#!/bin/bash\nsleep 600\n";
 
-/// The dialect's program in Python with this `main(arguments, context)`, whose results go to `results`.
+/// A program of the actionloop dialect in Python with this `main(arguments, context)`; its result channel is `results`.
 fn program(main: &str) -> String {
     let program = action("actionloop.py");
-    assert!(program.contains("\n# MAIN\n"), "there is a place for main");
+    assert!(program.contains("\n# MAIN\n"), "the program has a place for main");
     program.replace("\n# MAIN\n", &format!("\nimport json, os, sys, time\n{main}\n"))
 }
 
@@ -29,7 +29,7 @@ fn initialised(main: &str, env: &[(&str, &str)]) -> Proxy {
     proxy
 }
 
-/// A call with a number, on a connection that exists.
+/// Calls with a number, on an open connection.
 fn call_with(caller: &mut Caller, number: usize) -> Response {
     let body = json!({"value": {"n": number}}).to_string();
     let response = caller.call("POST", "/run", body.as_bytes());
@@ -37,8 +37,8 @@ fn call_with(caller: &mut Caller, number: usize) -> Response {
     response
 }
 
-/// So many callers, each with a connection of its own, who begin at once and call so often. Every
-/// answer must have the number of its call.
+/// Starts this many callers at once, each with its own connection and this many calls. Every answer must have the
+/// number of its call.
 fn check_own_numbers(proxy: &Proxy, callers: usize, calls: usize) {
     let start = Barrier::new(callers);
     std::thread::scope(|scope| {
@@ -56,7 +56,7 @@ fn check_own_numbers(proxy: &Proxy, callers: usize, calls: usize) {
     proxy.check_streams(callers * calls);
 }
 
-/// Its own answer, or an error, and never another's.
+/// Checks that a call gets its own answer or an error, and never another's answer.
 #[track_caller]
 fn check_own_or_error(response: &Response, number: usize, stray: &str) {
     if response.status == 200 {
@@ -66,13 +66,13 @@ fn check_own_or_error(response: &Response, number: usize, stray: &str) {
     }
 }
 
-/// Everything in a folder, however deep.
-fn everything_below(folder: &Path) -> Vec<PathBuf> {
+/// Every file and directory below a directory, at any depth.
+fn everything_below(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).expect("the folder is there") {
-        let entry = entry.expect("the folder can be read");
+    for entry in fs::read_dir(directory).expect("the directory exists") {
+        let entry = entry.expect("the directory is readable");
         found.push(entry.path());
-        if entry.file_type().expect("it has a type").is_dir() {
+        if entry.file_type().expect("an entry has a type").is_dir() {
             found.extend(everything_below(&entry.path()));
         }
     }
@@ -96,7 +96,7 @@ def main(arguments, context):
         let pid = response.json()["pid"].as_i64().expect("a pid");
         assert!(pids.insert(pid), "the process answered twice: {pid}");
         if number % 2 == 0 {
-            // Half of the calls come when it is certainly gone, half as soon as possible.
+            // Half of the calls come once the process is certainly gone, half as soon as possible.
             let pid = i32::try_from(pid).expect("a pid fits");
             eventually("the process ends", || (!processes::lives(pid)).then_some(()));
         }
@@ -105,7 +105,7 @@ def main(arguments, context):
 }
 
 #[test]
-fn p2_an_action_that_closes_its_result_channel_and_lives_is_an_error() {
+fn p2_an_action_that_closes_its_result_channel_and_keeps_running_is_an_error() {
     let proxy = initialised(
         r#"
 def main(arguments, context):
@@ -121,7 +121,7 @@ def main(arguments, context):
     let after = proxy.run(&json!({}));
     assert_eq!(after.status, 200, "{}", after.text());
     assert_ne!(after.json(), before, "another process answers");
-    assert_eq!(proxy.actions().len(), 1, "the one that closed it is gone");
+    assert_eq!(proxy.actions().len(), 1, "the process that closed it is gone");
     proxy.check_streams(3);
 }
 
@@ -138,8 +138,8 @@ fn p4_four_callers_with_a_hundred_calls_each_get_their_own_numbers() {
 }
 
 #[test]
-fn p5_a_stray_line_that_can_be_told_from_an_answer_is_never_one() {
-    // Both lines carry the number of the call, so that a stray can be told from an answer only by when it comes.
+fn p5_a_recognisable_stray_line_is_never_an_answer() {
+    // Both lines carry the number of the call, so that only its time distinguishes a stray line from an answer.
     let in_one_write = r#"
 def main(arguments, context): return json.dumps(arguments) + "\n" + json.dumps(arguments)
 "#;
@@ -157,22 +157,22 @@ def main(arguments, context):
         check_own_or_error(&call_with(&mut caller, number), number, "in one write");
     }
     proxy.check_streams(20);
-    // A stray that is there before the next call harms nobody. One that is written at the moment in which the next
-    // line is read cannot be told from an answer, since the lines of these protocols carry no ids: `docs/protocol.md`,
-    // "Strays", says so.
-    let signals = tempfile::tempdir().expect("a folder of its own");
-    let proxy = initialised(late, &[("SIGNALS", signals.path().to_str().expect("a plain name"))]);
+    // A stray line that is written before the next call affects no caller. One that is written just when the next line
+    // is read cannot be distinguished from an answer, since the lines of these protocols carry no ids; see "Strays" in
+    // `docs/protocol.md`.
+    let signals = tempfile::tempdir().expect("a temporary directory");
+    let proxy = initialised(late, &[("SIGNALS", signals.path().to_str().expect("a name in UTF-8"))]);
     let mut caller = proxy.caller();
     for number in 0..20 {
         call_with(&mut caller, number).check(200, &json!({ "n": number }));
         let stray = signals.path().join(format!("stray {number}"));
-        eventually("the stray is written", || stray.exists().then_some(()));
+        eventually("the stray line is written", || stray.exists().then_some(()));
     }
     proxy.check_streams(20);
 }
 
 #[test]
-fn p6_a_crash_during_a_call_is_told_and_the_next_call_works() {
+fn p6_a_crash_during_a_call_is_reported_and_the_next_call_works() {
     let proxy = initialised(
         r#"
 def main(arguments, context):
@@ -199,14 +199,14 @@ fn p7_an_action_that_never_acknowledges_or_never_reads_has_a_time_limit() {
     let ack = ("OW_WAIT_FOR_ACK", "1");
     let proxy = Proxy::start::<&str>(&[], &[ACTIONLOOP, ack, ("PIPELOOP_INIT_TIMEOUT", "300ms")]);
     proxy.init(SLEEPS).check_error(502, &["300 ms"]);
-    assert!(proxy.actions().is_empty(), "it was stopped");
+    assert!(proxy.actions().is_empty(), "the action was stopped");
 
     let proxy = Proxy::start::<&str>(&[], &[ACTIONLOOP, ack, ("PIPELOOP_RUN_TIMEOUT", "300ms")]);
     proxy.init("#!/bin/bash\necho '{\"ok\":true}' >&3\nsleep 600\n").check(200, &json!({"ok": true}));
     let large = json!({"text": "x".repeat(1_000_000)});
     for arguments in [&large, &json!({"n": 1}), &large] {
         proxy.run(arguments).check_error(502, &["run timeout"]);
-        assert!(proxy.actions().is_empty(), "it was stopped");
+        assert!(proxy.actions().is_empty(), "the action was stopped");
     }
     proxy.check_streams(3);
 }
@@ -216,7 +216,7 @@ fn p8_an_early_exit_without_acknowledgement_fails_init() {
     for protocol in ["actionloop", "auto"] {
         let proxy = Proxy::with_protocol(protocol);
         proxy.init("#!/bin/bash\nsleep 0.05\nexit 1\n").check_error(502, &["status 1"]);
-        // What was refused can be mended.
+        // A corrected action is accepted after a refusal.
         let echo = program("def main(arguments, context): return arguments");
         proxy.init(&echo).check(200, &json!({"ok": true}));
         proxy.run(&json!({"n": 1})).check(200, &json!({"n": 1}));
@@ -224,18 +224,18 @@ fn p8_an_early_exit_without_acknowledgement_fails_init() {
 }
 
 #[test]
-fn p9_what_is_logged_after_an_answer_is_in_the_log_of_the_next_activation() {
+fn p9_output_after_an_answer_appears_in_the_next_activations_log() {
     let proxy = Proxy::start::<&str>(&[], &[ACTIONLOOP]);
-    proxy.init_action("field_late_log.py", &json!({"SIGNALS": proxy.directory()}));
+    proxy.init_action("logs_after_answer.py", &json!({"SIGNALS": proxy.directory()}));
     let mut expected = String::new();
     for number in 1..=3 {
         proxy.run(&json!({})).check(200, &json!({ "n": number }));
         expected.push_str(&format!("early {number}\n{SENTINEL}\n"));
         assert_eq!(proxy.logs().stdout, expected);
-        fs::write(proxy.directory().join(format!("go {number}")), "").expect("the folder is ours");
+        fs::write(proxy.directory().join(format!("go {number}")), "").expect("the directory is writable");
         let said = proxy.directory().join(format!("said {number}"));
         eventually("the action logs after its answer", || said.exists().then_some(()));
-        assert_eq!(proxy.logs().stdout, expected, "nothing stands behind the sentinel");
+        assert_eq!(proxy.logs().stdout, expected, "no line follows the sentinel");
         expected.push_str(&format!("late {number}\n"));
     }
     let logs = proxy.logs();
@@ -255,7 +255,7 @@ def main(arguments, context): return {name: os.environ.get(name) for name in ["_
 }
 
 #[test]
-fn p11_an_archive_that_would_write_outside_is_refused() {
+fn p11_an_archive_that_would_write_outside_its_directory_is_refused() {
     let proxy = Proxy::start::<&str>(&[], &[ACTIONLOOP]);
     let echo = program("def main(arguments, context): return arguments");
     let outside = ("../../../x", b"escaped".as_slice());
@@ -280,7 +280,7 @@ fn p12_an_unknown_path_is_404_and_a_wrong_method_405() {
         let response = proxy.caller().call(method, path, b"");
         response.check_shape();
         assert_eq!(response.status, status, "{method} {path}: {}", response.text());
-        assert!(!response.error().is_empty(), "{method} {path} says what is wrong");
+        assert!(!response.error().is_empty(), "{method} {path} gets an error message");
     };
     for path in ["/health", "/", "/nothing", "/run/more", "/initialise"] {
         check("GET", path, 404);

@@ -1,13 +1,13 @@
-//! Each caller gets its own answer or an error of its own, whatever the others and their activations do.
+//! Each caller gets its own answer or an error of its own, whatever other callers and their activations do.
 //!
-//! A hundred callers at once do random things, from a seed that is told when a test fails and can be set:
-//! `PIPELOOP_TEST_SEED=7 cargo test --test all pairing`. `PIPELOOP_TEST_STEPS` multiplies their number.
-//! What each step may get is decided by [`Step::check`], and afterwards the log is looked at, the processes and
-//! the descriptors.
+//! A hundred concurrent callers take random steps, from a seed that a failing test prints and a variable sets:
+//! `PIPELOOP_TEST_SEED=7 cargo test --test all random_callers`. `PIPELOOP_TEST_STEPS` multiplies the number of steps.
+//! [`Step::check`] decides which answers a step may get. At the end the test checks the log, the processes and the
+//! descriptors.
 //!
-//! The promise, as `docs/lifecycle.md` has it: what an activation asks its process to do is told to its own
-//! caller. An innocent one gets its answer, whoever died, strayed or left before it; it is refused only when the
-//! queue is full. In version 2 with several in flight a death is told to all that were in that process.
+//! The promise of `docs/lifecycle.md`: a fault that an activation causes is reported to its own caller. Every other
+//! activation gets its answer despite crashes, stray lines and callers that leave; it is refused only when the queue
+//! is full. In version 2 with several activations in flight, a crash fails every activation in that process.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -19,19 +19,19 @@ use crate::support::{BAD_ANSWER, Caller, Logs, Proxy, Response, eventually, now_
 
 const CALLERS: usize = 100;
 
-/// How a hundred callers are served.
+/// How the proxy serves the callers.
 #[derive(Debug, Clone, Copy)]
 struct Setting {
     protocol: &'static str,
     workers: usize,
-    /// In flight at once in each process.
+    /// The activations in flight in each process.
     concurrency: usize,
-    /// Steps of all callers together.
+    /// The steps of all callers together.
     steps: usize,
     queue: usize,
 }
 
-/// A source of numbers that can be repeated.
+/// A repeatable source of random numbers.
 ///
 /// Source: `SplitMix64`, Steele et al., "Fast splittable pseudorandom number generators", 2014.
 struct Random(u64);
@@ -54,12 +54,12 @@ impl Random {
     }
 }
 
-/// What a caller does once.
+/// One step of a caller.
 #[derive(Debug, Clone)]
 struct Step {
     id: String,
-    /// What the action is asked to do.
-    asks: &'static str,
+    /// The behaviour asked of the action.
+    behaviour: &'static str,
     ms: u64,
     manner: Manner,
 }
@@ -74,11 +74,11 @@ enum Manner {
     SendsHalf,
 }
 
-/// What the action is asked to do, and how often of a hundred times.
-const ASKS: [(&str, u64); 13] = [
+/// The behaviours asked of the action, and how many times in a hundred.
+const BEHAVIOURS: [(&str, u64); 13] = [
     ("echo", 48),
     ("slow", 8),
-    ("pieces", 8),
+    ("parts", 8),
     ("logs", 6),
     ("big", 4),
     ("stray", 6),
@@ -93,69 +93,69 @@ const ASKS: [(&str, u64); 13] = [
 
 impl Step {
     fn random(id: &str, random: &mut Random) -> Self {
-        let mut at = random.below(ASKS.iter().map(|(_, weight)| weight).sum());
-        let chosen = ASKS.iter().find(|(_, weight)| at.checked_sub(*weight).map(|left| at = left).is_none());
-        let asks = chosen.expect("the weights add up").0;
-        let id = format!("{id}.{asks}");
+        let mut at = random.below(BEHAVIOURS.iter().map(|(_, weight)| weight).sum());
+        let chosen = BEHAVIOURS.iter().find(|(_, weight)| at.checked_sub(*weight).map(|left| at = left).is_none());
+        let behaviour = chosen.expect("the weights add up").0;
+        let id = format!("{id}.{behaviour}");
         let manner = match random.below(100) {
             0..6 => Manner::Leaves,
             6..12 => Manner::SendsHalf,
             _ => Manner::Waits,
         };
-        let ms = if asks == "late_for_its_deadline" { 8_000 + random.below(8) } else { random.below(8) };
-        Self { id, asks, ms, manner }
+        let ms = if behaviour == "late_for_its_deadline" { 8_000 + random.below(8) } else { random.below(8) };
+        Self { id, behaviour, ms, manner }
     }
 
     fn body(&self) -> String {
-        let mut body = json!({"value": {"id": self.id, "do": self.asks, "ms": self.ms}, "activation_id": self.id});
-        if self.asks == "late_for_its_deadline" {
+        let mut body = json!({"value": {"id": self.id, "do": self.behaviour, "ms": self.ms}, "activation_id": self.id});
+        if self.behaviour == "late_for_its_deadline" {
             body["deadline"] = json!((now_ms() + 100 + 50 * u128::from(self.ms % 8)).to_string());
         }
         body.to_string()
     }
 
-    /// What its caller may get.
+    /// Checks that its caller may get this answer.
     fn check(&self, setting: &Setting, response: &Response) {
         response.check_shape();
         let text = response.text();
         let own = || response.status == 200 && response.json()["id"] == json!(self.id);
-        let refused_with = |text: &str| response.status == 502 && response.error().contains(text);
+        let failed_with = |text: &str| response.status == 502 && response.error().contains(text);
         if response.status == 429 {
-            // As many as may wait, and as many as are worked on.
+            // All places in the queue and all slots were taken.
             assert!(
                 setting.queue + setting.workers * setting.concurrency < CALLERS,
-                "{self:?}: refused by a queue with room: {text}"
+                "{self:?}: refused by a queue that cannot be full: {text}"
             );
             assert_eq!(response.header("retry-after"), Some("1"));
             return;
         }
         let single_shot = setting.protocol == "0";
-        if setting.concurrency > 1 && refused_by_a_death(response) {
+        if setting.concurrency > 1 && failed_by_a_crash(response) {
             return;
         }
-        let as_it_may = match self.asks {
-            "exit" | "kill" if single_shot => refused_with(BAD_ANSWER),
-            "exit" => refused_with("exited with status 3") && refused_with("before it answered"),
-            "kill" => refused_with("killed by signal 9") && refused_with("before it answered"),
+        let allowed = match self.behaviour {
+            "exit" | "kill" if single_shot => failed_with(BAD_ANSWER),
+            "exit" => failed_with("exited with status 3") && failed_with("before it answered"),
+            "kill" => failed_with("killed by signal 9") && failed_with("before it answered"),
             // The last line decides in version 0, and it is whole.
             "two" if single_shot => own(),
-            // With numbers the first result is the answer, and the second one nobody's. Without, either could be one
-            // that was written too late for another activation.
+            // With ids the first result is the answer, and the second is a stray. Without ids, either could be the
+            // late result of another activation.
             "two" if setting.concurrency > 1 => own(),
-            "half" | "number" | "two" => refused_with(BAD_ANSWER),
-            // One that is over before the request arrives says nothing about it.
-            // One that is nearer than the end of a pause is not waited for.
-            "late_for_its_deadline" => refused_with("deadline") || refused_with("times in a row") || own(),
+            "half" | "number" | "two" => failed_with(BAD_ANSWER),
+            // A deadline that passes before the request arrives has no effect.
+            // An activation whose deadline comes before the end of a back-off pause does not wait.
+            "late_for_its_deadline" => failed_with("deadline") || failed_with("times in a row") || own(),
             _ => own(),
         };
-        assert!(as_it_may, "{self:?} got {}: {}", response.status, text.chars().take(300).collect::<String>());
+        assert!(allowed, "{self:?} got {}: {}", response.status, text.chars().take(300).collect::<String>());
     }
 }
 
-/// The death of the process that others were in as well, or of too many before.
-fn refused_by_a_death(response: &Response) -> bool {
-    let deaths = ["exited with status 3", "exited with status 0", "killed by signal 9", "times in a row"];
-    response.status == 502 && deaths.iter().any(|death| response.error().contains(death))
+/// A crash of a process that ran other activations too, or too many crashes before.
+fn failed_by_a_crash(response: &Response) -> bool {
+    let crashes = ["exited with status 3", "exited with status 0", "killed by signal 9", "times in a row"];
+    response.status == 502 && crashes.iter().any(|crash| response.error().contains(crash))
 }
 
 /// The seed of this run.
@@ -167,7 +167,7 @@ fn seed() -> u64 {
     })
 }
 
-/// One caller's steps, on connections that are kept now and then.
+/// Runs one caller's steps, on connections that are sometimes kept.
 fn call(proxy: &Proxy, setting: &Setting, caller: usize, seed: u64, steps: usize) -> Outcomes {
     let mut random = Random(seed ^ (caller as u64) << 40);
     let mut connection: Option<Caller> = None;
@@ -180,7 +180,8 @@ fn call(proxy: &Proxy, setting: &Setting, caller: usize, seed: u64, steps: usize
                 caller.send_request("POST", "/run", step.body().as_bytes());
                 let response = caller.receive().unwrap_or_else(|error| panic!("{step:?} got no answer: {error}"));
                 step.check(setting, &response);
-                if step.asks == "late_for_its_deadline" || setting.concurrency > 1 && refused_by_a_death(&response) {
+                if step.behaviour == "late_for_its_deadline" || setting.concurrency > 1 && failed_by_a_crash(&response)
+                {
                     outcomes.late += 1;
                 } else if response.status != 429 {
                     outcomes.begun.insert(step.id);
@@ -207,20 +208,20 @@ fn call(proxy: &Proxy, setting: &Setting, caller: usize, seed: u64, steps: usize
     outcomes
 }
 
-/// What became of many steps.
+/// The outcomes of many steps.
 #[derive(Debug, Default)]
 struct Outcomes {
-    /// Certainly begun by the action: what had a deadline may have been too late for that, and what died with
-    /// another too early.
+    /// Activations that the action has certainly begun: not those with a deadline, which may have passed first, or
+    /// those that failed by another's crash.
     begun: HashSet<String>,
     late: usize,
     left: usize,
     half_sent: usize,
 }
 
-/// How many sockets and pipes a process has.
+/// The number of sockets and pipes of a process.
 fn descriptors(pid: i32) -> (usize, usize) {
-    let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("the proxy lives").flatten();
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("the proxy is alive").flatten();
     let links: Vec<_> = links.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
     let count = |kind: &str| links.iter().filter(|link| link.to_string_lossy().starts_with(kind)).count();
     (count("socket:"), count("pipe:"))
@@ -237,7 +238,7 @@ fn check(setting: Setting) {
     if setting.concurrency == 1 {
         proxy.init_action("misbehaves.pl", &json!({"SPEAKS": setting.protocol}));
     } else {
-        proxy.init_action("misbehaves_many.py", &json!({"CONCURRENCY": setting.concurrency.to_string()}));
+        proxy.init_action("misbehaves_concurrently.py", &json!({"CONCURRENCY": setting.concurrency.to_string()}));
     }
     proxy.run(&json!({"id": "first", "do": "echo", "ms": 0})).check(200, &json!({"id": "first"}));
     let (sockets, pipes) = descriptors(proxy.pid());
@@ -257,19 +258,19 @@ fn check(setting: Setting) {
             all.half_sent += outcomes.half_sent;
         }
     });
-    // Nothing is left over.
+    // No connection, pipe or process is left over.
     eventually("every connection is closed", || (descriptors(proxy.pid()).0 <= sockets).then_some(()));
     let (_, pipes_now) = descriptors(proxy.pid());
     assert!(pipes_now <= pipes + 4 * (setting.workers - 1), "{pipes} pipes before, {pipes_now} now");
     let processes = proxy.actions();
     assert!(processes.len() <= setting.workers, "{processes:?}");
-    eventually("everything is reaped", || (processes::zombies(proxy.pid()) == 0).then_some(()));
-    // What callers that left have begun is finished before the end.
+    eventually("every process is reaped", || (processes::zombies(proxy.pid()) == 0).then_some(()));
+    // Activations of callers that left are finished before shutdown.
     proxy.stop();
     check_logs(&setting, &proxy.logs(), &all);
 }
 
-/// The log of each activation that was begun stands alone before its sentinel, and exactly once.
+/// Checks that each activation that was begun has exactly one log, which holds no line of another activation.
 fn check_logs(setting: &Setting, logs: &Logs, all: &Outcomes) {
     let segments = Logs::activations(&logs.stderr);
     let mut seen: HashMap<&str, usize> = HashMap::new();
@@ -277,7 +278,7 @@ fn check_logs(setting: &Setting, logs: &Logs, all: &Outcomes) {
     for segment in &segments[..segments.len() - 1] {
         let mut begun: Vec<_> = segment.lines().filter_map(|line| line.strip_prefix("begin ")).collect();
         if setting.concurrency > 1 && begun.len() > 1 {
-            // What one says behind its own sentinel can only stand before another's.
+            // Log lines after an activation's own sentinel can only appear before another's.
             begun.retain(|id| !id.ends_with(".late_for_its_deadline"));
         }
         match begun[..] {
@@ -298,11 +299,11 @@ fn check_logs(setting: &Setting, logs: &Logs, all: &Outcomes) {
     for id in &all.begun {
         assert_eq!(seen.get(id.as_str()), Some(&1), "sentinels of {id}");
     }
-    // The rest were begun for callers that left, or refused because of their body.
+    // The rest belong to callers that left, or were refused because of their body.
     let others = seen.len() - all.begun.len();
-    assert!(others <= all.left + all.late, "{others} activations nobody asked for: {all:?}");
+    assert!(others <= all.left + all.late, "{others} activations without a caller: {all:?}");
     assert!(without <= all.half_sent + all.left + all.late, "{without} sentinels without an activation: {all:?}");
-    assert!(seen.values().all(|count| *count == 1), "an activation was worked on twice: {seen:?}");
+    assert!(seen.values().all(|count| *count == 1), "an activation ran twice: {seen:?}");
     let count = |text: &str| Logs::activations(text).len();
     assert_eq!(count(&logs.stdout), count(&logs.stderr), "sentinels on both streams");
     if setting.protocol == "actionloop" {
@@ -312,16 +313,17 @@ fn check_logs(setting: &Setting, logs: &Logs, all: &Outcomes) {
     }
 }
 
-const ROOM: usize = 256;
+/// A queue that holds every caller.
+const LONG_QUEUE: usize = 256;
 
 #[test]
 fn version_1_with_one_worker() {
-    check(Setting { protocol: "1", workers: 1, concurrency: 1, steps: 2_000, queue: ROOM });
+    check(Setting { protocol: "1", workers: 1, concurrency: 1, steps: 2_000, queue: LONG_QUEUE });
 }
 
 #[test]
 fn version_1_with_four_workers() {
-    check(Setting { protocol: "1", workers: 4, concurrency: 1, steps: 2_000, queue: ROOM });
+    check(Setting { protocol: "1", workers: 4, concurrency: 1, steps: 2_000, queue: LONG_QUEUE });
 }
 
 #[test]
@@ -331,12 +333,12 @@ fn actionloop_with_one_worker_and_a_short_queue() {
 
 #[test]
 fn actionloop_with_four_workers() {
-    check(Setting { protocol: "actionloop", workers: 4, concurrency: 1, steps: 2_000, queue: ROOM });
+    check(Setting { protocol: "actionloop", workers: 4, concurrency: 1, steps: 2_000, queue: LONG_QUEUE });
 }
 
 #[test]
 fn version_0_with_one_worker() {
-    check(Setting { protocol: "0", workers: 1, concurrency: 1, steps: 500, queue: ROOM });
+    check(Setting { protocol: "0", workers: 1, concurrency: 1, steps: 500, queue: LONG_QUEUE });
 }
 
 #[test]
@@ -345,21 +347,21 @@ fn version_0_with_four_workers_and_a_short_queue() {
 }
 
 #[test]
-fn version_2_with_one_worker_and_one_at_a_time() {
-    check(Setting { protocol: "2", workers: 1, concurrency: 1, steps: 2_000, queue: ROOM });
+fn version_2_with_one_worker_and_concurrency_1() {
+    check(Setting { protocol: "2", workers: 1, concurrency: 1, steps: 2_000, queue: LONG_QUEUE });
 }
 
 #[test]
-fn version_2_with_four_workers_and_one_at_a_time() {
-    check(Setting { protocol: "2", workers: 4, concurrency: 1, steps: 2_000, queue: ROOM });
+fn version_2_with_four_workers_and_concurrency_1() {
+    check(Setting { protocol: "2", workers: 4, concurrency: 1, steps: 2_000, queue: LONG_QUEUE });
 }
 
 #[test]
-fn version_2_with_one_worker_and_sixteen_at_a_time() {
-    check(Setting { protocol: "2", workers: 1, concurrency: 16, steps: 2_000, queue: ROOM });
+fn version_2_with_one_worker_and_concurrency_16() {
+    check(Setting { protocol: "2", workers: 1, concurrency: 16, steps: 2_000, queue: LONG_QUEUE });
 }
 
 #[test]
-fn version_2_with_three_workers_five_at_a_time_and_a_short_queue() {
+fn version_2_with_three_workers_concurrency_5_and_a_short_queue() {
     check(Setting { protocol: "2", workers: 3, concurrency: 5, steps: 2_000, queue: 40 });
 }

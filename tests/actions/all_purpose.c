@@ -1,20 +1,19 @@
-/* Does as it is told, a line at a time, in an image that holds nothing else: logs, forks, eats and
- * sleeps. Version 1 with its results on descriptor 3, so that stdout and stderr are both its log.
+/* Does what its arguments ask, one line at a time, in an image that holds nothing else: logs, forks, uses memory
+ * and sleeps. Version 1 with its results on descriptor 3, so that both stdout and stderr are its log.
  *
- * {"say":"text"}     logs it on both streams
- * {"echo":"text"}    answers with that
- * {"orphans":N}      leaves N processes without a parent, and answers how many init has adopted
- * {"eat_mib":N}      takes and touches so much memory
- * {"sleep_ms":N}     sleeps, deaf to signals it has handlers for
- * {"await_signal":1} waits for one of those
- * {"flood_mib":N}    logs so much on each stream, all in one line
- * {"answer_mib":N}   answers so much
- * {"exit":N}         exits
+ * {"say":"text"}     logs the text on both streams
+ * {"echo":"text"}    answers with the text
+ * {"orphans":N}      leaves N processes without a parent, and answers how many of them init has adopted
+ * {"eat_mib":N}      allocates and touches N MiB of memory
+ * {"sleep_ms":N}     sleeps through the signals it handles
+ * {"await_signal":1} waits for one of these signals
+ * {"flood_mib":N}    logs N MiB on each stream, all in one line
+ * {"answer_mib":N}   answers with N MiB
+ * {"exit":N}         exits with status N
  *
- * Without a descriptor 3 it is of version 0: no handshake, and its answers are lines of stdout.
+ * Without a descriptor 3 it speaks version 0: no handshake, and its answers are lines of stdout.
  *
- * It logs the signals that it gets, and the end of its input. With STUBBORN set it ends by neither
- * that nor SIGTERM. */
+ * It logs the signals it gets, and the end of its input. With STUBBORN set, neither that nor SIGTERM ends it. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -27,22 +26,22 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t was_told;
+static volatile sig_atomic_t got_signal;
 
-static void told(int number) {
-    was_told = 1;
+static void on_signal(int number) {
+    got_signal = 1;
     const char *name = number == SIGUSR1 ? "got SIGUSR1\n" : number == SIGUSR2 ? "got SIGUSR2\n" : "got SIGTERM\n";
     ssize_t ignored = write(2, name, strlen(name));
     (void)ignored;
     if (number == SIGTERM && !getenv("STUBBORN")) _exit(0);
 }
 
-static void take(int number) {
-    struct sigaction action = {.sa_handler = told, .sa_flags = SA_RESTART};
+static void handle(int number) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigaction(number, &action, NULL);
 }
 
-static pid_t fork_at_last(void) {
+static pid_t fork_with_retries(void) {
     for (;;) {
         pid_t pid = fork();
         if (pid >= 0 || errno != EAGAIN) return pid;
@@ -50,15 +49,15 @@ static pid_t fork_at_last(void) {
     }
 }
 
-/* Each grandchild says a byte once init is its parent, and ends. */
+/* Each grandchild writes a byte once init is its parent, and exits. */
 static long leave_orphans(long count) {
     int ends[2];
     if (pipe(ends) != 0) return -1;
     long adopted = 0;
     for (long i = 0; i < count; i++) {
-        pid_t parent = fork_at_last();
+        pid_t parent = fork_with_retries();
         if (parent == 0) {
-            pid_t grandchild = fork_at_last();
+            pid_t grandchild = fork_with_retries();
             if (grandchild == 0) {
                 while (getppid() != 1) sched_yield();
                 ssize_t ignored = write(ends[1], "x", 1);
@@ -99,16 +98,16 @@ static int number(const char *line, const char *name, long *value) {
 }
 
 int main(void) {
-    take(SIGUSR1);
-    take(SIGUSR2);
-    take(SIGTERM);
+    handle(SIGUSR1);
+    handle(SIGUSR2);
+    handle(SIGTERM);
     setvbuf(stdout, NULL, _IOLBF, 0);
     int single_shot = fcntl(3, F_GETFD) < 0;
     if (single_shot) dup2(1, 3);
     else dprintf(3, "{\"openwhisk\":1}\n");
     char *line = NULL;
-    size_t room = 0;
-    while (getline(&line, &room, stdin) > 0) {
+    size_t capacity = 0;
+    while (getline(&line, &capacity, stdin) > 0) {
         long n = 0;
         if (number(line, "\"orphans\":", &n)) {
             dprintf(3, "{\"adopted\":%ld}\n", leave_orphans(n));
@@ -126,9 +125,9 @@ int main(void) {
             sleep_ms(n);
         }
         if (number(line, "\"await_signal\":", &n)) {
-            was_told = 0;
+            got_signal = 0;
             dprintf(2, "begun\n");
-            while (!was_told) sleep_ms(1);
+            while (!got_signal) sleep_ms(1);
         }
         if (number(line, "\"exit\":", &n)) exit((int)n);
         memset(mebibyte, 'x', sizeof mebibyte);

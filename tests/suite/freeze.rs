@@ -1,5 +1,5 @@
-//! The platform freezes a container whenever it likes, and thaws it. What ran out meanwhile hurts
-//! nobody: limits of time count the time in which we run.
+//! The platform freezes and thaws a container at any time. A freeze runs out no limit: time limits count only the time
+//! the proxy was running.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use serde_json::json;
 
 use crate::support::{Proxy, eventually};
 
-/// A limit, and a freeze that is longer. What a test does before and after takes a small part of it.
+/// A limit, and a longer freeze. The rest of a test takes a small part of the limit.
 const LIMIT: &str = "3s";
 const FREEZE: Duration = Duration::from_millis(3_300);
 
-/// Version 1: answers with what it gets. `first` is done before the handshake, `each` before an answer.
+/// Version 1: answers with its arguments. `first` runs before the handshake, `each` before an answer.
 fn action(first: &str, each: &str) -> String {
     format!(
         "#!/bin/bash\n{first}\necho '{{\"openwhisk\":1}}'\nwhile IFS= read -r line; do\n{each}\nprintf '%s\\n' \"$line\"\ndone\n"
@@ -20,73 +20,73 @@ fn action(first: &str, each: &str) -> String {
 
 const WAITS: &str = "echo begun >&2; until [ -e go ]; do sleep 0.01; done";
 
-fn let_go(proxy: &Proxy) {
-    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's folder is there");
+fn release(proxy: &Proxy) {
+    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's directory exists");
 }
 
 #[test]
-fn an_init_that_was_frozen_is_waited_for() {
+fn a_freeze_during_an_init_does_not_count() {
     let proxy = Proxy::start(&["--init-timeout", LIMIT], &[]);
     let mut caller = proxy.caller();
     caller.send_request("POST", "/init", json!({"value": {"code": action(WAITS, "")}}).to_string().as_bytes());
     proxy.wait_for("the action starts", |logs| logs.stderr.contains("begun\n"));
     proxy.freeze(FREEZE);
-    let_go(&proxy);
+    release(&proxy);
     caller.receive().expect("an answer").check(200, &json!({"ok": true}));
 }
 
 #[test]
-fn a_compiler_that_was_frozen_is_waited_for() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let path = folder.path().join("compile");
+fn a_freeze_during_a_compilation_does_not_count() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("compile");
     let script = action("", "");
     let compiler = format!("#!/bin/bash\ncd \"$3\"\n{WAITS}\ncat > exec << 'END'\n{script}\nEND\n");
-    std::fs::write(&path, compiler).expect("the folder is ours");
+    std::fs::write(&path, compiler).expect("the directory is writable");
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&path, executable).expect("the file is ours");
+    std::fs::set_permissions(&path, executable).expect("the file is writable");
     let proxy = Proxy::start(&["--init-timeout", LIMIT, "--compiler", path.to_str().expect("text")], &[]);
     let mut caller = proxy.caller();
     caller.send_request("POST", "/init", json!({"value": {"code": "some source"}}).to_string().as_bytes());
     proxy.wait_for("the compiler runs", |logs| logs.stderr.contains("begun\n"));
     proxy.freeze(FREEZE);
-    let_go(&proxy);
+    release(&proxy);
     caller.receive().expect("an answer").check(200, &json!({"ok": true}));
 }
 
 #[test]
-fn an_activation_that_was_frozen_is_waited_for() {
+fn a_freeze_during_an_activation_does_not_count() {
     let proxy = Proxy::start(&["--run-timeout", LIMIT], &[]);
     proxy.init(&action("", WAITS)).check(200, &json!({"ok": true}));
     let mut caller = proxy.caller();
     caller.send_request("POST", "/run", br#"{"value":{"n":1}}"#);
     proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
     proxy.freeze(FREEZE);
-    let_go(&proxy);
+    release(&proxy);
     caller.receive().expect("an answer").check(200, &json!({"n": 1}));
 }
 
 #[test]
-fn a_body_that_was_frozen_is_waited_for() {
+fn a_freeze_during_a_request_body_does_not_count() {
     let proxy = Proxy::start(&["--caller-timeout", LIMIT], &[]);
     proxy.init(&action("", "")).check(200, &json!({"ok": true}));
     let mut caller = proxy.caller();
-    caller.send(b"POST /run HTTP/1.1\r\nContent-Length: 17\r\n\r\n{\"value\"").expect("half of it is sent");
-    // By the time this is answered the half has been read.
+    caller.send(b"POST /run HTTP/1.1\r\nContent-Length: 17\r\n\r\n{\"value\"").expect("half of the request is sent");
+    // The proxy has read the half by the time this is answered.
     proxy.caller().call("GET", "/", b"");
     proxy.freeze(FREEZE);
     caller.send(br#":{"n":1}}"#).expect("the rest is sent");
     caller.receive().expect("an answer").check(200, &json!({"n": 1}));
 }
 
-/// More than the pipes between hold, so that the proxy waits for its reader when all is frozen.
+/// The log is larger than the pipes, so that the proxy waits for its reader during the freeze.
 #[test]
-fn a_log_that_was_frozen_is_whole() {
+fn a_freeze_during_a_log_write_loses_no_line() {
     let proxy = Proxy::start(&["--log-stall", LIMIT], &[]);
     proxy.init(&action("", "seq 100000 >&2")).check(200, &json!({"ok": true}));
     let mut caller = proxy.caller();
     proxy.while_output_is_unread(|| {
         caller.send_request("POST", "/run", br#"{"value":{"n":1}}"#);
-        // As much as the pipe takes, whose size is the kernel's business: no more comes.
+        // The kernel decides how much fits, so the pipe is full once its content stops growing.
         let mut last = 0;
         eventually("the pipe is full", || {
             std::thread::sleep(Duration::from_millis(100));
@@ -97,5 +97,5 @@ fn a_log_that_was_frozen_is_whole() {
     });
     caller.receive().expect("an answer").check(200, &json!({"n": 1}));
     let log = (1..=100_000).fold(String::new(), |log, n| log + &n.to_string() + "\n");
-    assert!(proxy.check_streams(1).stderr == log, "every line is there");
+    assert!(proxy.check_streams(1).stderr == log, "every line is in the log");
 }

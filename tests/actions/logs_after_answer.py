@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# The actionloop dialect: logs `early N`, answers, and logs `late N` once the file `go N` is there;
-# then it makes the file `said N`. The files are in $SIGNALS.
+# The actionloop dialect: logs `early N`, answers, and logs `late N` once the file `go N` exists;
+# then it creates the file `said N`. The files are in $SIGNALS.
 import json, os, sys, time
 
 results = os.fdopen(3, "w")
