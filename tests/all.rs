@@ -1,19 +1,19 @@
 //! Outer tests: the binary as a platform, a shell and a person see it, over HTTP and the command line.
 //!
-//! One binary for all of them: one link, and the helpers are shared. `support/` holds the helpers,
-//! `suite/` one file an area, `actions/` tiny executables named by what they do.
+//! All of them are one binary, which links once and shares its helpers. `support/` holds the helpers, `suite/` one
+//! file for each area, and `actions/` tiny executables named by what they do.
 
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_macros,
-    reason = "the powers that clippy.toml holds to one place each are those of the proxy, and this is none of it"
+    reason = "clippy.toml holds the powers of the proxy to one place each, and this is not the proxy"
 )]
 #![allow(
     clippy::format_push_string,
     clippy::format_collect,
-    reason = "what is expected is put together as it reads best"
+    reason = "expected texts are built in the way that reads best"
 )]
-#![allow(missing_docs, reason = "tests are named by what they state")]
+#![allow(missing_docs, reason = "the name of a test states what holds")]
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! A workshop for broken and working programs: a directory, a compiler, a linker.
+//! Builds broken and working programs: a temporary directory, a compiler and a linker.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,7 +11,7 @@ pub(crate) struct Bench {
     pub(crate) folder: tempfile::TempDir,
 }
 
-/// A version 1 action without dependencies: it sends its handshake, and ends when its input ends.
+/// A version 1 action without dependencies: it sends its handshake, and exits when its input ends.
 pub(crate) const ACTION: &str = r#"
 #include <stdio.h>
 int main(void) { puts("{\"openwhisk\":1}"); fflush(stdout); while (getchar() != EOF) {} return 0; }
