@@ -279,7 +279,8 @@ fn ipv4_is_served_whatever_the_default_of_the_system_is() {
         command.args(words);
         command
     };
-    let is_permitted = |words: &&&[&str]| unshare(words).arg("true").output().is_ok_and(|output| output.status.success());
+    let is_permitted =
+        |words: &&&[&str]| unshare(words).arg("true").output().is_ok_and(|output| output.status.success());
     let Some(words) = [AS_ROOT, AS_OTHERS].iter().find(is_permitted).copied() else {
         assert!(std::env::var_os("CI").is_none(), "`unshare --net` is not permitted here, and CI needs it");
         eprintln!("NOT TESTED: `bindv6only`, since `unshare --net` is not permitted here");
