@@ -284,7 +284,8 @@ mod tests {
             let request = Request::parse(bytes.as_bytes()).unwrap_or_else(|| panic!("{headers}"));
             assert_eq!((request.path, request.body), ("/run", &b"{}"[..]));
         }
-        let empty = Request::parse(b"POST /any?q HTTP/1.1\r\nContent-Length: 0\r\n\r\n").expect("a fast request");
+        let empty =
+            Request::parse(b"POST /any?q HTTP/1.1\r\nhost:\r\nContent-Length: 0\r\n\r\n").expect("a fast request");
         assert_eq!((empty.path, empty.body), ("/any?q", &b""[..]));
     }
 
@@ -310,13 +311,15 @@ mod tests {
             "Content-Length: 2\r\nAccept: */*\r\nAccept: application/x-ndjson\r\n",
             "Content-Length: 2\r\n folded: 1\r\n",
             "Content-Length : 2\r\n",
+            "Content-Length: 2\r\nhost: x\r\n",
         ] {
             assert!(!fits(format!("{HEAD}{headers}\r\n{{}}").as_bytes()), "{headers}");
         }
         for head in ["GET /run HTTP/1.1", "PUT /run HTTP/1.1", "post /run HTTP/1.1", "POST /run HTTP/1.0", "POST /run"]
         {
-            assert!(!fits(format!("{head}\r\nContent-Length: 2\r\n\r\n{{}}").as_bytes()), "{head}");
+            assert!(!fits(format!("{head}\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}").as_bytes()), "{head}");
         }
+        assert!(!fits(b"POST /run HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"), "no host");
     }
 
     #[test]

@@ -25,6 +25,16 @@ fn command(directory: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// A `pipeloop` that is killed at the end.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 // Pipes that close early.
 
 /// Runs `pipeloop` with a stdout that no process reads. Returns its status and stderr.
@@ -109,20 +119,13 @@ fn a_named_pipe_without_a_writer_can_be_interrupted() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         named_pipe(directory.path());
         let mut command = command(directory.path(), &[subcommand, "pipe"]);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pipeloop can be started");
-        wait_for_handler(&child);
-        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut running = Running(command.spawn().expect("pipeloop can be started"));
+        wait_for_handler(&running.0);
+        let pid = Pid::from_raw(i32::try_from(running.0.id()).expect("a pid")).expect("a pid");
         kill_process(pid, Signal::TERM).expect("it runs");
-        let mut ended = None;
-        let limit = std::time::Instant::now() + crate::support::WAIT_LIMIT;
-        while ended.is_none() && std::time::Instant::now() < limit {
-            ended = child.try_wait().expect("it is a child");
-            std::thread::yield_now();
-        }
-        if ended.is_none() {
-            child.kill().expect("it runs");
-        }
-        assert_eq!(ended.and_then(|ended| ended.code()), Some(status), "{subcommand}");
+        let ended = eventually("it ends", || running.0.try_wait().expect("it is a child"));
+        assert_eq!(ended.code(), Some(status), "{subcommand}");
     }
 }
 
@@ -175,16 +178,6 @@ fn errors_about_the_input_name_the_file() {
 }
 
 // Variables.
-
-/// A `pipeloop serve` that is killed at the end.
-struct Serving(Child);
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn a_bad_setting_names_its_variable() {
@@ -243,7 +236,7 @@ fn the_host_may_be_a_name() {
         let args = ["serve", "--host", host, "--port", "0", "--port-file", file.to_str().expect("it is UTF-8")];
         let mut command = command(directory.path(), &args);
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        let _serving = Serving(command.spawn().expect("pipeloop can be started"));
+        let _running = Running(command.spawn().expect("pipeloop can be started"));
         let port: u16 = eventually("the proxy listens", || fs::read_to_string(&file).ok()?.trim().parse().ok());
         let address = if host.contains(':') { "::1" } else { "127.0.0.1" };
         let stream = std::net::TcpStream::connect((address, port)).expect("the proxy listens there");
@@ -331,7 +324,7 @@ fn conformance_finds_a_proxy_on_any_address_of_its_name() {
     let args = ["serve", "--host", "127.0.0.1", "--port", "0", "--port-file", "port"];
     let mut command = command(directory.path(), &args);
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let _serving = Serving(command.spawn().expect("pipeloop can be started"));
+    let _running = Running(command.spawn().expect("pipeloop can be started"));
     let file = directory.path().join("port");
     let port: u16 = eventually("the proxy listens", || fs::read_to_string(&file).ok()?.trim().parse().ok());
     // `localhost` may be ::1 first.
