@@ -100,13 +100,15 @@ impl Compilation<'_> {
         }
     }
 
-    /// Checks the executable, and sets its mode if it has no execute bits: compilers rely on that.
+    /// Checks the executable, and sets its mode if it has no execute bits: compilers rely on that. The mode of a file that
+    /// a link names outside the directory stays what it is.
     fn check(&self) -> Result<(), CompileFailure> {
         let executable = self.output.join("exec");
         let metadata = fs::metadata(&executable).ok().filter(fs::Metadata::is_file).ok_or(CompileFailure::NoExec)?;
         let mode = metadata.permissions().mode();
         let usable = || -> io::Result<bool> {
-            if mode & 0o111 == 0 {
+            let inside = || Ok::<_, io::Error>(executable.canonicalize()?.starts_with(self.output.canonicalize()?));
+            if mode & 0o111 == 0 && inside()? {
                 fs::set_permissions(&executable, Permissions::from_mode(mode & 0o777 | 0o755))?;
             }
             is_executable(&executable)

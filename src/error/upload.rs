@@ -129,8 +129,8 @@ pub enum FoundInstead {
     Below { directory: String },
     /// A directory of that name.
     Directory,
-    /// A link to a file that the archive does not contain.
-    DeadLink { target: String },
+    /// A link to a file that the archive does not contain or, if it leads outside, that does not exist.
+    DeadLink { target: String, outside: bool },
 }
 
 /// Why a compiler did not create an executable.
@@ -169,7 +169,7 @@ impl UploadError {
             Self::ArchiveUnsupported { feature, .. } => feature.hint().into(),
             Self::ArchiveWithoutExec { instead, .. } => instead.hint(),
             Self::DirectoryWithoutExec { .. } => "name the program `exec`, or name the program itself instead of its directory".into(),
-            Self::ArchiveEscapes { .. } => "make the archive inside the directory that holds `exec`, with links that stay within it; `python3 -m venv --copies` makes a Python environment with such links".into(),
+            Self::ArchiveEscapes { .. } => "make the archive inside the directory that holds `exec`, so that no path begins with `/` or leads above it; only symbolic links may lead outside".into(),
             Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` to accept actions of this size".into(),
             Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` to accept actions with so many files".into(),
             Self::WrongEnvironment { found: Some(_), .. } => "build it again with the compiler of this image, or run it in the image that it was built for".into(),
@@ -186,7 +186,10 @@ impl FoundInstead {
             Self::Below { directory } => format!(
                 "pack the contents of the directory, not the directory itself: `cd {directory} && zip -r ../action.zip .`, or `tar -czf action.tar.gz -C {directory} .`"
             ),
-            Self::DeadLink { .. } => {
+            Self::DeadLink { outside: true, .. } => {
+                "put the program into the image, or pack it: `zip` without `-y` packs the file in place of the link".into()
+            }
+            Self::DeadLink { outside: false, .. } => {
                 "pack the target of the link too; `zip` without `-y` packs the file in place of the link".into()
             }
             Self::Nothing | Self::Directory => {
@@ -203,8 +206,9 @@ impl fmt::Display for FoundInstead {
             Self::Nothing => Ok(()),
             Self::Below { directory } => write!(f, ", but one in the directory {}", excerpt(directory.as_bytes())),
             Self::Directory => f.write_str(", but a directory of that name"),
-            Self::DeadLink { target } => {
-                write!(f, ", but a link to {}, which is not a file in the archive", excerpt(target.as_bytes()))
+            Self::DeadLink { target, outside } => {
+                let place = if *outside { "here" } else { "in the archive" };
+                write!(f, ", but a link to {}, which is not a file {place}", excerpt(target.as_bytes()))
             }
         }
     }
