@@ -110,6 +110,7 @@ fn exit_status(error: &Error) -> u8 {
             | UploadError::ArchiveWithoutExec { .. }
             | UploadError::DirectoryWithoutExec { .. }
             | UploadError::ArchiveEscapes { .. }
+            | UploadError::ArchiveDriveLetter { .. }
             | UploadError::ArchiveEntryKind { .. }
             | UploadError::ArchiveTooLarge { .. }
             | UploadError::ArchiveTooManyEntries { .. }

@@ -51,7 +51,7 @@ codes! {
     Upload(UploadError::Compile { .. }) => "PL033",
     Upload(UploadError::ArchiveDamaged { .. }) => "PL034",
     Upload(UploadError::ArchiveWithoutExec { .. }) => "PL035",
-    Upload(UploadError::ArchiveEscapes { .. }) => "PL036",
+    Upload(UploadError::ArchiveEscapes { .. } | UploadError::ArchiveDriveLetter { .. }) => "PL036",
     Upload(UploadError::ArchiveEntryKind { .. }) => "PL037",
     Upload(UploadError::ArchiveTooLarge { .. }) => "PL038",
     Upload(UploadError::ArchiveTooManyEntries { .. }) => "PL039",

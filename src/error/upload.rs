@@ -47,6 +47,10 @@ pub enum UploadError {
     #[error("{}", escape(*.entry, .path, .target.as_deref()))]
     ArchiveEscapes { entry: Option<usize>, path: String, target: Option<String> },
 
+    /// An entry of a zip has an absolute path of Windows.
+    #[error("archive entry {entry} has a drive letter in its path, as on Windows: {}", excerpt(.path.as_bytes()))]
+    ArchiveDriveLetter { entry: usize, path: String },
+
     /// An entry is neither file, directory nor link.
     #[error("{} is a {kind}, not a file, directory or link: {}", numbered(*.entry), excerpt(.path.as_bytes()))]
     ArchiveEntryKind { entry: Option<usize>, path: String, kind: SpecialFile },
@@ -170,6 +174,7 @@ impl UploadError {
             Self::ArchiveWithoutExec { instead, .. } => instead.hint(),
             Self::DirectoryWithoutExec { .. } => "name the program `exec`, or name the program itself instead of its directory".into(),
             Self::ArchiveEscapes { .. } => "make the archive inside the directory that holds `exec`, so that no path begins with `/` or leads above it; only symbolic links may lead outside".into(),
+            Self::ArchiveDriveLetter { .. } => "make the archive with paths relative to the directory that holds `exec`".into(),
             Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` to accept actions of this size".into(),
             Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` to accept actions with so many files".into(),
             Self::WrongEnvironment { found: Some(_), .. } => "build it again with the compiler of this image, or run it in the image that it was built for".into(),

@@ -306,6 +306,7 @@ fn status(error: &Error) -> StatusCode {
             | UploadError::ArchiveWithoutExec { .. }
             | UploadError::DirectoryWithoutExec { .. }
             | UploadError::ArchiveEscapes { .. }
+            | UploadError::ArchiveDriveLetter { .. }
             | UploadError::ArchiveEntryKind { .. }
             | UploadError::ArchiveTooLarge { .. }
             | UploadError::ArchiveTooManyEntries { .. }

@@ -267,6 +267,68 @@ fn names_are_not_converted() {
     check_tar(&[exec(), file("old/", 0o755, b"")], Ok(&[r##"exec 755 "#!/bin/sh\n""##, "old/ 755"]));
 }
 
+/// A zip whose names are kept as they are, made on the given system.
+fn zip_of(system: u8, names: &[&str]) -> Vec<u8> {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    for name in names {
+        writer.start_file(*name, SimpleFileOptions::default().external_attributes(0)).unwrap();
+    }
+    let mut bytes = writer.finish().unwrap().into_inner();
+    // The upper byte of the version that made an entry, in the directory at the end.
+    for at in memchr::memmem::find_iter(&bytes.clone(), b"PK\x01\x02") {
+        bytes[at + 5] = system;
+    }
+    bytes
+}
+
+#[test]
+fn backslashes_in_a_zip_from_windows_separate() {
+    let names = ["exec", r"lib\util.py", r"lib\deep\", r"a/b\c", r"lib\.\x\..\y"];
+    for system in [0, 6, 10, 14] {
+        check(
+            ArchiveFormat::Zip,
+            &zip_of(system, &names),
+            Ok(&[
+                "a/ 755",
+                "a/b/ 755",
+                r#"a/b/c 644 """#,
+                r#"exec 755 """#,
+                "lib/ 755",
+                "lib/deep/ 755",
+                r#"lib/util.py 644 """#,
+                r#"lib/y 644 """#,
+            ]),
+        );
+    }
+    // On Unix it is a character like any other.
+    check(ArchiveFormat::Zip, &zip_of(3, &names[..2]), Ok(&[r#"exec 755 """#, r#"lib\util.py 644 """#]));
+    check(
+        ArchiveFormat::Zip,
+        &zip_of(0, &[r"hello\exec"]),
+        Err("the archive has no file `exec` at its root, but one in the directory `hello`; it contains `hello/exec`"),
+    );
+    for name in [r"..\..\x", r"\exec", r"\\server\share\exec", r"a\..\..\x"] {
+        check(
+            ArchiveFormat::Zip,
+            &zip_of(0, &["exec", name]),
+            Err(&format!(
+                "archive entry 2 would be written outside the action's directory: `{}`",
+                name.replace('\\', "/")
+            )),
+        );
+    }
+}
+
+#[test]
+fn drive_letters_are_refused() {
+    for (system, name) in [(0, r"C:\hello\exec"), (0, "c:/hello/exec"), (10, "C:exec"), (3, r"D:\exec")] {
+        let message =
+            format!("archive entry 2 has a drive letter in its path, as on Windows: {}", excerpt(name.as_bytes()));
+        check(ArchiveFormat::Zip, &zip_of(system, &["exec", name]), Err(&message));
+    }
+    check(ArchiveFormat::Zip, &zip_of(3, &["exec", "C:/x"]), Ok(&["C:/ 755", r#"C:/x 644 """#, r#"exec 755 """#]));
+}
+
 #[test]
 fn long_names_are_read() {
     let name = ["n".repeat(120), "m".repeat(120)].join("/");

@@ -3,7 +3,8 @@
 //!
 //! It creates only regular files, directories, symbolic links and, from a tar, hard links to earlier files. It keeps
 //! permission bits, whatever the umask, but not set-uid, set-gid and sticky bits, owners and times. Names are bytes: a
-//! backslash is a character like any other, and a legacy code page is not converted. After an error nothing is removed:
+//! legacy code page is not converted. A backslash is a character like any other, except in a zip from Windows, where it
+//! separates. After an error nothing is removed:
 //! the directory with its incomplete contents belongs to the caller.
 //!
 //! # Theory of operation
@@ -67,8 +68,8 @@ impl Bounds {
 ///
 /// # Errors
 /// Of [`UploadError`](crate::error::UploadError): `ArchiveDamaged` if the archive cannot be read to its end or
-/// contradicts itself, `ArchiveUnsupported`, `ArchiveEscapes`, `ArchiveEntryKind`, `ArchiveTooLarge`,
-/// `ArchiveTooManyEntries`, and `Unwritable`. [`ProxyError::ShuttingDown`] if it was halted.
+/// contradicts itself, `ArchiveUnsupported`, `ArchiveEscapes`, `ArchiveDriveLetter`, `ArchiveEntryKind`,
+/// `ArchiveTooLarge`, `ArchiveTooManyEntries`, and `Unwritable`. [`ProxyError::ShuttingDown`] if it was halted.
 pub fn unpack(format: ArchiveFormat, bytes: &[u8], into: &Path, bounds: &Bounds) -> Result<Contents, Error> {
     let mut tree = Tree::new(Origin::Archive(format), into, bounds);
     match format {
