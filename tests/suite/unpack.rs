@@ -651,6 +651,143 @@ fn holes_of_sparse_files_count() {
     );
 }
 
+/// Packs a sparse file, `data`, and `exec` with a command, and checks that both are unpacked whole.
+#[track_caller]
+fn check_sparse(command: &str, archive: &str) {
+    use std::os::unix::fs::FileExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("exec"), SCRIPT).unwrap();
+    fs::set_permissions(path("exec"), fs::Permissions::from_mode(0o755)).unwrap();
+    // Data after a hole, between holes, and a hole at the end; and a file that is one hole.
+    let data = fs::File::create(path("data")).unwrap();
+    for (at, content) in [(0, &b"begin"[..]), (100_000, b"middle"), (200_000, b"near the end")] {
+        data.write_all_at(content, at).unwrap();
+    }
+    data.set_len(300_000).unwrap();
+    fs::File::create(path("hole")).unwrap().set_len(100_000).unwrap();
+    let output = std::process::Command::new("bash")
+        .args(["-c", &format!("set -e; {command}")])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
+    let packed = fs::read(path("archive")).unwrap();
+    let plain = String::from_utf8_lossy(&packed).into_owned();
+    assert!(plain.contains(archive), "`{command}` makes no such archive");
+    assert!(packed.len() < 150_000, "`{command}` packs the holes");
+    let (_outside, into, result) = unpack_safely(ArchiveFormat::TarGz, &gzip(&packed), &BOUNDS);
+    result.unwrap();
+    for name in ["exec", "data", "hole"] {
+        assert!(
+            fs::read(into.join(name)).unwrap() == fs::read(path(name)).unwrap(),
+            "{command}: {name} is another file"
+        );
+    }
+    assert_eq!(fs::read_dir(&into).unwrap().count(), 3, "{command}");
+}
+
+#[test]
+fn sparse_files_of_gnu_tar_are_unpacked_whole() {
+    let names = "exec data hole";
+    check_sparse(&format!("tar -S --format=gnu -cf archive {names}"), "data");
+    for (version, attribute) in [("0.0", "GNU.sparse.numbytes"), ("0.1", "GNU.sparse.map"), ("1.0", "GNU.sparse.major")]
+    {
+        check_sparse(&format!("tar -S --format=pax --sparse-version={version} -cf archive {names}"), attribute);
+    }
+}
+
+#[test]
+fn sparse_files_of_bsdtar_are_unpacked_whole() {
+    check_sparse("bsdtar -cf archive exec data hole", "GNU.sparse.major");
+}
+
+/// A tar with a sparse file: its attributes, and its content.
+fn sparse_tar(attributes: &[(&str, &str)], content: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o644);
+    header.set_size(SCRIPT.len() as u64);
+    builder.append_data(&mut header, "exec", SCRIPT).unwrap();
+    builder.append_pax_extensions(attributes.iter().map(|(key, value)| (*key, value.as_bytes()))).unwrap();
+    header.set_size(content.len() as u64);
+    builder.append_data(&mut header, "GNUSparseFile.0/s", content).unwrap();
+    gzip(&builder.into_inner().unwrap())
+}
+
+/// The map of form 1.0, padded to a whole block, and the data after it.
+fn mapped(map: &str, data: &[u8]) -> Vec<u8> {
+    let mut content = map.as_bytes().to_vec();
+    content.resize(content.len().next_multiple_of(512), 0);
+    content.extend_from_slice(data);
+    content
+}
+
+const FORM_1_0: &[(&str, &str)] =
+    &[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.name", "s"), ("GNU.sparse.realsize", "9")];
+
+#[test]
+fn maps_of_sparse_files_are_checked() {
+    let exec = r##"exec 755 "#!/bin/sh\n""##;
+    let whole = [exec, r#"s 644 "\0\0ab\0\0c\0\0""#];
+    check(ArchiveFormat::TarGz, &sparse_tar(FORM_1_0, &mapped("2\n2\n2\n6\n1\n", b"abc")), Ok(&whole));
+    let in_attributes = |map| {
+        [("GNU.sparse.size", "9"), ("GNU.sparse.numblocks", "2"), ("GNU.sparse.map", map), ("GNU.sparse.name", "s")]
+    };
+    check(ArchiveFormat::TarGz, &sparse_tar(&in_attributes("2,2,6,1"), b"abc"), Ok(&whole));
+    // A map of several blocks.
+    let segments: String = (0..200).map(|_| "9\n0\n").collect();
+    check(
+        ArchiveFormat::TarGz,
+        &sparse_tar(FORM_1_0, &mapped(&format!("201\n2\n1\n{segments}"), b"a")),
+        Ok(&[exec, r#"s 644 "\0\0a\0\0\0\0\0\0""#]),
+    );
+    let wrong = |what: &str| {
+        format!(
+            "the tar.gz archive is damaged or incomplete: entry 2 `s` is a sparse file with a wrong map: it has {what}"
+        )
+    };
+    for (map, data, what) in [
+        ("1\n8\n2\n", &b"ab"[..], "segments that overlap or reach past the end"),
+        ("2\n2\n2\n3\n1\n", b"abc", "segments that overlap or reach past the end"),
+        ("1\n18446744073709551615\n2\n", b"ab", "segments that overlap or reach past the end"),
+        ("1\n2\n3\n", b"ab", "515 bytes with its map, but the entry has 514"),
+        ("1\n2\n1\n", b"ab", "513 bytes with its map, but the entry has 514"),
+        ("x\n2\n1\n", b"a", "something other than a number"),
+        ("\n2\n1\n", b"a", "something other than a number"),
+        ("111111111111111111111\n2\n1\n", b"a", "a number that is too long"),
+        ("2\n2\n1\n", b"a", "a number that is too long"),
+        ("1\n-2\n1\n", b"a", "something other than a number"),
+    ] {
+        check(ArchiveFormat::TarGz, &sparse_tar(FORM_1_0, &mapped(map, data)), Err(&wrong(what)));
+    }
+    check(
+        ArchiveFormat::TarGz,
+        &sparse_tar(FORM_1_0, b"9999\n"),
+        Err("the tar.gz archive is damaged or incomplete: entry 2 `s` cannot be read: failed to fill whole buffer"),
+    );
+    check(
+        ArchiveFormat::TarGz,
+        &sparse_tar(&in_attributes("2,2,6"), b"abc"),
+        Err(&wrong("a segment without a length")),
+    );
+    check(
+        ArchiveFormat::TarGz,
+        &sparse_tar(&in_attributes("2,2"), b"abc"),
+        Err(&wrong("1 segments in place of the announced number")),
+    );
+    let future = [("GNU.sparse.major", "2"), ("GNU.sparse.name", "s")];
+    check(ArchiveFormat::TarGz, &sparse_tar(&future, b""), Err(&wrong("the version 2.0, which is not supported")));
+    check(ArchiveFormat::TarGz, &sparse_tar(&FORM_1_0[..3], b""), Err(&wrong("no size")));
+    let large = [&FORM_1_0[..3], &[("GNU.sparse.realsize", "8589934592")]].concat();
+    check(
+        ArchiveFormat::TarGz,
+        &sparse_tar(&large, &mapped("0\n", b"")),
+        Err("the archive unpacks to more than the 1048576 bytes that are accepted"),
+    );
+}
+
 #[test]
 fn headers_are_bounded() {
     let mut header = tar::Header::new_gnu();

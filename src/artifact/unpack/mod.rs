@@ -25,6 +25,7 @@
 
 mod directory;
 mod entry;
+mod sparse;
 mod tar;
 mod tree;
 mod zip;
