@@ -990,6 +990,21 @@ fn the_language_of_each_example_is_recognised() {
 }
 
 #[test]
+fn programs_of_cosmopolitan_are_named_with_a_hint() {
+    let bench = Bench::new();
+    for (name, magic) in [("a", "MZqFpD='"), ("b", "jartsr='"), ("c", "APEDBG='")] {
+        bench.write(name, [magic.as_bytes(), b"\n\0\0\x10\0", &[0; 4096], b"'\n"].concat());
+        fs::set_permissions(bench.path(name), fs::Permissions::from_mode(0o755)).expect("the file can be changed");
+        // The kernel decides, so the code is written and started.
+        let says = ["it is an APE program (Cosmopolitan)", "assimilate exec", "exec sh ./program"];
+        pipeloop(&[OsStr::new("run"), bench.path(name).as_os_str()], &[], "")
+            .check(126)
+            .says(&[&["error[PL044]"], &says[..]].concat());
+        upload_refused(&fs::read(bench.path(name)).expect("it is there"), &says);
+    }
+}
+
+#[test]
 fn known_formats_are_named_with_a_hint() {
     let bench = Bench::new();
     bench.write("exec", "#!/bin/sh\n");
