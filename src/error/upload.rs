@@ -286,7 +286,7 @@ impl CompileFailure {
             }
             Self::Failed { .. } => "fix the source; the action's log has the compiler's whole output",
             Self::TooSlow { .. } => {
-                "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`, or upload the compiled program"
+                "if it only needs more time, raise `PIPELOOP_COMPILE_TIMEOUT`, or upload the compiled program"
             }
             Self::NoExec => {
                 "the action's log has the compiler's whole output; it is called as `COMPILER MAIN SRC BIN` and must create an executable `BIN/exec`"

@@ -225,11 +225,21 @@ fn a_failed_compilation_is_logged_if_the_platform_wants_it() {
 #[test]
 fn a_compiler_that_hangs_is_stopped_with_its_processes() {
     let compiler = Compiler::new("echo $$; sleep 1000 & sleep 1000");
-    let proxy = compiler.serve(&["--init-timeout", "1s"], &[]);
-    proxy.init("some source").check_error(502, &["did not finish within 1 s and was stopped", "PIPELOOP_INIT_TIMEOUT"]);
+    let proxy = compiler.serve(&["--compile-timeout", "1s"], &[]);
+    let says = ["did not finish within 1 s and was stopped", "PIPELOOP_COMPILE_TIMEOUT"];
+    proxy.init("some source").check_error(502, &says);
     check_gone(&proxy);
     assert_eq!(action_directories(&proxy), 0, "a failed init leaves nothing behind");
     proxy.init(&answers("next")).check(200, &json!({"ok": true}));
+}
+
+#[test]
+fn a_compiler_may_take_longer_than_the_start_of_the_action() {
+    let compiler = Compiler::new(r#"sleep 3; cp "$2/exec" "$3/exec"; sed -i '1i #!/bin/bash' "$3/exec""#);
+    let proxy = compiler.serve(&["--init-timeout", "2s"], &[]);
+    let source = "echo '{\"openwhisk\":1}'; while read -r line; do echo \"$line\"; done\n";
+    proxy.init(source).check(200, &json!({"ok": true}));
+    proxy.run(&json!({"a": 1})).check(200, &json!({"a": 1}));
 }
 
 /// Waits until no process of a group is left. The number of the group is the first line on stdout.
