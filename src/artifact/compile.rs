@@ -21,6 +21,7 @@ use crate::process::stop::{KillOnDrop, kill_and_reap};
 use crate::process::{ExitStatus, Launch, Reaper, start};
 use crate::time;
 
+use super::inspect::oversized;
 use super::{Artifact, is_executable};
 
 /// Compiles the source code of an artifact, if it has source code and there is a compiler.
@@ -81,7 +82,11 @@ impl Compilation<'_> {
             environment: self.environment.to_vec(),
             directory: PathBuf::from("."),
         };
-        let (process, pipes) = start(&launch, ResultChannel::Stdout, reaper).map_err(CompileFailure::CannotStart)?;
+        let cannot_start = |reason| match oversized(&launch, &reason) {
+            Some(oversized) => CompileFailure::TooLarge(oversized),
+            None => CompileFailure::CannotStart(reason),
+        };
+        let (process, pipes) = start(&launch, ResultChannel::Stdout, reaper).map_err(cannot_start)?;
         let guard = KillOnDrop::new(process);
         let process = guard.process();
         drop(pipes.stdin);

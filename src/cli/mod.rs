@@ -118,7 +118,7 @@ fn exit_status(error: &Error) -> u8 {
             | UploadError::Unwritable { .. } => 1,
         },
         Error::Start(error) => match error {
-            StartError::CannotStart { .. } => 126,
+            StartError::CannotStart { .. } | StartError::TooLarge(_) => 126,
             StartError::ExitedBeforeReady { exit, .. } => of(exit),
             StartError::NotReady { .. }
             | StartError::WrongFirstLine { .. }

@@ -59,7 +59,7 @@ codes! {
     Upload(UploadError::NoSuchAction { .. }) => "PL041",
     Upload(UploadError::DirectoryWithoutExec { .. }) => "PL042",
     Upload(UploadError::ArchiveUnsupported { .. }) => "PL043",
-    Start(StartError::CannotStart { .. }) => "PL050",
+    Start(StartError::CannotStart { .. } | StartError::TooLarge(_)) => "PL050",
     Start(StartError::ExitedBeforeReady { .. }) => "PL051",
     Start(StartError::NotReady { .. }) => "PL052",
     Start(StartError::WrongFirstLine { .. }) => "PL053",

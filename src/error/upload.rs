@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Defect, quoted};
+use super::{Defect, Oversized, quoted};
 use crate::process::ExitStatus;
 use crate::text::{excerpt, listing, millis};
 
@@ -144,6 +144,9 @@ pub enum CompileFailure {
     /// The kernel refused to execute it.
     #[error("cannot be started: {0}")]
     CannotStart(#[source] io::Error),
+    /// A variable, or all variables and arguments together, are larger than the kernel accepts.
+    #[error("cannot be started: {0}")]
+    TooLarge(Oversized),
     /// It exited, but not with status 0.
     #[error("{}", status.map_or_else(|| "ended with an unknown status".to_owned(), |status| status.to_string()))]
     Failed { status: Option<ExitStatus> },
@@ -284,6 +287,7 @@ impl CompileFailure {
             Self::CannotStart(_) => {
                 "name a program that this image can execute with `PIPELOOP_COMPILER` (`OW_COMPILER`)"
             }
+            Self::TooLarge(oversized) => oversized.hint(),
             Self::Failed { .. } => "fix the source; the action's log has the compiler's whole output",
             Self::TooSlow { .. } => {
                 "if it only needs more time, raise `PIPELOOP_COMPILE_TIMEOUT`, or upload the compiled program"
