@@ -145,7 +145,7 @@ impl Foreign {
             [0xca, 0xfe, 0xba, 0xbe, ..] => Self::JavaClass,
             [0xcf | 0xce, 0xfa, 0xed, 0xfe, ..] | [0xfe, 0xed, 0xfa, 0xcf | 0xce, ..] => Self::MachO,
             // It begins as a PE executable and is a shell script, too.
-            _ if APE_MAGICS.iter().any(|magic| begins(*magic)) => Self::Ape,
+            _ if APE_MAGICS.iter().any(|magic| begins(magic)) => Self::Ape,
             // `MZ`, with a new header, or at least a NUL byte.
             [b'M', b'Z', rest @ ..] if is_windows(rest, head) => Self::Windows,
             [0, b'a', b's', b'm', ..] => Self::WebAssembly,

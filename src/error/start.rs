@@ -23,7 +23,7 @@ pub enum StartError {
 
     /// A variable, or all variables and arguments together, are larger than the kernel accepts.
     #[error("cannot start the action: {0}")]
-    TooLarge(Oversized),
+    TooLarge(Box<Oversized>),
 
     /// It exited before it was ready.
     #[error("the action {}", .stage.sentence(.exit))]

@@ -146,7 +146,7 @@ pub enum CompileFailure {
     CannotStart(#[source] io::Error),
     /// A variable, or all variables and arguments together, are larger than the kernel accepts.
     #[error("cannot be started: {0}")]
-    TooLarge(Oversized),
+    TooLarge(Box<Oversized>),
     /// It exited, but not with status 0.
     #[error("{}", status.map_or_else(|| "ended with an unknown status".to_owned(), |status| status.to_string()))]
     Failed { status: Option<ExitStatus> },

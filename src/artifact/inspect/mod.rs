@@ -94,7 +94,7 @@ pub fn cannot_start(launch: &Launch, reason: io::Error) -> Error {
 }
 
 /// What is too large, if that is why the kernel refused to start a program.
-pub(crate) fn oversized(launch: &Launch, reason: &io::Error) -> Option<Oversized> {
+pub(crate) fn oversized(launch: &Launch, reason: &io::Error) -> Option<Box<Oversized>> {
     if reason.raw_os_error() != Some(rustix::io::Errno::TOOBIG.raw_os_error()) {
         return None;
     }
@@ -106,7 +106,7 @@ pub(crate) fn oversized(launch: &Launch, reason: &io::Error) -> Option<Oversized
     // Each has a NUL at its end.
     let total = sizes.map(|(bytes, _)| bytes + 1).chain(arguments.map(|argument| argument.len() + 1)).sum();
     let total_bytes = (bytes <= Oversized::MAX_STRING).then_some(total);
-    Some(Oversized { variable: name.to_string_lossy().into_owned(), member: None, bytes, total_bytes })
+    Some(Box::new(Oversized { variable: name.to_string_lossy().into_owned(), member: None, bytes, total_bytes }))
 }
 
 /// Inspects a file that will be started on a target system. `executable` is a path of this machine.

@@ -50,18 +50,15 @@ pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
                     BadMap::Wrong(what) => entry.damaged(format!("is a sparse file with a wrong map: it has {what}")),
                 };
                 let mut size = content.size();
-                let written = match sparse.map_err(bad_map)? {
-                    Some(sparse) => {
-                        let content_bytes = std::mem::replace(&mut size, sparse.size);
-                        // The map counts as a header.
-                        let mut expanded = sparse.open(content, content_bytes).map_err(bad_map)?;
-                        stream.allow(u64::MAX);
-                        tree.file(&entry, mode, &mut expanded, &unreadable)?
-                    }
-                    None => {
-                        stream.allow(u64::MAX);
-                        tree.file(&entry, mode, &mut content, &unreadable)?
-                    }
+                let written = if let Some(sparse) = sparse.map_err(bad_map)? {
+                    let content_bytes = std::mem::replace(&mut size, sparse.size);
+                    // The map counts as a header.
+                    let mut expanded = sparse.open(content, content_bytes).map_err(bad_map)?;
+                    stream.allow(u64::MAX);
+                    tree.file(&entry, mode, &mut expanded, &unreadable)?
+                } else {
+                    stream.allow(u64::MAX);
+                    tree.file(&entry, mode, &mut content, &unreadable)?
                 };
                 if written < size {
                     return Err(entry.damaged(format!("ends after {written} of its {size} bytes")));
