@@ -268,9 +268,40 @@ impl<'de> serde::Deserialize<'de> for Name<'de> {
     }
 }
 
-/// A member's value for an environment variable: a string as it is, anything else as JSON text.
+/// A member's value for an environment variable: a string as it is, anything else as JSON text. Half of a surrogate
+/// pair, which only JSON can express, becomes U+FFFD.
 pub(crate) fn as_text(raw: &RawValue) -> String {
-    serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
+    if !raw.get().starts_with('"') {
+        return raw.get().to_owned();
+    }
+    serde_json::from_str::<String>(raw.get())
+        .or_else(|_| serde_json::from_str(&without_lone_surrogates(raw.get())))
+        .unwrap_or_else(|_| raw.get().to_owned())
+}
+
+/// Replaces each escape of a lone surrogate in the text of a JSON string.
+fn without_lone_surrogates(text: &str) -> String {
+    let unit = |text: &str| u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok();
+    let mut replaced = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        replaced.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let length = match unit(rest) {
+            Some(0xd800..=0xdbff) if matches!(unit(&rest[6..]), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => {
+                replaced.push('\u{fffd}');
+                rest = &rest[6..];
+                continue;
+            }
+            Some(_) => 6,
+            // An escape of two characters, such as `\\`.
+            None => 2,
+        };
+        replaced.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    replaced + rest
 }
 
 /// The range in `body` of a value that is borrowed from it.
@@ -367,6 +398,17 @@ mod tests {
                 .unwrap();
         let expected = [("deadline", "5"), ("n", "7"), ("o", r#"{"a":1}"#), ("s", "a\nb=é")];
         assert_eq!(activation.context(), expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
+    }
+
+    #[test]
+    fn lone_surrogates_in_a_variable_are_replaced() {
+        let check = |json: &str, expected| {
+            assert_eq!(as_text(&RawValue::from_string(json.to_owned()).unwrap()), expected, "{json}");
+        };
+        check(r#""a\ud800b""#, "a\u{fffd}b");
+        check(r#""\uDC00\ud83d\ude00\uD83D\n\"""#, "\u{fffd}\u{1f600}\u{fffd}\n\"");
+        check(r#""\\ud800 \ud800\ud800 \u00e9é""#, "\\ud800 \u{fffd}\u{fffd} éé");
+        check(r#"{"a":"\ud800"}"#, r#"{"a":"\ud800"}"#);
     }
 
     #[test]

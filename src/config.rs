@@ -66,10 +66,13 @@ pub struct ActionSettings {
     #[arg(long, env = "PIPELOOP_STRAY", default_value = "restart", value_name = "WHAT", hide_short_help = true)]
     pub stray: Stray,
 
-    /// Time limit from the start of the executable until it is ready; a compiler gets the same time before
-    /// that.
+    /// Time limit from the start of the executable until it is ready.
     #[arg(long, env = "PIPELOOP_INIT_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = some_time, help_heading = heading::TIME)]
     pub init_timeout: Time,
+
+    /// Time limit of a compiler, from its start to its end. A platform has its own limit for the whole init.
+    #[arg(long, env = "PIPELOOP_COMPILE_TIMEOUT", default_value = "10min", value_name = "TIME", value_parser = some_time, help_heading = heading::TIME, hide_short_help = true)]
+    pub compile_timeout: Time,
 
     /// Time limit of one activation. A `deadline` in the request can only shorten it.
     #[arg(long, env = "PIPELOOP_RUN_TIMEOUT", default_value = "1h", value_name = "TIME", value_parser = some_time, help_heading = heading::TIME)]

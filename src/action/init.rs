@@ -160,7 +160,7 @@ impl Action {
             all.retain(|(other, _)| *other != name);
             all.push((name, value));
         }
-        compile(&artifact, compiler, main, &all, settings.init_timeout.0, &self.0.reaper, logs).await?;
+        compile(&artifact, compiler, main, &all, settings.compile_timeout.0, &self.0.reaper, logs).await?;
         artifact.check_environment(config.execution_env.as_deref())?;
         let launch = Launch {
             program: artifact.executable.clone(),

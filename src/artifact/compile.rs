@@ -21,6 +21,7 @@ use crate::process::stop::{KillOnDrop, kill_and_reap};
 use crate::process::{ExitStatus, Launch, Reaper, start};
 use crate::time;
 
+use super::inspect::oversized;
 use super::{Artifact, is_executable};
 
 /// Compiles the source code of an artifact, if it has source code and there is a compiler.
@@ -81,7 +82,11 @@ impl Compilation<'_> {
             environment: self.environment.to_vec(),
             directory: PathBuf::from("."),
         };
-        let (process, pipes) = start(&launch, ResultChannel::Stdout, reaper).map_err(CompileFailure::CannotStart)?;
+        let cannot_start = |reason| match oversized(&launch, &reason) {
+            Some(oversized) => CompileFailure::TooLarge(oversized),
+            None => CompileFailure::CannotStart(reason),
+        };
+        let (process, pipes) = start(&launch, ResultChannel::Stdout, reaper).map_err(cannot_start)?;
         let guard = KillOnDrop::new(process);
         let process = guard.process();
         drop(pipes.stdin);
@@ -100,13 +105,15 @@ impl Compilation<'_> {
         }
     }
 
-    /// Checks the executable, and sets its mode if it has no execute bits: compilers rely on that.
+    /// Checks the executable, and sets its mode if it has no execute bits: compilers rely on that. The mode of a file that
+    /// a link names outside the directory stays what it is.
     fn check(&self) -> Result<(), CompileFailure> {
         let executable = self.output.join("exec");
         let metadata = fs::metadata(&executable).ok().filter(fs::Metadata::is_file).ok_or(CompileFailure::NoExec)?;
         let mode = metadata.permissions().mode();
         let usable = || -> io::Result<bool> {
-            if mode & 0o111 == 0 {
+            let inside = || Ok::<_, io::Error>(executable.canonicalize()?.starts_with(self.output.canonicalize()?));
+            if mode & 0o111 == 0 && inside()? {
                 fs::set_permissions(&executable, Permissions::from_mode(mode & 0o777 | 0o755))?;
             }
             is_executable(&executable)

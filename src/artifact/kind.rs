@@ -144,6 +144,8 @@ impl Foreign {
             [0xca, 0xfe, 0xba, 0xbe, 0, 0, 0, count, ..] if *count < 40 => Self::MachO,
             [0xca, 0xfe, 0xba, 0xbe, ..] => Self::JavaClass,
             [0xcf | 0xce, 0xfa, 0xed, 0xfe, ..] | [0xfe, 0xed, 0xfa, 0xcf | 0xce, ..] => Self::MachO,
+            // It begins as a PE executable and is a shell script, too.
+            _ if APE_MAGICS.iter().any(|magic| begins(magic)) => Self::Ape,
             // `MZ`, with a new header, or at least a NUL byte.
             [b'M', b'Z', rest @ ..] if is_windows(rest, head) => Self::Windows,
             [0, b'a', b's', b'm', ..] => Self::WebAssembly,
@@ -171,6 +173,11 @@ impl Foreign {
         is_page.then_some(Self::Html)
     }
 }
+
+/// How programs of Cosmopolitan begin, the same file for several systems.
+///
+/// Source: Cosmopolitan, `ape/specification.md`.
+const APE_MAGICS: [&[u8]; 3] = [b"MZqFpD='", b"jartsr='", b"APEDBG='"];
 
 fn is_windows(rest: &[u8], head: &[u8]) -> bool {
     // The offset of the new header is at 0x3c.

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::inspect::{Defect, Kind};
+use super::inspect::{Defect, Foreign, Kind, Severity};
 use super::kind::HEAD_BYTES;
 use super::unpack::{self, unpack};
 use super::{Artifact, Code, Sources};
@@ -207,16 +207,18 @@ fn require_usable(kind: &Kind, path: Option<&Path>, sources: Sources) -> Result<
         _ => {}
     }
     match Defect::of(kind) {
-        Some(defect) => {
+        Some(defect) if defect.severity() == Severity::Fatal => {
             Err(Error::Upload(UploadError::Unusable { path: path.map(Path::to_owned), defects: vec![defect] }))
         }
-        None => Ok(()),
+        // The kernel may know a loader for it.
+        Some(_) | None => Ok(()),
     }
 }
 
-/// Whether a file is an ELF file or a script, by its first bytes.
+/// Whether a file is an ELF file, a script or an APE program, by its first bytes.
 pub(crate) fn is_executable(path: &Path) -> io::Result<bool> {
-    Ok(matches!(Kind::of(&read_head(path, HEAD_BYTES)?), Kind::Elf | Kind::Script))
+    let kind = Kind::of(&read_head(path, HEAD_BYTES)?);
+    Ok(matches!(kind, Kind::Elf | Kind::Script | Kind::Foreign(Foreign::Ape)))
 }
 
 /// Makes a directory `action/N`, where N is one more than the highest number there.

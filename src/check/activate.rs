@@ -86,9 +86,9 @@ impl CheckRun<'_> {
     }
 
     pub(super) async fn activate_single_shot(&mut self, activation: Activation) -> Result<Answered, Failure> {
-        let launch = single_shot::launch(&self.launch, &activation);
-        let (guard, pipes) =
-            spawn(&launch, ResultChannel::Stdout, &self.reaper, &mut self.logs).map_err(Failure::Error)?;
+        let launch = single_shot::launch(&self.launch, &activation).map_err(Failure::Error)?;
+        let (guard, pipes) = spawn(&launch, ResultChannel::Stdout, &self.reaper, &mut self.logs)
+            .map_err(|error| Failure::Error(single_shot::name_member(error, &activation)))?;
         let process = guard.process();
         let (limit_bytes, activation_timeout) = (self.plan.settings.max_result.0, self.activation_timeout());
         let started = Instant::now();

@@ -78,7 +78,7 @@ impl CheckRun<'_> {
             compiler.as_deref(),
             settings.main.as_deref().unwrap_or(DEFAULT_MAIN),
             environment,
-            settings.init_timeout.0,
+            settings.compile_timeout.0,
             &self.reaper,
             &mut self.logs,
         );

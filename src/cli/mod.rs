@@ -163,6 +163,7 @@ fn exit_status(error: &Error) -> u8 {
             | UploadError::ArchiveWithoutExec { .. }
             | UploadError::DirectoryWithoutExec { .. }
             | UploadError::ArchiveEscapes { .. }
+            | UploadError::ArchiveDriveLetter { .. }
             | UploadError::ArchiveEntryKind { .. }
             | UploadError::ArchiveTooLarge { .. }
             | UploadError::ArchiveTooManyEntries { .. }
@@ -170,7 +171,7 @@ fn exit_status(error: &Error) -> u8 {
             | UploadError::Unwritable { .. } => 1,
         },
         Error::Start(error) => match error {
-            StartError::CannotStart { .. } => 126,
+            StartError::CannotStart { .. } | StartError::TooLarge(_) => 126,
             StartError::ExitedBeforeReady { exit, .. } => of(exit),
             StartError::NotReady { .. }
             | StartError::WrongFirstLine { .. }

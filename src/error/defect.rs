@@ -244,7 +244,7 @@ pub enum Libc {
 pub enum Severity {
     /// The kernel or the loader refuses it.
     Fatal,
-    /// The kernel refuses it, unless it knows an emulator for such programs (`binfmt_misc`).
+    /// The kernel refuses it, unless it knows an emulator or a loader for such programs (`binfmt_misc`).
     KernelDecides,
     /// It may work; `pipeloop check` reports it.
     Warning,
@@ -259,7 +259,7 @@ impl Defect {
             | Self::RelativeInterpreter { .. }
             | Self::CarriageReturnInArgument { .. }
             | Self::ArgumentCut { .. } => Severity::Warning,
-            Self::WrongMachine { .. } => Severity::KernelDecides,
+            Self::WrongMachine { .. } | Self::Foreign(Foreign::Ape) => Severity::KernelDecides,
             Self::Interpreter { defect, .. } => defect.severity(),
             _ => Severity::Fatal,
         }
@@ -536,6 +536,7 @@ fn is_libc(name: &str) -> bool {
 pub enum Foreign {
     MachO,
     Windows,
+    Ape,
     JavaClass,
     Jar,
     WebAssembly,
@@ -582,6 +583,9 @@ impl Foreign {
                 "build it for Linux: `GOOS=linux go build`, `cargo build --target x86_64-unknown-linux-musl`, or inside a container"
             }
             Self::Windows => "build it for Linux, for example in a container or with `GOOS=linux go build`",
+            Self::Ape => {
+                "turn it into an ELF program: `assimilate exec`, which comes with cosmocc, or `sh ./exec --assimilate`; or put it into an archive as `program`, beside a script `exec` of `#!/bin/sh` and `exec sh ./program`"
+            }
             Self::JavaClass | Self::Jar => {
                 "put it into an archive beside a script `exec` that starts it, such as `#!/bin/sh` and `exec java -cp . Main`, for an image with Java"
             }
@@ -611,6 +615,7 @@ impl fmt::Display for Foreign {
         f.write_str(match self {
             Self::MachO => "a Mach-O executable, for macOS",
             Self::Windows => "a PE executable, for Windows",
+            Self::Ape => "an APE program (Cosmopolitan), which Linux executes only where the APE loader is registered",
             Self::JavaClass => "a compiled Java class",
             Self::Jar => "a Java archive (jar)",
             Self::WebAssembly => "a WebAssembly module",

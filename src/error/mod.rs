@@ -23,9 +23,9 @@ pub(crate) use codes::codes;
 pub use defect::{Defect, Foreign, Host, Language, Libc, MissingLibrary, NonProgram, Severity, X86Level};
 pub use exit_report::ExitReport;
 pub use proxy::ProxyError;
-pub use request::{JsonType, RequestError, RequestKind};
+pub use request::{JsonType, RequestError, RequestKind, VariableSource};
 pub use run::{BAD_ANSWER, BadAnswer, RunError, TimeLimit};
-pub use start::{Awaited, Stage, StartError, Version};
+pub use start::{Awaited, Oversized, Stage, StartError, Version};
 pub use upload::{ArchiveFormat, Bundle, CompileFailure, FoundInstead, SpecialFile, Unsupported, UploadError};
 
 /// Why an action is not initialised or an activation is not answered, by stage.

@@ -87,12 +87,9 @@ pub enum RequestError {
     #[error("`code` is marked as binary and is not valid base64: {reason}")]
     BadBase64 { reason: String },
 
-    /// No process can have a variable of init's `env`.
-    #[error(
-        "`env` contains a variable that cannot be set (an empty name, `=` in its name, or NUL): {}",
-        excerpt(.name.as_bytes())
-    )]
-    BadVariable { name: String },
+    /// No process can have a variable of init's `env`, or one made from a member of an activation in version 0.
+    #[error("{of} that cannot be set ({}): {}", .of.problem(), excerpt(.name.as_bytes()))]
+    BadVariable { name: String, of: VariableSource },
 
     /// Init's `env` names a protocol that does not exist.
     #[error("`PIPELOOP_PROTOCOL` in `env` is not a protocol: {}", excerpt(.name.as_bytes()))]
@@ -122,6 +119,34 @@ pub enum JsonType {
     Boolean,
     Null,
     Number,
+}
+
+/// Where a variable of the action comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VariableSource {
+    /// `env` of an init.
+    Init,
+    /// A member of an activation, in version 0.
+    Activation,
+}
+
+impl VariableSource {
+    /// Why a variable cannot be set.
+    fn problem(self) -> &'static str {
+        match self {
+            Self::Init => "an empty name, `=` in its name, or NUL",
+            Self::Activation => "NUL in its name or value",
+        }
+    }
+}
+
+impl fmt::Display for VariableSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Init => "`env` contains a variable",
+            Self::Activation => "the activation has a member for a variable",
+        })
+    }
 }
 
 impl RequestError {

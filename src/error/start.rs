@@ -21,6 +21,10 @@ pub enum StartError {
         reason: io::Error,
     },
 
+    /// A variable, or all variables and arguments together, are larger than the kernel accepts.
+    #[error("cannot start the action: {0}")]
+    TooLarge(Box<Oversized>),
+
     /// It exited before it was ready.
     #[error("the action {}", .stage.sentence(.exit))]
     ExitedBeforeReady { exit: ExitReport, stage: Stage },
@@ -49,6 +53,36 @@ pub enum StartError {
     /// It waits for input without having sent the handshake that was asked for.
     #[error("the action waits for input but has not sent the handshake of protocol {version}")]
     NoHandshake { version: Version },
+}
+
+/// What is larger than the kernel accepts at the start of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Oversized {
+    /// The largest variable.
+    pub variable: String,
+    /// The member of the activation that it was made from, in version 0.
+    pub member: Option<String>,
+    /// Its size, with its name and the `=`.
+    pub bytes: usize,
+    /// The size of all variables and arguments, if that is the problem and not this variable alone.
+    pub total_bytes: Option<usize>,
+}
+
+impl Oversized {
+    /// The longest string that Linux accepts as a variable or argument, without its NUL, with memory pages of 4 KiB.
+    ///
+    /// Source: execve(2), `MAX_ARG_STRLEN`.
+    pub const MAX_STRING: usize = 131_071;
+
+    /// What to do about it.
+    #[must_use]
+    pub(crate) fn hint(&self) -> &'static str {
+        if self.member.is_some() {
+            "pass large data in the arguments (`value`), which the action reads on stdin"
+        } else {
+            "pass large data in the arguments of an activation, which arrive on stdin, or in a file of the archive"
+        }
+    }
 }
 
 /// What a process has to do to be ready, by the protocol that was asked for.
@@ -93,6 +127,7 @@ impl StartError {
         Some(match self {
             Self::CannotStart { reason, .. } if is_bad_format(reason) => "build it for this machine's architecture".into(),
             Self::CannotStart { .. } => "`pipeloop run ACTION` shows the same on a laptop".into(),
+            Self::TooLarge(oversized) => oversized.hint().into(),
             Self::ExitedBeforeReady { exit, stage } => return exit_report::hint(exit, Some(stage)),
             Self::NotReady { .. } => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
             Self::WrongFirstLine { .. } => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines count as logs".into(),
@@ -100,6 +135,29 @@ impl StartError {
             Self::UnsupportedVersion { .. } => "this release supports versions 1 and 2, the actionloop dialect, and version 0, which has no handshake: set `PIPELOOP_PROTOCOL=0` for it".into(),
             Self::NoHandshake { .. } => "print it at start and flush the output; without a handshake, set `PIPELOOP_PROTOCOL` to `actionloop` or `auto`".into(),
         })
+    }
+}
+
+impl fmt::Display for Oversized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { variable, member, bytes, total_bytes } = self;
+        let variable = excerpt(variable.as_bytes());
+        let what = match member {
+            Some(member) => {
+                format!("the member {} of the activation, as the variable {variable},", excerpt(member.as_bytes()))
+            }
+            None => format!("the variable {variable}"),
+        };
+        match total_bytes {
+            None => {
+                let limit = Self::MAX_STRING;
+                write!(f, "{what} has {bytes} bytes with its name, and Linux accepts at most {limit}")
+            }
+            Some(total) => write!(
+                f,
+                "its variables and arguments come to {total} bytes, which is more than Linux accepts; {what} has {bytes} of them"
+            ),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Defect, quoted};
+use super::{Defect, Oversized, quoted};
 use crate::process::ExitStatus;
 use crate::text::{excerpt, listing, millis};
 
@@ -46,6 +46,10 @@ pub enum UploadError {
     /// An entry would land outside the action's directory.
     #[error("{}", escape(*.entry, .path, .target.as_deref()))]
     ArchiveEscapes { entry: Option<usize>, path: String, target: Option<String> },
+
+    /// An entry of a zip has an absolute path of Windows.
+    #[error("archive entry {entry} has a drive letter in its path, as on Windows: {}", excerpt(.path.as_bytes()))]
+    ArchiveDriveLetter { entry: usize, path: String },
 
     /// An entry is neither file, directory nor link.
     #[error("{} is a {kind}, not a file, directory or link: {}", numbered(*.entry), excerpt(.path.as_bytes()))]
@@ -129,8 +133,8 @@ pub enum FoundInstead {
     Below { directory: String },
     /// A directory of that name.
     Directory,
-    /// A link to a file that the archive does not contain.
-    DeadLink { target: String },
+    /// A link to a file that the archive does not contain or, if it leads outside, that does not exist.
+    DeadLink { target: String, outside: bool },
 }
 
 /// Why a compiler did not create an executable.
@@ -140,6 +144,9 @@ pub enum CompileFailure {
     /// The kernel refused to execute it.
     #[error("cannot be started: {0}")]
     CannotStart(#[source] io::Error),
+    /// A variable, or all variables and arguments together, are larger than the kernel accepts.
+    #[error("cannot be started: {0}")]
+    TooLarge(Box<Oversized>),
     /// It exited, but not with status 0.
     #[error("{}", status.map_or_else(|| "ended with an unknown status".to_owned(), |status| status.to_string()))]
     Failed { status: Option<ExitStatus> },
@@ -169,7 +176,8 @@ impl UploadError {
             Self::ArchiveUnsupported { feature, .. } => feature.hint().into(),
             Self::ArchiveWithoutExec { instead, .. } => instead.hint(),
             Self::DirectoryWithoutExec { .. } => "name the program `exec`, or name the program itself instead of its directory".into(),
-            Self::ArchiveEscapes { .. } => "make the archive inside the directory that holds `exec`, with links that stay within it; `python3 -m venv --copies` makes a Python environment with such links".into(),
+            Self::ArchiveEscapes { .. } => "make the archive inside the directory that holds `exec`, so that no path begins with `/` or leads above it; only symbolic links may lead outside".into(),
+            Self::ArchiveDriveLetter { .. } => "make the archive with paths relative to the directory that holds `exec`".into(),
             Self::ArchiveTooLarge { .. } => "raise `PIPELOOP_MAX_UNPACKED` to accept actions of this size".into(),
             Self::ArchiveTooManyEntries { .. } => "raise `PIPELOOP_MAX_ENTRIES` to accept actions with so many files".into(),
             Self::WrongEnvironment { found: Some(_), .. } => "build it again with the compiler of this image, or run it in the image that it was built for".into(),
@@ -186,7 +194,10 @@ impl FoundInstead {
             Self::Below { directory } => format!(
                 "pack the contents of the directory, not the directory itself: `cd {directory} && zip -r ../action.zip .`, or `tar -czf action.tar.gz -C {directory} .`"
             ),
-            Self::DeadLink { .. } => {
+            Self::DeadLink { outside: true, .. } => {
+                "put the program into the image, or pack it: `zip` without `-y` packs the file in place of the link".into()
+            }
+            Self::DeadLink { outside: false, .. } => {
                 "pack the target of the link too; `zip` without `-y` packs the file in place of the link".into()
             }
             Self::Nothing | Self::Directory => {
@@ -203,8 +214,9 @@ impl fmt::Display for FoundInstead {
             Self::Nothing => Ok(()),
             Self::Below { directory } => write!(f, ", but one in the directory {}", excerpt(directory.as_bytes())),
             Self::Directory => f.write_str(", but a directory of that name"),
-            Self::DeadLink { target } => {
-                write!(f, ", but a link to {}, which is not a file in the archive", excerpt(target.as_bytes()))
+            Self::DeadLink { target, outside } => {
+                let place = if *outside { "here" } else { "in the archive" };
+                write!(f, ", but a link to {}, which is not a file {place}", excerpt(target.as_bytes()))
             }
         }
     }
@@ -275,9 +287,10 @@ impl CompileFailure {
             Self::CannotStart(_) => {
                 "name a program that this image can execute with `PIPELOOP_COMPILER` (`OW_COMPILER`)"
             }
+            Self::TooLarge(oversized) => oversized.hint(),
             Self::Failed { .. } => "fix the source; the action's log has the compiler's whole output",
             Self::TooSlow { .. } => {
-                "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`, or upload the compiled program"
+                "if it only needs more time, raise `PIPELOOP_COMPILE_TIMEOUT`, or upload the compiled program"
             }
             Self::NoExec => {
                 "the action's log has the compiler's whole output; it is called as `COMPILER MAIN SRC BIN` and must create an executable `BIN/exec`"

@@ -19,7 +19,9 @@ use serde_json::value::RawValue;
 use crate::action::{Action, DEFAULT_MAIN, Init};
 use crate::activation::{Activation, Object, as_text};
 use crate::artifact::Code;
-use crate::error::{Error, JsonType, ProxyError, RequestError, RequestKind, RunError, StartError, UploadError};
+use crate::error::{
+    Error, JsonType, ProxyError, RequestError, RequestKind, RunError, StartError, UploadError, VariableSource,
+};
 use crate::protocol::Protocol;
 use crate::server::{BodyBound, Front, Reply, StreamFormat, discard, json, read_body};
 
@@ -229,7 +231,10 @@ fn environment(raw: &RawValue) -> Result<Vec<(OsString, OsString)>, Error> {
         let value = as_text(raw);
         // The kernel separates names and values with these bytes.
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(Error::Request(RequestError::BadVariable { name: name.into_owned() }));
+            return Err(Error::Request(RequestError::BadVariable {
+                name: name.into_owned(),
+                of: VariableSource::Init,
+            }));
         }
         variables.push((name.into_owned().into(), OsString::from_vec(value.into_bytes())));
     }
@@ -308,6 +313,7 @@ fn status(error: &Error) -> StatusCode {
             | UploadError::ArchiveWithoutExec { .. }
             | UploadError::DirectoryWithoutExec { .. }
             | UploadError::ArchiveEscapes { .. }
+            | UploadError::ArchiveDriveLetter { .. }
             | UploadError::ArchiveEntryKind { .. }
             | UploadError::ArchiveTooLarge { .. }
             | UploadError::ArchiveTooManyEntries { .. }
@@ -318,6 +324,7 @@ fn status(error: &Error) -> StatusCode {
         },
         Error::Start(error) => match error {
             StartError::CannotStart { .. }
+            | StartError::TooLarge(_)
             | StartError::ExitedBeforeReady { .. }
             | StartError::NotReady { .. }
             | StartError::WrongFirstLine { .. }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::activation::{Activation, Answer};
-use crate::error::BadAnswer;
+use crate::error::{BadAnswer, Error, RequestError, StartError, VariableSource};
 use crate::logs::Logs;
 use crate::process::spawn::Pipes;
 use crate::process::{Launch, Process};
@@ -42,18 +42,35 @@ pub enum NoAnswer {
 
 /// How to start the process of one activation: with the arguments as `argv[1]`, unless they are too long,
 /// and the other members of the activation in the environment.
-#[must_use]
-pub fn launch(action: &Launch, activation: &Activation) -> Launch {
+///
+/// # Errors
+/// [`RequestError::BadVariable`] for a member that holds NUL: it would end the variable.
+pub fn launch(action: &Launch, activation: &Activation) -> Result<Launch, Error> {
     let mut launch = action.clone();
     launch.arguments.extend(argument(activation).map(|json| OsString::from_vec(json.to_vec())));
     for (name, value) in activation.context() {
-        // A NUL would end the variable.
-        let value = value.replace('\0', "");
-        let name = format!("__OW_{}", name.to_uppercase().replace(['\0', '='], "_"));
+        if name.contains('\0') || value.contains('\0') {
+            return Err(Error::Request(RequestError::BadVariable { name, of: VariableSource::Activation }));
+        }
+        let name = variable(&name);
         launch.environment.retain(|(other, _)| *other != *name);
         launch.environment.push((name.into(), value.into()));
     }
-    launch
+    Ok(launch)
+}
+
+/// The variable for a member of an activation.
+fn variable(member: &str) -> String {
+    format!("__OW_{}", member.to_uppercase().replace('=', "_"))
+}
+
+/// An error of the start, with the name of the member that is too large for a variable.
+#[must_use]
+pub fn name_member(error: Error, activation: &Activation) -> Error {
+    let Error::Start(StartError::TooLarge(mut oversized)) = error else { return error };
+    let names = activation.context().into_iter().map(|(name, _)| name);
+    oversized.member = names.rev().find(|name| variable(name) == oversized.variable);
+    Error::Start(StartError::TooLarge(oversized))
 }
 
 /// The `argv[1]` for an activation; `None` when its arguments are too long.

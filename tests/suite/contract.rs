@@ -252,6 +252,47 @@ fn v0_an_empty_last_line_is_not_a_result() {
 }
 
 #[test]
+fn a_variable_that_is_too_large_is_named() {
+    let proxy = Proxy::start::<&str>(&[], &[]);
+    let large = |length: usize| "x".repeat(length);
+    let init = |env: serde_json::Value| proxy.init_value(&json!({"code": ECHO, "env": env}));
+    init(json!({"SMALL": "x", "BIG": large(200_000)})).check_error(
+        502,
+        &["cannot start the action: the variable `BIG` has 200004 bytes with its name, and Linux accepts at most 131071"],
+    );
+    init(json!({"A": large(131_070)})).check_error(502, &["the variable `A` has 131072 bytes with its name"]);
+    // Each is small enough, but not all together.
+    let mut many: serde_json::Map<_, _> = (0..80).map(|number| (format!("V{number}"), large(100_000).into())).collect();
+    many.insert("LARGEST".into(), large(100_001).into());
+    init(many.into()).check_error(
+        502,
+        &[
+            "its variables and arguments come to 8",
+            "which is more than Linux accepts; the variable `LARGEST` has 100009 of them",
+        ],
+    );
+    init(json!({"A": large(131_069)})).check(200, &json!({"ok": true}));
+}
+
+#[test]
+fn v0_a_member_that_no_variable_can_hold_is_named() {
+    let proxy = initialised("0", "#!/bin/sh\nprintf '{\"a\":\"%s\"}' \"$__OW_A\"\n");
+    let run = |body: &str| proxy.caller().call("POST", "/run", body.as_bytes());
+    run(&format!(r#"{{"value":{{}},"big":"{}"}}"#, "x".repeat(200_000))).check_error(
+        502,
+        &["the member `big` of the activation, as the variable `__OW_BIG`, has 200009 bytes with its name, and Linux accepts at most 131071"],
+    );
+    for member in [r#""a":"x\u0000y""#, r#""a\u0000":"x""#, r#""o":"\u0000""#] {
+        run(&format!(r#"{{"value":{{}},{member}}}"#)).check_error(
+            400,
+            &["the activation has a member for a variable that cannot be set (NUL in its name or value)"],
+        );
+    }
+    run(r#"{"value":{},"a":"x\ud800y"}"#).check(200, &json!({"a": "x\u{fffd}y"}));
+    proxy.check_streams(5);
+}
+
+#[test]
 fn v0_a_result_needs_no_newline() {
     let proxy = initialised("0", "#!/bin/sh\nprintf 'log\\n{\"x\":1}'\n");
     proxy.run(&json!({})).check(200, &json!({"x": 1}));

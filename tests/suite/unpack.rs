@@ -267,6 +267,68 @@ fn names_are_not_converted() {
     check_tar(&[exec(), file("old/", 0o755, b"")], Ok(&[r##"exec 755 "#!/bin/sh\n""##, "old/ 755"]));
 }
 
+/// A zip whose names are kept as they are, made on the given system.
+fn zip_of(system: u8, names: &[&str]) -> Vec<u8> {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    for name in names {
+        writer.start_file(*name, SimpleFileOptions::default().external_attributes(0)).unwrap();
+    }
+    let mut bytes = writer.finish().unwrap().into_inner();
+    // The upper byte of the version that made an entry, in the directory at the end.
+    for at in memchr::memmem::find_iter(&bytes.clone(), b"PK\x01\x02") {
+        bytes[at + 5] = system;
+    }
+    bytes
+}
+
+#[test]
+fn backslashes_in_a_zip_from_windows_separate() {
+    let names = ["exec", r"lib\util.py", r"lib\deep\", r"a/b\c", r"lib\.\x\..\y"];
+    for system in [0, 6, 10, 14] {
+        check(
+            ArchiveFormat::Zip,
+            &zip_of(system, &names),
+            Ok(&[
+                "a/ 755",
+                "a/b/ 755",
+                r#"a/b/c 644 """#,
+                r#"exec 755 """#,
+                "lib/ 755",
+                "lib/deep/ 755",
+                r#"lib/util.py 644 """#,
+                r#"lib/y 644 """#,
+            ]),
+        );
+    }
+    // On Unix it is a character like any other.
+    check(ArchiveFormat::Zip, &zip_of(3, &names[..2]), Ok(&[r#"exec 755 """#, r#"lib\util.py 644 """#]));
+    check(
+        ArchiveFormat::Zip,
+        &zip_of(0, &[r"hello\exec"]),
+        Err("the archive has no file `exec` at its root, but one in the directory `hello`; it contains `hello/exec`"),
+    );
+    for name in [r"..\..\x", r"\exec", r"\\server\share\exec", r"a\..\..\x"] {
+        check(
+            ArchiveFormat::Zip,
+            &zip_of(0, &["exec", name]),
+            Err(&format!(
+                "archive entry 2 would be written outside the action's directory: `{}`",
+                name.replace('\\', "/")
+            )),
+        );
+    }
+}
+
+#[test]
+fn drive_letters_are_refused() {
+    for (system, name) in [(0, r"C:\hello\exec"), (0, "c:/hello/exec"), (10, "C:exec"), (3, r"D:\exec")] {
+        let message =
+            format!("archive entry 2 has a drive letter in its path, as on Windows: {}", excerpt(name.as_bytes()));
+        check(ArchiveFormat::Zip, &zip_of(system, &["exec", name]), Err(&message));
+    }
+    check(ArchiveFormat::Zip, &zip_of(3, &["exec", "C:/x"]), Ok(&["C:/ 755", r#"C:/x 644 """#, r#"exec 755 """#]));
+}
+
 #[test]
 fn long_names_are_read() {
     let name = ["n".repeat(120), "m".repeat(120)].join("/");
@@ -334,48 +396,63 @@ fn impossible_names_are_refused() {
 }
 
 #[test]
-fn links_that_leave_the_directory_are_refused() {
-    let direct = ["/etc/passwd", "..", "../secret", "a/../../x", "./..", "d/../../..", "missing/../.."];
-    for target in direct {
-        let message =
-            format!("archive entry 2, `link`, links outside the action's directory: {}", excerpt(target.as_bytes()));
-        check_both(&[exec(), link("link", target), directory("d/", 0o755)], Err(&message));
+fn links_that_lead_outside_are_kept_as_they_are() {
+    let targets = ["/etc/passwd", "/", "..", "../secret", "a/../../x", "./..", "d/../../..", "missing/../.."];
+    for target in targets {
+        check_both(
+            &[exec(), link("link", target), directory("d/", 0o755)],
+            Ok(&["d/ 755", r##"exec 755 "#!/bin/sh\n""##, &format!("link -> {target}")]),
+        );
     }
-    // Relative to the directory of the link, not to the root.
+    // Relative to the directory of the link, and through other links.
     check_both(
-        &[exec(), directory("d/", 0o755), link("d/in", "../exec")],
-        Ok(&["d/ 755", "d/in -> ../exec", r##"exec 755 "#!/bin/sh\n""##]),
+        &[exec(), link("d/a", "b/../.."), link("d/b", "../e"), directory("e/", 0o755), link("d/in", "../exec")],
+        Ok(&["d/ 755", "d/a -> b/../..", "d/b -> ../e", "d/in -> ../exec", "e/ 755", r##"exec 755 "#!/bin/sh\n""##]),
     );
+    // As `python3 -m venv` makes them.
     check_both(
-        &[exec(), directory("d/", 0o755), link("d/out", "../../exec")],
-        Err("archive entry 3, `d/out`, links outside the action's directory: `../../exec`"),
+        &[
+            exec(),
+            link("venv/bin/python", "python3"),
+            link("venv/bin/python3", "/usr/bin/python3"),
+            link("venv/lib64", "lib"),
+        ],
+        Ok(&[
+            r##"exec 755 "#!/bin/sh\n""##,
+            "venv/ 755",
+            "venv/bin/ 755",
+            "venv/bin/python -> python3",
+            "venv/bin/python3 -> /usr/bin/python3",
+            "venv/lib64 -> lib",
+        ]),
     );
 }
 
 #[test]
-fn links_that_leave_the_directory_through_others_are_refused() {
-    // The text of `a` stays inside, but `b` changes where `..` leads.
-    check_both(
-        &[exec(), link("d/a", "b/../.."), link("d/b", "../e"), directory("e/", 0o755)],
-        Err("archive entry 2, `d/a`, links outside the action's directory: `b/../..`"),
-    );
-    check_both(
-        &[exec(), link("a", "b/../x"), link("b", "."), directory("c/", 0o755)],
-        Err("archive entry 2, `a`, links outside the action's directory: `b/../x`"),
-    );
-    check_both(
-        &[exec(), directory("d/e/f/", 0o755), link("l", "d/e/f"), link("m", "l/../../.."), link("n", "m/..")],
-        Err("archive entry 5, `n`, links outside the action's directory: `m/..`"),
-    );
-    // The reverse: the text leads outside, the link stays inside.
-    check_both(
-        &[exec(), directory("d/e/", 0o755), link("l", "d/e"), link("m", "l/../../exec")],
-        Ok(&["d/ 755", "d/e/ 755", r##"exec 755 "#!/bin/sh\n""##, "l -> d/e", "m -> l/../../exec"]),
-    );
+fn links_in_a_circle_are_refused() {
     let circle = "the {format} archive is damaged or incomplete: \
          entry 2 `a` is a link that leads in a circle, or through too many others";
     check_both(&[exec(), link("a", "b"), link("b", "a")], Err(circle));
     check_both(&[exec(), link("a", "a/a/a/a")], Err(circle));
+}
+
+#[test]
+fn exec_may_be_a_link_to_a_program_of_the_image() {
+    check_both(&[link("exec", "/bin/sh")], Ok(&["exec -> /bin/sh"]));
+    check_both(
+        &[link("exec", "venv/python"), link("venv/python", "/bin/sh")],
+        Ok(&["exec -> venv/python", "venv/ 755", "venv/python -> /bin/sh"]),
+    );
+    // `unpack_safely` checks that the mode of the file outside stays what it is.
+    check_both(&[link("exec", "../../../secret")], Ok(&["exec -> ../../../secret"]));
+    for target in ["/nowhere/program", "/etc", "/dev/null", "../nothing", ".."] {
+        check_both(
+            &[link("exec", target)],
+            Err(&format!(
+                "the archive has no file `exec` at its root, but a link to `{target}`, which is not a file here; it contains `exec`"
+            )),
+        );
+    }
 }
 
 #[test]
@@ -384,11 +461,15 @@ fn nothing_is_written_through_a_link() {
          entry 2 `a/x` would have to be below `a`, which is not a directory";
     check_both(&[link("a", "d"), file("a/x", 0o644, b"evil"), directory("d/", 0o755)], Err(below));
     check_both(&[link("a", "../.."), file("a/x", 0o644, b"evil")], Err(below));
+    check_both(&[link("a", "/tmp"), file("a/x", 0o644, b"evil")], Err(below));
+    check_tar(&[link("a", "../.."), hard_link("a/x", "a")], Err(&below.replace("{format}", "tar.gz")));
     check_both(&[file("a", 0o644, b""), file("a/x", 0o644, b"evil")], Err(below));
     check_tar(
         &[link("a", "../../secret"), file("a", 0o644, b"new"), exec()],
         Ok(&[r#"a 644 "new""#, r##"exec 755 "#!/bin/sh\n""##]),
     );
+    // Not even the mode of the file behind the link changes.
+    check_tar(&[file("exec", 0o755, b""), link("exec", "../../../secret")], Ok(&["exec -> ../../../secret"]));
 }
 
 #[test]
@@ -439,6 +520,28 @@ fn files_and_directories_do_not_replace_each_other() {
 }
 
 #[test]
+fn a_hard_link_to_a_link_is_another_link() {
+    check_tar(
+        &[exec(), link("l", "exec"), hard_link("d/same", "l"), hard_link("out", "venv"), link("venv", "/usr")],
+        Err(
+            "the tar.gz archive is damaged or incomplete: entry 4 `out` is a hard link to `venv`, which is no earlier file",
+        ),
+    );
+    // As GNU tar packs two names of one link: by its text, which leads from the directory of each.
+    check_tar(
+        &[
+            exec(),
+            link("l", "exec"),
+            hard_link("d/same", "l"),
+            hard_link("l", "l"),
+            link("out", "/usr"),
+            hard_link("again", "out"),
+        ],
+        Ok(&["again -> /usr", "d/ 755", "d/same -> exec", r##"exec 755 "#!/bin/sh\n""##, "l -> exec", "out -> /usr"]),
+    );
+}
+
+#[test]
 fn hard_links_must_name_earlier_files() {
     check_tar(
         &[exec(), hard_link("d/same", "./exec"), hard_link("exec", "exec")],
@@ -449,7 +552,7 @@ fn hard_links_must_name_earlier_files() {
             format!("archive entry 2, `h`, links outside the action's directory: {}", excerpt(target.as_bytes()));
         check_tar(&[exec(), hard_link("h", target)], Err(&message));
     }
-    for (target, before) in [("later", exec()), ("l", link("l", "exec")), ("d", directory("d/", 0o755)), ("", exec())] {
+    for (target, before) in [("later", exec()), ("d", directory("d/", 0o755)), ("", exec())] {
         let message = format!(
             "the tar.gz archive is damaged or incomplete: entry 2 `h` is a hard link to {}, which is no earlier file",
             excerpt(target.as_bytes())
@@ -544,6 +647,143 @@ fn holes_of_sparse_files_count() {
     check(
         ArchiveFormat::TarGz,
         &gzip(&builder.into_inner().unwrap()),
+        Err("the archive unpacks to more than the 1048576 bytes that are accepted"),
+    );
+}
+
+/// Packs a sparse file, `data`, and `exec` with a command, and checks that both are unpacked whole.
+#[track_caller]
+fn check_sparse(command: &str, archive: &str) {
+    use std::os::unix::fs::FileExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("exec"), SCRIPT).unwrap();
+    fs::set_permissions(path("exec"), fs::Permissions::from_mode(0o755)).unwrap();
+    // Data after a hole, between holes, and a hole at the end; and a file that is one hole.
+    let data = fs::File::create(path("data")).unwrap();
+    for (at, content) in [(0, &b"begin"[..]), (100_000, b"middle"), (200_000, b"near the end")] {
+        data.write_all_at(content, at).unwrap();
+    }
+    data.set_len(300_000).unwrap();
+    fs::File::create(path("hole")).unwrap().set_len(100_000).unwrap();
+    let output = std::process::Command::new("bash")
+        .args(["-c", &format!("set -e; {command}")])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
+    let packed = fs::read(path("archive")).unwrap();
+    let plain = String::from_utf8_lossy(&packed).into_owned();
+    assert!(plain.contains(archive), "`{command}` makes no such archive");
+    assert!(packed.len() < 150_000, "`{command}` packs the holes");
+    let (_outside, into, result) = unpack_safely(ArchiveFormat::TarGz, &gzip(&packed), &BOUNDS);
+    result.unwrap();
+    for name in ["exec", "data", "hole"] {
+        assert!(
+            fs::read(into.join(name)).unwrap() == fs::read(path(name)).unwrap(),
+            "{command}: {name} is another file"
+        );
+    }
+    assert_eq!(fs::read_dir(&into).unwrap().count(), 3, "{command}");
+}
+
+#[test]
+fn sparse_files_of_gnu_tar_are_unpacked_whole() {
+    let names = "exec data hole";
+    check_sparse(&format!("tar -S --format=gnu -cf archive {names}"), "data");
+    for (version, attribute) in [("0.0", "GNU.sparse.numbytes"), ("0.1", "GNU.sparse.map"), ("1.0", "GNU.sparse.major")]
+    {
+        check_sparse(&format!("tar -S --format=pax --sparse-version={version} -cf archive {names}"), attribute);
+    }
+}
+
+#[test]
+fn sparse_files_of_bsdtar_are_unpacked_whole() {
+    check_sparse("bsdtar -cf archive exec data hole", "GNU.sparse.major");
+}
+
+/// A tar with a sparse file: its attributes, and its content.
+fn sparse_tar(attributes: &[(&str, &str)], content: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o644);
+    header.set_size(SCRIPT.len() as u64);
+    builder.append_data(&mut header, "exec", SCRIPT).unwrap();
+    builder.append_pax_extensions(attributes.iter().map(|(key, value)| (*key, value.as_bytes()))).unwrap();
+    header.set_size(content.len() as u64);
+    builder.append_data(&mut header, "GNUSparseFile.0/s", content).unwrap();
+    gzip(&builder.into_inner().unwrap())
+}
+
+/// The map of form 1.0, padded to a whole block, and the data after it.
+fn mapped(map: &str, data: &[u8]) -> Vec<u8> {
+    let mut content = map.as_bytes().to_vec();
+    content.resize(content.len().next_multiple_of(512), 0);
+    content.extend_from_slice(data);
+    content
+}
+
+const FORM_1_0: &[(&str, &str)] =
+    &[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.name", "s"), ("GNU.sparse.realsize", "9")];
+
+#[test]
+fn maps_of_sparse_files_are_checked() {
+    let exec = r##"exec 755 "#!/bin/sh\n""##;
+    let whole = [exec, r#"s 644 "\0\0ab\0\0c\0\0""#];
+    check(ArchiveFormat::TarGz, &sparse_tar(FORM_1_0, &mapped("2\n2\n2\n6\n1\n", b"abc")), Ok(&whole));
+    let in_attributes = |map| {
+        [("GNU.sparse.size", "9"), ("GNU.sparse.numblocks", "2"), ("GNU.sparse.map", map), ("GNU.sparse.name", "s")]
+    };
+    check(ArchiveFormat::TarGz, &sparse_tar(&in_attributes("2,2,6,1"), b"abc"), Ok(&whole));
+    // A map of several blocks.
+    let segments: String = (0..200).map(|_| "9\n0\n").collect();
+    check(
+        ArchiveFormat::TarGz,
+        &sparse_tar(FORM_1_0, &mapped(&format!("201\n2\n1\n{segments}"), b"a")),
+        Ok(&[exec, r#"s 644 "\0\0a\0\0\0\0\0\0""#]),
+    );
+    let wrong = |what: &str| {
+        format!(
+            "the tar.gz archive is damaged or incomplete: entry 2 `s` is a sparse file with a wrong map: it has {what}"
+        )
+    };
+    for (map, data, what) in [
+        ("1\n8\n2\n", &b"ab"[..], "segments that overlap or reach past the end"),
+        ("2\n2\n2\n3\n1\n", b"abc", "segments that overlap or reach past the end"),
+        ("1\n18446744073709551615\n2\n", b"ab", "segments that overlap or reach past the end"),
+        ("1\n2\n3\n", b"ab", "515 bytes with its map, but the entry has 514"),
+        ("1\n2\n1\n", b"ab", "513 bytes with its map, but the entry has 514"),
+        ("x\n2\n1\n", b"a", "something other than a number"),
+        ("\n2\n1\n", b"a", "something other than a number"),
+        ("111111111111111111111\n2\n1\n", b"a", "a number that is too long"),
+        ("2\n2\n1\n", b"a", "a number that is too long"),
+        ("1\n-2\n1\n", b"a", "something other than a number"),
+    ] {
+        check(ArchiveFormat::TarGz, &sparse_tar(FORM_1_0, &mapped(map, data)), Err(&wrong(what)));
+    }
+    check(
+        ArchiveFormat::TarGz,
+        &sparse_tar(FORM_1_0, b"9999\n"),
+        Err("the tar.gz archive is damaged or incomplete: entry 2 `s` cannot be read: failed to fill whole buffer"),
+    );
+    check(
+        ArchiveFormat::TarGz,
+        &sparse_tar(&in_attributes("2,2,6"), b"abc"),
+        Err(&wrong("a segment without a length")),
+    );
+    check(
+        ArchiveFormat::TarGz,
+        &sparse_tar(&in_attributes("2,2"), b"abc"),
+        Err(&wrong("1 segments in place of the announced number")),
+    );
+    let future = [("GNU.sparse.major", "2"), ("GNU.sparse.name", "s")];
+    check(ArchiveFormat::TarGz, &sparse_tar(&future, b""), Err(&wrong("the version 2.0, which is not supported")));
+    check(ArchiveFormat::TarGz, &sparse_tar(&FORM_1_0[..3], b""), Err(&wrong("no size")));
+    let large = [&FORM_1_0[..3], &[("GNU.sparse.realsize", "8589934592")]].concat();
+    check(
+        ArchiveFormat::TarGz,
+        &sparse_tar(&large, &mapped("0\n", b"")),
         Err("the archive unpacks to more than the 1048576 bytes that are accepted"),
     );
 }
@@ -753,17 +993,6 @@ fn sample(format: ArchiveFormat) -> Vec<u8> {
     }
 }
 
-/// Checks with the kernel that no link leads outside.
-fn assert_contained(into: &Path) {
-    let into = into.canonicalize().unwrap();
-    for line in listing(&into) {
-        let Some((name, _)) = line.split_once(" -> ") else { continue };
-        if let Ok(real) = into.join(name).canonicalize() {
-            assert!(real.starts_with(&into), "{line} leads to {}", real.display());
-        }
-    }
-}
-
 fn any_format() -> impl Strategy<Value = ArchiveFormat> {
     prop_oneof![Just(ArchiveFormat::Zip), Just(ArchiveFormat::TarGz)]
 }
@@ -787,6 +1016,7 @@ fn any_item() -> impl Strategy<Value = Item> {
         1 => any_name().prop_map(|name| directory(&format!("{name}/"), 0o755)),
         1 => any_name().prop_map(|name| file(&name, 0o644, b"x")),
         4 => (any_name(), any_path()).prop_map(|(name, target)| link(&name, &target)),
+        1 => any_name().prop_map(|name| link(&name, "../../../secret")),
         1 => (any_name(), any_path()).prop_map(|(name, target)| hard_link(&name, &target)),
     ]
 }
@@ -797,9 +1027,8 @@ proptest! {
     #[test]
     fn a_truncated_archive_is_an_error(format in any_format(), cut in any::<prop::sample::Index>()) {
         let whole = sample(format);
-        let (_outside, into, result) = unpack_safely(format, &whole[..cut.index(whole.len())], &BOUNDS);
+        let (_outside, _into, result) = unpack_safely(format, &whole[..cut.index(whole.len())], &BOUNDS);
         prop_assert_eq!(result.unwrap_err().code(), "PL034");
-        assert_contained(&into);
     }
 
     #[test]
@@ -820,8 +1049,7 @@ proptest! {
         if inner && format == ArchiveFormat::TarGz {
             bytes = gzip(&bytes);
         }
-        let (_outside, into, _) = unpack_safely(format, &bytes, &BOUNDS);
-        assert_contained(&into);
+        let _ = unpack_safely(format, &bytes, &BOUNDS);
     }
 
     #[test]
@@ -842,13 +1070,15 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// With any entries in any order, and with links that lead through each other.
+    /// With any entries in any order, with links that lead through each other and outside. `unpack_safely` compares all
+    /// files outside before and after.
     #[test]
-    fn no_link_leads_outside(items in prop::collection::vec(any_item(), 1..8)) {
-        let items = [&[exec()], &items[..]].concat();
+    fn nothing_outside_changes_wherever_links_lead(items in prop::collection::vec(any_item(), 1..8), last in any::<bool>()) {
+        let exec = [if last { link("exec", "a") } else { exec() }];
+        let items = if last { [&items[..], &exec].concat() } else { [&exec, &items[..]].concat() };
         let (_outside, into, result) = unpack_safely(ArchiveFormat::TarGz, &gzip(&tar(&items)), &BOUNDS);
-        assert_contained(&into);
         let made = listing(&into).iter().any(|line| line.contains(" -> "));
-        prop_assert!(result.is_ok() || !made, "links are made last");
+        let no_exec = matches!(result, Err(Error::Upload(UploadError::ArchiveWithoutExec { .. })));
+        prop_assert!(result.is_ok() || no_exec || !made, "links are made last");
     }
 }

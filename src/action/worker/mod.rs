@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::artifact::Artifact;
-use crate::artifact::inspect::{self, TargetSystem};
+use crate::artifact::inspect;
 use crate::error::{BadAnswer, Error, ExitReport, RunError, TimeLimit};
 use crate::logs::{Logs, Sentinels};
 use crate::process::spawn::ResultChannel;
@@ -335,8 +335,7 @@ pub(crate) fn spawn(
     logs: &mut Logs,
 ) -> Result<(KillOnDrop, Pipes), Error> {
     logs.stderr.forget_tail();
-    let (process, pipes) = start(launch, channel, reaper)
-        .map_err(|reason| inspect::cannot_start(&launch.program, &TargetSystem::of(launch), reason))?;
+    let (process, pipes) = start(launch, channel, reaper).map_err(|reason| inspect::cannot_start(launch, reason))?;
     Ok((KillOnDrop::new(process), pipes))
 }
 

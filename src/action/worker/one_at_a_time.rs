@@ -114,9 +114,10 @@ impl Worker {
     }
 
     async fn attempt_single_shot(&mut self, activation: &mut Activation, logs: &mut Logs) -> Result<Answer, Error> {
-        let launch = single_shot::launch(&self.pool.launch, activation);
+        let launch = single_shot::launch(&self.pool.launch, activation)?;
         // The guard kills what is left of the process, however this function ends.
-        let (guard, pipes) = spawn(&launch, ResultChannel::Stdout, &self.shared.reaper, logs)?;
+        let (guard, pipes) = spawn(&launch, ResultChannel::Stdout, &self.shared.reaper, logs)
+            .map_err(|error| single_shot::name_member(error, activation))?;
         let process = guard.process();
         let limit_bytes = self.shared.config.settings.max_result.0;
         let answer = single_shot::interact(process, pipes, activation, limit_bytes, logs).await;

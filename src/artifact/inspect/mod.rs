@@ -15,12 +15,14 @@ pub mod libraries;
 pub mod shebang;
 pub mod target;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::artifact::kind::HEAD_BYTES;
-use crate::error::{Error, StartError, UploadError};
+use crate::error::{Error, Oversized, StartError, UploadError};
+use crate::process::Launch;
 
 pub use crate::artifact::kind::Kind;
 pub use crate::error::{Defect, Foreign, Language, Libc, MissingLibrary, Severity, X86Level};
@@ -78,12 +80,33 @@ pub fn check(executable: &Path, target: &TargetSystem) -> Result<(), Error> {
 /// inspected again, since it may have changed since the init, and since the kernel has shown that it has no emulator for
 /// another machine.
 #[must_use]
-pub fn cannot_start(executable: &Path, target: &TargetSystem, reason: io::Error) -> Error {
+pub fn cannot_start(launch: &Launch, reason: io::Error) -> Error {
+    if let Some(oversized) = oversized(launch, &reason) {
+        return Error::Start(StartError::TooLarge(oversized));
+    }
+    let executable = &launch.program;
+    let target = &TargetSystem::of(launch);
     let defects: Vec<_> = inspect(executable, target).fatal_without_emulator().cloned().collect();
     if !defects.is_empty() {
         return Error::Upload(UploadError::Unusable { path: Some(executable.to_owned()), defects });
     }
     Error::Start(StartError::CannotStart { path: executable.to_owned(), reason })
+}
+
+/// What is too large, if that is why the kernel refused to start a program.
+pub(crate) fn oversized(launch: &Launch, reason: &io::Error) -> Option<Box<Oversized>> {
+    if reason.raw_os_error() != Some(rustix::io::Errno::TOOBIG.raw_os_error()) {
+        return None;
+    }
+    // Of two variables with one name, the last one counts.
+    let variables: BTreeMap<_, _> = launch.environment.iter().map(|(name, value)| (name, value)).collect();
+    let sizes = variables.iter().map(|(name, value)| (name.len() + 1 + value.len(), *name));
+    let (bytes, name) = sizes.clone().max()?;
+    let arguments = [launch.program.as_os_str()].into_iter().chain(launch.arguments.iter().map(AsRef::as_ref));
+    // Each has a NUL at its end.
+    let total = sizes.map(|(bytes, _)| bytes + 1).chain(arguments.map(|argument| argument.len() + 1)).sum();
+    let total_bytes = (bytes <= Oversized::MAX_STRING).then_some(total);
+    Some(Box::new(Oversized { variable: name.to_string_lossy().into_owned(), member: None, bytes, total_bytes }))
 }
 
 /// Inspects a file that will be started on a target system. `executable` is a path of this machine.

@@ -3,7 +3,8 @@
 //!
 //! It creates only regular files, directories, symbolic links and, from a tar, hard links to earlier files. It keeps
 //! permission bits, whatever the umask, but not set-uid, set-gid and sticky bits, owners and times. Names are bytes: a
-//! backslash is a character like any other, and a legacy code page is not converted. After an error nothing is removed:
+//! legacy code page is not converted. A backslash is a character like any other, except in a zip from Windows, where it
+//! separates. After an error nothing is removed:
 //! the directory with its incomplete contents belongs to the caller.
 //!
 //! # Theory of operation
@@ -13,11 +14,10 @@
 //! `Tree` in memory records what was created, and answers in place of the file system: whether a parent is a directory,
 //! what a later entry replaces, where a link leads.
 //!
-//! A link may lead anywhere inside the directory, or to nothing, but never out of it. Before the first link is created,
-//! each target is followed through the finished tree as the kernel does it, through other links and `..`. A name that
-//! does not exist counts as a directory there, so that a link does not lead outside once someone creates that
-//! directory. An absolute target is refused even if it names something harmless: a Python environment made by `python3
-//! -m venv` has such links, one made with `--copies` has none.
+//! A link may lead anywhere, also outside: it is only data, every Python environment made by `python3 -m venv` has such
+//! links, and the action could create it itself. Nothing is written through it, and the mode of the file that it names
+//! stays what it is. Before the first link is created, each one is followed through the finished tree as the kernel does
+//! it, to find circles and the file that `exec` names. If that file is outside, the kernel decides whether it exists.
 //!
 //! The sizes that an archive declares are not trusted. Bytes are counted as they are written, and entries as they are
 //! read, including directories without an entry of their own. The data between the files of a tar has a bound too. Only
@@ -25,6 +25,7 @@
 
 mod directory;
 mod entry;
+mod sparse;
 mod tar;
 mod tree;
 mod zip;
@@ -62,13 +63,14 @@ impl Bounds {
 
 /// Unpacks `bytes` into the empty directory `into`.
 ///
-/// A file `exec` at the root is made executable; it may be a link to another file of the archive. If two files or links
+/// A file `exec` at the root is made executable; it may be a link to another file of the archive, which is then made
+/// executable, or to a file outside, which is not changed. If two files or links
 /// have the same path, the later one replaces the earlier.
 ///
 /// # Errors
 /// Of [`UploadError`](crate::error::UploadError): `ArchiveDamaged` if the archive cannot be read to its end or
-/// contradicts itself, `ArchiveUnsupported`, `ArchiveEscapes`, `ArchiveEntryKind`, `ArchiveTooLarge`,
-/// `ArchiveTooManyEntries`, and `Unwritable`. [`ProxyError::ShuttingDown`] if it was halted.
+/// contradicts itself, `ArchiveUnsupported`, `ArchiveEscapes`, `ArchiveDriveLetter`, `ArchiveEntryKind`,
+/// `ArchiveTooLarge`, `ArchiveTooManyEntries`, and `Unwritable`. [`ProxyError::ShuttingDown`] if it was halted.
 pub fn unpack(format: ArchiveFormat, bytes: &[u8], into: &Path, bounds: &Bounds) -> Result<Contents, Error> {
     let mut tree = Tree::new(Origin::Archive(format), into, bounds);
     match format {

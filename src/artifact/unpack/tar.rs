@@ -8,6 +8,7 @@ use tar::EntryType;
 
 use super::GZIP_MAGIC;
 use super::entry::{Entry, Kind, Origin, clause};
+use super::sparse::{self, BadMap, Sparse};
 use super::tree::Tree;
 use crate::artifact::inspect::{Defect, Kind as FileKind};
 use crate::artifact::kind::HEAD_BYTES;
@@ -29,7 +30,8 @@ pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
             _ => stream.explain(&error, &format!("entry {number} cannot be read")),
         })?;
         tree.count()?;
-        let name = content.path_bytes().into_owned();
+        let (name, sparse) = sparse(&mut content);
+        let name = name.unwrap_or_else(|| content.path_bytes().into_owned());
         let entry = Entry { origin: Origin::Archive(ArchiveFormat::TarGz), number, name: &name };
         let target = content.link_name_bytes().unwrap_or_default().into_owned();
         // An invalid mode counts as none.
@@ -41,11 +43,23 @@ pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
             Kind::Other(kind) => return Err(entry.special_file(kind)),
             Kind::Metadata => {}
             Kind::File => {
-                stream.allow(u64::MAX);
-                let size = content.size();
-                let written = tree.file(&entry, mode, &mut content, &|error| {
-                    stream.explain(&error, &format!("entry {number} {} cannot be read", excerpt(&name)))
-                })?;
+                let unreadable =
+                    |error| stream.explain(&error, &format!("entry {number} {} cannot be read", excerpt(&name)));
+                let bad_map = |error| match error {
+                    BadMap::Unreadable(error) => unreadable(error),
+                    BadMap::Wrong(what) => entry.damaged(format!("is a sparse file with a wrong map: it has {what}")),
+                };
+                let mut size = content.size();
+                let written = if let Some(sparse) = sparse.map_err(bad_map)? {
+                    let content_bytes = std::mem::replace(&mut size, sparse.size);
+                    // The map counts as a header.
+                    let mut expanded = sparse.open(content, content_bytes).map_err(bad_map)?;
+                    stream.allow(u64::MAX);
+                    tree.file(&entry, mode, &mut expanded, &unreadable)?
+                } else {
+                    stream.allow(u64::MAX);
+                    tree.file(&entry, mode, &mut content, &unreadable)?
+                };
                 if written < size {
                     return Err(entry.damaged(format!("ends after {written} of its {size} bytes")));
                 }
@@ -58,6 +72,18 @@ pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     io::copy(&mut stream.take(tree.bounds.bytes.max(MAX_HEADER_BYTES)), &mut io::sink())
         .map_err(|error| stream.explain(&error, "it cannot be read"))?;
     Ok(())
+}
+
+/// What the attributes of an entry say about a sparse file, and its path.
+fn sparse(content: &mut tar::Entry<'_, impl Read>) -> (Option<Vec<u8>>, Result<Option<Sparse>, BadMap>) {
+    let attributes = match content.pax_extensions() {
+        // An attribute that is malformed belongs to no sparse file.
+        Ok(attributes) => attributes.into_iter().flatten().flatten(),
+        Err(error) => return (None, Err(BadMap::Unreadable(error))),
+    };
+    let attributes: Vec<_> = attributes.map(|attribute| (attribute.key_bytes(), attribute.value_bytes())).collect();
+    let name = attributes.iter().find(|(key, _)| *key == sparse::NAME).map(|(_, name)| name.to_vec());
+    (name, Sparse::of(attributes.into_iter()))
 }
 
 /// The error for a gzip file that does not contain a tar archive: it says what the file contains.

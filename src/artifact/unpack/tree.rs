@@ -64,9 +64,14 @@ struct Destination<'n> {
     path: PathBuf,
 }
 
-/// Why a link cannot be followed.
-enum LinkError {
+/// Where a path leads.
+enum Lead {
+    Node(usize),
+    /// To a name that does not exist, or below a file.
+    Nothing,
+    /// Out of the directory.
     Outside,
+    /// In a circle, or through too many links.
     Loop,
 }
 
@@ -157,9 +162,6 @@ impl<'a> Tree<'a> {
         if target.is_empty() || target.contains(&0) || target.len() > MAX_LINK_TARGET_BYTES {
             return Err(entry.damaged(format!("is a link with an impossible target: {}", excerpt(target))));
         }
-        if target.starts_with(b"/") {
-            return Err(entry.escapes(Some(target)));
-        }
         let destination = self.prepare(entry, &names)?;
         self.insert(
             destination.parent,
@@ -169,22 +171,28 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Creates a hard link to an earlier file. `target` is a path from the root.
+    /// Creates a hard link to an earlier file, or another symbolic link like an earlier one. `target` is a path from the
+    /// root.
     pub(super) fn hard_link(&mut self, entry: &Entry, target: &[u8]) -> Result<(), Error> {
         let names_of_target = names(target).ok_or_else(|| entry.escapes(Some(target)))?;
         let no_file = || entry.damaged(format!("is a hard link to {}, which is no earlier file", excerpt(target)));
         let file = names_of_target.iter().try_fold(ROOT, |at, name| self.child(at, name)).ok_or_else(no_file)?;
-        if !matches!(self.nodes[file].kind, NodeKind::File) {
-            return Err(no_file());
-        }
+        let link = match &self.nodes[file].kind {
+            NodeKind::File => None,
+            // Both names have the same text, and each leads where the text leads from its own directory.
+            NodeKind::Link { target, .. } => Some(NodeKind::Link { target: target.clone(), entry: entry.number }),
+            NodeKind::Directory(_) => return Err(no_file()),
+        };
         let names = entry.names()?;
         if names == names_of_target {
             return Ok(());
         }
         let source = self.path(file);
         let destination = self.prepare(entry, &names)?;
-        fs::hard_link(source, &destination.path).map_err(|reason| entry.unwritable(&destination.path, reason))?;
-        self.insert(destination.parent, destination.name, NodeKind::File);
+        if link.is_none() {
+            fs::hard_link(source, &destination.path).map_err(|reason| entry.unwritable(&destination.path, reason))?;
+        }
+        self.insert(destination.parent, destination.name, link.unwrap_or(NodeKind::File));
         Ok(())
     }
 
@@ -277,36 +285,46 @@ impl<'a> Tree<'a> {
             let NodeKind::Link { target, entry } = kind else { continue };
             let name = self.relative_path(node);
             let entry = Entry { origin: self.origin, number: *entry, name: &name };
-            match self.follow(*parent, target) {
-                Ok(_) => links.push((target, self.path(node))),
-                Err(LinkError::Outside) => return Err(entry.escapes(Some(target))),
-                Err(LinkError::Loop) => {
-                    return Err(entry.damaged("is a link that leads in a circle, or through too many others"));
-                }
+            if let Lead::Loop = self.follow(*parent, target) {
+                return Err(entry.damaged("is a link that leads in a circle, or through too many others"));
             }
+            links.push((target, self.path(node)));
         }
-        let exec = match self.follow(ROOT, b"exec") {
-            Ok(Some(exec)) if matches!(self.nodes[exec].kind, NodeKind::File) => {
+        let exec = self.follow(ROOT, b"exec");
+        let exec_path = match exec {
+            Lead::Node(exec) if matches!(self.nodes[exec].kind, NodeKind::File) => {
                 let path = self.path(exec);
                 fs::metadata(&path)
                     .and_then(|metadata| set_mode(&path, metadata.permissions().mode() & 0o777 | 0o755))
                     .map_err(|reason| Error::Upload(UploadError::Unwritable { path: path.clone(), reason }))?;
-                Ok(path)
+                Some(path)
             }
-            _ => Err(self.without_exec()),
+            _ => None,
         };
         for (target, path) in links {
             symlink(OsStr::from_bytes(target), &path)
                 .map_err(|reason| Error::Upload(UploadError::Unwritable { path, reason }))?;
         }
+        let exec = match (exec, exec_path) {
+            (_, Some(path)) => Ok(path),
+            // A program of the image. The kernel follows the link, and the mode of the program stays what it is.
+            (Lead::Outside, None) => {
+                let path = self.root.join("exec");
+                if path.is_file() { Ok(path) } else { Err(self.without_exec(true)) }
+            }
+            _ => Err(self.without_exec(false)),
+        };
         Ok(Contents { exec })
     }
 
-    /// Follows a relative path from a directory as the kernel would; `None` if it leads to nothing.
+    /// Follows a path from a directory as the kernel would, until it leaves the root. An absolute path leaves it.
     ///
     /// Source: `path_resolution(7)`. Unlike there, a name that does not exist, or is not a directory, counts as a directory
     /// if more names follow.
-    fn follow<'p>(&'p self, directory: usize, path: &'p [u8]) -> Result<Option<usize>, LinkError> {
+    fn follow<'p>(&'p self, directory: usize, path: &'p [u8]) -> Lead {
+        if path.starts_with(b"/") {
+            return Lead::Outside;
+        }
         let mut at = directory;
         // How many missing names below `at` the path has reached.
         let mut missing = 0_usize;
@@ -320,31 +338,33 @@ impl<'a> Tree<'a> {
             match name {
                 b"" | b"." => {}
                 b".." if missing > 0 => missing -= 1,
-                b".." if at == ROOT => return Err(LinkError::Outside),
+                b".." if at == ROOT => return Lead::Outside,
                 b".." => at = self.nodes[at].parent,
                 _ if missing > 0 => missing += 1,
                 _ => match self.child(at, name) {
                     None => missing = 1,
                     Some(node) => match &self.nodes[node].kind {
                         NodeKind::Directory(_) | NodeKind::File => at = node,
+                        NodeKind::Link { target, .. } if target.starts_with(b"/") => return Lead::Outside,
                         NodeKind::Link { target, .. } => {
                             let before = pending.len();
                             pending.extend(target.rsplit(|byte| *byte == b'/'));
                             steps += pending.len() - before;
                             if steps > MAX_LINK_STEPS {
-                                return Err(LinkError::Loop);
+                                return Lead::Loop;
                             }
                         }
                     },
                 },
             }
         }
-        Ok((missing == 0 && !broken).then_some(at))
+        if missing == 0 && !broken { Lead::Node(at) } else { Lead::Nothing }
     }
 
     /// The error for an archive without `exec`, with a list of its files: first files of that name in a subdirectory,
-    /// which most likely should be the action, then those nearest to the root.
-    fn without_exec(&self) -> Error {
+    /// which most likely should be the action, then those nearest to the root. `outside` is whether `exec` is a link that
+    /// leads out of the archive.
+    fn without_exec(&self, outside: bool) -> Error {
         let mut leaves: Vec<_> = (1..self.nodes.len())
             .filter(|node| !matches!(&self.nodes[*node].kind, NodeKind::Directory(children) if !children.is_empty()))
             .map(|node| {
@@ -362,7 +382,7 @@ impl<'a> Tree<'a> {
         }
         let instead = match self.child(ROOT, b"exec").map(|node| &self.nodes[node].kind) {
             Some(NodeKind::Directory(_)) => FoundInstead::Directory,
-            Some(NodeKind::Link { target, .. }) => FoundInstead::DeadLink { target: lossy(target) },
+            Some(NodeKind::Link { target, .. }) => FoundInstead::DeadLink { target: lossy(target), outside },
             Some(NodeKind::File) | None => match leaves.first() {
                 Some((false, _, path)) if path.ends_with(b"/exec") => {
                     FoundInstead::Below { directory: lossy(&path[..path.len() - b"/exec".len()]) }

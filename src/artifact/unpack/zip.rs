@@ -1,14 +1,15 @@
 //! Reads zip archives.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{Cursor, Read};
 
 use rustix::fs::FileType;
-use zip::{CompressionMethod, ZipArchive};
+use zip::{CompressionMethod, System, ZipArchive};
 
-use super::entry::{Entry, Kind, Origin, clause};
+use super::entry::{Entry, Kind, Origin, clause, lossy};
 use super::tree::{MAX_LINK_TARGET_BYTES, Tree};
-use crate::error::{ArchiveFormat, Error, SpecialFile, Unsupported};
+use crate::error::{ArchiveFormat, Error, SpecialFile, Unsupported, UploadError};
 
 pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     let unreadable = |error| {
@@ -27,7 +28,13 @@ pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
     for index in 0..directory.len() {
         tree.count()?;
         let data = directory.entry(index).map_err(unreadable)?;
-        let entry = Entry { origin: Origin::Archive(ArchiveFormat::Zip), number: index + 1, name: data.name_raw() };
+        let raw = data.name_raw();
+        let on_windows = is_windows(data.system());
+        let name = if on_windows { with_slashes(raw) } else { Cow::Borrowed(raw) };
+        let entry = Entry { origin: Origin::Archive(ArchiveFormat::Zip), number: index + 1, name: &name };
+        if has_drive_letter(raw, on_windows) {
+            return Err(Error::Upload(UploadError::ArchiveDriveLetter { entry: index + 1, path: lossy(raw) }));
+        }
         // The Unix mode, whichever system the entry names as its origin: 0 if there is none.
         let mode = data.external_attributes() >> 16;
         let kind = match FileType::from_raw_mode(mode) {
@@ -68,6 +75,33 @@ pub(super) fn read(bytes: &[u8], tree: &mut Tree) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether an entry was made on a system whose file names cannot contain a backslash.
+///
+/// Source: PKWARE, APPNOTE.TXT, 4.4.2.2: FAT, OS/2, NTFS and VFAT.
+fn is_windows(system: System) -> bool {
+    matches!(system, System::Dos | System::Os2 | System::WindowsNTFS | System::VFAT)
+}
+
+/// A path with slashes in place of backslashes, which some tools write on Windows although the format forbids it. A name
+/// in a legacy code page stays as it is: there a backslash may be half of a character.
+///
+/// Source: PKWARE, APPNOTE.TXT, 4.4.17.1; Info-ZIP's `unzip`, which converts them, too.
+fn with_slashes(name: &[u8]) -> Cow<'_, [u8]> {
+    if name.contains(&b'\\') && std::str::from_utf8(name).is_ok() {
+        Cow::Owned(name.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+/// Whether a path begins with a drive letter. On a system that allows such names a backslash must follow.
+fn has_drive_letter(name: &[u8], on_windows: bool) -> bool {
+    match name {
+        [letter, b':', rest @ ..] => letter.is_ascii_alphabetic() && (on_windows || rest.starts_with(b"\\")),
+        _ => false,
+    }
 }
 
 /// How many entries a zip announces in the record at its end. The library reads exactly as many.
