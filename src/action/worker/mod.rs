@@ -289,7 +289,7 @@ impl Worker {
         let channel = running.conversation.channel();
         let process = self.kill_and_reap(running, logs).await;
         let crash = no_answer_error(process.exit().map(|_| exit_report(&process, logs)), b"", channel);
-        self.pool.backoff().record_crash(crash.to_string());
+        self.pool.backoff().record_crash(crash.without_output());
     }
 
     /// Kills what is left of a process and its group, and reads the rest of its output.

@@ -470,6 +470,7 @@ impl Concurrent<'_> {
 
     /// Output belongs to an activation only if no other is in flight.
     fn label_output(&mut self) {
+        self.logs.set_exclusive(self.in_flight.len() <= 1);
         let label = match &self.in_flight[..] {
             [only] => only.label.as_ref(),
             _ => None,
