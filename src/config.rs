@@ -184,7 +184,7 @@ pub struct ServerSettings {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
-    /// Time that activations in flight get to finish after SIGTERM.
+    /// Time that activations in flight and in the queue get to finish after SIGTERM.
     #[arg(long, env = "PIPELOOP_DRAIN_GRACE", default_value = "5s", value_name = "TIME", help_heading = heading::TIME)]
     pub drain_grace: Time,
 

@@ -592,6 +592,7 @@ fn at_shutdown_new_connections_are_refused_and_kept_ones_get_503() {
     proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
     let mut queued = proxy.caller();
     send_run(&mut queued, &json!({"n": 2}));
+    await_requests(&mut kept);
     proxy.signal(Signal::TERM);
     eventually("a new connection is refused", || {
         Caller::connect(proxy.port()).err().map(|error| assert_eq!(error.kind(), ErrorKind::ConnectionRefused))
@@ -605,9 +606,98 @@ fn at_shutdown_new_connections_are_refused_and_kept_ones_get_503() {
     assert!(kept.is_closed_within(WAIT_LIMIT), "the connection is closed after that");
     release(&proxy);
     working.receive().expect("an activation in flight is finished").check(200, &json!({"n": 1}));
-    queued.receive().expect("an answer").check_error(503, &["shutting down"]);
+    queued.receive().expect("an activation in the queue runs").check(200, &json!({"n": 2}));
     assert_eq!(proxy.wait().code(), Some(0));
-    proxy.check_streams(1);
+    proxy.check_streams(2);
+}
+
+/// Waits until the proxy has read every request that was sent by now, of which it may read some after this one.
+fn await_requests(caller: &mut Caller) {
+    caller.call("GET", "/", b"");
+    caller.call("GET", "/", b"");
+}
+
+/// Starts as many activations of an action like [`waits`] as run at once, queues the others, and sends SIGTERM.
+fn drain(args: &[&str], code: &str, at_once: usize, total: usize) -> (Proxy, Vec<Caller>) {
+    let proxy = serving(args, code);
+    let mut kept = proxy.caller();
+    let mut callers = Vec::new();
+    for n in 0..total {
+        let mut caller = proxy.caller();
+        send_run(&mut caller, &json!({ "n": n }));
+        callers.push(caller);
+        if n < at_once {
+            proxy.wait_for("the activation runs", |logs| logs.stderr.matches("begun\n").count() > n);
+        }
+    }
+    await_requests(&mut kept);
+    proxy.signal(Signal::TERM);
+    eventually("the shutdown has begun", || Caller::connect(proxy.port()).err());
+    (proxy, callers)
+}
+
+/// Issue 12.
+#[test]
+fn at_shutdown_the_queue_is_worked_off() {
+    let wait = "until [ -e go ]; do sleep 0.01; done";
+    // An activation that crashes costs no other its answer.
+    let crashes =
+        pipe_loop(&format!("echo begun >&2; {wait}; case $line in *1*) exit 3;; esac; printf '%s\\n' \"$line\""));
+    for (code, crashed) in [(waits(), None), (crashes, Some(1))] {
+        let (mut proxy, callers) = drain(&["--drain-grace", "20s"], &code, 1, 5);
+        release(&proxy);
+        for (n, mut caller) in callers.into_iter().enumerate() {
+            let answer = caller.receive().expect("an answer");
+            if crashed == Some(n) {
+                answer.check_error(502, &["status 3"]);
+            } else {
+                answer.check(200, &json!({ "n": n }));
+            }
+        }
+        assert_eq!(proxy.wait().code(), Some(0));
+        proxy.check_streams(5);
+    }
+}
+
+/// Issue 12.
+#[test]
+fn at_shutdown_the_queue_of_version_2_is_worked_off() {
+    let code = "#!/usr/bin/env python3\n\
+        import json, os, sys, threading, time\n\
+        def work(number, n):\n    \
+            print('begun', file=sys.stderr, flush=True)\n    \
+            while not os.path.exists('go'): time.sleep(0.01)\n    \
+            os.write(1, (json.dumps({'id': number, 'result': {'n': n}}) + '\\n').encode())\n\
+        os.write(1, b'{\"openwhisk\":2,\"concurrency\":2}\\n')\n\
+        for line in sys.stdin:\n    \
+            run = json.loads(line)\n    \
+            threading.Thread(target=work, args=(run['run'], run['value']['n']), daemon=True).start()\n";
+    let (mut proxy, callers) = drain(&["--drain-grace", "20s"], code, 2, 7);
+    release(&proxy);
+    for (n, mut caller) in callers.into_iter().enumerate() {
+        caller.receive().expect("an answer").check(200, &json!({ "n": n }));
+    }
+    assert_eq!(proxy.wait().code(), Some(0));
+    proxy.check_streams(7);
+}
+
+/// Issue 12.
+#[test]
+fn what_is_left_in_the_queue_when_the_drain_grace_ends_gets_503() {
+    for second_signal in [false, true] {
+        let grace = if second_signal { "1h" } else { "200ms" };
+        let (mut proxy, callers) = drain(&["--drain-grace", grace], &waits(), 1, 3);
+        if second_signal {
+            proxy.signal(Signal::TERM);
+        }
+        for (n, mut caller) in callers.into_iter().enumerate() {
+            let answer = caller.receive().expect("an answer");
+            // 503 tells the platform to run the activation elsewhere.
+            if n == 0 { answer.check_error(502, &[]) } else { answer.check_error(503, &["shutting down"]) }
+        }
+        assert_eq!(proxy.wait().code(), Some(0));
+        proxy.check_streams(1);
+    }
 }
 
 /// The kernel accepts connections while the proxy is busy or stopped. They get an answer too.

@@ -104,7 +104,7 @@ impl Worker {
     pub(super) async fn serve(mut self, mut logs: Logs) {
         let pool = self.pool.clone();
         let mut phase = self.shared.phase.subscribe();
-        while *phase.borrow_and_update() == Phase::Serving {
+        while *phase.borrow_and_update() < Phase::Stopping {
             if self.has_multiplex() {
                 self.run_concurrently(Vec::new(), &mut phase, &mut logs).await;
                 if pool.queue.is_closed_and_empty() {
@@ -127,7 +127,7 @@ impl Worker {
                 Next::Start => tokio::select! {
                     biased;
                     () = self.start_for_waiting(&mut logs) => {}
-                    _ = phase.changed() => {}
+                    _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => {}
                 },
                 Next::Close => break,
             }
