@@ -192,6 +192,11 @@ pub struct ServerSettings {
     #[arg(long, env = "PIPELOOP_CALLER_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = some_time, help_heading = heading::TIME, hide_short_help = true)]
     pub caller_timeout: Time,
 
+    /// Pause between the sentinels of an init or run that failed and its answer: the platform reads the log of
+    /// such an activation once, at the answer, and the container engine needs a moment to write it.
+    #[arg(long, env = "PIPELOOP_FAILURE_DELAY", default_value = "10ms", value_name = "TIME", help_heading = heading::TIME, hide_short_help = true)]
+    pub failure_delay: Time,
+
     /// Largest request body of an activation.
     #[arg(long, env = "PIPELOOP_MAX_BODY", default_value = "64MiB", value_name = "SIZE", help_heading = heading::SIZE, hide_short_help = true)]
     pub max_body: Size,

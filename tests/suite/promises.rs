@@ -2,12 +2,14 @@
 //! process, time limits and shutdown.
 
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
-use crate::support::{Caller, Proxy, WAIT_LIMIT, check_bad_answer, check_detected, eventually, now_ms, processes};
+use crate::support::{
+    Caller, Proxy, SENTINEL, WAIT_LIMIT, check_bad_answer, check_detected, eventually, now_ms, processes,
+};
 
 const SENTINEL_DEFUSED: &str = "XXX-THE-END-OF-A-WHISK-ACTIVATION-XXX";
 
@@ -698,6 +700,58 @@ fn what_is_left_in_the_queue_when_the_drain_grace_ends_gets_503() {
         assert_eq!(proxy.wait().code(), Some(0));
         proxy.check_streams(1);
     }
+}
+
+// Failures.
+
+/// The platform reads the log of a failed activation once, at its answer. Issue 12.
+#[test]
+fn a_failure_is_answered_a_moment_after_its_sentinels() {
+    let delay = Duration::from_millis(800);
+    let fails = pipe_loop("case $line in *ok*) echo '{}';; *) exit 3;; esac");
+    let settings = [("PIPELOOP_FAILURE_DELAY", "800ms")];
+    let proxy = Proxy::start::<&str>(&[], &settings);
+    proxy.init(&fails).check(200, &json!({"ok": true}));
+    let begun = Instant::now();
+    proxy.run(&json!({"do": "ok"})).check(200, &json!({}));
+    assert!(begun.elapsed() < delay, "{:?}", begun.elapsed());
+    let check = |sentinels: usize, send: &dyn Fn(&mut Caller)| {
+        let mut caller = proxy.caller();
+        let begun = Instant::now();
+        send(&mut caller);
+        proxy.wait_for("its log has ended", |logs| logs.stderr.matches(SENTINEL).count() == sentinels);
+        assert!(caller.is_silent_for(Duration::from_millis(100)), "the answer leaves later");
+        caller.receive().expect("an answer").check_error(502, &["status 3"]);
+        assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+    };
+    check(2, &|caller| send_run(caller, &json!({})));
+    // Past the fast path.
+    check(3, &|caller| caller.send_run("text/event-stream", &json!({})));
+    let begun = Instant::now();
+    let proxy = Proxy::start::<&str>(&[], &settings);
+    proxy.init("#!/bin/sh\necho reason >&2\nexit 3\n").check_error(502, &["status 3"]);
+    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+}
+
+/// Issue 12.
+#[test]
+fn requests_that_reach_no_action_are_answered_at_once() {
+    let begun = Instant::now();
+    let proxy = Proxy::start(&["--failure-delay", "1h", "--queue", "0"], &[]);
+    proxy.run(&json!({})).check_error(500, &[]);
+    proxy.init_raw("nonsense").check_error(400, &[]);
+    proxy.init(&waits()).check(200, &json!({"ok": true}));
+    proxy.init(&waits()).check_error(403, &[]);
+    proxy.run_raw("nonsense").check_error(400, &[]);
+    proxy.caller().call("GET", "/run", b"").check_error(405, &[]);
+    proxy.caller().call("POST", "/", b"").check_error(404, &[]);
+    let mut working = proxy.caller();
+    send_run(&mut working, &json!({"n": 1}));
+    proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
+    proxy.run(&json!({})).check_error(429, &[]);
+    release(&proxy);
+    working.receive().expect("an answer").check(200, &json!({"n": 1}));
+    assert!(begun.elapsed() < Duration::from_mins(30), "{:?}", begun.elapsed());
 }
 
 /// The kernel accepts connections while the proxy is busy or stopped. They get an answer too.
