@@ -188,13 +188,18 @@ pub struct ServerSettings {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
-    /// Time that activations in flight get to finish after SIGTERM.
+    /// Time that activations in flight and in the queue get to finish after SIGTERM.
     #[arg(long, env = "PIPELOOP_DRAIN_GRACE", default_value = "5s", value_name = "TIME", help_heading = heading::TIME)]
     pub drain_grace: Time,
 
     /// Longest silence of a caller in the middle of its request, or while it receives its answer.
     #[arg(long, env = "PIPELOOP_CALLER_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = some_time, help_heading = heading::TIME, hide_short_help = true)]
     pub caller_timeout: Time,
+
+    /// Pause between the sentinels of an init or run that failed and its answer: the platform reads the log of
+    /// such an activation once, at the answer, and the container engine needs a moment to write it.
+    #[arg(long, env = "PIPELOOP_FAILURE_DELAY", default_value = "10ms", value_name = "TIME", help_heading = heading::TIME, hide_short_help = true)]
+    pub failure_delay: Time,
 
     /// Largest request body of an activation.
     #[arg(long, env = "PIPELOOP_MAX_BODY", default_value = "64MiB", value_name = "SIZE", help_heading = heading::SIZE, hide_short_help = true)]

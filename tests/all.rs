@@ -51,6 +51,8 @@ mod hidden_proc;
 mod image_action;
 #[path = "suite/inspect.rs"]
 mod inspect;
+#[path = "suite/last_words.rs"]
+mod last_words;
 #[path = "suite/layout.rs"]
 mod layout;
 #[path = "suite/leaks.rs"]

@@ -141,7 +141,7 @@ struct Ready {
 enum Phase {
     /// It serves activations.
     Serving,
-    /// Activations in flight may finish.
+    /// Activations in flight and in the queue may finish.
     Draining,
     /// Activations in flight are stopped.
     Stopping,
@@ -316,24 +316,28 @@ impl Action {
         }
     }
 
-    /// Stops the action. Activations in flight may finish within `drain`, those that wait are refused, then
-    /// the processes are stopped. An init under way is cancelled, and its files are removed. Every later call
-    /// is refused.
+    /// Stops the action. Activations in flight and those in the queue may finish within `drain`. Those that wait
+    /// even then are refused, and the processes are stopped. An init under way is cancelled, and its files are
+    /// removed. Every later call is refused.
     pub async fn stop(&self, drain: Duration) {
         let state = std::mem::replace(&mut *self.state(), State::Stopping);
         self.0.halt.store(true, Ordering::Relaxed);
         self.0.phase.send_replace(Phase::Draining);
         drop(self.0.init_lock.lock().await);
         if let State::Ready(mut ready) = state {
-            ready.pool.queue.clear();
-            if time::timeout(drain, ready.ended()).await.is_none() {
-                self.0.phase.send_if_modified(|phase| {
-                    let later = *phase < Phase::Stopping;
-                    *phase = (*phase).max(Phase::Stopping);
-                    later
-                });
-                ready.ended().await;
+            ready.pool.queue.close();
+            let mut phase = self.0.phase.subscribe();
+            tokio::select! {
+                _ = time::timeout(drain, ready.ended()) => {}
+                _ = phase.wait_for(|phase| *phase == Phase::Killing) => {}
             }
+            self.0.phase.send_if_modified(|phase| {
+                let later = *phase < Phase::Stopping;
+                *phase = (*phase).max(Phase::Stopping);
+                later
+            });
+            ready.pool.queue.clear();
+            ready.ended().await;
         }
     }
 

@@ -176,7 +176,10 @@ impl Queue {
             let returns = capacity == Capacity::Several;
             let returned = std::mem::replace(&mut inner.slots[slot].will_return, returns);
             // While it was expected back, no worker was woken for the rest.
-            if returned && !returns && !inner.waiting.is_empty() {
+            if inner.closed && inner.waiting.is_empty() {
+                // Nothing will come for the others either.
+                wake_all(inner);
+            } else if returned && !returns && !inner.waiting.is_empty() {
                 wake_one(inner);
             }
             return Poll::Ready(Next::Message(message));
@@ -255,10 +258,8 @@ impl Queue {
         let mut inner = self.inner();
         inner.closed = true;
         let dropped = take_dropped(&mut inner.waiting);
-        let wakers: Vec<_> = inner.slots.iter_mut().filter_map(WorkerSlot::take_waker).collect();
-        drop(inner);
+        wake_all(inner);
         drop(dropped);
-        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -277,6 +278,13 @@ fn wake_one(mut inner: MutexGuard<'_, Inner>) {
     if let Some(waker) = waker {
         waker.wake();
     }
+}
+
+/// Wakes all idle workers, after releasing the lock.
+fn wake_all(mut inner: MutexGuard<'_, Inner>) {
+    let wakers: Vec<_> = inner.slots.iter_mut().filter_map(WorkerSlot::take_waker).collect();
+    drop(inner);
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 impl WorkerSlot {

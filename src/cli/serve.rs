@@ -113,6 +113,7 @@ impl Serve {
             max_body: self.server.max_body.0,
             caller_timeout: self.server.caller_timeout.0,
             log_init_error,
+            failure_delay: self.server.failure_delay.0,
         });
         let limits = Limits { caller_timeout: self.server.caller_timeout.0, connections: self.server.max_connections };
         let (stop, stopped) = watch::channel(Stop::No);

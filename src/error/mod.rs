@@ -71,6 +71,15 @@ impl Error {
         }
     }
 
+    /// The sentence without anything that an activation wrote, for a caller of another activation.
+    #[must_use]
+    pub fn without_output(&self) -> String {
+        match self {
+            Self::Run(error) => error.without_output(),
+            Self::Request(_) | Self::Upload(_) | Self::Start(_) | Self::Proxy(_) => self.to_string(),
+        }
+    }
+
     /// What the action's author should read in the log in place of the sentence, when there is more.
     #[must_use]
     pub fn detail(&self) -> Option<String> {

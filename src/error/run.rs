@@ -134,7 +134,7 @@ impl RunError {
                 "raise `PIPELOOP_RUN_TIMEOUT`, or make the action faster; an answer that was not flushed looks like this too".into()
             }
             Self::Expired => "send fewer activations at once, or give them a longer time limit on the platform".into(),
-            Self::CrashLoop { .. } => "fix the cause; the first answer ends the pauses".into(),
+            Self::CrashLoop { .. } => "fix the cause, which the logs of the failed activations show; the first answer ends the pauses".into(),
             Self::BadFrame { .. } => r#"write one JSON object a line, with `id` and one of `chunk`, `result`, `error`, `end` and `log`, such as `{"id":1,"result":{}}`; logs belong on stderr"#.into(),
             Self::Overrun { .. } => r#"promise `"pause":true` in the handshake and stop writing when asked to; or raise `PIPELOOP_STREAM_BUFFER`; or read faster"#.into(),
             Self::FrameTooLong { .. } => "write smaller frames, or raise `PIPELOOP_MAX_RESULT`".into(),
@@ -142,6 +142,27 @@ impl RunError {
             Self::QueueFull { .. } => "try again later, or raise `PIPELOOP_QUEUE`".into(),
             Self::NotRestarted { .. } => "`PIPELOOP_RESTART` is `never`: start another container, or set it to `always`".into(),
         })
+    }
+
+    /// The sentence without anything that the activation wrote: no line of its log and no part of its answer.
+    #[must_use]
+    pub fn without_output(&self) -> String {
+        match self {
+            Self::BadAnswer { problem, exit: Some(exit) } => format!("{}; it {exit}", problem.without_output()),
+            Self::BadAnswer { problem, exit: None } => problem.without_output().into(),
+            Self::ExitedBeforeAnswer { exit } => format!("the action {exit}, before it answered"),
+            Self::BadFrame { .. } => "the action wrote a line that is not a frame for its activation".into(),
+            Self::ChannelClosed { .. }
+            | Self::AnswerTooLong { .. }
+            | Self::TimeOut { .. }
+            | Self::Expired
+            | Self::CrashLoop { .. }
+            | Self::Overrun { .. }
+            | Self::FrameTooLong { .. }
+            | Self::CutOff { .. }
+            | Self::QueueFull { .. }
+            | Self::NotRestarted { .. } => self.to_string(),
+        }
     }
 
     /// What the action's author should read in the log in place of the sentence, when there is more:
@@ -152,6 +173,18 @@ impl RunError {
             Self::BadAnswer { problem, exit: None } => Some(problem.to_string()),
             Self::BadAnswer { problem, exit: Some(exit) } => Some(format!("{problem}; it {exit}")),
             _ => None,
+        }
+    }
+}
+
+impl BadAnswer {
+    fn without_output(&self) -> &'static str {
+        match self {
+            Self::NotJson { .. } => "the action's answer is not JSON",
+            Self::WrongType { .. } => "the action's answer is not an object or array",
+            Self::TwoLines { .. } => "the action's answer spans more than one line",
+            Self::Nothing => "the action ended without an answer",
+            Self::Unterminated { .. } => "the action ended in the middle of its answer, without a newline",
         }
     }
 }

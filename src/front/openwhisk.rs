@@ -52,6 +52,8 @@ pub struct OpenWhisk {
     /// Whether the caller of a failed init gets a fixed text and only the log has the reason:
     /// `OW_LOG_INIT_ERROR`.
     pub log_init_error: bool,
+    /// How long the answer of an init or run that failed waits for its log to be written.
+    pub failure_delay: Duration,
 }
 
 impl Front for OpenWhisk {
@@ -60,11 +62,20 @@ impl Front for OpenWhisk {
         match head.uri.path() {
             "/run" if head.method == Method::POST => {
                 let format = StreamFormat::from_accept(&head.headers);
-                self.run(body, format).await.unwrap_or_else(|error| refusal(&error))
+                match self.run(body, format).await {
+                    Ok(reply) => reply,
+                    Err(error) => {
+                        self.wait_for_log(&error).await;
+                        refusal(&error)
+                    }
+                }
             }
             "/init" if head.method == Method::POST => match self.init(body).await {
                 Ok(()) => json(StatusCode::OK, Bytes::from_static(OK)),
-                Err(error) => self.init_refusal(&error),
+                Err(error) => {
+                    self.wait_for_log(&error).await;
+                    self.init_refusal(&error)
+                }
             },
             "/run" | "/init" => {
                 discard(body, self.caller_timeout).await;
@@ -92,7 +103,13 @@ impl Front for OpenWhisk {
         let mut reservation = memory_budget.reserve();
         reservation.try_grow_to(body.len())?;
         match Activation::parse(body) {
-            Ok(activation) => Ok(memory_budget.count_answer(self.action.run(activation, reservation).await?)),
+            Ok(activation) => match self.action.run(activation, reservation).await {
+                Ok(answer) => Ok(memory_budget.count_answer(answer)),
+                Err(error) => {
+                    self.wait_for_log(&error).await;
+                    Err(error)
+                }
+            },
             Err(error) => {
                 self.action.refuse().await;
                 Err(error)
@@ -154,6 +171,16 @@ impl OpenWhisk {
         }
         let (body, _reservation) = read_body(body, &bound).await?;
         self.action.init(parse_init(&body)?).await
+    }
+
+    /// Waits before the answer of an init or run that failed. At any status but 200 the platform reads the log
+    /// once, waits for no sentinel, and destroys the container; the container engine may still be writing.
+    ///
+    /// Source: apache/openwhisk, `DockerContainer.scala`.
+    async fn wait_for_log(&self, error: &Error) {
+        if has_reached_action(error) && !self.failure_delay.is_zero() {
+            tokio::time::sleep(self.failure_delay).await;
+        }
     }
 
     /// The reply to a failed init.
@@ -355,6 +382,14 @@ fn status(error: &Error) -> StatusCode {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         },
+    }
+}
+
+/// Whether an error is about an init or run that the action was given, so that it may have a log.
+fn has_reached_action(error: &Error) -> bool {
+    match error {
+        Error::Run(RunError::QueueFull { .. } | RunError::Expired) | Error::Request(_) | Error::Proxy(_) => false,
+        Error::Run(_) | Error::Upload(_) | Error::Start(_) => true,
     }
 }
 

@@ -87,6 +87,28 @@ impl Logs {
         self.open += 1;
         self.stdout.begin();
         self.stderr.begin();
+        if self.open == 1 {
+            // What is in the pipes now was printed before.
+            self.drain();
+            self.stdout.forget_tail();
+            self.stderr.forget_tail();
+        }
+    }
+
+    /// Sets whether output from now on belongs to one activation. An error quotes no line that could belong
+    /// to another activation than its own.
+    pub fn set_exclusive(&mut self, is_exclusive: bool) {
+        if self.stderr.keeps_tail() == is_exclusive {
+            return;
+        }
+        self.drain();
+        for stream in [&mut self.stdout, &mut self.stderr] {
+            if is_exclusive {
+                stream.forget_tail();
+            } else {
+                stream.keep_no_tail();
+            }
+        }
     }
 
     /// The activation's name in the log; none in a format without names.

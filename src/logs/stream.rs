@@ -46,7 +46,9 @@ pub struct Stream {
     /// How many bytes at the end of the outbox wait, since they may be the start of a sentinel.
     withheld: usize,
     at_line_start: bool,
+    /// The last words: the end of what was printed since [`Stream::forget_tail`].
     tail: Vec<u8>,
+    keeps_tail: bool,
     stall_limit: Duration,
     /// The log reader has stalled for so long that its log is dropped until it reads again.
     stalled: bool,
@@ -93,6 +95,7 @@ impl Stream {
             withheld: 0,
             at_line_start: true,
             tail: Vec::new(),
+            keeps_tail: true,
             stall_limit: bounds.stall_limit,
             stalled: false,
             lost_bytes: 0,
@@ -221,9 +224,21 @@ impl Stream {
         String::from_utf8_lossy(&self.tail).into_owned()
     }
 
-    /// Forgets the tail, since a new process starts.
+    /// Forgets the tail, since a new process or an activation begins: an error must not quote what another
+    /// activation logged.
     pub fn forget_tail(&mut self) {
         self.tail.clear();
+        self.keeps_tail = true;
+    }
+
+    /// Keeps no tail until [`Stream::forget_tail`], since it would belong to several activations.
+    pub(super) fn keep_no_tail(&mut self) {
+        self.tail.clear();
+        self.keeps_tail = false;
+    }
+
+    pub(super) fn keeps_tail(&self) -> bool {
+        self.keeps_tail
     }
 
     pub(super) fn say(&mut self, sentence: &str) {
@@ -256,6 +271,9 @@ impl Stream {
     }
 
     fn keep_tail(&mut self, bytes: &[u8]) {
+        if !self.keeps_tail {
+            return;
+        }
         if bytes.len() >= TAIL_BYTES {
             self.tail.clear();
             self.tail.extend_from_slice(&bytes[bytes.len() - TAIL_BYTES..]);

@@ -193,6 +193,41 @@ fn the_tail_is_the_last_lines_on_one() {
     assert_eq!(stream.tail(), "");
 }
 
+/// What an activation leaves in the pipe is not the last words of the next one. Issue 12.
+#[test]
+fn the_tail_begins_where_the_activation_began() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (_read, write) = pipe().unwrap();
+    let (source, action) = pipe().unwrap();
+    let bounds = Bounds { backlog_bytes: 100, stall_limit: Duration::from_secs(10), format: LogFormat::Text };
+    let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+    runtime.block_on(async {
+        let mut logs = Logs::new(Sink::new(write), Sink::new(null.into()), Sentinels::Write, &bounds);
+        logs.stderr.attach(watch(source).unwrap(), b"");
+        logs.open(None).end().await;
+        rustix::io::write(&action, b"of an earlier one\n").unwrap();
+        let mut log = logs.open(None);
+        rustix::io::write(&action, b"its own\n").unwrap();
+        log.drain();
+        assert_eq!(log.stderr.tail(), "its own");
+        log.end().await;
+
+        // These lines could belong to either activation.
+        let (first, second) = (logs.open_concurrent(), logs.open_concurrent());
+        logs.set_exclusive(false);
+        rustix::io::write(&action, b"of either\n").unwrap();
+        logs.drain();
+        assert_eq!(logs.stderr.tail(), "");
+        second.end(&mut logs).await;
+        rustix::io::write(&action, b"still of either\n").unwrap();
+        logs.set_exclusive(true);
+        rustix::io::write(&action, b"of the first\n").unwrap();
+        logs.drain();
+        assert_eq!(logs.stderr.tail(), "of the first");
+        first.end(&mut logs).await;
+    });
+}
+
 #[test]
 fn a_writer_keeps_the_permit_until_its_log_is_out() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -67,6 +67,13 @@ impl Pending<'_> {
     }
 }
 
+/// As [`LineReader::before_last_line`], of any text.
+#[must_use]
+pub fn before_last_line(text: &[u8]) -> usize {
+    let before = text.len().checked_sub(1).and_then(|last| memchr::memrchr(b'\n', &text[..last]));
+    before.map_or(0, |newline| newline + 1)
+}
+
 impl LineReader {
     /// Reads lines from a non-blocking pipe.
     #[must_use]
@@ -121,9 +128,13 @@ impl LineReader {
     /// may still grow; a newline that is the very last byte belongs to it.
     #[must_use]
     pub fn before_last_line(&self) -> usize {
-        let pending = self.pending();
-        let before = pending.len().checked_sub(1).and_then(|last| memchr::memrchr(b'\n', &pending[..last]));
-        before.map_or(0, |newline| newline + 1)
+        before_last_line(self.pending())
+    }
+
+    /// How many bytes have arrived by now: pending ones, and those in the pipe. Asks the kernel.
+    #[must_use]
+    pub fn arrived(&self) -> usize {
+        Pending { pipe: self.fd.get_ref(), buffered: self.pending_len() }.bytes()
     }
 
     /// Takes the first `count` pending bytes.

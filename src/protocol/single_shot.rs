@@ -2,6 +2,12 @@
 //!
 //! The process gets its arguments as `argv[1]` and on stdin, followed by end-of-file. The last line of
 //! stdout is the result; stderr and the rest of stdout are the log. The exit status does not matter.
+//!
+//! # Theory of operation
+//! The output ends with end-of-file. A child of the process may hold stdout open past the exit of the process,
+//! and may print, so the output is marked at the exit. What follows the mark within [`EXIT_DRAIN_TIMEOUT`] still
+//! counts if end-of-file comes in that time: the child may be a filter such as `tee`. Otherwise the last line
+//! before the mark is the result, if it is one.
 
 use std::ffi::OsString;
 use std::io;
@@ -17,7 +23,7 @@ use crate::process::spawn::Pipes;
 use crate::process::{Launch, Process};
 
 use super::answer;
-use super::line::{Fill, LineReader, LineWriter};
+use super::line::{Fill, LineReader, LineWriter, before_last_line};
 
 /// The longest text that Linux accepts as one argument, without its NUL.
 ///
@@ -25,8 +31,10 @@ use super::line::{Fill, LineReader, LineWriter};
 pub const MAX_ARGUMENT: usize = 131_071;
 
 /// How long the proxy waits for end-of-file after the process has exited, when its children hold its
-/// stdout open.
+/// stdout open. One limit, whatever the children print.
 const EXIT_DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
+/// How many bytes of that time are kept, at most.
+const MAX_LATE_BYTES: usize = 1024 * 1024;
 
 /// How many bytes move to the log at once.
 const LOG_CHUNK: usize = 64 * 1024;
@@ -96,37 +104,35 @@ pub async fn interact(
     let mut output = Output { lines: LineReader::new(pipes.stdout), limit_bytes, overflowed: false };
     let mut stdin = Some(LineWriter::new(pipes.stdin));
     let mut unwritten = activation.arguments();
-    let mut exited = false;
     loop {
         if unwritten.is_empty() {
             // Gives the process end-of-file.
             stdin = None;
         }
         tokio::select! {
-            fill = output.lines.fill() => match fill {
-                Ok(Fill::Some | Fill::WouldBlock) => output.log_earlier_lines(logs).await,
-                Ok(Fill::End) | Err(_) => break,
-            },
+            biased;
+            // Before its output: a child may print more at any time.
+            _ = process.exited() => break,
             written = write(stdin.as_mut(), unwritten) => match written {
                 Ok(written) => unwritten = &unwritten[written..],
                 // A process need not read its arguments.
                 Err(_) => unwritten = &[],
             },
             never = logs.pump() => match never {},
-            _ = process.exited(), if !exited => exited = true,
-            () = tokio::time::sleep(EXIT_DRAIN_TIMEOUT), if exited => {
-                // A child holds its stdout open. Everything that the process wrote is in the pipe.
-                while let Ok(Fill::Some) = output.lines.try_fill() {
-                    output.log_earlier_lines(logs).await;
-                    if output.overflowed {
-                        break;
-                    }
-                }
-                break;
-            }
+            fill = output.lines.fill() => match fill {
+                Ok(Fill::Some | Fill::WouldBlock) => output.log_earlier_lines(logs).await,
+                Ok(Fill::End) | Err(_) => return output.result(logs).await,
+            },
         }
     }
-    output.result(logs).await
+    drop(stdin);
+    let at_exit = output.drain(logs).await;
+    if output.overflowed {
+        output.log(output.lines.pending_len(), logs).await;
+        return Err(NoAnswer::TooLong);
+    }
+    let ended = output.wait_for_end(at_exit, logs).await;
+    output.result_after_exit(at_exit, ended, logs).await
 }
 
 /// Writes, or waits forever when there is nothing to write to.
@@ -171,6 +177,56 @@ impl Output {
             count -= chunk;
             logs.wait_for_space().await;
         }
+    }
+
+    /// Reads what the process has written by now and no more, and logs all but the last line. Returns how many
+    /// pending bytes are of that last line; the others came later.
+    async fn drain(&mut self, logs: &mut Logs) -> usize {
+        let arrived = self.lines.arrived();
+        while self.lines.pending_len() < arrived
+            && let Ok(Fill::Some) = self.lines.try_fill()
+        {}
+        let arrived = arrived.min(self.lines.pending_len());
+        let before = before_last_line(&self.lines.pending()[..arrived]);
+        if before > 0 {
+            self.log(before, logs).await;
+            self.overflowed = false;
+        }
+        let last_line = arrived - before;
+        self.overflowed |= last_line as u64 > self.limit_bytes;
+        last_line
+    }
+
+    /// Waits until no process holds stdout open any more. Returns whether that came in time.
+    async fn wait_for_end(&mut self, at_exit: usize, logs: &mut Logs) -> bool {
+        let mut timeout = std::pin::pin!(tokio::time::sleep(EXIT_DRAIN_TIMEOUT));
+        while self.lines.pending_len() <= at_exit + MAX_LATE_BYTES {
+            tokio::select! {
+                biased;
+                () = &mut timeout => return false,
+                never = logs.pump() => match never {},
+                fill = self.lines.fill() => if let Ok(Fill::End) | Err(_) = fill {
+                    return true;
+                },
+            }
+        }
+        false
+    }
+
+    /// The result of a process that has exited: of all that was printed if the output has ended, and otherwise
+    /// of what was printed by the exit. If that is unusable, the other one counts.
+    async fn result_after_exit(mut self, at_exit: usize, ended: bool, logs: &mut Logs) -> Result<Answer, NoAnswer> {
+        let pending = self.lines.pending();
+        if pending.len() > at_exit {
+            let last_line = &pending[before_last_line(pending)..];
+            let counts_late = ended && answer::check(Bytes::copy_from_slice(last_line.trim_ascii())).is_ok();
+            if !counts_late && let Ok(answer) = answer::check(Bytes::copy_from_slice(pending[..at_exit].trim_ascii())) {
+                self.lines.skip(at_exit);
+                self.log(self.lines.pending_len(), logs).await;
+                return Ok(answer);
+            }
+        }
+        self.result(logs).await
     }
 
     async fn result(mut self, logs: &mut Logs) -> Result<Answer, NoAnswer> {

@@ -1,6 +1,6 @@
 //! Requirements of OpenWhisk's contract and of the protocols beyond the canonical scenarios.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -249,6 +249,57 @@ fn v0_an_empty_last_line_is_not_a_result() {
     let proxy = initialised("0", "#!/bin/sh\nprintf '{\"x\":1}\\n\\n'\n");
     proxy.run(&json!({})).check(502, &json!({ "error": BAD_ANSWER }));
     proxy.check_streams(1);
+}
+
+/// Version 0 with a child that prints this every 50 ms once the process has exited, and stays in the process group or
+/// leaves it.
+fn v0_with_a_child_that_prints(launcher: &str, prints: &str) -> String {
+    format!(
+        "#!/bin/bash\n{launcher} bash -c 'while kill -0 '$$'; do sleep 0.001; done 2>/dev/null; \
+         while sleep 0.05; do {prints} || exit; done' &\necho log\necho '{{\"a\":1}}'\n"
+    )
+}
+
+/// Issue 12.
+#[test]
+fn v0_a_child_that_goes_on_printing_takes_no_answer() {
+    for launcher in ["", "setsid"] {
+        for prints in ["echo tick", "echo \"{\\\"tick\\\":1}\"", "printf ."] {
+            let proxy = initialised("0", &v0_with_a_child_that_prints(launcher, prints));
+            let begun = Instant::now();
+            proxy.run(&json!({})).check(200, &json!({"a": 1}));
+            // It took 3 s or the run timeout.
+            assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+            assert!(proxy.check_streams(1).stdout.starts_with("log\n"));
+        }
+    }
+}
+
+/// Issue 12.
+#[test]
+fn v0_a_child_that_floods_stdout_takes_no_answer() {
+    for launcher in ["", "setsid"] {
+        let code = format!(
+            "#!/bin/bash\necho '{{\"a\":1}}'\n{launcher} bash -c 'while kill -0 '$$'; do :; done 2>/dev/null; exec yes' &\n"
+        );
+        let proxy = initialised("0", &code);
+        let begun = Instant::now();
+        proxy.run(&json!({})).check(200, &json!({"a": 1}));
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        proxy.check_streams(1);
+    }
+}
+
+/// A filter behind the process passes its last line on after the exit. Issue 12.
+#[test]
+fn v0_the_last_line_may_come_through_a_filter() {
+    for tee in ["tee log", "(while IFS= read -r line; do sleep 0.01; echo \"$line\"; done)"] {
+        let code = format!("#!/bin/bash\nexec > >({tee})\necho '{{\"not\":\"yet\"}}'\necho '{{\"a\":1}}'\n");
+        initialised("0", &code).run(&json!({})).check(200, &json!({"a": 1}));
+    }
+    // The last line of a child that exits at once is no answer.
+    let code = "#!/bin/bash\necho '{\"a\":1}'\n(sleep 0.02; echo done) &\n";
+    initialised("0", code).run(&json!({})).check(200, &json!({"a": 1}));
 }
 
 #[test]

@@ -385,10 +385,8 @@ fn backoff_a_long_pause_is_reported_and_ends() {
         || fs::read_to_string(action_directory(&proxy).join("starts")).expect("the file exists").lines().count();
     assert_eq!(starts(), 6);
     let response = ask(&proxy, "say");
-    response.check_error(
-        502,
-        &["failed 6 times in a row", "not restarted for", "the last failure", "status 3", "no such table"],
-    );
+    response.check_error(502, &["failed 6 times in a row", "not restarted for", "the last failure", "status 3"]);
+    assert!(!response.error().contains("no such table"), "another activation logged it: {}", response.error());
     assert_eq!(starts(), 6, "no start is tried in a pause");
     let mut tries = 1;
     eventually("the pause is over", || {

@@ -2,12 +2,14 @@
 //! process, time limits and shutdown.
 
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
-use crate::support::{Caller, Proxy, WAIT_LIMIT, check_bad_answer, check_detected, eventually, now_ms, processes};
+use crate::support::{
+    Caller, Proxy, SENTINEL, WAIT_LIMIT, check_bad_answer, check_detected, eventually, now_ms, processes,
+};
 
 const SENTINEL_DEFUSED: &str = "XXX-THE-END-OF-A-WHISK-ACTIVATION-XXX";
 
@@ -592,6 +594,7 @@ fn at_shutdown_new_connections_are_refused_and_kept_ones_get_503() {
     proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
     let mut queued = proxy.caller();
     send_run(&mut queued, &json!({"n": 2}));
+    await_requests(&mut kept);
     proxy.signal(Signal::TERM);
     eventually("a new connection is refused", || {
         Caller::connect(proxy.port()).err().map(|error| assert_eq!(error.kind(), ErrorKind::ConnectionRefused))
@@ -605,9 +608,150 @@ fn at_shutdown_new_connections_are_refused_and_kept_ones_get_503() {
     assert!(kept.is_closed_within(WAIT_LIMIT), "the connection is closed after that");
     release(&proxy);
     working.receive().expect("an activation in flight is finished").check(200, &json!({"n": 1}));
-    queued.receive().expect("an answer").check_error(503, &["shutting down"]);
+    queued.receive().expect("an activation in the queue runs").check(200, &json!({"n": 2}));
     assert_eq!(proxy.wait().code(), Some(0));
-    proxy.check_streams(1);
+    proxy.check_streams(2);
+}
+
+/// Waits until the proxy has read every request that was sent by now, of which it may read some after this one.
+fn await_requests(caller: &mut Caller) {
+    caller.call("GET", "/", b"");
+    caller.call("GET", "/", b"");
+}
+
+/// Starts as many activations of an action like [`waits`] as run at once, queues the others, and sends SIGTERM.
+fn drain(args: &[&str], code: &str, at_once: usize, total: usize) -> (Proxy, Vec<Caller>) {
+    let proxy = serving(args, code);
+    let mut kept = proxy.caller();
+    let mut callers = Vec::new();
+    for n in 0..total {
+        let mut caller = proxy.caller();
+        send_run(&mut caller, &json!({ "n": n }));
+        callers.push(caller);
+        if n < at_once {
+            proxy.wait_for("the activation runs", |logs| logs.stderr.matches("begun\n").count() > n);
+        }
+    }
+    await_requests(&mut kept);
+    proxy.signal(Signal::TERM);
+    eventually("the shutdown has begun", || Caller::connect(proxy.port()).err());
+    (proxy, callers)
+}
+
+/// Issue 12.
+#[test]
+fn at_shutdown_the_queue_is_worked_off() {
+    let wait = "until [ -e go ]; do sleep 0.01; done";
+    // An activation that crashes costs no other its answer.
+    let crashes =
+        pipe_loop(&format!("echo begun >&2; {wait}; case $line in *1*) exit 3;; esac; printf '%s\\n' \"$line\""));
+    for (code, crashed) in [(waits(), None), (crashes, Some(1))] {
+        let (mut proxy, callers) = drain(&["--drain-grace", "20s"], &code, 1, 5);
+        release(&proxy);
+        for (n, mut caller) in callers.into_iter().enumerate() {
+            let answer = caller.receive().expect("an answer");
+            if crashed == Some(n) {
+                answer.check_error(502, &["status 3"]);
+            } else {
+                answer.check(200, &json!({ "n": n }));
+            }
+        }
+        assert_eq!(proxy.wait().code(), Some(0));
+        proxy.check_streams(5);
+    }
+}
+
+/// Issue 12.
+#[test]
+fn at_shutdown_the_queue_of_version_2_is_worked_off() {
+    let code = "#!/usr/bin/env python3\n\
+        import json, os, sys, threading, time\n\
+        def work(number, n):\n    \
+            print('begun', file=sys.stderr, flush=True)\n    \
+            while not os.path.exists('go'): time.sleep(0.01)\n    \
+            os.write(1, (json.dumps({'id': number, 'result': {'n': n}}) + '\\n').encode())\n\
+        os.write(1, b'{\"openwhisk\":2,\"concurrency\":2}\\n')\n\
+        for line in sys.stdin:\n    \
+            run = json.loads(line)\n    \
+            threading.Thread(target=work, args=(run['run'], run['value']['n']), daemon=True).start()\n";
+    let (mut proxy, callers) = drain(&["--drain-grace", "20s"], code, 2, 7);
+    release(&proxy);
+    for (n, mut caller) in callers.into_iter().enumerate() {
+        caller.receive().expect("an answer").check(200, &json!({ "n": n }));
+    }
+    assert_eq!(proxy.wait().code(), Some(0));
+    proxy.check_streams(7);
+}
+
+/// Issue 12.
+#[test]
+fn what_is_left_in_the_queue_when_the_drain_grace_ends_gets_503() {
+    for second_signal in [false, true] {
+        let grace = if second_signal { "1h" } else { "200ms" };
+        let (mut proxy, callers) = drain(&["--drain-grace", grace], &waits(), 1, 3);
+        if second_signal {
+            proxy.signal(Signal::TERM);
+        }
+        for (n, mut caller) in callers.into_iter().enumerate() {
+            let answer = caller.receive().expect("an answer");
+            // 503 tells the platform to run the activation elsewhere.
+            if n == 0 { answer.check_error(502, &[]) } else { answer.check_error(503, &["shutting down"]) }
+        }
+        assert_eq!(proxy.wait().code(), Some(0));
+        proxy.check_streams(1);
+    }
+}
+
+// Failures.
+
+/// The platform reads the log of a failed activation once, at its answer. Issue 12.
+#[test]
+fn a_failure_is_answered_a_moment_after_its_sentinels() {
+    let delay = Duration::from_millis(800);
+    let fails = pipe_loop("case $line in *ok*) echo '{}';; *) exit 3;; esac");
+    let settings = [("PIPELOOP_FAILURE_DELAY", "800ms")];
+    let proxy = Proxy::start::<&str>(&[], &settings);
+    proxy.init(&fails).check(200, &json!({"ok": true}));
+    let begun = Instant::now();
+    proxy.run(&json!({"do": "ok"})).check(200, &json!({}));
+    assert!(begun.elapsed() < delay, "{:?}", begun.elapsed());
+    let check = |sentinels: usize, send: &dyn Fn(&mut Caller)| {
+        let mut caller = proxy.caller();
+        let begun = Instant::now();
+        send(&mut caller);
+        proxy.wait_for("its log has ended", |logs| logs.stderr.matches(SENTINEL).count() == sentinels);
+        assert!(caller.is_silent_for(Duration::from_millis(100)), "the answer leaves later");
+        caller.receive().expect("an answer").check_error(502, &["status 3"]);
+        assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+    };
+    check(2, &|caller| send_run(caller, &json!({})));
+    // Past the fast path.
+    check(3, &|caller| caller.send_run("text/event-stream", &json!({})));
+    let begun = Instant::now();
+    let proxy = Proxy::start::<&str>(&[], &settings);
+    proxy.init("#!/bin/sh\necho reason >&2\nexit 3\n").check_error(502, &["status 3"]);
+    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+}
+
+/// Issue 12.
+#[test]
+fn requests_that_reach_no_action_are_answered_at_once() {
+    let begun = Instant::now();
+    let proxy = Proxy::start(&["--failure-delay", "1h", "--queue", "0"], &[]);
+    proxy.run(&json!({})).check_error(500, &[]);
+    proxy.init_raw("nonsense").check_error(400, &[]);
+    proxy.init(&waits()).check(200, &json!({"ok": true}));
+    proxy.init(&waits()).check_error(403, &[]);
+    proxy.run_raw("nonsense").check_error(400, &[]);
+    proxy.caller().call("GET", "/run", b"").check_error(405, &[]);
+    proxy.caller().call("POST", "/", b"").check_error(404, &[]);
+    let mut working = proxy.caller();
+    send_run(&mut working, &json!({"n": 1}));
+    proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
+    proxy.run(&json!({})).check_error(429, &[]);
+    release(&proxy);
+    working.receive().expect("an answer").check(200, &json!({"n": 1}));
+    assert!(begun.elapsed() < Duration::from_mins(30), "{:?}", begun.elapsed());
 }
 
 /// The kernel accepts connections while the proxy is busy or stopped. They get an answer too.

@@ -330,6 +330,70 @@ fn at_shutdown_all_workers_are_cut_off_or_killed() {
     }
 }
 
+/// Version 1 in shell: marks its activation as begun, waits for the file `go`, and answers with its arguments.
+fn waits() -> String {
+    pipe_loop(
+        "case $line in *exit*) exit 3;; esac; : > begun.${line//[^0-9]/}; until [ -e go ]; do sleep 0.01; done; \
+         printf '%s\\n' \"$line\"",
+    )
+}
+
+#[track_caller]
+fn send_numbered(proxy: &Proxy, n: usize) -> Caller {
+    let mut caller = proxy.caller();
+    caller.send_request("POST", "/run", json!({"value": {"n": n}}).to_string().as_bytes());
+    caller
+}
+
+#[track_caller]
+fn begin_numbered(proxy: &Proxy, n: usize) -> Caller {
+    let caller = send_numbered(proxy, n);
+    let begun = proxy.workdir().join(format!("action/1/bin/begun.{n}"));
+    eventually("the activation runs", || begun.exists().then_some(()));
+    caller
+}
+
+/// Sends SIGTERM while these activations run or wait, and checks that each gets its answer.
+#[track_caller]
+fn check_drained(mut proxy: Proxy, callers: Vec<Caller>) {
+    // When another request is answered, every request before it was read.
+    let mut kept = proxy.caller();
+    for _ in 0..2 {
+        kept.call("GET", "/", b"");
+    }
+    proxy.signal(Signal::TERM);
+    eventually("the shutdown has begun", || Caller::connect(proxy.port()).err());
+    fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the directory exists");
+    for (n, mut caller) in callers.into_iter().enumerate() {
+        caller.receive().expect("an answer").check(200, &json!({ "n": n }));
+    }
+    // No worker waits for the end of the grace.
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+/// Issue 12.
+#[test]
+fn at_shutdown_several_workers_work_the_queue_off() {
+    // Fewer activations than workers, as many, and more.
+    for total in [2, 3, 9] {
+        let proxy = serving(&["--workers", "3", "--drain-grace", "1h"], &[], &waits());
+        let callers = (0..total).map(|n| if n < 3 { begin_numbered(&proxy, n) } else { send_numbered(&proxy, n) });
+        let callers = callers.collect();
+        check_drained(proxy, callers);
+    }
+}
+
+/// Issue 12.
+#[test]
+fn at_shutdown_a_worker_that_may_not_start_a_process_delays_nothing() {
+    let proxy = serving(&["--workers", "2", "--restart", "never", "--drain-grace", "1h"], &[], &waits());
+    let first = begin_numbered(&proxy, 0);
+    // The second process ends, and its worker may start no other.
+    proxy.run(&json!({"do": "exit"})).check_error(502, &["status 3"]);
+    let callers = vec![first, send_numbered(&proxy, 1), send_numbered(&proxy, 2)];
+    check_drained(proxy, callers);
+}
+
 #[test]
 fn an_invalid_count_of_workers_is_refused() {
     for invalid in ["0", "1025", "many"] {

@@ -104,7 +104,7 @@ impl Worker {
     pub(super) async fn serve(mut self, mut logs: Logs) {
         let pool = self.pool.clone();
         let mut phase = self.shared.phase.subscribe();
-        while *phase.borrow_and_update() == Phase::Serving {
+        while *phase.borrow_and_update() < Phase::Stopping {
             if self.has_multiplex() {
                 self.run_concurrently(Vec::new(), &mut phase, &mut logs).await;
                 if pool.queue.is_closed_and_empty() {
@@ -127,7 +127,7 @@ impl Worker {
                 Next::Start => tokio::select! {
                     biased;
                     () = self.start_for_waiting(&mut logs) => {}
-                    _ = phase.changed() => {}
+                    _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => {}
                 },
                 Next::Close => break,
             }
@@ -289,7 +289,7 @@ impl Worker {
         let channel = running.conversation.channel();
         let process = self.kill_and_reap(running, logs).await;
         let crash = no_answer_error(process.exit().map(|_| exit_report(&process, logs)), b"", channel);
-        self.pool.backoff().record_crash(crash.to_string());
+        self.pool.backoff().record_crash(crash.without_output());
     }
 
     /// Kills what is left of a process and its group, and reads the rest of its output.

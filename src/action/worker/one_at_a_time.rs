@@ -106,7 +106,7 @@ impl Worker {
                         continue;
                     }
                     let error = kill_and_explain(&running.process, partial, channel, logs).await;
-                    self.pool.backoff().record_crash(error.detail().unwrap_or_else(|| error.to_string()));
+                    self.pool.backoff().record_crash(error.without_output());
                     return Err(error);
                 }
             }

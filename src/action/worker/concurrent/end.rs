@@ -72,8 +72,7 @@ impl Concurrent<'_> {
         // With several in flight, a partial line could belong to any of them.
         let partial = if is_only { partial } else { Vec::new() };
         let error = || no_answer_error(exit.clone(), &partial, channel);
-        let crash = error();
-        self.worker.pool.backoff().record_crash(crash.detail().unwrap_or_else(|| crash.to_string()));
+        self.worker.pool.backoff().record_crash(error().without_output());
         self.finish_all(|_| Some(error())).await;
     }
 

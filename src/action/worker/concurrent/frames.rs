@@ -147,7 +147,7 @@ impl Concurrent<'_> {
             self.multiplex.cancel(id);
         }
         activation.state = State::Failed { until: Instant::now() + grace };
-        let reason = error.to_string();
+        let reason = error.without_output();
         let (caller, label) = (activation.caller.take(), activation.label.clone());
         self.end_log_and_reply(caller, log, label, Outcome::Error(error)).await;
         if grace.is_zero() {

@@ -270,7 +270,7 @@ impl Concurrent<'_> {
 
     /// Why the conversation ends now, if it does.
     fn due_end(&mut self, phase: Phase) -> Option<End> {
-        self.closing |= phase > Phase::Serving;
+        self.closing |= phase >= Phase::Stopping;
         let is_idle = self.in_flight.is_empty() && self.pending.is_empty();
         if phase >= Phase::Stopping && !is_idle {
             return Some(End::Stopped);
@@ -470,6 +470,7 @@ impl Concurrent<'_> {
 
     /// Output belongs to an activation only if no other is in flight.
     fn label_output(&mut self) {
+        self.logs.set_exclusive(self.in_flight.len() <= 1);
         let label = match &self.in_flight[..] {
             [only] => only.label.as_ref(),
             _ => None,
