@@ -49,6 +49,8 @@ mod hidden;
 mod image;
 #[path = "suite/inspect.rs"]
 mod inspect;
+#[path = "suite/late_handshake.rs"]
+mod late_handshake;
 #[path = "suite/layout.rs"]
 mod layout;
 #[path = "suite/leaks.rs"]

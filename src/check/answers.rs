@@ -17,11 +17,13 @@ use super::{Answered, CheckRun, concurrency};
 impl CheckRun<'_> {
     /// The first activation shows how the action answers. Returns whether to send others.
     pub(super) async fn first_activation(&mut self) -> bool {
+        let arguments = self.arguments.base();
+        let answered = self.activate(Name::Answers, &arguments).await;
+        // The first activation may show another protocol than the start.
         let (protocol, evidence) =
             self.report.protocol.zip(self.report.evidence).expect("a process that is ready has shown its protocol");
         let spoken = self.describe_protocol(protocol, evidence);
-        let arguments = self.arguments.base();
-        let failure = match self.activate(Name::Answers, &arguments).await {
+        let failure = match answered {
             Ok(Answered { answer, took }) => {
                 self.settle(Check::passed(Name::Protocol, spoken));
                 self.settle(Check::passed(Name::Answers, shown(&answer)).took(took));

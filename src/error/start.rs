@@ -60,6 +60,8 @@ pub enum Awaited {
     Acknowledgement,
     /// Send a handshake or acknowledge.
     HandshakeOrAcknowledgement,
+    /// Send a handshake, as an earlier process of the action did.
+    HandshakeAgain,
     /// Send a handshake or wait for input.
     HandshakeOrInput,
 }
@@ -113,6 +115,7 @@ impl fmt::Display for Awaited {
             Self::HandshakeOrAcknowledgement => {
                 f.write_str(r#"has sent neither a handshake nor the acknowledgement `{"ok":true}` on descriptor 3"#)
             }
+            Self::HandshakeAgain => f.write_str("has not sent the handshake that it sent at an earlier start"),
             Self::HandshakeOrInput => f.write_str("has not sent a handshake and is not waiting for input"),
         }
     }

@@ -3,6 +3,10 @@
 //! The first evidence decides: a handshake on stdout or descriptor 3, an acknowledgement on
 //! descriptor 3, the process waiting for its input, or its exit. `docs/protocol.md`, "Readiness", has
 //! the rules for authors.
+//!
+//! Waiting for input is weak evidence, since some runtimes wait before any of the author's code runs. With `auto` the
+//! conversation that begins on it stays undecided until the first answer: a handshake may still replace it
+//! (`PipeLoop::leave_undecided`).
 
 use std::time::Duration;
 
@@ -15,10 +19,9 @@ use crate::time::{self, Countdown};
 
 use super::Protocol;
 use super::conversation::Conversation;
-use super::handshake::{ACK, Announced, Handshake, required_handshake, wrong_first_line};
+use super::handshake::{ACK, Announced, Handshake, is_handshake, required_handshake, wrong_first_line};
 use super::line::{Fill, LineReader, LineWriter};
 use super::link::Link;
-use super::multiplex::Multiplex;
 use super::pipe_loop::{Payload, PipeLoop};
 
 /// The pause before the first probe of what the process waits for.
@@ -42,6 +45,9 @@ pub struct Rules {
     pub init_timeout: Duration,
     /// After which time a living process counts as ready where `/proc` does not show what it waits for.
     pub start_grace: Duration,
+    /// Whether an earlier process of the action has announced its protocol after it was seen waiting for its input.
+    /// Waiting is no evidence then.
+    pub announces: bool,
 }
 
 /// A process that is ready.
@@ -185,6 +191,7 @@ impl Detection<'_> {
     /// Whether waiting for input counts as evidence.
     fn accepts_waiting(&self) -> bool {
         match self.rules.protocol {
+            Protocol::Auto if self.rules.announces => false,
             Protocol::Auto | Protocol::ActionLoop => !self.rules.wait_for_ack,
             Protocol::PipeLoop | Protocol::Streams | Protocol::SingleShot => false,
         }
@@ -262,24 +269,32 @@ impl Detection<'_> {
             Verdict::Handshake { channel, .. } => (Evidence::Handshake(channel), channel),
             Verdict::ActionLoop(evidence) => (evidence, ResultChannel::Descriptor3),
         };
+        // Waiting is the weakest evidence: some runtimes read their input before any of the author's code runs.
+        let is_undecided = self.rules.protocol == Protocol::Auto
+            && matches!(verdict, Verdict::ActionLoop(Evidence::WaitsForInput | Evidence::Grace));
         let results = match channel {
             // Closes descriptor 3: a later write to it fails in the process.
             ResultChannel::Stdout => self.stdout,
             ResultChannel::Descriptor3 => {
                 let (stdout, read) = self.stdout.into_parts();
-                logs.stdout.attach(stdout, &read);
+                if is_undecided {
+                    logs.stdout.attach_watched(stdout, &read, is_handshake);
+                } else {
+                    logs.stdout.attach(stdout, &read);
+                }
                 self.results
             }
         };
         let link = Link::new(self.stdin, results, channel);
         let conversation = match verdict {
-            Verdict::Handshake { announced: Announced::Version1(payload), .. } => {
-                Conversation::PipeLoop(PipeLoop::new(link, payload))
+            Verdict::Handshake { announced, .. } => Conversation::announced(link, announced),
+            Verdict::ActionLoop(_) => {
+                let mut pipe_loop = PipeLoop::new(link, Payload::Activation);
+                if is_undecided {
+                    pipe_loop.leave_undecided();
+                }
+                Conversation::PipeLoop(pipe_loop)
             }
-            Verdict::Handshake { announced: Announced::Version2(promises), .. } => {
-                Conversation::Multiplex(Multiplex::new(link, promises))
-            }
-            Verdict::ActionLoop(_) => Conversation::PipeLoop(PipeLoop::new(link, Payload::Activation)),
         };
         Ready { conversation, evidence }
     }
@@ -321,6 +336,7 @@ impl Detection<'_> {
                     Protocol::PipeLoop => Awaited::Handshake(Version::V1),
                     Protocol::Streams => Awaited::Handshake(Version::V2),
                     Protocol::Auto if self.rules.wait_for_ack => Awaited::HandshakeOrAcknowledgement,
+                    Protocol::Auto if self.rules.announces => Awaited::HandshakeAgain,
                     Protocol::ActionLoop if self.rules.wait_for_ack => Awaited::Acknowledgement,
                     _ => Awaited::HandshakeOrInput,
                 },

@@ -196,7 +196,9 @@ impl<'a> Tree<'a> {
         let parent = self.descend(entry, parents)?;
         let path = self.path(parent).join(OsStr::from_bytes(name));
         match self.child(parent, name).map(|node| &self.nodes[node].kind) {
-            Some(NodeKind::Directory(_)) => return Err(entry.damaged("is not a directory where an earlier entry is one")),
+            Some(NodeKind::Directory(_)) => {
+                return Err(entry.damaged("is not a directory where an earlier entry is one"));
+            }
             Some(NodeKind::File) => fs::remove_file(&path).map_err(|reason| entry.unwritable(&path, reason))?,
             Some(NodeKind::Link { .. }) | None => {}
         }
@@ -210,8 +212,10 @@ impl<'a> Tree<'a> {
             at = match self.child(at, name) {
                 Some(node) if matches!(self.nodes[node].kind, NodeKind::Directory(_)) => node,
                 Some(node) => {
-                    let what =
-                        format!("would have to be below {}, which is not a directory", excerpt(&self.relative_path(node)));
+                    let what = format!(
+                        "would have to be below {}, which is not a directory",
+                        excerpt(&self.relative_path(node))
+                    );
                     return Err(entry.damaged(what));
                 }
                 None => {
