@@ -65,6 +65,8 @@ mod pid_one;
 mod promises;
 #[path = "suite/random_callers.rs"]
 mod random_callers;
+#[path = "suite/readiness.rs"]
+mod readiness;
 #[path = "suite/room.rs"]
 mod room;
 #[path = "suite/signals.rs"]

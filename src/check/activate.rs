@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::activation::Activation;
-use crate::error::{BadAnswer, Error, RunError};
+use crate::error::{BadAnswer, Error, RunError, StartError};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
 use crate::protocol::line::Fill;
@@ -204,6 +204,9 @@ impl CheckRun<'_> {
         }
         self.kill_and_reap(process).await;
 
+        if on_descriptor_3 && let Some(failure) = self.nearly_handshake() {
+            return failure;
+        }
         let hint = || finding::flush_hint(&programs, &self.launch.program);
         if let Some(line) = held_back {
             return Failure::Finding(Finding::NotFlushed {
@@ -230,6 +233,12 @@ impl CheckRun<'_> {
             }
         }
         Failure::Silence { after, meanwhile: Meanwhile::WaitedForInput }
+    }
+
+    /// A line of the log that was meant as a handshake.
+    fn nearly_handshake(&self) -> Option<Failure> {
+        let near = self.log_capture.stdout.lines().find_map(handshake::nearly_handshake)?;
+        Some(Failure::Error(Error::Start(StartError::NearlyHandshake { near })))
     }
 }
 

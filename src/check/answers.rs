@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::error::{BadAnswer, Error, RunError};
+use crate::error::{BadAnswer, Error, RunError, StartError};
 use crate::protocol::Protocol;
 use crate::text::{excerpt, millis};
 
@@ -34,7 +34,9 @@ impl CheckRun<'_> {
             Err(failure) => failure,
         };
         let blamed = match &failure {
-            Failure::NoHandshake { .. } => Name::Protocol,
+            Failure::NoHandshake { .. } | Failure::Error(Error::Start(StartError::NearlyHandshake { .. })) => {
+                Name::Protocol
+            }
             Failure::Finding(Finding::NotFlushed { .. }) => Name::Flushed,
             Failure::Finding(Finding::Stray { .. }) => Name::Channel,
             Failure::Finding(Finding::Frame { .. }) => Name::Ids,

@@ -264,6 +264,7 @@ impl<'a> CheckRun<'a> {
                     Error::Start(
                         StartError::NoHandshake { .. }
                         | StartError::WrongFirstLine { .. }
+                        | StartError::NearlyHandshake { .. }
                         | StartError::UnsupportedVersion { .. },
                     ) => {
                         self.settle(Check::passed(Name::Starts, "runs"));
