@@ -1,5 +1,4 @@
-//! Init, run and logs, in images that hold next to nothing and under every restriction that a platform may put on a
-//! container.
+//! Init, run and logs, in almost empty images and under every restriction that a platform may put on a container.
 
 use std::fs;
 
@@ -28,10 +27,10 @@ const RESTRICTED: &[&str] = &[
     "64m",
 ];
 
-/// With the proxy as PID 1, and with the engine's init before it.
+/// With the proxy as PID 1, and with the engine's init as PID 1.
 const EITHER_INIT: [&[&str]; 2] = [&[], &["--init"]];
 
-/// An upload of a static executable; its log comes back by `docker logs`, in order, with sentinels.
+/// Uploads a static executable and runs it. `docker logs` must show its log in order, with sentinels.
 #[track_caller]
 fn check_upload(options: &[&str]) {
     let container = Container::serving(images::scratch(), options, &[]);
@@ -55,7 +54,7 @@ fn check_upload(options: &[&str]) {
 }
 
 #[test]
-fn an_upload_runs_in_an_image_that_holds_nothing_else() {
+fn an_upload_runs_in_an_otherwise_empty_image() {
     for init in EITHER_INIT {
         check_upload(init);
     }
@@ -68,15 +67,15 @@ fn an_upload_runs_without_any_privilege() {
     }
 }
 
-/// Where `/proc` could not be read, a silent executable would be taken for ready after an hour.
+/// With these settings, a silent executable gets ready in time only if the proxy can read `/proc`.
 const NEEDS_PROC: &[&str] = &["--env", "PIPELOOP_START_GRACE=1h", "--env", "PIPELOOP_INIT_TIMEOUT=15s"];
 
 #[test]
-fn scripts_run_in_a_small_debian() {
+fn scripts_run_in_a_small_debian_image() {
     for options in [NEEDS_PROC.to_vec(), [NEEDS_PROC, RESTRICTED].concat()] {
         // The first logs on stderr and has a handshake. The second logs on stdout and is silent.
         for (name, logs_on_stdout) in [("hello-careful.sh", false), ("hello-fd3.sh", true)] {
-            let code = fs::read(root().join("examples/bash").join(name)).expect("the example is there");
+            let code = fs::read(root().join("examples/bash").join(name)).expect("the example can be read");
             let container = Container::serving(images::debian(), &options, &[]);
             container.init(&code).check(200, &json!({"ok": true}));
             let (mut log, mut sentinels) = (String::new(), String::new());
@@ -96,7 +95,7 @@ fn scripts_run_in_a_small_debian() {
 }
 
 #[test]
-fn an_action_of_the_image_answers_at_once() {
+fn an_action_in_the_image_answers_without_init() {
     let options = &RESTRICTED[..1];
     let container = Container::serving(images::all_purpose(), options, &[]);
     assert_eq!(container.run(&json!({"say": "here"})).status, 200);
@@ -104,7 +103,7 @@ fn an_action_of_the_image_answers_at_once() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_is_named() {
+fn an_unwritable_directory_is_reported() {
     for options in [&["--read-only"][..], &["--user", "1000:1000"][..]] {
         let container = Container::serving(images::scratch(), options, &[]);
         for _ in 0..2 {
@@ -115,8 +114,8 @@ fn a_directory_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn a_directory_that_forbids_execution_is_named() {
-    // The tmpfs of an engine forbids it unless an option allows it.
+fn a_noexec_directory_is_reported() {
+    // The engine mounts a tmpfs with `noexec` unless an option says otherwise.
     let container =
         Container::serving(images::scratch(), &["--read-only", "--tmpfs", "/work", "--workdir", "/work"], &[]);
     container.init(images::all_purpose_code()).check_error(502, &["noexec"]);

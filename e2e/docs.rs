@@ -1,4 +1,4 @@
-//! `docs/containers.md` holds: its Dockerfiles are built and its commands run.
+//! Builds the Dockerfiles of `docs/containers.md` and runs its commands.
 
 use std::fs;
 
@@ -9,18 +9,18 @@ use crate::images::{self, root};
 
 /// The fenced blocks of a language.
 fn blocks(language: &str) -> Vec<String> {
-    let text = fs::read_to_string(root().join("docs/containers.md")).expect("the document is there");
+    let text = fs::read_to_string(root().join("docs/containers.md")).expect("the document can be read");
     let fence = format!("```{language}\n");
     text.split(&fence).skip(1).map(|rest| rest.split("```").next().expect("a first part").to_owned()).collect()
 }
 
-/// Builds every Dockerfile, under the name by which the commands call its image.
+/// Builds every Dockerfile, under the image name that the commands use.
 fn build_images() {
     images::debian_base();
-    let script = fs::read(root().join("tests/actions/counter.sh")).expect("the action is there");
+    let script = fs::read(root().join("tests/actions/counter.sh")).expect("the action can be read");
     let files = [("my-static-action", images::all_purpose_code()), ("my-script.sh", &script)];
     let dockerfiles = blocks("dockerfile");
-    assert_eq!(dockerfiles.len(), 3, "one for each kind of image");
+    assert_eq!(dockerfiles.len(), 3, "the document has one Dockerfile for each kind of image");
     for dockerfile in dockerfiles {
         let name = match &dockerfile {
             text if text.contains("my-static-action") => "my-static-action",
@@ -32,14 +32,14 @@ fn build_images() {
 }
 
 #[test]
-fn every_image_runs_as_documented_and_without_any_option() {
+fn every_documented_image_runs_with_and_without_its_options() {
     build_images();
     let commands = blocks("sh");
-    assert_eq!(commands.len(), 3, "one for each image");
+    assert_eq!(commands.len(), 3, "the document has one command for each image");
     for command in commands {
         let words: Vec<_> = command.split_whitespace().collect();
         let ["docker", "run", "-d", "-p", "8080:8080", options @ .., image] = &words[..] else {
-            panic!("not as expected: {command}");
+            panic!("an unexpected command: {command}");
         };
         for options in [options, &[]] {
             let container = Container::serving(image, options, &[]);

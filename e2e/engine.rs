@@ -1,4 +1,4 @@
-//! The engine, by its command line, and containers that are removed when they are dropped.
+//! The engine, driven by its command line, and containers that are removed when dropped.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use testkit::output::{Logs, SENTINEL};
 use testkit::processes::{self, ProcessEntry};
 use testkit::wait::eventually;
 
-/// A setting of `e2e/run`, without which there is no engine.
+/// A variable that `e2e/run` sets.
 pub(crate) fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: these tests are started by e2e/run"))
 }
@@ -94,12 +94,11 @@ impl Container {
     #[track_caller]
     pub(crate) fn wait(&self) -> String {
         eventually("the container ends", || (!self.runs()).then_some(()));
-        assert!(self.processes().is_empty(), "the container's end is the end of all that was in it");
+        assert!(self.processes().is_empty(), "processes outlive the container");
         self.inspect("{{.State.ExitCode}}")
     }
 
-    /// Every process in the container, by the cgroup that the engine put it into, including those that have ended and
-    /// wait to be reaped.
+    /// Every process in the container, found by its cgroup, including zombies.
     pub(crate) fn processes(&self) -> Vec<ProcessEntry> {
         let is_here = |process: &ProcessEntry| {
             fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).is_ok_and(|text| text.contains(&self.id))
@@ -119,7 +118,7 @@ impl Container {
 
     fn connect(&self) -> io::Result<TcpStream> {
         let network = format!("/proc/{}/ns/net", self.pid);
-        // The thread enters the network, and the socket that it makes stays there.
+        // The thread enters the network namespace, and the socket that it creates stays there.
         let visitor = thread::spawn(move || {
             move_into_link_name_space(File::open(network)?.as_fd(), Some(LinkNameSpaceType::Network))?;
             TcpStream::connect(("127.0.0.1", 8080))
@@ -158,7 +157,7 @@ impl Container {
         self.call("/run", &json!({"value": value, "activation_id": "test"}))
     }
 
-    /// Starts an activation that logs `begun`, and returns once it does.
+    /// Starts an activation that logs `begun`, and returns once that is in the log.
     #[track_caller]
     pub(crate) fn begin(&self, value: &Value) -> Caller {
         let mut caller = self.caller();
@@ -167,7 +166,7 @@ impl Container {
         caller
     }
 
-    /// The same, with one that sleeps.
+    /// The same with an activation that sleeps.
     #[track_caller]
     pub(crate) fn begin_sleep(&self, ms: u64) -> Caller {
         self.begin(&json!({ "sleep_ms": ms }))

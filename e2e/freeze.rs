@@ -1,4 +1,4 @@
-//! `docker pause`, as the platform does between activations: time passes outside of the container only.
+//! `docker pause`, which the platform uses between activations: time passes only outside the container.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const SHORT: &[&str] = &[
     "PIPELOOP_RUN_TIMEOUT=2s",
 ];
 
-/// Freezes a container. A freeze is time that passes.
+/// Freezes a container for the time that `e2e/run` sets.
 #[track_caller]
 fn freeze(container: &Container) {
     container.docker(&["pause"]);
@@ -29,7 +29,7 @@ fn freeze(container: &Container) {
 }
 
 #[test]
-fn a_container_frozen_between_two_activations_keeps_its_connection_and_its_process() {
+fn a_freeze_between_two_activations_keeps_connections_and_the_process() {
     let container = Container::serving(images::all_purpose(), SHORT, &[]);
     let mut kept = container.caller();
     let mut half = container.caller();
@@ -40,20 +40,20 @@ fn a_container_frozen_between_two_activations_keeps_its_connection_and_its_proce
     let second = kept.call("POST", "/run", br#"{"value":{"say":"after"}}"#);
     assert_eq!((second.status, second.json()), (200, first.json()), "the same process answers");
     half.send(b"st\r\nContent-Length: 2\r\n\r\n{}").expect("the rest is sent");
-    let third = half.receive().expect("a freeze is not the caller's fault");
+    let third = half.receive().expect("an answer to the request that the freeze interrupted");
     assert_eq!((third.status, third.json()), (200, first.json()));
     container.check_sentinels(3);
 }
 
 #[test]
-fn a_container_frozen_in_the_middle_of_an_activation_goes_on_with_it() {
+fn a_freeze_during_an_activation_does_not_fail_it() {
     let container = Container::serving(images::all_purpose(), SHORT, &[]);
     let before = container.actions();
     let mut caller = container.begin_sleep(1_000);
     let mut waiting = container.caller();
     waiting.send_request("POST", "/run", br#"{"value":{"say":"next"}}"#);
     freeze(&container);
-    for (caller, which) in [(&mut caller, "the one that ran"), (&mut waiting, "the one that waited")] {
+    for (caller, which) in [(&mut caller, "the activation that ran"), (&mut waiting, "the activation that waited")] {
         let response = caller.receive().expect("an answer");
         assert_eq!(response.status, 200, "{which}: {}", response.text());
     }
@@ -63,7 +63,7 @@ fn a_container_frozen_in_the_middle_of_an_activation_goes_on_with_it() {
 
 /// A freeze does not count towards a time limit.
 #[test]
-fn a_container_frozen_while_it_starts_goes_on_with_that() {
+fn a_freeze_during_init_does_not_fail_it() {
     let container = Container::serving(images::debian(), SHORT, &[]);
     let code =
         "#!/bin/bash\necho starting >&2\nsleep 1\necho '{\"openwhisk\":1}'\nwhile read -r line; do echo '{}'; done\n";
@@ -76,7 +76,7 @@ fn a_container_frozen_while_it_starts_goes_on_with_that() {
 }
 
 #[test]
-fn a_frozen_container_can_be_stopped_once_it_is_thawed() {
+fn a_thawed_container_can_be_stopped() {
     let container = Container::serving(images::all_purpose(), &[], &[]);
     let mut caller = container.begin_sleep(600_000);
     container.docker(&["pause"]);

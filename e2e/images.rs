@@ -1,4 +1,4 @@
-//! Images, each made once and from files of this machine only.
+//! Images, each built once and from local files only.
 
 use std::fs;
 use std::io::Write;
@@ -15,7 +15,7 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// An image that holds the binary alone, which serves uploads below `/`.
+/// An image that holds only the binary, which serves uploads below `/`.
 pub(crate) fn scratch() -> &'static str {
     static IMAGE: OnceLock<()> = OnceLock::new();
     IMAGE.get_or_init(|| {
@@ -69,20 +69,20 @@ pub(crate) fn debian() -> &'static str {
     "pipeloop-e2e/debian"
 }
 
-/// Makes an image with the name of Debian's own, which the documentation uses, from programs of this machine and the
-/// libraries that they need.
+/// Builds an image from local programs and their libraries, under the name of Debian's own image, which the
+/// documentation uses.
 pub(crate) fn debian_base() {
     static IMAGE: OnceLock<()> = OnceLock::new();
     IMAGE.get_or_init(|| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/debian");
         let mut tar = Command::new(script).stdout(Stdio::piped()).spawn().expect("e2e/debian can be started");
-        let archive = tar.stdout.take().expect("it is piped");
+        let archive = tar.stdout.take().expect("stdout was piped at spawn");
         let import = Command::new(setting("PIPELOOP_E2E_DOCKER"))
             .args(["import", "-", "debian:12-slim"])
             .stdin(archive)
             .output()
             .expect("there is a client");
-        assert!(tar.wait().expect("it is our child").success(), "e2e/debian");
+        assert!(tar.wait().expect("it is a child of this process").success(), "e2e/debian");
         assert!(import.status.success(), "docker import: {}", String::from_utf8_lossy(&import.stderr));
     });
 }
@@ -91,7 +91,7 @@ pub(crate) fn debian_base() {
 #[track_caller]
 pub(crate) fn build(name: &str, dockerfile: &str, files: &[(&str, &[u8])]) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    fs::copy(setting("PIPELOOP_E2E_BINARY"), directory.path().join("pipeloop")).expect("the binary is there");
+    fs::copy(setting("PIPELOOP_E2E_BINARY"), directory.path().join("pipeloop")).expect("the binary can be copied");
     write(&directory.path().join("Dockerfile"), dockerfile.as_bytes());
     for (name, bytes) in files {
         write(&directory.path().join(name), bytes);

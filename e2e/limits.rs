@@ -1,4 +1,4 @@
-//! The limits of a container: memory and processes.
+//! A container's limits of memory and processes.
 
 use serde_json::json;
 use testkit::processes;
@@ -8,7 +8,7 @@ use crate::engine::Container;
 use crate::images;
 
 #[test]
-fn an_action_that_outgrows_the_containers_memory_is_reported_and_started_again() {
+fn an_out_of_memory_kill_is_reported_and_the_action_restarted() {
     let container = Container::serving(images::all_purpose(), &["--memory", "64m", "--memory-swap", "64m"], &[]);
     for done in 1..=3 {
         let response = container.run(&json!({"eat_mib": 256}));
@@ -21,17 +21,17 @@ fn an_action_that_outgrows_the_containers_memory_is_reported_and_started_again()
     assert_eq!(container.wait(), "0");
 }
 
-/// Far more than may live at once: they have to be reaped as they end.
+/// Far more than may exist at once: the proxy must reap each when it exits.
 #[test]
-fn ten_thousand_orphans_are_reaped_where_sixteen_may_live() {
+fn ten_thousand_orphans_are_reaped_within_a_limit_of_sixteen_processes() {
     let container = Container::serving(images::all_purpose(), &["--pids-limit", "16"], &[]);
     container.run(&json!({"orphans": 10_000})).check(200, &json!({"adopted": 10_000}));
-    eventually("no orphan waits to be reaped", || (processes::zombies(container.pid()) == 0).then_some(()));
+    eventually("every orphan has been reaped", || (processes::zombies(container.pid()) == 0).then_some(()));
     assert_eq!(container.processes().len(), 2, "the proxy and its action: {:?}", container.processes());
 }
 
 #[test]
-fn a_container_in_which_no_process_may_start_reports_that() {
+fn a_container_that_allows_no_second_process_reports_that() {
     let container = Container::serving(images::scratch(), &["--pids-limit", "1"], &[]);
     container
         .init(images::all_purpose_code())

@@ -1,7 +1,7 @@
 //! End to end: the release binary in containers of a real Docker Engine, as PID 1 and not.
 //!
-//! `e2e/run` starts the engine and these tests. Callers enter a container's network, which has a loopback interface and
-//! no other. What needs no engine is tested in `tests/`.
+//! `e2e/run` starts the engine and these tests. Callers enter a container's network, which has only a loopback
+//! interface. Tests that need no engine are in `tests/`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -11,9 +11,9 @@
 #![allow(
     clippy::format_push_string,
     clippy::format_collect,
-    reason = "what is expected is put together as it reads best"
+    reason = "expected texts are built in the way that reads best"
 )]
-#![allow(missing_docs, reason = "tests are named by what they state")]
+#![allow(missing_docs, reason = "the name of a test states what holds")]
 
 mod contract;
 mod docs;

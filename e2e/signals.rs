@@ -13,7 +13,7 @@ use crate::images;
 const GRACE_OF_THE_ENGINE: Duration = Duration::from_secs(10);
 
 #[test]
-fn each_signal_that_asks_for_an_end_ends_the_container_in_order() {
+fn each_termination_signal_stops_the_container_gracefully() {
     for init in [&[][..], &["--init"]] {
         for signal in ["TERM", "INT", "QUIT", "HUP"] {
             let container = Container::serving(images::all_purpose(), init, &[]);
@@ -25,28 +25,28 @@ fn each_signal_that_asks_for_an_end_ends_the_container_in_order() {
 }
 
 #[test]
-fn a_second_signal_ends_the_container_at_once() {
+fn a_second_signal_stops_the_container_at_once() {
     let graces = ["--env", "PIPELOOP_DRAIN_GRACE=1h", "--env", "PIPELOOP_STOP_GRACE=1h", "--env", "STUBBORN=1"];
     for second in ["TERM", "INT"] {
         // The second signal comes while the proxy waits for the activation, and then while it waits for the action.
         let container = Container::serving(images::all_purpose(), &graces, &[]);
         let mut caller = container.begin_sleep(600_000);
         container.kill("INT");
-        eventually("the end has begun", || container.try_caller().is_err().then_some(()));
+        eventually("shutdown has begun", || container.try_caller().is_err().then_some(()));
         container.kill(second);
         assert_eq!(container.wait(), "0");
         caller.receive().expect("an answer").check_error(502, &[]);
 
         let container = Container::serving(images::all_purpose(), &graces, &[]);
         container.kill("TERM");
-        eventually("the end has begun", || container.logs().stderr.contains("end of input").then_some(()));
+        eventually("shutdown has begun", || container.logs().stderr.contains("end of input").then_some(()));
         container.kill(second);
         assert_eq!(container.wait(), "0");
     }
 }
 
 #[test]
-fn signals_without_a_meaning_do_nothing() {
+fn signals_without_a_meaning_are_ignored() {
     let container = Container::serving(images::all_purpose(), &[], &[]);
     let before = container.actions();
     for signal in
@@ -56,7 +56,7 @@ fn signals_without_a_meaning_do_nothing() {
         let response = container.run(&json!({}));
         assert_eq!(response.status, 200, "{signal}: {}", response.text());
     }
-    assert_eq!(container.actions(), before, "the same process answered them all");
+    assert_eq!(container.actions(), before, "one process answers all requests");
 }
 
 #[test]
@@ -74,12 +74,12 @@ fn the_actions_own_signals_reach_it() {
 }
 
 #[test]
-fn a_container_that_was_stopped_by_a_signal_goes_on_when_it_is_continued() {
+fn sigstop_suspends_the_container_and_sigcont_resumes_it() {
     let container = Container::serving(images::all_purpose(), &[], &[]);
     let mut caller = container.caller();
     container.kill("STOP");
     caller.send_request("POST", "/run", b"{}");
-    assert!(caller.is_silent_for(Duration::from_millis(300)), "SIGSTOP from outside stops even PID 1");
+    assert!(caller.is_silent_for(Duration::from_millis(300)), "the engine's SIGSTOP did not stop the container");
     container.kill("CONT");
     assert_eq!(caller.receive().expect("an answer").status, 200);
 }
@@ -118,7 +118,7 @@ fn a_container_without_an_action_stops() {
 }
 
 #[test]
-fn a_container_that_stops_finishes_what_it_has_begun() {
+fn a_stopping_container_finishes_its_activation() {
     let container = Container::serving(images::all_purpose(), &[], &[]);
     let mut caller = container.begin_sleep(1_000);
     check_stop(&container);
@@ -127,7 +127,7 @@ fn a_container_that_stops_finishes_what_it_has_begun() {
 }
 
 #[test]
-fn a_container_that_stops_cuts_what_takes_too_long() {
+fn a_stopping_container_ends_an_activation_that_takes_too_long() {
     for init in [&[][..], &["--init"]] {
         let container = Container::serving(images::all_purpose(), init, &[]);
         let mut caller = container.begin_sleep(600_000);
@@ -138,7 +138,7 @@ fn a_container_that_stops_cuts_what_takes_too_long() {
 }
 
 #[test]
-fn a_container_stops_although_its_action_ignores_end_of_input_and_sigterm() {
+fn a_container_stops_even_if_its_action_ignores_end_of_input_and_sigterm() {
     let container = Container::serving(images::all_purpose(), &["--env", "STUBBORN=1"], &[]);
     check_stop(&container);
     container.check_logs("", "end of input\ngot SIGTERM\n");

@@ -1,5 +1,5 @@
-//! Version 2 in containers: streams out of an image that holds nothing else, callers that leave, logs with
-//! activations, and what `docker stop` and `docker pause` do in the middle of a stream.
+//! Version 2 in containers: streams from an otherwise empty image, callers that leave, logs that name their
+//! activation, and `docker stop` and `docker pause` during a stream.
 
 use std::thread::sleep;
 
@@ -21,7 +21,7 @@ fn serving(options: &[&str]) -> Container {
     container
 }
 
-/// Asks for a stream under a name, and returns once its head is there, and with it its first item.
+/// Asks for a stream with this activation id, and returns once its head has arrived, with which the first item comes.
 #[track_caller]
 fn begin(container: &Container, accept: &str, name: &str, ticks: i64) -> Caller {
     let mut caller = container.caller();
@@ -34,22 +34,22 @@ fn begin(container: &Container, accept: &str, name: &str, ticks: i64) -> Caller 
     caller
 }
 
-/// This many ticks as events.
+/// The events of this many ticks.
 fn events(ticks: i64) -> String {
     (0..ticks).map(|tick| format!("data: {tick}\n\n")).collect()
 }
 
-/// A stream from its first tick on must have come in order, and ended with this event.
+/// Checks that the ticks of a stream are in order from the first on, and that it ends with this event.
 #[track_caller]
 fn check_ticks(text: &str, last: &str) {
     let (ticks, end) = text.split_once("event: ").unwrap_or_else(|| panic!("no last event: {text}"));
     let count = ticks.matches("data: ").count();
-    assert_eq!(ticks, events(i64::try_from(count).expect("not that many")));
+    assert_eq!(ticks, events(i64::try_from(count).expect("the count is small")));
     assert!(end.starts_with(last) && end.ends_with("\n\n"), "{end}");
 }
 
 #[test]
-fn a_stream_comes_out_of_an_image_that_holds_nothing_else() {
+fn a_stream_works_in_an_otherwise_empty_image() {
     for options in [&[][..], &["--init"], &["--read-only", "--tmpfs", "/work:exec", "--workdir", "/work"]] {
         let container = serving(options);
         let mut caller = begin(&container, EVENTS, "test", 3);
@@ -71,24 +71,26 @@ fn objects(log: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_caller_that_leaves_cancels_its_own_stream_and_the_log_says_whose() {
+fn a_caller_that_leaves_cancels_its_own_stream_and_the_log_names_it() {
     let container = serving(&["--env", "PIPELOOP_LOG_FORMAT=json"]);
     let mut stays = begin(&container, EVENTS, "stays", -1);
-    // It never ends, so its first event comes before its end.
+    // A stream without an end, so its first event arrives before its end.
     let mut leaves = begin(&container, EVENTS, "leaves", -1);
     assert_eq!(leaves.receive_chunks(1), "data: 0\n\n");
     drop(leaves);
     let sentinels = |logs: &Logs| logs.stderr.lines().filter(|line| *line == SENTINEL).count();
-    let logs = eventually("its log has ended", || Some(container.logs()).filter(|logs| sentinels(logs) == 1));
+    let logs =
+        eventually("the activation's log has ended", || Some(container.logs()).filter(|logs| sentinels(logs) == 1));
     let activations = Logs::activations(&logs.stderr);
     let lines: Vec<_> =
         objects(activations[0]).iter().map(|line| (line["activation"].clone(), line["line"].clone())).collect();
     assert_eq!(lines, [("leaves".into(), "begun".into()), ("leaves".into(), "cancelled".into())]);
-    // The other stream goes on and is not cut.
+    // The other stream continues.
     let text = stays.receive_chunks(events(100).len());
     assert!(text.starts_with(&events(100)) && !text.contains("event"), "{text}");
     drop(stays);
-    let logs = eventually("its log has ended", || Some(container.logs()).filter(|logs| sentinels(logs) == 2));
+    let logs =
+        eventually("the activation's log has ended", || Some(container.logs()).filter(|logs| sentinels(logs) == 2));
     for line in objects(Logs::activations(&logs.stderr)[1]) {
         assert_eq!((&line["activation"], &line["stream"]), (&json!("stays"), &json!("stderr")));
         let time = line["time"].as_str().expect("a time");
@@ -98,7 +100,7 @@ fn a_caller_that_leaves_cancels_its_own_stream_and_the_log_says_whose() {
 }
 
 #[test]
-fn a_container_that_stops_lets_a_stream_come_to_its_end() {
+fn a_stopping_container_lets_a_stream_finish() {
     let container = serving(&[]);
     let mut caller = begin(&container, EVENTS, "test", 50);
     container.docker(&["stop"]);
@@ -109,7 +111,7 @@ fn a_container_that_stops_lets_a_stream_come_to_its_end() {
 }
 
 #[test]
-fn a_container_that_stops_says_so_to_a_stream_that_takes_too_long() {
+fn a_stopping_container_ends_a_long_stream_with_an_error() {
     for init in [&[][..], &["--init"]] {
         let container = serving(init);
         let mut callers = [begin(&container, EVENTS, "test", -1), begin(&container, EVENTS, "test", -1)];
@@ -125,7 +127,7 @@ fn a_container_that_stops_says_so_to_a_stream_that_takes_too_long() {
 }
 
 #[test]
-fn a_container_frozen_in_the_middle_of_streams_goes_on_with_them() {
+fn a_freeze_during_streams_does_not_fail_them() {
     let short =
         ["PIPELOOP_CALLER_TIMEOUT=2s", "PIPELOOP_LOG_STALL=2s", "PIPELOOP_STOP_GRACE=2s", "PIPELOOP_RUN_TIMEOUT=8s"];
     let options: Vec<_> = short.iter().flat_map(|setting| ["--env", setting]).collect();
@@ -133,7 +135,6 @@ fn a_container_frozen_in_the_middle_of_streams_goes_on_with_them() {
     let process = container.actions();
     let mut callers = [begin(&container, EVENTS, "a", 50), begin(&container, EVENTS, "b", 50)];
     container.docker(&["pause"]);
-    // A freeze is time that passes.
     sleep(pause());
     container.docker(&["unpause"]);
     for caller in &mut callers {

@@ -1,19 +1,19 @@
 //! Outer tests: the binary as a platform, a shell and a person see it, over HTTP and the command line.
 //!
-//! One binary for all of them: one link, and the helpers are shared. `support/` holds the helpers,
-//! `suite/` one file an area, `actions/` tiny executables named by what they do.
+//! All of them are one binary, which links once and shares its helpers. `support/` holds the helpers, `suite/` one
+//! file for each area, and `actions/` tiny executables named by what they do.
 
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_macros,
-    reason = "the powers that clippy.toml holds to one place each are those of the proxy, and this is none of it"
+    reason = "clippy.toml holds the powers of the proxy to one place each, and this is not the proxy"
 )]
 #![allow(
     clippy::format_push_string,
     clippy::format_collect,
-    reason = "what is expected is put together as it reads best"
+    reason = "expected texts are built in the way that reads best"
 )]
-#![allow(missing_docs, reason = "tests are named by what they state")]
+#![allow(missing_docs, reason = "the name of a test states what holds")]
 
 mod support;
 
@@ -33,20 +33,20 @@ mod conformance;
 mod contract;
 #[path = "suite/docs.rs"]
 mod docs;
-#[path = "suite/endings.rs"]
-mod endings;
 #[path = "suite/examples.rs"]
 mod examples;
+#[path = "suite/exits.rs"]
+mod exits;
 #[path = "suite/fast_path.rs"]
 mod fast_path;
 #[path = "suite/freeze.rs"]
 mod freeze;
 #[path = "suite/go_proxy_faults.rs"]
 mod go_proxy_faults;
-#[path = "suite/hidden.rs"]
-mod hidden;
-#[path = "suite/image.rs"]
-mod image;
+#[path = "suite/hidden_proc.rs"]
+mod hidden_proc;
+#[path = "suite/image_action.rs"]
+mod image_action;
 #[path = "suite/inspect.rs"]
 mod inspect;
 #[path = "suite/late_handshake.rs"]
@@ -57,6 +57,8 @@ mod layout;
 mod leaks;
 #[path = "suite/lifecycle.rs"]
 mod lifecycle;
+#[path = "suite/memory_budget.rs"]
+mod memory_budget;
 #[path = "suite/original_script.rs"]
 mod original_script;
 #[path = "suite/pid_one.rs"]
@@ -67,8 +69,6 @@ mod promises;
 mod random_callers;
 #[path = "suite/readiness.rs"]
 mod readiness;
-#[path = "suite/room.rs"]
-mod room;
 #[path = "suite/signals.rs"]
 mod signals;
 #[path = "suite/stream_workers.rs"]
@@ -77,7 +77,7 @@ mod stream_workers;
 mod streams;
 #[path = "suite/unpack.rs"]
 mod unpack;
-#[path = "suite/unreadable.rs"]
-mod unreadable;
+#[path = "suite/unreadable_requests.rs"]
+mod unreadable_requests;
 #[path = "suite/workers.rs"]
 mod workers;

@@ -217,7 +217,7 @@ mod tests {
     }
 
     /// The lines come from the loaders, shells and interpreters themselves; those that this machine has are
-    /// provoked in `tests/suite/endings.rs`.
+    /// provoked in `tests/suite/exits.rs`.
     #[test]
     fn usual_last_lines_are_understood() {
         use ExitStatus::{Exited, Signalled};

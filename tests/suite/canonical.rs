@@ -6,21 +6,21 @@ use serde_json::{Value, json};
 
 use crate::support::{Logs, Proxy, action};
 
-/// A protocol, and how it comes to be spoken.
-struct Spoken {
-    /// What the container is told; nothing for detection.
+/// A protocol, and how the proxy comes to speak it.
+struct Variant {
+    /// The container's `PIPELOOP_PROTOCOL`; none for detection.
     setting: Option<&'static str>,
     /// The program around `main`.
     program: &'static str,
-    /// Whether the action's stdout is a log, and not where results go.
+    /// Whether the action's stdout is a log and not the result channel.
     stdout_is_log: bool,
 }
 
-const V0: Spoken = Spoken { setting: Some("0"), program: "single_shot.py", stdout_is_log: true };
-const V1: Spoken = Spoken { setting: Some("1"), program: "pipe_loop.py", stdout_is_log: false };
-const ACTIONLOOP: Spoken = Spoken { setting: Some("actionloop"), program: "actionloop.py", stdout_is_log: true };
-const AUTO_V1: Spoken = Spoken { setting: None, ..V1 };
-const AUTO_ACTIONLOOP: Spoken = Spoken { setting: None, ..ACTIONLOOP };
+const V0: Variant = Variant { setting: Some("0"), program: "single_shot.py", stdout_is_log: true };
+const V1: Variant = Variant { setting: Some("1"), program: "pipe_loop.py", stdout_is_log: false };
+const ACTIONLOOP: Variant = Variant { setting: Some("actionloop"), program: "actionloop.py", stdout_is_log: true };
+const AUTO_V1: Variant = Variant { setting: None, ..V1 };
+const AUTO_ACTIONLOOP: Variant = Variant { setting: None, ..ACTIONLOOP };
 
 macro_rules! scenarios {
     ($($scenario:ident),* $(,)?) => {
@@ -35,19 +35,19 @@ macro_rules! scenarios {
 scenarios! {
     init_without_code_is_refused,
     init_without_content_is_refused,
-    an_answer_that_is_no_object_is_an_error,
-    init_that_is_no_json_is_refused,
-    run_that_is_no_json_is_refused,
+    an_answer_that_is_not_an_object_is_an_error,
+    init_that_is_not_json_is_refused,
+    run_that_is_not_json_is_refused,
     second_init_is_refused,
     another_entry_point_is_accepted,
     arguments_are_echoed,
-    unicode_survives,
-    env_of_init_is_set,
-    the_context_of_an_activation_arrives,
+    unicode_is_preserved,
+    init_env_reaches_the_action,
+    the_activation_context_reaches_the_action,
     a_mebibyte_is_echoed,
 }
 
-impl Spoken {
+impl Variant {
     fn proxy(&self, env: &[(&str, &str)]) -> Proxy {
         let mut env = env.to_vec();
         env.extend(self.setting.map(|setting| ("PIPELOOP_PROTOCOL", setting)));
@@ -57,19 +57,19 @@ impl Spoken {
     /// A program in Python with this `main(arguments, context)`.
     fn program(&self, main: &str) -> String {
         let program = action(self.program);
-        assert!(program.contains("\n# MAIN\n"), "{} has a place for main", self.program);
+        assert!(program.contains("\n# MAIN\n"), "{} has no place for main", self.program);
         program.replace("\n# MAIN\n", &format!("\n{main}\n"))
     }
 
-    /// A proxy with an action that works.
+    /// A proxy that is initialised with a working action.
     fn initialised(&self, main: &str) -> Proxy {
         let proxy = self.proxy(&[]);
         proxy.init(&self.program(main)).check(200, &json!({"ok": true}));
         proxy
     }
 
-    /// What the action said so often must stand on stderr, and on stdout where that is a log.
-    fn check_said(&self, logs: &Logs, text: &str, times: usize) {
+    /// Checks how often the action logged a text: on stderr, and on stdout where that is a log.
+    fn check_logged(&self, logs: &Logs, text: &str, times: usize) {
         assert_eq!(logs.stderr.matches(text).count(), times, "{text:?} on stderr");
         let on_stdout = if self.stdout_is_log { times } else { 0 };
         assert_eq!(logs.stdout.matches(text).count(), on_stdout, "{text:?} on stdout");
@@ -77,7 +77,7 @@ impl Spoken {
 }
 
 const ECHO: &str = "def main(arguments, context): return arguments";
-const LOUD_ECHO: &str = r#"
+const LOGGING_ECHO: &str = r#"
 def main(arguments, context):
     import sys
     if loud_stdout: print("hello stdout", flush=True)
@@ -85,16 +85,16 @@ def main(arguments, context):
     return arguments
 "#;
 
-fn init_without_code_is_refused(spoken: &Spoken) {
-    let proxy = spoken.proxy(&[]);
+fn init_without_code_is_refused(variant: &Variant) {
+    let proxy = variant.proxy(&[]);
     let refused = json!({"error": "Missing main/no code to execute."});
     proxy.init("").check(403, &refused);
     proxy.init_value(&json!({"name": "test", "main": "main"})).check(403, &refused);
     proxy.check_streams(0);
 }
 
-fn init_without_content_is_refused(spoken: &Spoken) {
-    let proxy = spoken.proxy(&[]);
+fn init_without_content_is_refused(variant: &Variant) {
+    let proxy = variant.proxy(&[]);
     let refused = json!({"error": "Missing main/no code to execute."});
     proxy.init_raw("{}").check(403, &refused);
     proxy.init_raw(r#"{"value":{}}"#).check(403, &refused);
@@ -102,49 +102,49 @@ fn init_without_content_is_refused(spoken: &Spoken) {
     proxy.check_streams(0);
 }
 
-fn an_answer_that_is_no_object_is_an_error(spoken: &Spoken) {
-    let proxy = spoken.initialised(r#"def main(arguments, context): return "not a json object""#);
+fn an_answer_that_is_not_an_object_is_an_error(variant: &Variant) {
+    let proxy = variant.initialised(r#"def main(arguments, context): return "not a json object""#);
     proxy.run(&json!({})).check(502, &json!({"error": "The action did not return a dictionary or array."}));
     let logs = proxy.check_streams(1);
     assert!(logs.both().contains("not a json object"), "the offending line is in the log");
 }
 
-fn init_that_is_no_json_is_refused(spoken: &Spoken) {
-    let proxy = spoken.proxy(&[]);
+fn init_that_is_not_json_is_refused(variant: &Variant) {
+    let proxy = variant.proxy(&[]);
     for body in ["not json", "{\"value\":{\"code\":\"#!/bin/sh\"}", "\"text\"", "[]"] {
         proxy.init_raw(body).check_error(400, &["the body of init"]);
     }
     proxy.check_streams(0);
-    proxy.init(&spoken.program(ECHO)).check(200, &json!({"ok": true}));
+    proxy.init(&variant.program(ECHO)).check(200, &json!({"ok": true}));
 }
 
-fn run_that_is_no_json_is_refused(spoken: &Spoken) {
-    let proxy = spoken.initialised(ECHO);
+fn run_that_is_not_json_is_refused(variant: &Variant) {
+    let proxy = variant.initialised(ECHO);
     for body in ["not json", "{\"value\":{}", "\"text\"", "[]"] {
         proxy.run_raw(body).check_error(400, &["the body of run"]);
     }
     proxy.run(&json!({"n": 1})).check(200, &json!({"n": 1}));
 }
 
-fn second_init_is_refused(spoken: &Spoken) {
+fn second_init_is_refused(variant: &Variant) {
     const TEXT: &str = "Cannot initialize the action more than once.";
-    let proxy = spoken.initialised(ECHO);
-    proxy.init(&spoken.program(ECHO)).check(403, &json!({ "error": TEXT }));
+    let proxy = variant.initialised(ECHO);
+    proxy.init(&variant.program(ECHO)).check(403, &json!({ "error": TEXT }));
     proxy.wait_for("the refusal is in the log", |logs| logs.both().contains(TEXT));
     proxy.check_streams(0);
     proxy.run(&json!({"n": 1})).check(200, &json!({"n": 1}));
 }
 
-fn another_entry_point_is_accepted(spoken: &Spoken) {
-    let proxy = spoken.proxy(&[]);
-    let code = spoken.program("def niam(arguments, context): return arguments\nmain = niam");
+fn another_entry_point_is_accepted(variant: &Variant) {
+    let proxy = variant.proxy(&[]);
+    let code = variant.program("def niam(arguments, context): return arguments\nmain = niam");
     proxy.init_value(&json!({"name": "test", "main": "niam", "code": code})).check(200, &json!({"ok": true}));
     proxy.run(&json!({"n": 1})).check(200, &json!({"n": 1}));
 }
 
-fn arguments_are_echoed(spoken: &Spoken) {
-    let loud = format!("loud_stdout = {}\n{LOUD_ECHO}", if spoken.stdout_is_log { "True" } else { "False" });
-    let proxy = spoken.initialised(&loud);
+fn arguments_are_echoed(variant: &Variant) {
+    let loud = format!("loud_stdout = {}\n{LOGGING_ECHO}", if variant.stdout_is_log { "True" } else { "False" });
+    let proxy = variant.initialised(&loud);
     let payloads = [
         json!({"string": "hello"}),
         json!({"string": "❄ ☃ ❄"}),
@@ -155,12 +155,12 @@ fn arguments_are_echoed(spoken: &Spoken) {
         proxy.run(payload).check(200, payload);
         let logs = proxy.check_streams(done + 1);
         assert_eq!(logs.stderr, "hello stderr\n".repeat(done + 1));
-        assert_eq!(logs.stdout, if spoken.stdout_is_log { "hello stdout\n".repeat(done + 1) } else { String::new() });
+        assert_eq!(logs.stdout, if variant.stdout_is_log { "hello stdout\n".repeat(done + 1) } else { String::new() });
     }
 }
 
-fn unicode_survives(spoken: &Spoken) {
-    let proxy = spoken.initialised(
+fn unicode_is_preserved(variant: &Variant) {
+    let proxy = variant.initialised(
         r#"
 def main(arguments, context):
     winter = arguments["delimiter"] + " ☃ " + arguments["delimiter"]
@@ -169,12 +169,12 @@ def main(arguments, context):
 "#,
     );
     proxy.run(&json!({"delimiter": "❄"})).check(200, &json!({"winter": "❄ ☃ ❄"}));
-    spoken.check_said(&proxy.check_streams(1), "❄ ☃ ❄\n", 1);
+    variant.check_logged(&proxy.check_streams(1), "❄ ☃ ❄\n", 1);
 }
 
-fn env_of_init_is_set(spoken: &Spoken) {
-    let proxy = spoken.proxy(&[("FROM_CONTAINER", "container"), ("SOME_VAR", "container")]);
-    let code = spoken.program(
+fn init_env_reaches_the_action(variant: &Variant) {
+    let proxy = variant.proxy(&[("FROM_CONTAINER", "container"), ("SOME_VAR", "container")]);
+    let code = variant.program(
         r#"
 def main(arguments, context):
     import os
@@ -204,13 +204,13 @@ def main(arguments, context):
         "FROM_CONTAINER": "container",
         "MISSING": null,
     });
-    let names: Vec<_> = expected.as_object().expect("it is one").keys().collect();
+    let names: Vec<_> = expected.as_object().expect("it is an object").keys().collect();
     proxy.run(&json!({ "names": names })).check(200, &expected);
 }
 
-fn the_context_of_an_activation_arrives(spoken: &Spoken) {
-    let proxy = spoken.proxy(&[("__OW_API_HOST", "xyz")]);
-    let code = spoken.program(
+fn the_activation_context_reaches_the_action(variant: &Variant) {
+    let proxy = variant.proxy(&[("__OW_API_HOST", "xyz")]);
+    let code = variant.program(
         r#"
 CONTEXT = True
 def main(arguments, context):
@@ -235,7 +235,7 @@ def main(arguments, context):
         let value = expected["value"].take();
         expected["arguments"] = value;
         expected["api_host"] = json!("xyz");
-        expected.as_object_mut().expect("it is one").remove("value");
+        expected.as_object_mut().expect("it is an object").remove("value");
         expected
     };
     proxy.run_raw(&activation.to_string()).check(200, &expected(&activation));
@@ -246,8 +246,8 @@ def main(arguments, context):
     proxy.check_streams(2);
 }
 
-fn a_mebibyte_is_echoed(spoken: &Spoken) {
-    let proxy = spoken.initialised(ECHO);
+fn a_mebibyte_is_echoed(variant: &Variant) {
+    let proxy = variant.initialised(ECHO);
     let payload = json!({"arg": "a".repeat(1_048_561)});
     let response = proxy.run(&payload);
     assert_eq!(response.status, 200);

@@ -1,4 +1,4 @@
-//! `pipeloop check`: a good action passes, and each broken promise fails exactly its own check.
+//! `pipeloop check`: a good action passes, and a broken promise fails exactly its own check.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,19 +13,19 @@ use crate::support::command::on_terminal;
 use crate::support::{action_path, archive, eventually, pipeloop, pipeloop_in, processes, root, search_path};
 use testkit::command::Ended;
 
-/// The checks of version 2, which no other version has.
+/// The checks that only version 2 has.
 const OF_VERSION_2: [&str; 6] = ["ids", "concurrency", "chunks", "cancel", "pause", "stop"];
 
-/// Writes an executable into a directory of its own.
-pub(crate) fn written(text: &str) -> (TempDir, PathBuf) {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+/// Writes an executable into a temporary directory.
+pub(crate) fn write_program(text: &str) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("action");
     fs::write(&path, text).expect("the directory is writable");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is writable");
     (directory, path)
 }
 
-/// A loop of version 1 in Python, around what it does with each line.
+/// A loop of version 1 in Python, with code before the loop and code for each line.
 fn python(before: &str, each: &str) -> String {
     let each = each.replace('\n', "\n    ");
     format!(
@@ -38,11 +38,11 @@ const ANSWER: &str = "print(json.dumps(answer), flush=True)";
 
 /// Runs `pipeloop check --json` on a program, with short time limits.
 #[track_caller]
-pub(crate) fn checked(program: &Path, args: &[&str]) -> (Ended, Value) {
+pub(crate) fn run_check(program: &Path, args: &[&str]) -> (Ended, Value) {
     let program = program.to_str().expect("the path is UTF-8");
     let mut all = vec!["check", program, "--json", "--stop-grace", "2s"];
     if !args.contains(&"--timeout") {
-        // Long enough for a mebibyte on a busy machine, and short enough for a test.
+        // Long enough for 1 MiB on a busy machine, and short enough for a test.
         all.extend(["--timeout", "4s"]);
     }
     let args = [&all, args].concat();
@@ -52,14 +52,14 @@ pub(crate) fn checked(program: &Path, args: &[&str]) -> (Ended, Value) {
 }
 
 /// The names of the checks with this status.
-pub(crate) fn named(report: &Value, status: &str) -> Vec<String> {
+pub(crate) fn names_with_status(report: &Value, status: &str) -> Vec<String> {
     let checks = report["checks"].as_array().expect("checks are an array");
     let of_status = checks.iter().filter(|check| check["status"] == status);
     of_status.map(|check| check["name"].as_str().expect("a check has a name").to_owned()).collect()
 }
 
 /// The first fault of a check: code, reason and hint.
-pub(crate) fn fault<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str, &'a str) {
+pub(crate) fn first_fault<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str, &'a str) {
     let checks = report["checks"].as_array().expect("checks are an array");
     let check = checks.iter().find(|check| check["name"] == name).expect("there is such a check");
     let text = |member: &str| check["faults"][0][member].as_str().unwrap_or_default();
@@ -68,18 +68,18 @@ pub(crate) fn fault<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str, &'a
 
 /// Asserts that exactly one check fails, with this code and these words in its reason and hint.
 #[track_caller]
-fn fails(text: &str, args: &[&str], name: &str, code: &str, words: &[&str]) {
-    let (_directory, program) = written(text);
-    program_fails(&program, args, 1, name, code, words);
+fn check_fails(text: &str, args: &[&str], name: &str, code: &str, words: &[&str]) {
+    let (_directory, program) = write_program(text);
+    check_program_fails(&program, args, 1, name, code, words);
 }
 
 #[track_caller]
-fn program_fails(program: &Path, args: &[&str], status: i32, name: &str, code: &str, words: &[&str]) {
-    let (ended, report) = checked(program, args);
+fn check_program_fails(program: &Path, args: &[&str], status: i32, name: &str, code: &str, words: &[&str]) {
+    let (ended, report) = run_check(program, args);
     ended.check(status);
-    assert_eq!(named(&report, "failed"), [name], "{report:#}");
-    assert_eq!(named(&report, "warning"), [""; 0], "{report:#}");
-    let (found, reason, hint) = fault(&report, name);
+    assert_eq!(names_with_status(&report, "failed"), [name], "{report:#}");
+    assert_eq!(names_with_status(&report, "warning"), [""; 0], "{report:#}");
+    let (found, reason, hint) = first_fault(&report, name);
     assert_eq!(found, code, "{reason}");
     for word in words {
         assert!(reason.contains(word) || hint.contains(word), "{word:?} is missing in {reason:?} and {hint:?}");
@@ -89,7 +89,7 @@ fn program_fails(program: &Path, args: &[&str], status: i32, name: &str, code: &
 #[test]
 fn an_unflushed_answer_gets_a_hint_for_its_language() {
     let text = python("", "print(json.dumps(answer))");
-    fails(
+    check_fails(
         &text,
         &[],
         "flushed",
@@ -97,30 +97,30 @@ fn an_unflushed_answer_gets_a_hint_for_its_language() {
         &["the answer came only", r#"{"hello": "Mike"}"#, "python3 -u", "flush=True"],
     );
     let jq = "#!/bin/sh\necho '{\"openwhisk\":1}'\nexec jq -c '{hello:.name}'\n";
-    fails(jq, &[], "flushed", "PL094", &["jq --unbuffered"]);
+    check_fails(jq, &[], "flushed", "PL094", &["jq --unbuffered"]);
     let sed = "#!/bin/sh\necho '{\"openwhisk\":1}'\nsed 's/name/hello/'\n";
-    fails(sed, &[], "flushed", "PL094", &["sed -u"]);
+    check_fails(sed, &[], "flushed", "PL094", &["sed -u"]);
     let perl = "#!/usr/bin/perl\n{ local $| = 1; print qq({\"openwhisk\":1}\\n); }\nwhile (<STDIN>) { print; }\n";
-    fails(perl, &[], "flushed", "PL094", &["$| = 1"]);
+    check_fails(perl, &[], "flushed", "PL094", &["$| = 1"]);
 }
 
 #[test]
 fn an_unflushed_answer_gets_a_hint_for_its_compiler() {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let c = "#include <stdio.h>\nint main(void) { char line[2000000]; puts(\"{\\\"openwhisk\\\":1}\"); fflush(stdout);\n\
              while (fgets(line, sizeof line, stdin)) fputs(line, stdout); return 0; }\n";
-    let program = compiled(directory.path(), "gcc", &["-o"], "action.c", c);
-    program_fails(&program, &[], 1, "flushed", "PL094", &["fflush(stdout)"]);
+    let program = compile_program(directory.path(), "gcc", &["-o"], "action.c", c);
+    check_program_fails(&program, &[], 1, "flushed", "PL094", &["fflush(stdout)"]);
     let go = "package main\nimport (\"bufio\"; \"os\")\nfunc main() {\n\tos.Stdout.WriteString(\"{\\\"openwhisk\\\":1}\\n\")\n\
               \tin, out := bufio.NewReader(os.Stdin), bufio.NewWriterSize(os.Stdout, 4<<20)\n\tdefer out.Flush()\n\
               \tfor {\n\t\tline, err := in.ReadString('\\n')\n\t\tif err != nil {\n\t\t\treturn\n\t\t}\n\t\tout.WriteString(line)\n\t}\n}\n";
-    let program = compiled(directory.path(), "go", &["build", "-o"], "action.go", go);
-    program_fails(&program, &[], 1, "flushed", "PL094", &["bufio.Writer"]);
+    let program = compile_program(directory.path(), "go", &["build", "-o"], "action.go", go);
+    check_program_fails(&program, &[], 1, "flushed", "PL094", &["bufio.Writer"]);
 }
 
 /// Compiles a program, with the environment of the test: compilers have homes and caches.
 #[track_caller]
-pub(crate) fn compiled(directory: &Path, compiler: &str, args: &[&str], name: &str, text: &str) -> PathBuf {
+pub(crate) fn compile_program(directory: &Path, compiler: &str, args: &[&str], name: &str, text: &str) -> PathBuf {
     fs::write(directory.join(name), text).expect("the directory is writable");
     let target = directory.join(name.replace('.', "-"));
     let mut command = Command::new(compiler);
@@ -133,36 +133,48 @@ pub(crate) fn compiled(directory: &Path, compiler: &str, args: &[&str], name: &s
 #[test]
 fn an_unflushed_handshake_is_reported() {
     let text = python("", "print(json.dumps(answer))").replace(", flush=True)\nfor", ")\nfor");
-    fails(&text, &[], "flushed", "PL094", &["the handshake came only", "python3 -u"]);
+    check_fails(&text, &[], "flushed", "PL094", &["the handshake came only", "python3 -u"]);
 }
 
 #[test]
 fn a_missing_handshake_is_reported() {
     let text = python("", ANSWER).replace("print('{\"openwhisk\":1}', flush=True)\n", "");
-    fails(&text, &[], "protocol", "PL055", &["answers on stdout", "has not sent a handshake", r#"{"openwhisk":1}"#]);
+    check_fails(
+        &text,
+        &[],
+        "protocol",
+        "PL055",
+        &["answers on stdout", "has not sent a handshake", r#"{"openwhisk":1}"#],
+    );
     let asked_for = ["--protocol", "1", "--init-timeout", "1s"];
-    fails(&text, &asked_for, "protocol", "PL055", &["has not sent the handshake"]);
+    check_fails(&text, &asked_for, "protocol", "PL055", &["has not sent the handshake"]);
 }
 
 #[test]
 fn an_answer_on_several_lines_is_reported() {
     let text = python("", "print(json.dumps(answer, indent=1), flush=True)");
-    fails(&text, &[], "framing", "PL060", &["more than one line", "no pretty-printing"]);
+    check_fails(&text, &[], "framing", "PL060", &["more than one line", "no pretty-printing"]);
     // The same, with each line in a write of its own.
     let text = python("", "for part in ['[', '{}', ']']:\n    print(part, flush=True); time.sleep(0.05)");
-    fails(&text, &[], "framing", "PL060", &["`[`"]);
+    check_fails(&text, &[], "framing", "PL060", &["`[`"]);
 }
 
 #[test]
 fn an_answer_that_is_not_an_object_is_reported() {
-    fails(&python("", "print(5, flush=True)"), &[], "framing", "PL060", &["a number, not an object or array: `5`"]);
-    fails(&python("", "print('nope', flush=True)"), &[], "framing", "PL060", &["is not JSON", "`nope`"]);
+    check_fails(
+        &python("", "print(5, flush=True)"),
+        &[],
+        "framing",
+        "PL060",
+        &["a number, not an object or array: `5`"],
+    );
+    check_fails(&python("", "print('nope', flush=True)"), &[], "framing", "PL060", &["is not JSON", "`nope`"]);
 }
 
 #[test]
 fn debug_output_on_stdout_is_reported() {
     let before = python("", &format!("print('debug')\n{ANSWER}"));
-    fails(
+    check_fails(
         &before,
         &[],
         "channel",
@@ -170,127 +182,140 @@ fn debug_output_on_stdout_is_reported() {
         &["something other than answers on stdout: `debug`", "stderr", "descriptor 3"],
     );
     let apart = python("", &format!("print('debug', flush=True)\ntime.sleep(0.05)\n{ANSWER}"));
-    fails(&apart, &[], "channel", "PL095", &["`debug`"]);
-    // After the answer it is a stray, which is reported at the end of all activations.
+    check_fails(&apart, &[], "channel", "PL095", &["`debug`"]);
+    // After the answer it is a stray line, which is reported after all activations.
     let behind = python("", &format!("{ANSWER}\ntime.sleep(0.05)\nprint('debug', flush=True)"));
-    fails(&behind, &[], "channel", "PL095", &["`debug`"]);
+    check_fails(&behind, &[], "channel", "PL095", &["`debug`"]);
 }
 
 #[test]
 fn a_crash_on_a_long_line_is_reported() {
     let text = python("", &format!("if len(line) > 100000: sys.exit('too long for me')\n{ANSWER}"));
-    fails(&text, &[], "large", "PL061", &["exited with status 1", "too long for me"]);
+    check_fails(&text, &[], "large", "PL061", &["exited with status 1", "too long for me"]);
 }
 
 #[test]
 fn a_slow_answer_is_not_reported_as_unflushed() {
     let text = python("", &format!("time.sleep(1000)\n{ANSWER}"));
-    fails(&text, &["--timeout", "300ms"], "answers", "PL064", &["within", "still at work", "--timeout"]);
-    // It waits for its input, and writes nothing.
-    fails(&python("", "pass"), &["--timeout", "300ms"], "answers", "PL064", &["at the end of its input either"]);
+    check_fails(&text, &["--timeout", "300ms"], "answers", "PL064", &["within", "still at work", "--timeout"]);
+    // It reads its input and writes nothing.
+    check_fails(&python("", "pass"), &["--timeout", "300ms"], "answers", "PL064", &["at the end of its input either"]);
 }
 
 #[test]
 fn a_crash_on_the_second_activation_is_reported() {
     let text = python("count = 0", &format!("count += 1\nif count == 2: os.abort()\n{ANSWER}"));
-    fails(&text, &[], "reused", "PL061", &["SIGABRT"]);
+    check_fails(&text, &[], "reused", "PL061", &["SIGABRT"]);
 }
 
 #[test]
 fn a_crash_without_suitable_arguments_is_reported() {
     let text = python("", &format!("args['city']\n{ANSWER}"));
-    let (_directory, program) = written(&text);
-    program_fails(&program, &[], 1, "answers", "PL061", &["KeyError: 'city'"]);
+    let (_directory, program) = write_program(&text);
+    check_program_fails(&program, &[], 1, "answers", "PL061", &["KeyError: 'city'"]);
     // With suitable arguments it still crashes on others.
-    let (ended, report) = checked(&program, &["-p", "city=Berlin"]);
+    let (ended, report) = run_check(&program, &["-p", "city=Berlin"]);
     ended.check(1);
-    assert_eq!(named(&report, "failed"), ["empty", "unknown"], "{report:#}");
+    assert_eq!(names_with_status(&report, "failed"), ["empty", "unknown"], "{report:#}");
 }
 
 #[test]
 fn mangled_unicode_is_reported() {
     let latin = "sys.stdout.buffer.write((json.dumps(answer, ensure_ascii=False) + '\\n').encode('latin-1', 'replace')); sys.stdout.flush()";
-    fails(&python("", latin), &[], "unicode", "PL096", &["invalid UTF-8", "UTF-8 in every locale"]);
+    check_fails(&python("", latin), &[], "unicode", "PL096", &["invalid UTF-8", "UTF-8 in every locale"]);
     let ascii = latin.replace("latin-1", "ascii");
-    fails(&python("", &ascii), &[], "unicode", "PL096", &["characters were replaced"]);
+    check_fails(&python("", &ascii), &[], "unicode", "PL096", &["characters were replaced"]);
     let twice = "answer = json.loads(json.dumps(answer, ensure_ascii=False).encode().decode('latin-1'))\nprint(json.dumps(answer), flush=True)";
-    fails(&python("", twice), &[], "unicode", "PL096", &["Latin-1"]);
+    check_fails(&python("", twice), &[], "unicode", "PL096", &["Latin-1"]);
     let crashes = "json.dumps(answer, ensure_ascii=False).encode('ascii')\nprint(json.dumps(answer), flush=True)";
-    fails(&python("", crashes), &[], "unicode", "PL061", &["UnicodeEncodeError"]);
+    check_fails(&python("", crashes), &[], "unicode", "PL061", &["UnicodeEncodeError"]);
 }
 
 #[test]
 fn an_answer_to_another_activation_is_reported() {
     let late = "print(json.dumps(globals().get('last', answer)), flush=True); last = answer";
-    fails(&python("", late), &[], "sequence", "PL095", &["activation 2", "another activation"]);
+    check_fails(&python("", late), &[], "sequence", "PL095", &["activation 2", "another activation"]);
 }
 
 #[test]
 fn a_program_that_ignores_the_end_of_its_input_is_reported() {
     let text = format!("{}\nwhile True: time.sleep(60)\n", python("", ANSWER));
-    fails(&text, &[], "end_of_file", "PL097", &["did not exit within 1 s after the end of its input", "killed"]);
+    check_fails(&text, &[], "end_of_file", "PL097", &["did not exit within 1 s after the end of its input", "killed"]);
 }
 
 #[test]
 fn a_program_that_ignores_sigterm_is_reported() {
     let text = python("signal.signal(signal.SIGTERM, signal.SIG_IGN)", ANSWER);
-    fails(&text, &[], "sigterm", "PL098", &["did not exit within 1 s after SIGTERM"]);
+    check_fails(&text, &[], "sigterm", "PL098", &["did not exit within 1 s after SIGTERM"]);
 }
 
 #[test]
 fn an_orphan_is_reported_and_killed() {
-    let (directory, program) = written(&python(
+    let (directory, program) = write_program(&python(
         "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        open('pid', 'w').write(str(os.getpid()))\n        \
          os.closerange(0, 100); os.execvp('sleep', ['sleep', '1000'])\n    os._exit(0)\n",
         ANSWER,
     ));
-    program_fails(&program, &[], 1, "orphans", "PL099", &["outlive", "`sleep`"]);
-    let pid = fs::read_to_string(directory.path().join("pid")).expect("it was started").parse().expect("a number");
-    eventually("the daemon is ended", || (!processes::lives(pid)).then_some(()));
+    check_program_fails(&program, &[], 1, "orphans", "PL099", &["outlive", "`sleep`"]);
+    let pid =
+        fs::read_to_string(directory.path().join("pid")).expect("the daemon has started").parse().expect("a number");
+    eventually("the daemon has exited", || (!processes::lives(pid)).then_some(()));
 }
 
 #[test]
 fn a_program_that_is_not_an_action_is_reported() {
     for program in ["/bin/true", "/bin/pwd"] {
-        program_fails(Path::new(program), &[], 1, "starts", "PL051", &["exited with status 0", "PIPELOOP_PROTOCOL=0"]);
+        check_program_fails(
+            Path::new(program),
+            &[],
+            1,
+            "starts",
+            "PL051",
+            &["exited with status 0", "PIPELOOP_PROTOCOL=0"],
+        );
     }
     let dies = "#!/bin/sh\necho 'no such table' >&2\nexit 5\n";
-    fails(dies, &[], "starts", "PL051", &["exited with status 5", "no such table"]);
+    check_fails(dies, &[], "starts", "PL051", &["exited with status 5", "no such table"]);
 }
 
 #[test]
 fn a_missing_interpreter_is_reported_without_a_start() {
-    let (_directory, program) = written("#!/usr/bin/nonexistent\n");
-    let (ended, report) = checked(&program, &[]);
+    let (_directory, program) = write_program("#!/usr/bin/nonexistent\n");
+    let (ended, report) = run_check(&program, &[]);
     ended.check(126);
-    assert_eq!(named(&report, "failed"), ["executable"], "{report:#}");
-    assert!(fault(&report, "executable").1.contains("/usr/bin/nonexistent"), "{report:#}");
-    assert_eq!(named(&report, "passed"), ["recognised"]);
+    assert_eq!(names_with_status(&report, "failed"), ["executable"], "{report:#}");
+    assert!(first_fault(&report, "executable").1.contains("/usr/bin/nonexistent"), "{report:#}");
+    assert_eq!(names_with_status(&report, "passed"), ["recognised"]);
 }
 
 #[test]
 fn a_missing_shared_library_is_reported_without_a_start() {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let here = directory.path();
     fs::write(here.join("part.c"), "int part(void) { return 1; }").expect("the directory is writable");
     let made = Command::new("gcc").args(["-shared", "-fPIC", "-o", "libpart.so", "part.c"]).current_dir(here).status();
     assert!(made.expect("there is gcc").success());
     let text = "int part(void); int main(void) { return part(); }";
-    let program =
-        compiled(here, "gcc", &["-L.", "-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed", "-lpart", "-o"], "action.c", text);
-    fs::remove_file(here.join("libpart.so")).expect("it was made");
-    // The loader's own status.
-    program_fails(&program, &[], 127, "executable", "PL075", &["libpart.so"]);
+    let program = compile_program(
+        here,
+        "gcc",
+        &["-L.", "-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed", "-lpart", "-o"],
+        "action.c",
+        text,
+    );
+    fs::remove_file(here.join("libpart.so")).expect("the library was compiled");
+    // The status of the dynamic loader.
+    check_program_fails(&program, &[], 127, "executable", "PL075", &["libpart.so"]);
 }
 
 #[test]
 fn missing_and_empty_actions_have_their_own_status() {
-    let (ended, report) = checked(Path::new("/nonexistent"), &[]);
+    let (ended, report) = run_check(Path::new("/nonexistent"), &[]);
     ended.check(127);
-    assert_eq!(named(&report, "failed"), ["recognised"]);
-    assert_eq!(fault(&report, "recognised").0, "PL041");
-    let (_directory, empty) = written("");
-    checked(&empty, &[]).0.check(126);
+    assert_eq!(names_with_status(&report, "failed"), ["recognised"]);
+    assert_eq!(first_fault(&report, "recognised").0, "PL041");
+    let (_directory, empty) = write_program("");
+    run_check(&empty, &[]).0.check(126);
     let path = action_path("counter.sh");
     let path = path.to_str().expect("the path is UTF-8");
     pipeloop(&["check"], &[], "").check(2).says(&["ACTION"]);
@@ -302,39 +327,39 @@ fn missing_and_empty_actions_have_their_own_status() {
 #[test]
 fn a_program_that_answers_once_gets_a_warning() {
     let (_directory, program) =
-        written("#!/bin/sh\necho '{\"openwhisk\":1}'\nread -r line\necho '{\"hello\":\"once\"}'\n");
-    let (ended, report) = checked(&program, &[]);
+        write_program("#!/bin/sh\necho '{\"openwhisk\":1}'\nread -r line\necho '{\"hello\":\"once\"}'\n");
+    let (ended, report) = run_check(&program, &[]);
     ended.check(0);
-    assert_eq!(named(&report, "failed"), [""; 0], "{report:#}");
-    assert_eq!(named(&report, "warning"), ["reused"], "{report:#}");
-    assert!(fault(&report, "reused").2.contains("--protocol 0"));
-    assert_eq!(named(&report, "not_reached"), ["sequence"]);
-    checked(&program, &["--strict"]).0.check(1);
+    assert_eq!(names_with_status(&report, "failed"), [""; 0], "{report:#}");
+    assert_eq!(names_with_status(&report, "warning"), ["reused"], "{report:#}");
+    assert!(first_fault(&report, "reused").2.contains("--protocol 0"));
+    assert_eq!(names_with_status(&report, "not_reached"), ["sequence"]);
+    run_check(&program, &["--strict"]).0.check(1);
 }
 
 #[test]
 fn an_exit_status_other_than_0_gets_a_warning() {
-    let (_directory, program) = written(&format!("{}\nsys.exit(3)\n", python("", ANSWER)));
-    let (ended, report) = checked(&program, &[]);
+    let (_directory, program) = write_program(&format!("{}\nsys.exit(3)\n", python("", ANSWER)));
+    let (ended, report) = run_check(&program, &[]);
     ended.check(0);
-    assert_eq!(named(&report, "warning"), ["end_of_file"], "{report:#}");
-    assert!(fault(&report, "end_of_file").1.contains("exited with status 3"));
+    assert_eq!(names_with_status(&report, "warning"), ["end_of_file"], "{report:#}");
+    assert!(first_fault(&report, "end_of_file").1.contains("exited with status 3"));
 }
 
 #[test]
 fn version_0_is_checked_with_a_process_for_each_activation() {
     let version_0 = ["--protocol", "0"];
-    let (_directory, program) = written("#!/bin/sh\necho log\necho '{\"hello\":\"you\"}'\n");
-    let (ended, report) = checked(&program, &version_0);
+    let (_directory, program) = write_program("#!/bin/sh\necho log\necho '{\"hello\":\"you\"}'\n");
+    let (ended, report) = run_check(&program, &version_0);
     ended.check(0);
     let apart = ["starts", "flushed", "reused"].into_iter().chain(OF_VERSION_2).chain(["channel", "sigterm"]);
-    assert_eq!(named(&report, "not_applicable"), apart.collect::<Vec<_>>(), "{report:#}");
-    assert_eq!(named(&report, "passed").len(), 14, "{report:#}");
+    assert_eq!(names_with_status(&report, "not_applicable"), apart.collect::<Vec<_>>(), "{report:#}");
+    assert_eq!(names_with_status(&report, "passed").len(), 14, "{report:#}");
     assert_eq!((&report["protocol"], &report["protocol_evidence"]), (&"0".into(), &"setting".into()));
 
-    fails("#!/bin/sh\necho 5\n", &version_0, "framing", "PL060", &["a number"]);
-    fails("#!/bin/sh\nexit 3\n", &version_0, "answers", "PL060", &["without an answer", "status 3"]);
-    fails(
+    check_fails("#!/bin/sh\necho 5\n", &version_0, "framing", "PL060", &["a number"]);
+    check_fails("#!/bin/sh\nexit 3\n", &version_0, "answers", "PL060", &["without an answer", "status 3"]);
+    check_fails(
         "#!/bin/sh\necho '{}'\nexec >&- 2>&-\nexec sleep 60\n",
         &version_0,
         "end_of_file",
@@ -342,51 +367,51 @@ fn version_0_is_checked_with_a_process_for_each_activation() {
         &["did not exit"],
     );
     let large = "#!/bin/sh\n[ -n \"$1\" ] || exit 1\necho '{}'\n";
-    fails(large, &version_0, "large", "PL060", &["status 1"]);
+    check_fails(large, &version_0, "large", "PL060", &["status 1"]);
 }
 
 #[test]
 fn answers_on_descriptor_3_pass() {
     let text = python("sys.stdout = os.fdopen(3, 'w')", &format!("print('log', file=sys.__stdout__)\n{ANSWER}"));
-    let (_directory, program) = written(&text);
-    let (ended, report) = checked(&program, &["--strict"]);
+    let (_directory, program) = write_program(&text);
+    let (ended, report) = run_check(&program, &["--strict"]);
     ended.check(0);
     assert_eq!(report["protocol"], "1");
-    assert_eq!(named(&report, "passed").len(), 19, "{report:#}");
-    assert_eq!(named(&report, "not_applicable"), OF_VERSION_2, "{report:#}");
+    assert_eq!(names_with_status(&report, "passed").len(), 19, "{report:#}");
+    assert_eq!(names_with_status(&report, "not_applicable"), OF_VERSION_2, "{report:#}");
 }
 
 #[test]
 fn an_archive_is_checked_and_leaves_no_files() {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let code = fs::read(root().join("examples/python/hello.py")).expect("the example is there");
     fs::write(directory.path().join("action.zip"), archive::zip(&[("exec", &code)]))
         .expect("the directory is writable");
     pipeloop_in(directory.path(), &["check", "action.zip"], &[], "").check(0);
     let left = fs::read_dir(directory.path().join("action")).map_or(0, Iterator::count);
-    assert_eq!(left, 0, "what was unpacked is removed");
+    assert_eq!(left, 0, "the unpacked files are removed");
 }
 
 #[test]
-fn an_inspection_starts_nothing() {
-    let (directory, program) = written("#!/bin/sh\ntouch started\n");
-    let (ended, report) = checked(&program, &["--no-start"]);
+fn an_inspection_does_not_start_the_action() {
+    let (directory, program) = write_program("#!/bin/sh\ntouch started\n");
+    let (ended, report) = run_check(&program, &["--no-start"]);
     ended.check(0);
-    assert_eq!(named(&report, "passed"), ["recognised", "executable"]);
-    assert_eq!(named(&report, "not_applicable").len(), 23);
+    assert_eq!(names_with_status(&report, "passed"), ["recognised", "executable"]);
+    assert_eq!(names_with_status(&report, "not_applicable").len(), 23);
     assert!(!directory.path().join("started").exists());
 
     // An image without the interpreter, and one with it.
-    let image = tempfile::tempdir().expect("a directory of its own");
+    let image = tempfile::tempdir().expect("a temporary directory");
     let root = image.path().to_str().expect("the path is UTF-8");
     let against = |status| {
-        let (ended, report) = checked(&program, &["--image-root", root]);
+        let (ended, report) = run_check(&program, &["--image-root", root]);
         ended.check(status);
         assert!(!directory.path().join("started").exists());
         report
     };
     let report = against(126);
-    assert_eq!(named(&report, "failed"), ["executable"], "{report:#}");
+    assert_eq!(names_with_status(&report, "failed"), ["executable"], "{report:#}");
     fs::create_dir(image.path().join("bin")).expect("the directory is writable");
     fs::copy("/bin/busybox", image.path().join("bin/sh"))
         .or_else(|_| fs::copy(static_program(), image.path().join("bin/sh")))
@@ -395,13 +420,13 @@ fn an_inspection_starts_nothing() {
     assert!(report["checks"][2]["seen"].as_str().is_some_and(|seen| seen.contains("--image-root")), "{report:#}");
 }
 
-/// A program that needs no loader and no libraries.
+/// A program that needs neither a loader nor libraries.
 fn static_program() -> &'static str {
     env!("CARGO_BIN_EXE_pipeloop")
 }
 
-/// A report with every time replaced, since no two are the same.
-fn without_times(report: &str) -> String {
+/// A report with every duration replaced, since durations vary.
+fn without_durations(report: &str) -> String {
     let mut lines = String::new();
     for line in report.lines() {
         let mut words: Vec<_> = line.split(' ').collect();
@@ -419,14 +444,14 @@ fn without_times(report: &str) -> String {
 
 #[test]
 fn a_report_reads_well() {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let text = python("", "print('working on', answer, file=sys.stderr, flush=True)\nprint(json.dumps(answer))");
     fs::write(directory.path().join("hello.py"), text).expect("the directory is writable");
     let path = directory.path().join("hello.py");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is writable");
     let ended = pipeloop_in(directory.path(), &["check", "hello.py", "--timeout", "1s"], &[], "");
     ended.check(1);
-    assert_eq!(ended.stderr, "", "the action's log is no part of it");
+    assert_eq!(ended.stderr, "", "the action's log is not part of the report");
     let expected = "  \
   ✓ recognised       WHAT
   ✓ executable       nothing that it needs is missing here
@@ -447,12 +472,12 @@ fn a_report_reads_well() {
 ";
     let what =
         ended.stdout.lines().next().and_then(|line| line.split_once("recognised       ")).expect("a first line").1;
-    assert_eq!(without_times(&ended.stdout), expected.replacen("WHAT", what, 1));
+    assert_eq!(without_durations(&ended.stdout), expected.replacen("WHAT", what, 1));
 }
 
 #[test]
 fn the_json_report_keeps_its_members() {
-    let (ended, report) = checked(&root().join("examples/python/hello.py"), &[]);
+    let (ended, report) = run_check(&root().join("examples/python/hello.py"), &[]);
     ended.check(0);
     assert_eq!(ended.stdout.lines().count(), 1, "one document on one line");
     let members = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
@@ -482,7 +507,7 @@ fn the_json_report_keeps_its_members() {
     assert_eq!(activations["sequence"], 10);
     assert_eq!(activations.values().sum::<usize>(), 18);
     // The documentation lists every check.
-    let document = fs::read_to_string(root().join("docs/check.md")).expect("the documentation is here");
+    let document = fs::read_to_string(root().join("docs/check.md")).expect("the documentation can be read");
     for check in report["checks"].as_array().expect("an array") {
         let row = format!("| `{}` |", check["name"].as_str().expect("a name"));
         assert!(document.contains(&row), "{row} is missing in docs/check.md");
@@ -493,15 +518,15 @@ fn the_json_report_keeps_its_members() {
 fn logs_are_printed_with_the_logs_flag() {
     let path = root().join("examples/python/hello.py");
     let path = path.to_str().expect("the path is UTF-8");
-    let quiet = pipeloop(&["check", path], &[], "");
-    assert_eq!(quiet.check(0).stderr, "");
-    let loud = pipeloop(&["check", path, "--logs"], &[], "");
-    assert!(loud.check(0).stderr.starts_with("name=Mike\nname=Mike\nname=Zoë"), "{}", loud.stderr);
+    let without_flag = pipeloop(&["check", path], &[], "");
+    assert_eq!(without_flag.check(0).stderr, "");
+    let with_flag = pipeloop(&["check", path, "--logs"], &[], "");
+    assert!(with_flag.check(0).stderr.starts_with("name=Mike\nname=Mike\nname=Zoë"), "{}", with_flag.stderr);
 }
 
 #[test]
 fn an_interrupt_ends_the_action() {
-    let (directory, program) = written(&python("open('pid', 'w').write(str(os.getpid()))", "time.sleep(1000)"));
+    let (directory, program) = write_program(&python("open('pid', 'w').write(str(os.getpid()))", "time.sleep(1000)"));
     let mut child = Command::new(env!("CARGO_BIN_EXE_pipeloop"))
         .args(["check", program.to_str().expect("the path is UTF-8")])
         .env("PATH", search_path())
@@ -513,9 +538,9 @@ fn an_interrupt_ends_the_action() {
         eventually("the action runs", || fs::read_to_string(directory.path().join("pid")).ok()?.parse().ok());
     let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("there is kill");
     assert!(status.success());
-    let status = eventually("the check ends", || child.try_wait().expect("it is our child"));
+    let status = eventually("the check ends", || child.try_wait().expect("it is a child of this process"));
     assert_eq!(status.code(), Some(130));
-    assert!(!processes::lives(pid), "the action is gone with it");
+    assert!(!processes::lives(pid), "the action has ended as well");
 }
 
 #[test]
@@ -523,6 +548,6 @@ fn a_terminal_gets_colours_unless_no_color_is_set() {
     let path = root().join("examples/python/hello.py");
     let args = ["check", path.to_str().expect("the path is UTF-8")];
     assert!(on_terminal(&args, "").contains("\x1b[32m✓\x1b[0m recognised"));
-    let plain = on_terminal(&args, "1");
-    assert!(plain.contains("✓ recognised") && !plain.contains('\x1b'), "{plain:?}");
+    let uncoloured = on_terminal(&args, "1");
+    assert!(uncoloured.contains("✓ recognised") && !uncoloured.contains('\x1b'), "{uncoloured:?}");
 }

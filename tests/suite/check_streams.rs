@@ -1,11 +1,11 @@
-//! `pipeloop check` of version 2: an action that keeps every promise passes, and each broken promise fails
-//! exactly its own check.
+//! `pipeloop check` of version 2: an action that keeps every promise passes, and a broken promise fails exactly
+//! its own check.
 
 use std::fs;
 
 use serde_json::Value;
 
-use crate::check::{checked, compiled, fault, named, written};
+use crate::check::{compile_program, first_fault, names_with_status, run_check, write_program};
 
 /// An action that keeps every promise. Each test breaks one line of it.
 const GOOD: &str = r#"#!/usr/bin/env python3
@@ -53,94 +53,90 @@ for line in sys.stdin:
         break
 "#;
 
-/// The good one with some of its lines changed.
+/// [`GOOD`] with some of its lines changed.
 #[track_caller]
-fn broken(changes: &[(&str, &str)]) -> String {
+fn with_changes(changes: &[(&str, &str)]) -> String {
     let mut text = GOOD.to_owned();
-    for (line, instead) in changes {
-        assert!(text.contains(line), "there is no {line:?}");
-        text = text.replace(line, instead);
+    for (line, replacement) in changes {
+        assert!(text.contains(line), "{line:?} is missing");
+        text = text.replace(line, replacement);
     }
     text
 }
 
 /// Asserts that only this check fails, or gets a warning, with this code and these words.
 #[track_caller]
-fn assert_reported(text: &str, status: &str, name: &str, code: &str, words: &[&str]) {
-    let (_directory, program) = written(text);
-    let (ended, report) = checked(&program, &[]);
-    assert_reported_in(&ended, &report, status, name, code, words);
+fn check_reported(text: &str, status: &str, name: &str, code: &str, words: &[&str]) {
+    let (_directory, program) = write_program(text);
+    let (ended, report) = run_check(&program, &[]);
+    check_report(&ended, &report, status, name, code, words);
 }
 
 #[track_caller]
-fn assert_reported_in(
-    ended: &testkit::command::Ended,
-    report: &Value,
-    status: &str,
-    name: &str,
-    code: &str,
-    words: &[&str],
-) {
+fn check_report(ended: &testkit::command::Ended, report: &Value, status: &str, name: &str, code: &str, words: &[&str]) {
     ended.check(i32::from(status == "failed"));
     let other = if status == "failed" { "warning" } else { "failed" };
-    assert_eq!(named(report, status), [name], "{report:#}");
-    assert_eq!(named(report, other), [""; 0], "{report:#}");
-    let (found, reason, hint) = fault(report, name);
+    assert_eq!(names_with_status(report, status), [name], "{report:#}");
+    assert_eq!(names_with_status(report, other), [""; 0], "{report:#}");
+    let (found, reason, hint) = first_fault(report, name);
     assert_eq!(found, code, "{reason}");
     for word in words {
         assert!(reason.contains(word) || hint.contains(word), "{word:?} is missing in {reason:?} and {hint:?}");
     }
 }
 
-fn fails(changes: &[(&str, &str)], name: &str, code: &str, words: &[&str]) {
-    assert_reported(&broken(changes), "failed", name, code, words);
+fn check_fails(changes: &[(&str, &str)], name: &str, code: &str, words: &[&str]) {
+    check_reported(&with_changes(changes), "failed", name, code, words);
 }
 
-fn warns(changes: &[(&str, &str)], name: &str, code: &str, words: &[&str]) {
-    assert_reported(&broken(changes), "warning", name, code, words);
+fn check_warns(changes: &[(&str, &str)], name: &str, code: &str, words: &[&str]) {
+    check_reported(&with_changes(changes), "warning", name, code, words);
 }
 
 /// The observation of a check.
-fn seen<'a>(report: &'a Value, name: &str) -> &'a str {
+fn observation<'a>(report: &'a Value, name: &str) -> &'a str {
     let checks = report["checks"].as_array().expect("checks are an array");
     let check = checks.iter().find(|check| check["name"] == name).expect("there is such a check");
-    check["seen"].as_str().expect("it is a text")
+    check["seen"].as_str().expect("the observation is a string")
 }
 
-/// A stream that is long enough to cancel or pause it in its middle.
+/// Makes the stream long enough to be cancelled or paused.
 const LONG: (&str, &str) = ("{}, 2\n", "{}, 8\n");
 
 #[test]
 fn an_action_that_keeps_every_promise_passes() {
-    let (_directory, program) = written(&broken(&[LONG]));
-    let (ended, report) = checked(&program, &["--strict"]);
+    let (_directory, program) = write_program(&with_changes(&[LONG]));
+    let (ended, report) = run_check(&program, &["--strict"]);
     ended.check(0);
-    assert_eq!(named(&report, "passed").len(), 25, "{report:#}");
-    assert_eq!(seen(&report, "concurrency"), "8 at once, each got its own answer; concurrently");
-    assert_eq!(seen(&report, "chunks"), "up to 8, before the last frame");
-    assert_eq!(seen(&report, "cancel"), "the cancelled activation ends; the next one is answered");
-    assert_eq!(seen(&report, "pause"), "no chunk came between `pause` and `resume`; the next one is answered");
-    assert_eq!(seen(&report, "stop"), "exited with status 0");
+    assert_eq!(names_with_status(&report, "passed").len(), 25, "{report:#}");
+    assert_eq!(observation(&report, "concurrency"), "8 at once, each got its own answer; concurrently");
+    assert_eq!(observation(&report, "chunks"), "up to 8, before the last frame");
+    assert_eq!(observation(&report, "cancel"), "the cancelled activation ends; the next one is answered");
+    assert_eq!(observation(&report, "pause"), "no chunk came between `pause` and `resume`; the next one is answered");
+    assert_eq!(observation(&report, "stop"), "exited with status 0");
 }
 
 #[test]
 fn check_sends_no_frames_that_were_not_promised() {
-    let noted = (
+    let records_frames = (
         "    frame = json.loads(line)\n",
         "    frame = json.loads(line)\n    print(*(frame.keys() - {'run', 'value', 'context'}), file=open('received', 'a'))\n",
     );
-    let nothing = (r#","concurrency":8,"cancel":true,"pause":true,"stop":true"#, "");
-    let (directory, program) = written(&broken(&[noted, nothing]));
-    let (ended, report) = checked(&program, &["--strict"]);
+    let no_promises = (r#","concurrency":8,"cancel":true,"pause":true,"stop":true"#, "");
+    let (directory, program) = write_program(&with_changes(&[records_frames, no_promises]));
+    let (ended, report) = run_check(&program, &["--strict"]);
     ended.check(0);
-    assert_eq!(named(&report, "not_applicable"), ["concurrency", "cancel", "pause", "stop"], "{report:#}");
-    let received = fs::read_to_string(directory.path().join("received")).expect("it has received frames");
-    assert!(received.lines().count() > 18 && received.trim().is_empty(), "nothing but run frames: {received:?}");
+    assert_eq!(names_with_status(&report, "not_applicable"), ["concurrency", "cancel", "pause", "stop"], "{report:#}");
+    let received = fs::read_to_string(directory.path().join("received")).expect("the action has received frames");
+    assert!(
+        received.lines().count() > 18 && received.trim().is_empty(),
+        "it got other frames than `run`: {received:?}"
+    );
 
     // An action that promises gets the frames.
-    let (directory, program) = written(&broken(&[noted]));
-    checked(&program, &["--strict"]).0.check(0);
-    let received = fs::read_to_string(directory.path().join("received")).expect("it has received frames");
+    let (directory, program) = write_program(&with_changes(&[records_frames]));
+    run_check(&program, &["--strict"]).0.check(0);
+    let received = fs::read_to_string(directory.path().join("received")).expect("the action has received frames");
     for frame in ["cancel", "pause", "resume", "stop"] {
         assert!(received.lines().any(|line| line == frame), "{frame} is missing in {received:?}");
     }
@@ -149,57 +145,72 @@ fn check_sends_no_frames_that_were_not_promised() {
 #[test]
 fn a_frame_without_an_id_is_reported() {
     let log = ("send(number, log=\"at work\")", "write(json.dumps({\"log\": \"at work\"}))");
-    fails(&[log], "ids", "PL103", &["a frame has no `id`", r#"`{"log": "at work"}`"#, "`chunk` and `log` too"]);
+    check_fails(&[log], "ids", "PL103", &["a frame has no `id`", r#"`{"log": "at work"}`"#, "`chunk` and `log` too"]);
     let all = ("json.dumps({\"id\": number, **frame})", "json.dumps(frame)");
-    fails(&[all], "ids", "PL103", &["a frame has no `id`", "several may be in flight"]);
+    check_fails(&[all], "ids", "PL103", &["a frame has no `id`", "several may be in flight"]);
     // With a concurrency of 1 the id may be left out.
-    let (_directory, program) = written(&broken(&[all, (r#""concurrency":8,"#, "")]));
-    checked(&program, &["--strict"]).0.check(0);
+    let (_directory, program) = write_program(&with_changes(&[all, (r#""concurrency":8,"#, "")]));
+    run_check(&program, &["--strict"]).0.check(0);
 }
 
 #[test]
 fn a_changed_id_is_reported() {
     let number = "{\"id\": number, **frame}";
     let unknown = ["an `id` of no activation in flight", "unchanged"];
-    fails(&[(number, "{\"id\": str(number), **frame}")], "ids", "PL103", &[unknown[0], unknown[1], r#""id": "1""#]);
-    fails(&[(number, "{\"id\": float(number), **frame}")], "ids", "PL103", &[unknown[0], unknown[1], r#""id": 1.0"#]);
+    check_fails(
+        &[(number, "{\"id\": str(number), **frame}")],
+        "ids",
+        "PL103",
+        &[unknown[0], unknown[1], r#""id": "1""#],
+    );
+    check_fails(
+        &[(number, "{\"id\": float(number), **frame}")],
+        "ids",
+        "PL103",
+        &[unknown[0], unknown[1], r#""id": 1.0"#],
+    );
     // Also an id that is wrong only after many activations.
     let short = "{\"id\": number & 0xffffffff, **frame}";
-    fails(&[(number, short)], "ids", "PL103", &["4294967999 was the last", r#""id": 703"#]);
-    fails(&[(number, "{\"id\": 1, **frame}")], "ids", "PL103", &["2 was the last that was sent", r#""id": 1"#]);
+    check_fails(&[(number, short)], "ids", "PL103", &["4294967999 was the last", r#""id": 703"#]);
+    check_fails(&[(number, "{\"id\": 1, **frame}")], "ids", "PL103", &["2 was the last that was sent", r#""id": 1"#]);
     let own = ("    send(number, result=", "    send(number + 500, log=1)\n    send(number, result=");
-    fails(&[own], "ids", "PL103", &[unknown[0], "no id of its own"]);
+    check_fails(&[own], "ids", "PL103", &[unknown[0], "no id of its own"]);
 }
 
 #[test]
 fn a_rounded_id_is_reported() {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let text = "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n\
         int main(void) {\n    char *line = NULL; size_t size = 0;\n    puts(\"{\\\"openwhisk\\\":2}\"); fflush(stdout);\n\
         while (getline(&line, &size, stdin) != -1) {\n        char *run = strstr(line, \"\\\"run\\\":\");\n\
         if (run) printf(\"{\\\"id\\\":%g,\\\"result\\\":{}}\\n\", atof(run + 6));\n        fflush(stdout);\n    }\n    return 0;\n}\n";
-    let program = compiled(directory.path(), "gcc", &["-o"], "action.c", text);
-    let (ended, report) = checked(&program, &[]);
-    assert_reported_in(&ended, &report, "failed", "ids", "PL103", &["1000003 was the last", "`{\"id\":1e+06,"]);
+    let program = compile_program(directory.path(), "gcc", &["-o"], "action.c", text);
+    let (ended, report) = run_check(&program, &[]);
+    check_report(&ended, &report, "failed", "ids", "PL103", &["1000003 was the last", "`{\"id\":1e+06,"]);
 }
 
 #[test]
 fn frames_after_the_last_one_are_reported() {
     let result = "    send(number, result={\"hello\": args.get(\"name\")})";
     let behind = ["after its last one", "exactly one of"];
-    fails(&[(result, &format!("{result}\n{result}"))], "ids", "PL103", &behind);
-    fails(&[(result, &format!("{result}\n    send(number, chunk=\"late\")"))], "ids", "PL103", &behind);
-    fails(&[(result, &format!("{result}\n    time.sleep(0.05); send(number, end=True)"))], "ids", "PL103", &behind);
+    check_fails(&[(result, &format!("{result}\n{result}"))], "ids", "PL103", &behind);
+    check_fails(&[(result, &format!("{result}\n    send(number, chunk=\"late\")"))], "ids", "PL103", &behind);
+    check_fails(
+        &[(result, &format!("{result}\n    time.sleep(0.05); send(number, end=True)"))],
+        "ids",
+        "PL103",
+        &behind,
+    );
 }
 
 #[test]
 fn swapped_answers_are_reported() {
-    // Each thread uses the arguments that the reading loop read last.
+    // Each thread uses the arguments that the loop read last.
     let last =
         ("        run(number, frame[\"value\"])\n", "        last = frame[\"value\"]\n        run(number, last)\n");
     let parts = ("chunk=f\"{args.get('name')} {part}\"", "chunk=part");
     let result = ("result={\"hello\": args.get(\"name\")}", "result={\"hello\": last.get(\"name\")}");
-    fails(
+    check_fails(
         &[last, parts, result],
         "concurrency",
         "PL103",
@@ -211,7 +222,7 @@ fn swapped_answers_are_reported() {
 fn lost_activations_are_reported() {
     // The number of lost activations depends on the speed of the machine.
     let drops = ("def run(number, args):\n", "def run(number, args):\n    if threading.active_count() > 4: return\n");
-    fails(
+    check_fails(
         &[drops],
         "concurrency",
         "PL104",
@@ -221,7 +232,7 @@ fn lost_activations_are_reported() {
         "def run(number, args):\n",
         "def run(number, args):\n    if threading.active_count() > 4: return send(number, error=\"busy\")\n",
     );
-    fails(&[refuses], "concurrency", "PL104", &[" of 8 at once failed, and no single one did", "busy"]);
+    check_fails(&[refuses], "concurrency", "PL104", &[" of 8 at once failed, and no single one did", "busy"]);
 }
 
 #[test]
@@ -229,22 +240,35 @@ fn sequential_activations_get_a_warning() {
     let serial = ("threading.Thread(target=work, args=(number, args), daemon=True).start()", "work(number, args)");
     let handshake = (r#","cancel":true,"pause":true,"stop":true"#, r#","stop":true"#);
     let words = ["one after the other: 8 at once took", "a single one", "go on reading"];
-    warns(&[serial, handshake], "concurrency", "PL104", &words);
-    // If no activation waits, the order does not show.
+    // No activation here reaches the limit. On a busy machine eight activations in sequence may take long.
+    let limit = ["--timeout", "60s"];
+    // Long activations, so that a delay of the machine is small beside them.
+    let slow = ("cancelled.wait(0.03)", "cancelled.wait(0.06)");
+    let (_directory, program) = write_program(&with_changes(&[serial, handshake, slow]));
+    let (ended, report) = run_check(&program, &limit);
+    check_report(&ended, &report, "warning", "concurrency", "PL104", &words);
+    // If no activation waits, their order cannot be measured.
     let quick = ("cancelled.wait(0.03)", "cancelled.is_set()");
-    let (_directory, program) = written(&broken(&[serial, handshake, quick]));
-    let (ended, report) = checked(&program, &["--strict"]);
+    let (_directory, program) = write_program(&with_changes(&[serial, handshake, quick]));
+    let (ended, report) = run_check(&program, &[&["--strict"], &limit[..]].concat());
     ended.check(0);
-    assert!(seen(&report, "concurrency").contains("too quick to tell"), "{report:#}");
-    // Nor if they wait for a core only.
-    let busy = (
-        "cancelled.wait(0.03)",
-        "any(iter(lambda begun=time.process_time(): time.process_time() - begun > 0.04, True))",
+    assert!(observation(&report, "concurrency").contains("too quick to tell"), "{report:#}");
+    // The same if they wait only for a core. The work ends after a time on the clock, as a sleep does, so that the load of
+    // the machine hardly changes its duration. Four threads do it, to get a share of a loaded CPU; `sha256` lets them run
+    // at once.
+    let spin = (
+        "def work(",
+        "def spin():\n    end = time.monotonic() + 0.06\n    def burn():\n\
+         \x20       while time.monotonic() < end: hashlib.sha256(block)\n\
+         \x20   for _ in range(3): threading.Thread(target=burn).start()\n    burn()\n\n\
+         block = bytes(200_000)\n\ndef work(",
     );
-    let (_directory, program) = written(&broken(&[serial, handshake, busy]));
-    let (ended, report) = checked(&program, &["--strict"]);
+    let busy = ("cancelled.wait(0.03)", "spin()");
+    let import = ("import json,", "import hashlib, json,");
+    let (_directory, program) = write_program(&with_changes(&[serial, handshake, import, spin, busy]));
+    let (ended, report) = run_check(&program, &[&["--strict"], &limit[..]].concat());
     ended.check(0);
-    assert!(seen(&report, "concurrency").contains("busy all the time"), "{report:#}");
+    assert!(observation(&report, "concurrency").contains("busy all the time"), "{report:#}");
 }
 
 #[test]
@@ -252,55 +276,60 @@ fn chunks_that_wait_for_the_last_frame_get_a_warning() {
     let held = ("        sys.stdout.flush()\n", "        if '\"chunk\"' not in text: sys.stdout.flush()\n");
     let words = ["the chunks came only together with the last frame", "`\"Mike 0\"`", "flush=True"];
     let held_log = ("    send(number, log=\"at work\")\n", "");
-    let program = broken(&[held, held_log, LONG, (r#""pause":true,"#, "")]);
+    let program = with_changes(&[held, held_log, LONG, (r#""pause":true,"#, "")]);
     let program = program.replace("{args.get('name')} {part}", "Mike {part}");
-    assert_reported(&program, "warning", "chunks", "PL094", &words);
+    check_reported(&program, "warning", "chunks", "PL094", &words);
 }
 
 #[test]
 fn an_ignored_cancel_is_reported() {
-    let heeds = "        if cancelled.wait(0.03):\n            return send(number, error=\"cancelled\")\n";
+    let honours = "        if cancelled.wait(0.03):\n            return send(number, error=\"cancelled\")\n";
     // It stops the work and sends no last frame.
-    let forgets = (heeds, "        if cancelled.wait(0.03):\n            return\n");
+    let forgets = (honours, "        if cancelled.wait(0.03):\n            return\n");
     let words = [r#"promises `"cancel":true`"#, "had not ended 2 s later", "with `error` or `end`"];
-    fails(&[forgets], "cancel", "PL104", &words);
+    check_fails(&[forgets], "cancel", "PL104", &words);
     // It sends two last frames.
     let twice = (
         "        states[frame[\"cancel\"]][1].set()\n",
         "        send(frame[\"cancel\"], error=\"cancelled\")\n        states[frame[\"cancel\"]][1].set()\n",
     );
-    fails(&[twice], "cancel", "PL103", &["after its last one", "`cancel` comes late"]);
+    check_fails(&[twice], "cancel", "PL103", &["after its last one", "`cancel` comes late"]);
     // It does not know `cancel`.
     let unknown = ("    if \"run\" in frame:\n", "    if \"cancel\" in frame or \"run\" in frame:\n");
-    fails(&[unknown], "cancel", "PL061", &["exited with status 1", "KeyError: 'run'"]);
-    // It assumes that the id is in flight.
+    check_fails(&[unknown], "cancel", "PL061", &["exited with status 1", "KeyError: 'run'"]);
+    // It assumes that the id is still in flight.
     let forgotten = ("    send(number, result=", "    states.pop(number)\n    send(number, result=");
-    fails(&[("0.03", "0.01"), forgotten, (r#""pause":true,"#, "")], "cancel", "PL061", &["KeyError: "]);
+    check_fails(&[("0.03", "0.01"), forgotten, (r#""pause":true,"#, "")], "cancel", "PL061", &["KeyError: "]);
     // It ignores `cancel`.
-    let ignores = (heeds, "        time.sleep(0.03)\n");
-    warns(&[LONG, ignores], "cancel", "PL104", &["a cancelled activation went on for", "without `cancel` it takes"]);
+    let ignores = (honours, "        time.sleep(0.03)\n");
+    check_warns(
+        &[LONG, ignores],
+        "cancel",
+        "PL104",
+        &["a cancelled activation went on for", "without `cancel` it takes"],
+    );
 }
 
 #[test]
 fn an_ignored_pause_is_reported() {
     let ignores = ("        states[frame[\"pause\"]][0].clear()\n", "        pass\n");
     let words = [r#"promises `"pause":true`"#, "chunks came in the 1", "after it had time to read `pause`", "`resume`"];
-    // Only the activation that is paused is that long: the thirty-second.
+    // Only the activation that is paused is long: the 32nd.
     let long_once = ("range(parts)", "range(60 if len(states) == 32 else 2)");
-    fails(&[long_once, ignores], "pause", "PL104", &words);
+    check_fails(&[long_once, ignores], "pause", "PL104", &words);
     let stays = ("        states[frame[\"resume\"]][0].set()\n", "        pass\n");
-    fails(&[long_once, stays], "pause", "PL104", &["it did not go on within 4 s after `resume`"]);
+    check_fails(&[long_once, stays], "pause", "PL104", &["it did not go on within 4 s after `resume`"]);
     let unknown = (
         "    elif \"pause\" in frame:\n",
         "    elif \"resume\" not in frame and \"stop\" not in frame:\n        frame[\"run\"]\n    elif False:\n",
     );
-    fails(&[long_once, unknown], "pause", "PL061", &["KeyError: 'run'"]);
-    // It does not read while it is at work.
+    check_fails(&[long_once, unknown], "pause", "PL061", &["KeyError: 'run'"]);
+    // It does not read its input while it works.
     let serial = ("threading.Thread(target=work, args=(number, args), daemon=True).start()", "work(number, args)");
     let long_once = ("range(parts)", "range(60 if len(states) == 21 else 2)");
     let only_pause = (r#""concurrency":8,"cancel":true,"pause""#, r#""pause""#);
     let words = ["chunks came in the 1", "had time to read"];
-    fails(&[serial, long_once, only_pause], "pause", "PL104", &words);
+    check_fails(&[serial, long_once, only_pause], "pause", "PL104", &words);
 }
 
 #[test]
@@ -311,12 +340,12 @@ fn an_ignored_stop_is_reported() {
         "did not exit within 1 s after `stop` and the end of its input",
         "exit with status 0",
     ];
-    fails(&[hangs], "stop", "PL104", &words);
+    check_fails(&[hangs], "stop", "PL104", &words);
     let unknown = ("    elif \"stop\" in frame:\n        break\n", "    else:\n        frame[\"run\"]\n");
-    fails(&[unknown], "stop", "PL104", &["it exited with status 1 when `stop` came"]);
+    check_fails(&[unknown], "stop", "PL104", &["it exited with status 1 when `stop` came"]);
     // It may wait for the end of its input instead.
-    let (_directory, program) = written(&broken(&[("        break\n", "        continue\n")]));
-    checked(&program, &["--strict"]).0.check(0);
+    let (_directory, program) = write_program(&with_changes(&[("        break\n", "        continue\n")]));
+    run_check(&program, &["--strict"]).0.check(0);
 }
 
 #[test]
@@ -326,7 +355,7 @@ fn lines_that_are_not_frames_are_reported() {
     // An answer of version 1.
     let bare = (result, "write(json.dumps({\"hello\": args.get(\"name\")}))");
     for changes in [&[bare][..], &[bare, one]] {
-        fails(
+        check_fails(
             changes,
             "framing",
             "PL100",
@@ -335,12 +364,12 @@ fn lines_that_are_not_frames_are_reported() {
     }
     let pretty = (result, "write(json.dumps({\"id\": number, \"result\": {}}, indent=1))");
     for changes in [&[pretty][..], &[pretty, one]] {
-        fails(changes, "framing", "PL100", &["not JSON", "`{`"]);
+        check_fails(changes, "framing", "PL100", &["not JSON", "`{`"]);
     }
-    fails(&[(result, "send(number, result=5)")], "framing", "PL060", &["a number, not an object or array"]);
+    check_fails(&[(result, "send(number, result=5)")], "framing", "PL060", &["a number, not an object or array"]);
     let debug = (result, "write(\"debug\"); send(number, result={\"hello\": args.get(\"name\")})");
     for changes in [&[debug][..], &[debug, one]] {
-        fails(changes, "channel", "PL095", &["something other than answers on stdout: `debug`", "descriptor 3"]);
+        check_fails(changes, "channel", "PL095", &["something other than answers on stdout: `debug`", "descriptor 3"]);
     }
 }
 
@@ -348,9 +377,9 @@ fn lines_that_are_not_frames_are_reported() {
 fn a_stream_without_a_last_frame_is_reported() {
     let endless = ("range(parts)", "iter(int, 1)");
     let words = ["no last frame came within 500 ms", "chunks did", "`result`, `error` or `end`"];
-    let (_directory, program) = written(&broken(&[endless]));
-    let (ended, report) = checked(&program, &["--timeout", "500ms"]);
-    assert_reported_in(&ended, &report, "failed", "answers", "PL064", &words[1..]);
-    let (_, reason, _) = fault(&report, "answers");
+    let (_directory, program) = write_program(&with_changes(&[endless]));
+    let (ended, report) = run_check(&program, &["--timeout", "500ms"]);
+    check_report(&ended, &report, "failed", "answers", "PL064", &words[1..]);
+    let (_, reason, _) = first_fault(&report, "answers");
     assert!(reason.starts_with("no last frame came within 5"), "{reason}");
 }

@@ -58,7 +58,7 @@ fn parameters_have_types() {
 }
 
 #[test]
-fn without_arguments_an_action_gets_an_empty_object() {
+fn an_action_without_arguments_gets_an_empty_object() {
     let ended = run("counter.sh", &[], "");
     assert_eq!(results(&ended.check(0).stdout), [json!({"n": 1, "got": {}})]);
 }
@@ -68,12 +68,12 @@ fn results_go_to_stdout_and_logs_to_stderr() {
     let ended = run("counter.sh", &["-p", "a=1"], "");
     ended.check(0);
     assert_eq!(ended.stdout, "{\"n\":1,\"got\":{\"a\":1}}\n");
-    assert_eq!(ended.stderr, "log of 1\n", "the log and no sentinel");
+    assert_eq!(ended.stderr, "log of 1\n", "the log without a sentinel");
 }
 
 #[test]
 fn input_comes_from_a_file() {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     fs::write(directory.path().join("input.json"), "{\n  \"a\": 1\n}\n").expect("the directory is writable");
     let path = path("counter.sh");
     let ended = pipeloop_in(directory.path(), &["run", &path, "--input", "input.json"], &[], "");
@@ -92,13 +92,13 @@ fn input_comes_from_stdin() {
 }
 
 #[test]
-fn input_that_is_not_json_is_a_wrong_command_line() {
+fn input_that_is_not_json_exits_with_status_2() {
     run("counter.sh", &["--input", "-"], "{\"a\":").check(2).says(&["--input", "not JSON"]);
     run("counter.sh", &["--input", "-", "-p", "a=1"], "[1]").check(2).says(&["--input", "object"]);
 }
 
 #[test]
-fn lines_are_answered_by_one_process() {
+fn one_process_answers_all_lines() {
     let ended = run("counter.sh", &["--lines"], "{\"a\":1}\n\n{\"a\":2}\n[3]");
     let expected = [json!({"n": 1, "got": {"a": 1}}), json!({"n": 2, "got": {"a": 2}}), json!({"n": 3, "got": [3]})];
     assert_eq!(results(&ended.check(0).stdout), expected);
@@ -106,7 +106,7 @@ fn lines_are_answered_by_one_process() {
 }
 
 #[test]
-fn a_wrong_line_does_not_stop_the_others() {
+fn an_invalid_line_does_not_stop_the_others() {
     let ended = run("counter.sh", &["--lines"], "{\"a\":1}\n\nnonsense\n7\n{\"a\":2}\n");
     ended.check(2);
     let expected = [json!({"n": 1, "got": {"a": 1}}), json!({"n": 2, "got": {"a": 2}})];
@@ -120,7 +120,7 @@ fn a_wrong_line_does_not_stop_the_others() {
 }
 
 #[test]
-fn a_result_that_is_an_error_is_status_1() {
+fn an_error_result_exits_with_status_1() {
     let ended = run("fails.sh", &[], "");
     ended.check(1);
     assert_eq!(ended.stdout, "{\"error\":\"no\"}\n");
@@ -137,14 +137,14 @@ fn a_port_file_that_cannot_be_written_is_reported() {
 }
 
 #[test]
-fn a_missing_file_is_status_127() {
+fn a_missing_file_exits_with_status_127() {
     pipeloop(&["run", "missing"], &[], "").check(127).says(&["error[PL041]", "`missing`"]);
     pipeloop(&["serve", "missing", "--port", "0"], &[], "").check(127).says(&["error[PL041]", "`missing`"]);
 }
 
 #[test]
-fn what_cannot_be_executed_is_status_126() {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+fn a_file_that_cannot_be_executed_exits_with_status_126() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let write =
         |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("the directory is writable");
     write("script", "#!/bin/sh\n");
@@ -157,7 +157,7 @@ fn what_cannot_be_executed_is_status_126() {
 }
 
 #[test]
-fn a_wrong_command_line_is_status_2() {
+fn a_wrong_command_line_exits_with_status_2() {
     pipeloop::<&str>(&[], &[], "").check(2).says(&["Usage"]);
     pipeloop(&["run"], &[], "").check(2).says(&["ACTION"]);
     pipeloop(&["walk"], &[], "").check(2).says(&["walk"]);
@@ -168,7 +168,7 @@ fn a_wrong_command_line_is_status_2() {
 }
 
 #[test]
-fn an_action_that_dies_passes_its_status_on() {
+fn a_crash_exits_with_the_status_of_the_action() {
     let ended = run("exits.sh", &[], "");
     ended.check(3).says(&["error[PL061]", "status 3", "last words"]);
 }
@@ -183,7 +183,7 @@ fn times_go_to_stderr() {
 }
 
 #[test]
-fn the_protocol_is_a_flag_and_a_variable() {
+fn a_flag_or_a_variable_sets_the_protocol() {
     let path = path("counter.sh");
     // In version 0 the last line is the result, and the lines before it are log.
     let ended = pipeloop(&["run", &path, "--protocol", "0", "-i", "-"], &[], "{\"a\":1}");
@@ -195,7 +195,7 @@ fn the_protocol_is_a_flag_and_a_variable() {
     assert_eq!(results(&ended.check(0).stdout), [json!({"n": 1, "got": {}})]);
 }
 
-/// A proxy with its action on the command line.
+/// Starts a proxy with its action on the command line, and checks that it answers.
 #[track_caller]
 fn check_served(action: &str) {
     let mut proxy = Proxy::start(&[action], &[]);
@@ -214,14 +214,14 @@ fn a_file_is_served() {
 
 #[test]
 fn a_directory_is_served() {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     symlink(action_path("counter.sh"), directory.path().join("exec")).expect("the directory is writable");
     check_served(directory.path().to_str().expect("the path is UTF-8"));
 }
 
 #[test]
 fn a_directory_without_exec_is_refused() {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     fs::create_dir(directory.path().join("folder")).expect("the directory is writable");
     fs::write(directory.path().join("folder/main.sh"), "").expect("the directory is writable");
     for command in ["run", "serve"] {
@@ -231,7 +231,7 @@ fn a_directory_without_exec_is_refused() {
 
 #[test]
 fn archives_are_served() {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let code = action("counter.sh");
     let files: &[(&str, &[u8])] = &[("exec", code.as_bytes()), ("data/file", b"x")];
     // The content decides, not the name.
@@ -243,7 +243,7 @@ fn archives_are_served() {
 }
 
 #[test]
-fn wrong_settings_are_refused_before_anything_is_started() {
+fn wrong_settings_are_refused_before_anything_starts() {
     let wrong = [
         ("PIPELOOP_MAX_BODY", "lots", "max-body"),
         ("PIPELOOP_PORT", "65536", "port"),
@@ -263,12 +263,12 @@ fn wrong_settings_are_refused_before_anything_is_started() {
 }
 
 #[test]
-fn completion_is_a_script_that_bash_reads() {
+fn bash_completion_is_a_valid_script() {
     let ended = pipeloop(&["completion", "bash"], &[], "");
     ended.check(0);
     assert_eq!(ended.stderr, "");
     assert!(ended.stdout.contains("pipeloop"));
-    let directory = tempfile::tempdir().expect("a directory of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let script = directory.path().join("completion");
     fs::write(&script, &ended.stdout).expect("the directory is writable");
     let checked = std::process::Command::new("bash").arg("-n").arg(&script).output().expect("there is a bash");
@@ -288,22 +288,22 @@ fn explain_accepts_short_and_lower_case_codes() {
 
 #[test]
 fn a_terminal_gets_a_pointer_to_explain() {
-    let seen = on_terminal(&["run", "missing"], "1");
-    assert!(seen.contains("for more: pipeloop explain PL041"), "{seen}");
+    let shown = on_terminal(&["run", "missing"], "1");
+    assert!(shown.contains("for more: pipeloop explain PL041"), "{shown}");
     let ended = pipeloop(&["run", "missing"], &[], "");
-    assert!(!ended.check(127).stderr.contains("explain"), "scripts get none");
-    let seen = on_terminal(&["explain", "60"], "");
-    assert!(seen.starts_with("\x1b[1mPL060: the answer is unusable\x1b[0m"), "{seen:?}");
+    assert!(!ended.check(127).stderr.contains("explain"), "a script gets no pointer");
+    let shown = on_terminal(&["explain", "60"], "");
+    assert!(shown.starts_with("\x1b[1mPL060: the answer is unusable\x1b[0m"), "{shown:?}");
     let styles = ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[36m"];
-    let widths = seen.lines().map(|line| styles.iter().fold(line.to_owned(), |line, style| line.replace(style, "")));
+    let widths = shown.lines().map(|line| styles.iter().fold(line.to_owned(), |line, style| line.replace(style, "")));
     assert!(
         widths.clone().count() > 6 && widths.into_iter().all(|line| line.trim_end().chars().count() <= 80),
-        "{seen}"
+        "{shown}"
     );
 }
 
 #[test]
-fn explain_without_a_code_lists_them() {
+fn explain_without_a_code_lists_all_codes() {
     let ended = pipeloop(&["explain"], &[], "");
     ended.check(0);
     assert!(ended.stdout.starts_with("PL010  the body is not JSON\nPL011  "));
@@ -311,7 +311,7 @@ fn explain_without_a_code_lists_them() {
 }
 
 #[test]
-fn explain_speaks_json() {
+fn explain_prints_json() {
     let ended = pipeloop(&["explain", "--json", "PL012"], &[], "");
     ended.check(0);
     let entries: Value = serde_json::from_str(&ended.stdout).expect("it is JSON");
@@ -322,14 +322,14 @@ fn explain_speaks_json() {
 }
 
 #[test]
-fn explain_names_the_codes_near_an_unknown_one() {
+fn explain_suggests_codes_near_an_unknown_one() {
     pipeloop(&["explain", "PL009"], &[], "").check(2).says(&["PL009", "PL010 (the body is not JSON)", "PL011"]);
     pipeloop(&["explain", "handshake"], &[], "").check(2).says(&["PL055 (no handshake)"]);
     pipeloop(&["explain", "PL999"], &[], "").check(2).says(&["`pipeloop explain` lists all of them"]);
 }
 
 #[test]
-fn completion_offers_the_codes() {
+fn completion_offers_error_codes() {
     // The scripts for other shells complete no positional arguments.
     for shell in ["bash", "zsh"] {
         let ended = pipeloop(&["completion", shell], &[], "");

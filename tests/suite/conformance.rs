@@ -1,4 +1,4 @@
-//! The protocol's cases (`conformance/`), against our own proxy, and the command that plays them.
+//! The cases of the protocol (`conformance/`) against pipeloop's own proxy, and the command that plays them.
 
 use std::fs;
 use std::time::Duration;
@@ -9,19 +9,19 @@ use serde_json::{Value, json};
 
 use crate::support::{pipeloop, root};
 
-/// Generous: nothing here is to be fast.
+/// Long: no case here tests speed.
 const LIMIT: Duration = Duration::from_secs(30);
 
-fn own_proxy() -> String {
+fn pipeloop_command() -> String {
     format!("{} serve --host 127.0.0.1 --port 0 --port-file {{port_file}}", env!("CARGO_BIN_EXE_pipeloop"))
 }
 
-/// Plays every case of a group. All that fail are told.
+/// Plays every case of a group and reports all that fail.
 #[track_caller]
 fn check_group(group: &str) {
-    let target = Target::parse(&own_proxy(), None).expect("it is told its port");
+    let target = Target::parse(&pipeloop_command(), None).expect("the command says where the port is written");
     let cases: Vec<_> = built_in().into_iter().filter(|case| case.name.starts_with(group)).collect();
-    assert!(!cases.is_empty(), "there are cases in {group}");
+    assert!(!cases.is_empty(), "there are no cases in {group}");
     let mut failed = Vec::new();
     for case in &cases {
         match play(case, &target, LIMIT) {
@@ -33,54 +33,54 @@ fn check_group(group: &str) {
 }
 
 #[test]
-fn the_proxy_alone() {
+fn proxy_cases_pass() {
     check_group("proxy/");
 }
 
 #[test]
-fn version_0() {
+fn version_0_cases_pass() {
     check_group("v0/");
 }
 
 #[test]
-fn version_1() {
+fn version_1_cases_pass() {
     check_group("v1/");
 }
 
 #[test]
-fn version_2() {
+fn version_2_cases_pass() {
     check_group("v2/");
 }
 
 #[test]
-fn the_actionloop_dialect() {
+fn actionloop_cases_pass() {
     check_group("actionloop/");
 }
 
 #[test]
-fn detection() {
+fn detection_cases_pass() {
     check_group("auto/");
 }
 
 #[test]
-fn the_program_has_every_case_of_the_folder() {
-    let folder = read(&root().join("conformance/cases")).expect("every case can be read");
-    let folder: Vec<_> = folder.iter().map(|case| case.name.as_str()).collect();
+fn every_case_file_is_built_in() {
+    let files = read(&root().join("conformance/cases")).expect("every case can be read");
+    let files: Vec<_> = files.iter().map(|case| case.name.as_str()).collect();
     let built_in: Vec<_> = ALL.iter().map(|(name, _)| *name).collect();
-    assert_eq!(built_in, folder, "conformance/src/list.rs against conformance/cases");
+    assert_eq!(built_in, files, "conformance/src/list.rs against conformance/cases");
 }
 
 #[test]
-fn every_fault_of_the_field_has_a_case() {
+fn every_field_report_has_a_case() {
     let cases = built_in();
     for number in 1..=12 {
-        let fault = format!("P{number}");
-        assert!(cases.iter().any(|case| case.field.contains(&fault)), "{fault} has no case");
+        let report = format!("P{number}");
+        assert!(cases.iter().any(|case| case.field.contains(&report)), "{report} has no case");
     }
 }
 
 #[test]
-fn the_documentation_counts_the_cases() {
+fn the_documentation_states_the_number_of_cases() {
     let page = text("docs/conformance.md");
     let count = |group: &str| ALL.iter().filter(|(name, _)| name.starts_with(group)).count();
     for (group, words) in [
@@ -100,9 +100,9 @@ fn the_documentation_counts_the_cases() {
     assert!(text("CHANGELOG.md").contains(&all), "{all:?} is missing in CHANGELOG.md");
 }
 
-/// A runner tries it first: whoever fails it does not speak that.
+/// A runner plays it first: a proxy that fails it does not speak that protocol.
 #[test]
-fn every_protocol_has_one_smallest_case() {
+fn every_protocol_has_one_basic_case() {
     let cases = built_in();
     for protocol in ["0", "1", "2", "actionloop"] {
         let basic: Vec<_> = cases.iter().filter(|case| case.basic && case.protocol == protocol).collect();
@@ -111,13 +111,13 @@ fn every_protocol_has_one_smallest_case() {
 }
 
 #[test]
-fn every_case_is_as_the_schema_says() {
+fn every_case_matches_the_schema() {
     let schema: Value = serde_json::from_str(&text("conformance/schema.json")).expect("the schema is JSON");
     for (name, text) in ALL {
         let case = serde_json::from_str(text).expect("a case is JSON");
-        fits(&schema, &schema, &case).unwrap_or_else(|reason| panic!("{name}: {reason}"));
+        matches_schema(&schema, &schema, &case).unwrap_or_else(|reason| panic!("{name}: {reason}"));
     }
-    // The schema refuses something, too.
+    // The schema also refuses wrong cases.
     for wrong in [
         json!({"title": "no steps", "protocol": "1"}),
         json!({"title": "", "protocol": "7", "steps": []}),
@@ -126,19 +126,20 @@ fn every_case_is_as_the_schema_says() {
         json!({"title": "", "protocol": "2", "steps": [{"run": {"stream": [{"piece": 1}]}}]}),
         json!({"title": "", "protocol": "2", "steps": [{"run": {"stream": [{"leave": false}]}}]}),
     ] {
-        assert!(fits(&schema, &schema, &wrong).is_err(), "{wrong}");
+        assert!(matches_schema(&schema, &schema, &wrong).is_err(), "{wrong}");
         assert!(Case::parse("wrong", &wrong.to_string()).is_err() || wrong["protocol"] == "7", "{wrong}");
     }
 }
 
-/// Whether a value is as this part of the schema says. Knows the words that ours uses, and no other.
-fn fits(whole: &Value, schema: &Value, value: &Value) -> Result<(), String> {
-    for (word, rule) in schema.as_object().expect("a schema is an object") {
-        let holds = match word.as_str() {
+/// Whether a value matches this part of the schema. Knows only the keywords that the schema of the cases uses.
+fn matches_schema(whole: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    for (keyword, rule) in schema.as_object().expect("a schema is an object") {
+        let holds = match keyword.as_str() {
             "$schema" | "title" | "description" | "$defs" => true,
             "$ref" => {
-                let pointer = rule.as_str().and_then(|text| text.strip_prefix('#')).expect("a reference to ourselves");
-                return fits(whole, whole.pointer(pointer).expect("it is defined"), value);
+                let pointer =
+                    rule.as_str().and_then(|text| text.strip_prefix('#')).expect("a reference within the schema");
+                return matches_schema(whole, whole.pointer(pointer).expect("it is defined"), value);
             }
             "type" => match rule.as_str().expect("one type") {
                 "object" => value.is_object(),
@@ -148,7 +149,7 @@ fn fits(whole: &Value, schema: &Value, value: &Value) -> Result<(), String> {
                 other => panic!("no such type: {other}"),
             },
             "enum" => rule.as_array().expect("a list").contains(value),
-            "anyOf" => rule.as_array().expect("a list").iter().any(|rule| fits(whole, rule, value).is_ok()),
+            "anyOf" => rule.as_array().expect("a list").iter().any(|rule| matches_schema(whole, rule, value).is_ok()),
             "required" => {
                 rule.as_array().expect("a list").iter().all(|name| value.get(name.as_str().expect("a name")).is_some())
             }
@@ -160,14 +161,14 @@ fn fits(whole: &Value, schema: &Value, value: &Value) -> Result<(), String> {
             }
             "items" => {
                 for item in value.as_array().into_iter().flatten() {
-                    fits(whole, rule, item)?;
+                    matches_schema(whole, rule, item)?;
                 }
                 true
             }
             "properties" => {
                 for (name, rule) in rule.as_object().expect("an object") {
                     if let Some(member) = value.get(name) {
-                        fits(whole, rule, member).map_err(|reason| format!("{name}: {reason}"))?;
+                        matches_schema(whole, rule, member).map_err(|reason| format!("{name}: {reason}"))?;
                     }
                 }
                 true
@@ -177,15 +178,15 @@ fn fits(whole: &Value, schema: &Value, value: &Value) -> Result<(), String> {
                 for (name, member) in value.as_object().into_iter().flatten().filter(|(name, _)| !known(name)) {
                     match rule {
                         Value::Bool(false) => return Err(format!("there is no `{name}`")),
-                        rule => fits(whole, rule, member).map_err(|reason| format!("{name}: {reason}"))?,
+                        rule => matches_schema(whole, rule, member).map_err(|reason| format!("{name}: {reason}"))?,
                     }
                 }
                 true
             }
-            other => panic!("the schema uses `{other}`, which this test does not know"),
+            other => panic!("the schema uses the keyword `{other}`, which this test does not know"),
         };
         if !holds {
-            return Err(format!("`{word}: {rule}` does not hold for {value}"));
+            return Err(format!("`{keyword}: {rule}` does not hold for {value}"));
         }
     }
     Ok(())
@@ -196,26 +197,27 @@ fn text(path: &str) -> String {
 }
 
 #[test]
-fn the_command_prints_a_table_and_tells_what_fails() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let group = folder.path().join("mine");
-    fs::create_dir(&group).expect("the folder is ours");
-    let write = |name: &str, case: &Value| fs::write(group.join(name), case.to_string()).expect("the folder is ours");
+fn the_command_prints_a_table_with_the_reason_of_each_failure() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let group = directory.path().join("mine");
+    fs::create_dir(&group).expect("the directory can be written");
+    let write =
+        |name: &str, case: &Value| fs::write(group.join(name), case.to_string()).expect("the directory can be written");
     let action = json!(["write 1 {\"openwhisk\":1}", "loop", "read", "on hang wait never", "write 1 @line@"]);
     let case =
         |run: Value| json!({"title": "", "protocol": "1", "action": action, "steps": [{"init": {}}, {"run": run}]});
     write("right.json", &case(json!({"value": {"n": 1}, "expect": {"body": {"n": 1}}})));
     write("wrong.json", &case(json!({"value": {"n": 1}, "expect": {"body": {"n": 2}}})));
     write("hanging.json", &case(json!({"value": {"hang": 1}})));
-    let cases = folder.path().to_str().expect("a plain name");
-    let played = |more: &[&str]| {
+    let cases = directory.path().to_str().expect("the path is UTF-8");
+    let play = |more: &[&str]| {
         let mut args = vec!["conformance", "--cases", cases, "--timeout", "2s"];
-        let proxy = own_proxy();
+        let proxy = pipeloop_command();
         args.extend(["--proxy", &proxy]);
         args.extend(more);
         pipeloop(&args, &[], "")
     };
-    let output = played(&[]);
+    let output = play(&[]);
     output.check(1);
     for line in [
         "✓ mine/right ",
@@ -223,22 +225,22 @@ fn the_command_prints_a_table_and_tells_what_fails() {
         "✗ mine/hanging  step 2, POST /run: hangs: no answer within 2s",
         "1 passed, 2 failed",
     ] {
-        assert!(output.stdout.contains(line), "{line:?} in:\n{}", output.stdout);
+        assert!(output.stdout.contains(line), "{line:?} is missing in:\n{}", output.stdout);
     }
-    let output = played(&["mine/right", "--json"]);
+    let output = play(&["mine/right", "--json"]);
     output.check(0);
     let document: Value = serde_json::from_str(&output.stdout).expect("it is JSON");
     assert_eq!(document["cases"][0]["status"], "passed");
     assert_eq!(document["summary"], json!({"passed": 1, "failed": 0, "not_run": 0}));
-    played(&["mine/none"]).check(2).says(&["no case matches"]);
+    play(&["mine/none"]).check(2).says(&["no case matches"]);
 }
 
-/// A caller that looks at streams sees what is wrong with one.
+/// In both formats of a stream.
 #[test]
-fn pieces_that_are_not_as_expected_are_told() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let group = folder.path().join("mine");
-    fs::create_dir(&group).expect("the folder is ours");
+fn unexpected_stream_items_are_reported() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let group = directory.path().join("mine");
+    fs::create_dir(&group).expect("the directory can be written");
     let action = json!([
         "write 1 {\"openwhisk\":2}",
         "loop",
@@ -251,25 +253,25 @@ fn pieces_that_are_not_as_expected_are_told() {
     let write = |name: &str, value: Value, accept: &str, stream: Value| {
         let run = json!({"run": {"value": value, "accept": accept, "stream": stream}});
         let case = json!({"title": "", "protocol": "2", "action": action, "steps": [{"init": {}}, run]});
-        fs::write(group.join(format!("{name}.json")), case.to_string()).expect("the folder is ours");
+        fs::write(group.join(format!("{name}.json")), case.to_string()).expect("the directory can be written");
     };
     let (events, lines) = ("text/event-stream", "application/x-ndjson");
-    for (name, accept) in [("events", events), ("lines", lines)] {
-        let to = |what: &str| format!("{name}_{what}");
-        write(&to("right"), json!({}), accept, json!([{"chunk": 1}, {"raise": "seen"}, {"result": {}}]));
-        write(&to("any"), json!({"two": 1}), accept, json!([{"any_chunks": true}, {"result": {}}]));
-        write(&to("other"), json!({}), accept, json!([{"chunk": 2}, {"result": {}}]));
-        write(&to("more"), json!({"two": 1}), accept, json!([{"chunk": 1}, {"result": {}}]));
-        write(&to("less"), json!({}), accept, json!([{"chunk": 1}, {"result": {}}, {"result": {}}]));
-        write(&to("open"), json!({"two": 1}), accept, json!([{"chunk": 1}]));
-        write(&to("words"), json!({"crash": 1}), accept, json!([{"chunk": 1}, {"fails": ["8"]}]));
+    for (format, accept) in [("events", events), ("lines", lines)] {
+        let name = |variant: &str| format!("{format}_{variant}");
+        write(&name("right"), json!({}), accept, json!([{"chunk": 1}, {"raise": "seen"}, {"result": {}}]));
+        write(&name("any"), json!({"two": 1}), accept, json!([{"any_chunks": true}, {"result": {}}]));
+        write(&name("other"), json!({}), accept, json!([{"chunk": 2}, {"result": {}}]));
+        write(&name("more"), json!({"two": 1}), accept, json!([{"chunk": 1}, {"result": {}}]));
+        write(&name("less"), json!({}), accept, json!([{"chunk": 1}, {"result": {}}, {"result": {}}]));
+        write(&name("open"), json!({"two": 1}), accept, json!([{"chunk": 1}]));
+        write(&name("words"), json!({"crash": 1}), accept, json!([{"chunk": 1}, {"fails": ["status 8"]}]));
     }
     write("body", json!({}), "*/*", json!([{"result": {}}]));
-    let cases = folder.path().to_str().expect("a plain name");
-    let output = pipeloop(&["conformance", "--cases", cases, "--proxy", &own_proxy()], &[], "");
+    let cases = directory.path().to_str().expect("the path is UTF-8");
+    let output = pipeloop(&["conformance", "--cases", cases, "--proxy", &pipeloop_command()], &[], "");
     output.check(1);
     for line in ["✓ mine/events_right ", "✓ mine/events_any ", "✓ mine/lines_right ", "✓ mine/lines_any "] {
-        assert!(output.stdout.contains(line), "{line:?} in:\n{}", output.stdout);
+        assert!(output.stdout.contains(line), "{line:?} is missing in:\n{}", output.stdout);
     }
     for format in ["events", "lines"] {
         for (name, reason) in [
@@ -279,23 +281,23 @@ fn pieces_that_are_not_as_expected_are_told() {
             ("open", "expected the end of the body, got `"),
             (
                 "words",
-                "expected an `error` whose sentence holds `8`, got `{\"error\":\"the action exited with status 7",
+                "expected an `error` whose sentence holds `status 8`, got `{\"error\":\"the action exited with status 7",
             ),
         ] {
             let name = format!("✗ mine/{format}_{name} ");
             let line = output.stdout.lines().find(|line| line.contains(&name));
-            assert!(line.is_some_and(|line| line.contains(reason)), "{name}{reason} in:\n{}", output.stdout);
+            assert!(line.is_some_and(|line| line.contains(reason)), "{name}{reason} is missing in:\n{}", output.stdout);
         }
     }
     assert!(output.stdout.contains("expected a stream, got 200 with a whole body"), "{}", output.stdout);
 }
 
-/// Whoever cannot do the smallest is not asked for the rest, and the table says so.
+/// A proxy that fails a protocol's basic case is not asked for the rest, and the table says so.
 #[test]
-fn a_protocol_that_is_not_spoken_is_told_once() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let group = folder.path().join("mine");
-    fs::create_dir(&group).expect("the folder is ours");
+fn an_unsupported_protocol_is_reported_once() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let group = directory.path().join("mine");
+    fs::create_dir(&group).expect("the directory can be written");
     let case = |basic: bool, protocol: &str| {
         let mut case = json!({
             "title": "",
@@ -314,14 +316,14 @@ fn a_protocol_that_is_not_spoken_is_told_once() {
         ("other", case(false, "1")),
         ("none", json!({"title": "", "protocol": "2", "steps": []}).to_string()),
     ] {
-        fs::write(group.join(format!("{name}.json")), text).expect("the folder is ours");
+        fs::write(group.join(format!("{name}.json")), text).expect("the directory can be written");
     }
-    let cases = folder.path().to_str().expect("a plain name");
-    let played = |more: &[&str]| {
-        let proxy = own_proxy();
+    let cases = directory.path().to_str().expect("the path is UTF-8");
+    let play = |more: &[&str]| {
+        let proxy = pipeloop_command();
         pipeloop(&[&["conformance", "--cases", cases, "--proxy", &proxy], more].concat(), &[], "")
     };
-    let output = played(&[]);
+    let output = play(&[]);
     output.check(1);
     for line in [
         "✗ mine/smallest ",
@@ -330,15 +332,15 @@ fn a_protocol_that_is_not_spoken_is_told_once() {
         "✓ mine/none ",
         "1 passed, 2 failed, 1 not run",
     ] {
-        assert!(output.stdout.contains(line), "{line:?} in:\n{}", output.stdout);
+        assert!(output.stdout.contains(line), "{line:?} is missing in:\n{}", output.stdout);
     }
-    // By its name it is played.
-    let output = played(&["mine/a_more"]);
+    // A case that is asked for by its name is played.
+    let output = play(&["mine/a_more"]);
     assert!(output.stdout.contains("✗ mine/a_more "), "{}", output.stdout);
 }
 
 #[test]
-fn a_proxy_that_runs_takes_one_case_with_an_action() {
+fn a_running_proxy_plays_one_case_with_an_action() {
     let proxy = crate::support::Proxy::plain();
     let url = format!("http://127.0.0.1:{}", proxy.port());
     let words = ["proxy/", "v1/echo", "v1/array", "v1/never_answers"];

@@ -1,4 +1,4 @@
-//! What OpenWhisk's contract and the protocols ask for beyond the canonical scenarios.
+//! Requirements of OpenWhisk's contract and of the protocols beyond the canonical scenarios.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use serde_json::{Value, json};
 
 use crate::support::{BAD_ANSWER, Proxy, SENTINEL, action, archive, check_bad_answer, check_detected, now_ms};
 
-/// Version 1: answers with what it gets.
+/// Version 1: answers with its arguments.
 const ECHO: &str = "#!/bin/sh\necho '{\"openwhisk\":1}'\nwhile read -r line; do printf '%s\\n' \"$line\"; done\n";
 
-/// Version 1 in shell: `body` is done for each `$line`, `$n` counts them.
+/// Version 1 in shell: runs `body` for each `$line`; `$n` counts the lines.
 fn v1(body: &str) -> String {
     format!("#!/bin/sh\necho '{{\"openwhisk\":1}}'\nn=0\nwhile read -r line; do n=$((n + 1))\n{body}\ndone\n")
 }
 
-/// Version 1 in shell whose first activation is `body`; the others are counted.
+/// Version 1 in shell: the first activation runs `body`, each later one answers with its number.
 fn v1_first(body: &str) -> String {
     v1(&format!("if [ $n = 1 ]; then {body}\nelse echo \"{{\\\"n\\\":$n}}\"; fi"))
 }
 
-/// A proxy with an action that works.
+/// A proxy that is initialised with a working action.
 #[track_caller]
 fn initialised(protocol: &str, code: &str) -> Proxy {
     let proxy = Proxy::with_protocol(protocol);
@@ -28,7 +28,7 @@ fn initialised(protocol: &str, code: &str) -> Proxy {
     proxy
 }
 
-/// A failed init leaves the proxy ready for another.
+/// Checks that another init succeeds, as it must after a failed one.
 #[track_caller]
 fn check_good_init(proxy: &Proxy) {
     proxy.init(ECHO).check(200, &json!({"ok": true}));
@@ -61,12 +61,12 @@ fn init_errors_go_to_the_log_when_asked_to() {
 }
 
 #[test]
-fn a_body_over_its_bound_is_413() {
+fn a_body_over_the_limit_gets_413() {
     let proxy = Proxy::start(&["--max-body", "1KiB"], &[]);
     proxy.init(ECHO).check(200, &json!({"ok": true}));
     proxy.run(&json!({"a": "x".repeat(2000)})).check_error(413, &["1024 bytes", "PIPELOOP_MAX_BODY"]);
     proxy.run(&json!({"a": 1})).check(200, &json!({"a": 1}));
-    // The same on one connection, with a length that is known and one that is not.
+    // The same with `Content-Length` and in chunks.
     let mut caller = proxy.caller();
     let large = json!({"value": {"a": "x".repeat(2000)}}).to_string();
     caller.call("POST", "/run", large.as_bytes()).check_error(413, &["1024 bytes"]);
@@ -87,7 +87,7 @@ fn chunked_bodies_are_read() {
 }
 
 #[test]
-fn no_body_is_told() {
+fn an_empty_body_is_refused() {
     let proxy = Proxy::plain();
     proxy.init_raw("").check_error(400, &["the body of init is empty"]);
     check_good_init(&proxy);
@@ -96,7 +96,7 @@ fn no_body_is_told() {
 }
 
 #[test]
-fn bad_base64_is_told() {
+fn invalid_base64_is_refused() {
     let proxy = Proxy::plain();
     for code in ["IyEvYmluL3No*", "IyEvYmluL3N", "é"] {
         proxy
@@ -106,7 +106,7 @@ fn bad_base64_is_told() {
     check_good_init(&proxy);
 }
 
-/// What is uploaded, and texts of the answer.
+/// Checks that an upload is refused with these texts, and that another init succeeds.
 #[track_caller]
 fn check_refused(upload: &[u8], texts: &[&str]) {
     let proxy = Proxy::plain();
@@ -132,7 +132,7 @@ fn a_truncated_archive_is_refused() {
 }
 
 #[test]
-fn an_archive_without_exec_lists_what_it_holds() {
+fn an_archive_without_exec_is_refused_with_a_listing() {
     let files: &[(&str, &[u8])] = &[("main.py", b"x"), ("folder/exec", b"#!/bin/sh\n")];
     for upload in [archive::zip(files), archive::tar_gz(files)] {
         check_refused(
@@ -165,7 +165,7 @@ fn a_missing_interpreter_is_named() {
 }
 
 #[test]
-fn arguments_that_are_no_object_are_refused() {
+fn arguments_that_are_not_an_object_are_refused() {
     const TEXT: &str = "The action did not receive a dictionary or array as an argument.";
     for (protocol, code) in [("1", ECHO), ("0", "#!/bin/sh\ncat\n")] {
         let proxy = initialised(protocol, code);
@@ -179,7 +179,7 @@ fn arguments_that_are_no_object_are_refused() {
 }
 
 #[test]
-fn a_failed_start_leaves_the_proxy_ready() {
+fn a_failed_start_leaves_the_proxy_ready_for_another_init() {
     for protocol in ["1", "actionloop", "auto"] {
         let proxy = Proxy::with_protocol(protocol);
         let error = proxy.init("#!/bin/sh\necho the reason >&2\nexit 3\n");
@@ -210,14 +210,14 @@ fn v0_arguments_are_argv_1_and_stdin() {
 }
 
 #[test]
-fn v0_the_last_line_decides_and_not_the_status() {
+fn v0_the_last_line_is_the_result_whatever_the_status() {
     let proxy = initialised("0", "#!/bin/sh\necho first\necho '{\"not\":\"yet\"}'\necho '{\"x\":1}'\nexit 7\n");
     proxy.run(&json!({})).check(200, &json!({"x": 1}));
     assert_eq!(proxy.check_streams(1).stdout, "first\n{\"not\":\"yet\"}\n");
 }
 
 #[test]
-fn v0_a_failure_without_result_tells_the_status() {
+fn v0_an_exit_without_a_result_reports_the_status() {
     let proxy = initialised("0", "#!/bin/sh\necho no result\necho trouble >&2\nexit 7\n");
     let response = proxy.run(&json!({}));
     response.check_error(502, &[BAD_ANSWER, "status 7", "trouble"]);
@@ -231,7 +231,7 @@ fn v0_a_failure_without_result_tells_the_status() {
 }
 
 #[test]
-fn v0_a_program_that_is_missing_is_hinted_at() {
+fn v0_a_missing_program_gets_a_hint() {
     for (code, hint) in [
         ("#!/bin/sh\nno-such-interpreter\n", "hint: the program `no-such-interpreter` is not in the image"),
         ("#!/bin/sh\n/etc\n", "hint: a shell exits with 126 when it finds a program but cannot execute it"),
@@ -245,7 +245,7 @@ fn v0_a_program_that_is_missing_is_hinted_at() {
 }
 
 #[test]
-fn v0_an_empty_last_line_is_no_result() {
+fn v0_an_empty_last_line_is_not_a_result() {
     let proxy = initialised("0", "#!/bin/sh\nprintf '{\"x\":1}\\n\\n'\n");
     proxy.run(&json!({})).check(502, &json!({ "error": BAD_ANSWER }));
     proxy.check_streams(1);
@@ -266,7 +266,7 @@ fn check_bad_v1_answer(body: &str, offending: &str) {
 }
 
 #[test]
-fn v1_answers_that_are_no_object_are_errors() {
+fn v1_answers_that_are_not_an_object_are_errors() {
     check_bad_v1_answer("echo 42", "42");
     check_bad_v1_answer("echo '\"text of it\"'", "text of it");
     check_bad_v1_answer("echo 'no JSON at all'", "no JSON at all");
@@ -283,9 +283,9 @@ fn v1_empty_lines_are_ignored() {
 }
 
 #[test]
-fn v1_an_answer_on_several_lines_is_an_error_and_not_the_next_answer() {
+fn v1_a_second_line_is_an_error_and_not_the_next_answer() {
     for answer in ["{\\n  \"a\": 1\\n}\\n", "{\"a\":1}\\n{\"b\":2}\\n"] {
-        // By default the next activation would get another process, which begins to count anew.
+        // By default the next activation would get another process, which would start counting again.
         let proxy = Proxy::start(&["--protocol", "1", "--stray", "ignore"], &[]);
         proxy.init(&v1_first(&format!("printf '{answer}'"))).check(200, &json!({"ok": true}));
         let response = proxy.run(&json!({}));
@@ -298,7 +298,7 @@ fn v1_an_answer_on_several_lines_is_an_error_and_not_the_next_answer() {
 }
 
 #[test]
-fn v1_the_conversation_goes_on_behind_a_bad_answer() {
+fn v1_a_bad_answer_does_not_end_the_process() {
     let proxy = initialised("1", &v1_first("echo 42"));
     assert_eq!(proxy.run(&json!({})).status, 502);
     proxy.run(&json!({})).check(200, &json!({"n": 2}));
@@ -311,11 +311,11 @@ fn v1_an_unfinished_line_is_an_error() {
 }
 
 #[test]
-fn v1_an_exit_without_an_answer_tells_the_status() {
+fn v1_an_exit_without_an_answer_reports_the_status() {
     let proxy = initialised("1", &v1("echo the reason >&2; exit 3"));
     proxy.run(&json!({})).check_error(502, &["status 3", "before it answered", "the reason"]);
     proxy.check_streams(1);
-    // Another process takes its place.
+    // A new process serves the next activation.
     proxy.run(&json!({})).check_error(502, &["status 3", "before it answered"]);
     proxy.check_streams(2);
     let proxy = initialised("1", &v1("kill -9 $$"));
@@ -323,7 +323,7 @@ fn v1_an_exit_without_an_answer_tells_the_status() {
 }
 
 #[test]
-fn a_sentinel_of_the_action_is_none() {
+fn a_sentinel_printed_by_the_action_is_defused() {
     let code = v1(&format!("echo {SENTINEL} >&2; echo behind >&2; echo '{{}}'"));
     let proxy = initialised("1", &code);
     proxy.run(&json!({})).check(200, &json!({}));
@@ -332,11 +332,11 @@ fn a_sentinel_of_the_action_is_none() {
     let lines: Vec<_> = logs.stderr.lines().collect();
     assert_eq!(lines.iter().filter(|line| **line == SENTINEL).count(), 1, "{lines:?}");
     assert_eq!(lines[lines.len() - 2..], ["behind", SENTINEL]);
-    assert!(lines.len() == 3, "the line is still there: {lines:?}");
+    assert!(lines.len() == 3, "the action's line is kept in a changed form: {lines:?}");
 }
 
 #[test]
-fn a_last_log_line_without_newline_is_ended() {
+fn a_last_log_line_without_newline_gets_one() {
     let proxy = initialised("1", &v1("printf 'no newline' >&2; echo '{}'"));
     proxy.run(&json!({})).check(200, &json!({}));
     proxy.run(&json!({})).check(200, &json!({}));
@@ -348,11 +348,11 @@ fn a_last_log_line_without_newline_is_ended() {
 
 // Settings and variables.
 
-/// Version 0: the names of its variables.
+/// Version 0: answers with the names of its environment variables.
 const NAMES: &str = "#!/usr/bin/env python3\nimport json, os\nprint(json.dumps({\"names\": sorted(os.environ)}))\n";
 
 #[test]
-fn init_chooses_the_protocol() {
+fn init_env_sets_the_protocol() {
     let proxy = Proxy::with_protocol("1");
     let init = |protocol: &str| {
         let env = json!({"PIPELOOP_PROTOCOL": protocol, "OTHER": "x"});
@@ -429,17 +429,17 @@ fn a_deadline_in_the_past_is_ignored() {
 #[test]
 fn a_caller_that_leaves_takes_no_answer_from_another() {
     let proxy = initialised("1", &v1("echo begun >&2; sleep 0.3; printf '%s\\n' \"$line\""));
-    let mut leaver = proxy.caller();
-    leaver.send_request("POST", "/run", br#"{"value":{"caller":"first"}}"#);
+    let mut leaving = proxy.caller();
+    leaving.send_request("POST", "/run", br#"{"value":{"caller":"first"}}"#);
     proxy.wait_for("the first activation runs", |logs| logs.stderr.contains("begun\n"));
-    drop(leaver);
+    drop(leaving);
     proxy.run(&json!({"caller": "second"})).check(200, &json!({"caller": "second"}));
     proxy.run(&json!({"caller": "third"})).check(200, &json!({"caller": "third"}));
     proxy.check_streams(3);
 }
 
 #[test]
-fn idle_connections_are_kept_and_half_sent_requests_are_not() {
+fn idle_connections_are_kept_and_partial_requests_time_out() {
     let proxy = Proxy::start(&["--caller-timeout", "200ms"], &[]);
     proxy.init(ECHO).check(200, &json!({"ok": true}));
     let mut idle = proxy.caller();
@@ -450,7 +450,7 @@ fn idle_connections_are_kept_and_half_sent_requests_are_not() {
 
     let mut half = proxy.caller();
     half.send(b"POST /run HTTP/1.1\r\nHos").expect("half a head is sent");
-    assert!(half.is_closed_within(crate::support::WAIT_LIMIT), "half a head is waited for");
+    assert!(half.is_closed_within(crate::support::WAIT_LIMIT), "the proxy still waits for the rest of a head");
 
     let mut half = proxy.caller();
     half.send(b"POST /run HTTP/1.1\r\nHost: test\r\nContent-Length: 17\r\n\r\n{\"value\"")
@@ -470,7 +470,7 @@ fn sigterm_lets_the_activation_in_flight_finish() {
         caller.send_request("POST", "/run", br#"{"value":{"a":1}}"#);
         proxy.wait_for("the activation runs", |logs| logs.stderr.contains("begun\n"));
         proxy.signal(Signal::TERM);
-        caller.receive().expect("the answer still comes").check(200, &json!({"a": 1}));
+        caller.receive().expect("an answer").check(200, &json!({"a": 1}));
         assert_eq!(proxy.wait().code(), Some(0));
         proxy.check_streams(1);
     }
@@ -479,7 +479,7 @@ fn sigterm_lets_the_activation_in_flight_finish() {
 // Detection.
 
 #[test]
-fn auto_a_late_failure_at_start_is_told() {
+fn auto_a_late_exit_before_the_handshake_is_reported() {
     let proxy = Proxy::plain();
     let response = proxy.init("#!/bin/sh\nsleep 0.3\necho the reason >&2\nexit 3\n");
     response.check_error(502, &["status 3", "before it was ready", "the reason"]);
@@ -487,7 +487,7 @@ fn auto_a_late_failure_at_start_is_told() {
 }
 
 #[test]
-fn auto_a_slow_start_is_waited_for() {
+fn auto_init_waits_for_a_slow_start() {
     let proxy = Proxy::plain();
     proxy
         .init("#!/bin/sh\nsleep 1\n: > started\nwhile read -r line; do printf '%s\\n' \"$line\" >&3; done\n")
@@ -505,13 +505,13 @@ fn auto_a_handshake_may_come_on_descriptor_3() {
              while read -r line; do echo log; printf '%s\\n' \"$line\" >&3; done\n",
         )
         .check(200, &json!({"ok": true}));
-    // Bare arguments, as version 1 has them.
+    // The arguments alone, as in version 1.
     proxy.run(&json!({"a": 1})).check(200, &json!({"a": 1}));
     assert_eq!(proxy.check_streams(1).stdout, "log\n");
 }
 
 #[test]
-fn a_version_that_is_not_spoken_is_told() {
+fn an_unsupported_version_is_reported() {
     for protocol in ["auto", "1"] {
         let proxy = Proxy::with_protocol(protocol);
         let response = proxy.init("#!/bin/sh\necho '{\"openwhisk\":9}'\ncat\n");
@@ -521,7 +521,7 @@ fn a_version_that_is_not_spoken_is_told() {
 }
 
 #[test]
-fn v1_a_wrong_first_line_is_shown() {
+fn v1_a_wrong_first_line_is_reported() {
     let proxy = Proxy::with_protocol("1");
     let response = proxy.init("#!/bin/sh\necho 'Loading the model'\necho '{\"openwhisk\":1}'\ncat\n");
     response.check_error(502, &["Loading the model", "{\"openwhisk\":1}", "stdout"]);
@@ -529,7 +529,7 @@ fn v1_a_wrong_first_line_is_shown() {
 }
 
 #[test]
-fn auto_a_first_line_that_is_no_handshake_is_log() {
+fn auto_lines_before_the_handshake_are_log() {
     let proxy = Proxy::plain();
     let code = ECHO.replacen("echo", "echo 'Loading the model'\necho '{\"hello\":1}'\necho", 1);
     proxy.init(&code).check(200, &json!({"ok": true}));
@@ -539,7 +539,7 @@ fn auto_a_first_line_that_is_no_handshake_is_log() {
 }
 
 #[test]
-fn auto_node_is_seen_to_be_ready() {
+fn auto_detects_that_node_is_ready() {
     check_detected(
         "#!/usr/bin/env node\nconst lines = require('readline').createInterface({ input: process.stdin });\n\
          lines.on('line', line => require('fs').writeSync(3, JSON.stringify(JSON.parse(line).value) + '\\n'));\n",
@@ -547,13 +547,13 @@ fn auto_node_is_seen_to_be_ready() {
 }
 
 #[test]
-fn auto_python_is_seen_to_be_ready() {
+fn auto_detects_that_python_is_ready() {
     check_detected(&action("actionloop.py").replace("# MAIN", "def main(arguments, context): return arguments"));
 }
 
 #[test]
-fn auto_a_wrapper_is_seen_to_be_ready() {
-    // The shell waits for another one, and that waits for input.
+fn auto_detects_that_a_wrapper_is_ready() {
+    // The shell waits for another shell, which waits for input.
     check_detected(
         "#!/bin/sh\nsh -c 'n=0; while read -r line; do n=$((n + 1)); echo \"{\\\"n\\\":$n}\" >&3; done'\nexit 0\n",
     );

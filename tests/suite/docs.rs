@@ -1,4 +1,4 @@
-//! The documentation as it is read: every action in it runs, every setting in it exists.
+//! The documentation holds: every action in it runs, every setting in it exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,11 +10,11 @@ use std::thread;
 
 use crate::support::{pipeloop_in, root, search_path};
 
-/// An action in `docs/protocol.md`: `<!-- action: NAME.EXT protocol=P result=JSON -->` and the code block behind it.
+/// An action in `docs/protocol.md`: `<!-- action: NAME.EXT protocol=P result=JSON -->` and the code block after it.
 struct Documented {
     name: String,
     protocol: Option<String>,
-    /// What it answers, if that is no greeting.
+    /// Its answer, unless that is a greeting.
     result: Option<String>,
     code: String,
 }
@@ -60,25 +60,25 @@ fn actions(document: &str) -> Vec<Documented> {
     found
 }
 
-/// Puts an action into a folder, compiled where it must be.
-fn build(action: &Documented, folder: &Path) -> PathBuf {
-    let source = folder.join(&action.name);
-    fs::write(&source, &action.code).expect("the folder is ours");
+/// Writes an action into a directory, and compiles it if it is source code.
+fn build(action: &Documented, directory: &Path) -> PathBuf {
+    let source = directory.join(&action.name);
+    fs::write(&source, &action.code).expect("the directory can be written");
     let (_, extension) = action.name.rsplit_once('.').expect("a name has an extension");
     let compiler: &[&str] = match extension {
         "c" => &["cc", "-o"],
         "go" => &["go", "build", "-o"],
         "rs" => &["rustc", "-o"],
         _ => {
-            fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+            fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).expect("the file can be changed");
             return source;
         }
     };
-    let target = folder.join("exec");
+    let target = directory.join("exec");
     let output = Command::new(compiler[0])
         .args(&compiler[1..])
         .args([&target, &source])
-        .current_dir(folder)
+        .current_dir(directory)
         .output()
         .unwrap_or_else(|error| panic!("{compiler:?}: {error}"));
     assert!(output.status.success(), "{}: {}", action.name, String::from_utf8_lossy(&output.stderr));
@@ -98,32 +98,32 @@ fn every_documented_action_runs_as_it_stands() {
         assert!(actions.iter().any(|action| action.name == name), "{name} is missing in docs/protocol.md");
     }
     for action in &actions {
-        let folder = tempfile::tempdir().expect("a folder of its own");
-        let executable = build(action, folder.path());
-        let executable = executable.to_str().expect("the path is text");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let executable = build(action, directory.path());
+        let executable = executable.to_str().expect("the path is UTF-8");
         let mut arguments = vec!["run", executable, "-p", "name=Mike"];
         if let Some(protocol) = &action.protocol {
             arguments.extend(["--protocol", protocol]);
         }
-        let ended = pipeloop_in(folder.path(), &arguments, &[], "");
+        let ended = pipeloop_in(directory.path(), &arguments, &[], "");
         ended.check(0);
         assert!(action.answers(&ended.stdout, "Mike"), "{} answers {}", action.name, ended.stdout);
     }
 }
 
-/// A large line of arguments and several in a row: what the common mistakes break.
+/// A long line of arguments and several in a row: common mistakes fail on these.
 #[test]
 fn every_documented_loop_takes_long_lines_one_after_another() {
     let long = format!(r#"{{"filler":"{}","name":"Mike"}}"#, "x".repeat(200_000));
     let input = format!("{long}\n{{\"name\":\"Ann\"}}\n");
     for action in &actions(&document("protocol.md")) {
-        let folder = tempfile::tempdir().expect("a folder of its own");
-        let executable = build(action, folder.path());
-        let mut arguments = vec!["run", "--lines", executable.to_str().expect("the path is text")];
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let executable = build(action, directory.path());
+        let mut arguments = vec!["run", "--lines", executable.to_str().expect("the path is UTF-8")];
         if let Some(protocol) = &action.protocol {
             arguments.extend(["--protocol", protocol]);
         }
-        let ended = pipeloop_in(folder.path(), &arguments, &[], &input);
+        let ended = pipeloop_in(directory.path(), &arguments, &[], &input);
         ended.check(0);
         let answers: Vec<_> = ended.stdout.lines().collect();
         assert!(
@@ -163,9 +163,9 @@ fn printed_settings(help: &str) -> BTreeSet<(String, String, String)> {
         .collect()
 }
 
-/// What the command prints for a help flag.
+/// The output of a command for a help flag.
 fn help(command: &str, flag: &str) -> String {
-    let directory = tempfile::tempdir().expect("a directory of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let help = pipeloop_in(directory.path(), &[command, flag], &[], "");
     help.check(0).stdout.clone()
 }
@@ -179,15 +179,15 @@ fn listed_and_hidden_settings() -> [BTreeSet<(String, String, String)>; 2] {
 }
 
 #[test]
-fn the_tables_of_settings_are_what_help_prints() {
+fn the_settings_tables_match_help() {
     let [listed, _] = listed_and_hidden_settings();
     let printed = printed_settings(&help("serve", "--help"));
-    assert!(printed.len() > 15, "the help is not read right: {printed:?}");
+    assert!(printed.len() > 15, "the help is not parsed right: {printed:?}");
     assert_eq!(listed, printed, "docs/configuration.md (left) and `pipeloop serve --help` (right) differ");
 }
 
 #[test]
-fn short_help_prints_about_ten_settings_of_the_long_one() {
+fn short_help_prints_about_ten_of_the_settings() {
     for (command, count) in [("serve", 8..=12), ("run", 4..=8), ("check", 4..=8)] {
         let (short, long) = (printed_settings(&help(command, "-h")), printed_settings(&help(command, "--help")));
         assert!(count.contains(&short.len()), "{command}: {short:?}");
@@ -206,22 +206,22 @@ fn settings_that_help_hides_still_work() {
                 assert!(!help(command, help_flag).contains(variable), "{command} {help_flag} prints {variable}");
             }
         }
-        let directory = tempfile::tempdir().expect("a directory of its own");
+        let directory = tempfile::tempdir().expect("a temporary directory");
         let refused = pipeloop_in(directory.path(), &["serve"], &[(variable, "nonsense")], "");
         refused.check(2).says(&[flag, "nonsense"]);
     }
 }
 
-/// `src/error/catalog.rs` holds the document to the codes of the source; this holds the command to both.
+/// Inner tests compare the document with the codes in the source; this compares the command with the document.
 #[test]
 fn explain_prints_the_sections_of_the_document() {
     let document = document("errors.md");
-    let folder = tempfile::tempdir().expect("a folder of its own");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let mut sections = 0;
     for section in document.split("\n## ").skip(1) {
         let (heading, items) = section.split_once('\n').expect("a section has lines");
         let (code, _) = heading.split_once(": ").expect("a heading has a code");
-        let explained = pipeloop_in(folder.path(), &["explain", code], &[], "");
+        let explained = pipeloop_in(directory.path(), &["explain", code], &[], "");
         explained.check(0);
         let mut lines = explained.stdout.lines();
         assert_eq!(lines.next(), Some(heading));
@@ -232,7 +232,7 @@ fn explain_prints_the_sections_of_the_document() {
         }
         sections += 1;
     }
-    assert!(sections > 40, "the document is not read right: {sections} sections");
+    assert!(sections > 40, "the document is not parsed right: {sections} sections");
 }
 
 /// The commands of `docs/errors.md` that need nothing but a shell, gcc, zip and jq.
@@ -246,20 +246,21 @@ fn recipes(document: &str) -> Vec<(&str, &str)> {
             ["pipeloop run ", "pipeloop check "].iter().any(|call| command.contains(call))
                 && !["ACTION", "go build", "-march="].iter().any(|other| command.contains(other))
         };
-        // Code spans are what stands between every other pair of backticks.
+        // Code spans stand between every other pair of backticks.
         found.extend(item.split('`').skip(1).step_by(2).filter(complete).map(|command| (code, command)));
     }
     found
 }
 
-/// A command that hangs, or gets another error, is a bug of the document.
+/// A command that hangs, or produces another error, is a bug in the document.
 #[test]
-fn each_documented_command_gets_its_error() {
+fn each_documented_command_produces_its_error() {
     let document = document("errors.md");
     let recipes = recipes(&document);
-    assert!(recipes.len() > 40, "the document is not read right: {} commands", recipes.len());
-    let tools = tempfile::tempdir().expect("a directory of its own");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pipeloop"), tools.path().join("pipeloop")).expect("it is ours");
+    assert!(recipes.len() > 40, "the document is not parsed right: {} commands", recipes.len());
+    let tools = tempfile::tempdir().expect("a temporary directory");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pipeloop"), tools.path().join("pipeloop"))
+        .expect("the directory can be written");
     let path = format!("{}:{}", tools.path().display(), search_path());
     let next = AtomicUsize::new(0);
     // Most of the time is spent waiting for limits.
@@ -267,7 +268,7 @@ fn each_documented_command_gets_its_error() {
         for _ in 0..4 {
             scope.spawn(|| {
                 while let Some((code, command)) = recipes.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let directory = tempfile::tempdir().expect("a directory of its own");
+                    let directory = tempfile::tempdir().expect("a temporary directory");
                     let output = Command::new("timeout")
                         .args(["60", "sh", "-c", command])
                         .current_dir(directory.path())
@@ -275,19 +276,19 @@ fn each_documented_command_gets_its_error() {
                         .env("PATH", &path)
                         .stdin(Stdio::null())
                         .output()
-                        .expect("a shell is here");
-                    let said = [output.stdout, output.stderr].concat();
-                    let said = String::from_utf8_lossy(&said);
-                    assert!(said.contains(code), "{code}: {command}\n{}\n{said}", output.status);
+                        .expect("there is a shell");
+                    let printed = [output.stdout, output.stderr].concat();
+                    let printed = String::from_utf8_lossy(&printed);
+                    assert!(printed.contains(code), "{code}: {command}\n{}\n{printed}", output.status);
                 }
             });
         }
     });
 }
 
-/// The links between documents, and into them, lead somewhere.
+/// A link to a file or to a section of a document.
 #[test]
-fn links_lead_somewhere() {
+fn every_link_has_a_target() {
     let anchor = |heading: &str| -> String {
         let kept = heading.to_lowercase().replace('`', "");
         kept.chars()

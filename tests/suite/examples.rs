@@ -1,6 +1,6 @@
 //! Every program under `examples/`, with its real interpreter or compiler.
 //!
-//! What a language needs and the machine lacks is a failure that names the Debian package, never a skip.
+//! A missing interpreter or compiler fails the test and names its Debian package; it never skips the test.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -13,20 +13,20 @@ use serde_json::{Value, json};
 
 use crate::support::{Proxy, pipeloop, root, search_path};
 
-/// A folder under `examples/`.
+/// A directory under `examples/`.
 struct Language {
-    folder: &'static str,
-    /// Commands, each with the Debian package it comes in.
+    directory: &'static str,
+    /// Commands, each with its Debian package.
     needs: &'static [(&'static str, &'static str)],
-    /// The programs, by their files. What a name ends with tells the protocol.
+    /// The source file of each program. The end of its name says which protocol it speaks.
     sources: &'static [&'static str],
 }
 
 macro_rules! languages {
-    ($($folder:ident needs $needs:expr, has $sources:expr;)*) => {
+    ($($directory:ident needs $needs:expr, has $sources:expr;)*) => {
         const LANGUAGES: &[Language] =
-            &[$(Language { folder: stringify!($folder), needs: &$needs, sources: &$sources }),*];
-        $(#[test] fn $folder() { check_language(stringify!($folder)); })*
+            &[$(Language { directory: stringify!($directory), needs: &$needs, sources: &$sources }),*];
+        $(#[test] fn $directory() { check_language(stringify!($directory)); })*
     };
 }
 
@@ -50,64 +50,67 @@ languages! {
 }
 
 #[test]
-fn every_file_is_covered() {
+fn every_example_is_tested() {
     let mut covered = BTreeSet::new();
     for language in LANGUAGES {
-        covered.extend(language.sources.iter().map(|source| format!("{}/{source}", language.folder)));
+        covered.extend(language.sources.iter().map(|source| format!("{}/{source}", language.directory)));
     }
     let mut present = BTreeSet::new();
     for name in names(&examples()) {
         if matches!(&*name, "README.md" | "packages.txt") {
             continue;
         }
-        let folder = examples().join(&name);
-        assert!(folder.is_dir(), "examples/{name} is in no folder of a language");
-        let sources = names(&folder).into_iter().filter(|file| file != "build.sh" && !file.starts_with("member."));
+        let directory = examples().join(&name);
+        assert!(directory.is_dir(), "examples/{name} is not in the directory of a language");
+        let sources = names(&directory).into_iter().filter(|file| file != "build.sh" && !file.starts_with("member."));
         present.extend(sources.map(|file| format!("{name}/{file}")));
     }
-    assert_eq!(present, covered, "what is there, and what is tested");
+    assert_eq!(present, covered, "the files in examples/ (left) and those that are tested (right)");
 }
 
-fn check_language(folder: &str) {
-    let language = LANGUAGES.iter().find(|language| language.folder == folder).expect("it is in the table");
+fn check_language(directory: &str) {
+    let language = LANGUAGES.iter().find(|language| language.directory == directory).expect("it is in the table");
     language.check_needs();
-    let built = tempfile::tempdir().expect("a folder of its own");
+    let built = tempfile::tempdir().expect("a temporary directory");
     let compiled = language.build(built.path());
     for source in language.sources {
         let (stem, _) = source.rsplit_once('.').expect("a name has an extension");
-        // A class is called as Java wants it, its executable as all the others.
+        // A Java class has a name in camel case, its executable one like the others.
         let stem = if stem == "HelloStream" { "hello-stream" } else { stem };
         let program =
-            if compiled { built.path().join(stem.to_lowercase()) } else { examples().join(folder).join(source) };
-        assert!(program.is_file(), "{} is not there for {folder}/{source}", program.display());
-        eprintln!("--- example: {folder}/{source}");
-        // The origin's script promises plain names, and nothing about a missing one.
-        let to_the_letter = (folder, *source) == ("bash", "hello.sh");
+            if compiled { built.path().join(stem.to_lowercase()) } else { examples().join(directory).join(source) };
+        assert!(program.is_file(), "{} is missing for {directory}/{source}", program.display());
+        eprintln!("--- example: {directory}/{source}");
+        // The canonical script handles plain names only, and no missing name.
+        let is_canonical = (directory, *source) == ("bash", "hello.sh");
         match stem {
-            _ if to_the_letter => check_program(&program, None, &[MIKE, MIKE, MIKE], false),
-            _ if stem.ends_with("-once") => check_program(&program, Some("0"), &[MIKE, ESCAPED, NOBODY], true),
-            _ => check_program(&program, None, &[MIKE, ESCAPED, NOBODY], true),
+            _ if is_canonical => check_program(&program, None, &[MIKE, MIKE, MIKE], false),
+            _ if stem.ends_with("-once") => check_program(&program, Some("0"), &[MIKE, ESCAPED, UNNAMED], true),
+            _ => check_program(&program, None, &[MIKE, ESCAPED, UNNAMED], true),
         }
         if stem.ends_with("-stream") {
             check_stream(&program);
-            let lines = fs::read_to_string(examples().join(folder).join(source)).expect("it is there").lines().count();
-            assert!(lines <= 40, "{folder}/{source} is to be copied, and has {lines} lines");
+            let lines = fs::read_to_string(examples().join(directory).join(source))
+                .expect("the source can be read")
+                .lines()
+                .count();
+            assert!(lines <= 40, "{directory}/{source} is meant to be copied, but has {lines} lines");
         }
     }
 }
 
-/// Arguments as they are sent, and who is greeted.
+/// Arguments as they are sent, and the name in the greeting.
 type Greeting = (&'static str, &'static str);
 
 const MIKE: Greeting = (r#"{"name":"Mike"}"#, "Mike");
 const ESCAPED: Greeting = (r#"{"name":"\u00dcber \"日本\" \\"}"#, r#"Über "日本" \"#);
-const NOBODY: Greeting = ("{}", "stranger");
+const UNNAMED: Greeting = ("{}", "stranger");
 
-/// Serves a program and has it greet, Mike first.
+/// Serves a program and checks its greetings. The first must be to Mike.
 fn check_program(program: &Path, protocol: Option<&str>, greetings: &[Greeting], logs_name: bool) {
     let env: Vec<_> = protocol.map(|name| ("PIPELOOP_PROTOCOL", name)).into_iter().collect();
     let mut proxy = Proxy::start(&[program], &env);
-    let kept = protocol != Some("0");
+    let keeps_its_process = protocol != Some("0");
     let before = proxy.actions();
     for (done, (arguments, name)) in greetings.iter().enumerate() {
         let response = proxy.run_raw(&format!(r#"{{"value":{arguments},"activation_id":"test"}}"#));
@@ -116,26 +119,25 @@ fn check_program(program: &Path, protocol: Option<&str>, greetings: &[Greeting],
         if logs_name && done == 0 {
             assert!(logs.both().lines().any(|line| line == "name=Mike"), "the line `name=Mike` is missing: {logs:?}");
         }
-        if kept {
-            assert_eq!(before.len(), 1, "one process for all activations: {before:?}");
-            assert_eq!(proxy.actions(), before, "the same process after activation {}", done + 1);
+        if keeps_its_process {
+            assert_eq!(before.len(), 1, "not one process for all activations: {before:?}");
+            assert_eq!(proxy.actions(), before, "another process after activation {}", done + 1);
         }
     }
     proxy.stop();
-    // It keeps every promise that `pipeloop check` knows of, and more than the canonical script's
-    // plain names.
+    // Every example passes `pipeloop check`, also the canonical script.
     let env: Vec<_> = protocol.map(|name| ("PIPELOOP_PROTOCOL", name)).into_iter().collect();
     pipeloop(&[OsStr::new("check"), program.as_os_str(), OsStr::new("--strict")], &env, "").check(0);
 }
 
-/// Has a program of version 2 greet in parts, and greet one while another sleeps.
+/// A program of version 2 greets in chunks, and greets one caller while another activation sleeps.
 fn check_stream(program: &Path) {
     let mut proxy = Proxy::start(&[program.as_os_str(), "--drain-grace".as_ref(), "0s".as_ref()], &[]);
     let mut caller = proxy.caller();
     caller.send_run("application/x-ndjson", &json!({"name": "Mike"}));
-    assert_eq!(caller.receive_head().expect("it is answered").status, 200);
-    let pieces = std::iter::from_fn(|| caller.receive_chunk().expect("it goes on to its end"));
-    let text = String::from_utf8(pieces.flatten().collect()).expect("it is UTF-8");
+    assert_eq!(caller.receive_head().expect("an answer").status, 200);
+    let chunks = std::iter::from_fn(|| caller.receive_chunk().expect("the stream is complete"));
+    let text = String::from_utf8(chunks.flatten().collect()).expect("the stream is UTF-8");
     let frames: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let expected = [json!({"chunk": "Hello, "}), json!({"chunk": "Mike"}), json!({"result": greeting("Mike")})];
     assert_eq!(frames, expected, "{}", program.display());
@@ -144,8 +146,12 @@ fn check_stream(program: &Path) {
     let mut sleeper = proxy.caller();
     sleeper.send_run("application/json", &json!({"name": "Sleeper", "ms": 60_000}));
     proxy.run(&json!({"name": "Ann"})).check(200, &greeting("Ann"));
-    assert!(sleeper.is_silent_for(Duration::from_millis(1)), "{}: one waited for the other", program.display());
-    assert_eq!(proxy.actions().first(), before.first(), "the same process for both");
+    assert!(
+        sleeper.is_silent_for(Duration::from_millis(1)),
+        "{}: one activation waited for the other",
+        program.display()
+    );
+    assert_eq!(proxy.actions().first(), before.first(), "both run in one process");
     proxy.stop();
 }
 
@@ -158,8 +164,8 @@ impl Language {
     fn check_needs(&self) {
         let path = search_path();
         for (command, package) in self.needs {
-            let found = std::env::split_paths(&path).any(|folder| folder.join(command).is_file());
-            assert!(found, "{} needs `{command}`: apt-get install {package}", self.folder);
+            let found = std::env::split_paths(&path).any(|directory| directory.join(command).is_file());
+            assert!(found, "{} needs `{command}`: apt-get install {package}", self.directory);
         }
     }
 
@@ -173,10 +179,10 @@ impl Language {
             .join(" ")
     }
 
-    /// Compiles what there is to compile. Whether there was.
+    /// Runs the language's build script. Returns whether there is one.
     #[track_caller]
     fn build(&self, target: &Path) -> bool {
-        let script = examples().join(self.folder).join("build.sh");
+        let script = examples().join(self.directory).join("build.sh");
         if !script.exists() {
             return false;
         }
@@ -200,8 +206,8 @@ fn examples() -> PathBuf {
     root().join("examples")
 }
 
-/// The names in a folder.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+/// The names in a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     entries.map(|entry| entry.expect("it can be read").file_name().into_string().expect("a name in UTF-8")).collect()
 }

@@ -37,7 +37,7 @@ fn run(headers: &str, body: &str) -> String {
     request("POST /run HTTP/1.1", headers, body)
 }
 
-/// What two answers to one request must have in common.
+/// The parts of an answer that must be the same on both paths.
 fn comparable(mut response: Response) -> (u16, Vec<(String, String)>, String) {
     let date = response.header("date").map(str::to_owned).expect("a date");
     assert!(date.ends_with(" GMT") && date.len() == "Tue, 24 Nov 2026 15:38:20 GMT".len(), "{date}");
@@ -52,10 +52,10 @@ fn comparable(mut response: Response) -> (u16, Vec<(String, String)>, String) {
 fn check_same(proxy: &Proxy, fast: &str, over_hyper: &str) {
     let answers = [fast, over_hyper].map(|bytes| {
         let mut caller = proxy.caller();
-        caller.send(bytes.as_bytes()).expect("it is sent");
+        caller.send(bytes.as_bytes()).expect("the request is sent");
         let answer = comparable(caller.receive().unwrap_or_else(|error| panic!("{error}: {bytes}")));
         // The connection is kept.
-        caller.send(run("", r#"{"value":{"after":1}}"#).as_bytes()).expect("it is sent");
+        caller.send(run("", r#"{"value":{"after":1}}"#).as_bytes()).expect("the request is sent");
         let after = comparable(caller.receive().unwrap_or_else(|error| panic!("{error}: after {bytes}")));
         (answer, after)
     });
@@ -112,11 +112,11 @@ fn pipelined_requests_are_answered_in_order() {
     let body = |n: usize| format!(r#"{{"value":{{"n":{n}}}}}"#);
     let requests: Vec<_> = (0..6).map(|n| run(if n % 2 == 0 { "" } else { OFF_FAST_PATH }, &body(n))).collect();
     let all = requests.concat();
-    // Cut at any place.
+    // Sent in two parts, cut at every seventh byte.
     for cut in (0..all.len()).step_by(7) {
         let mut caller = proxy.caller();
         let (first, rest) = all.split_at(cut);
-        caller.send(first.as_bytes()).expect("it is sent");
+        caller.send(first.as_bytes()).expect("the request is sent");
         let whole = requests.iter().scan(0, |end, request| {
             *end += request.len();
             Some(*end)
@@ -126,7 +126,7 @@ fn pipelined_requests_are_answered_in_order() {
         for n in 0..whole {
             caller.receive().expect("an answer").check(200, &json!({ "n": n }));
         }
-        caller.send(rest.as_bytes()).expect("it is sent");
+        caller.send(rest.as_bytes()).expect("the request is sent");
         for n in whole..6 {
             caller.receive().expect("an answer").check(200, &json!({ "n": n }));
         }
@@ -144,11 +144,11 @@ fn a_connection_may_alternate_between_fast_and_other_requests() {
     for n in 0..40 {
         let (headers, text) = [("", ""), (OFF_FAST_PATH, ""), ("", &*large), ("", "")][n % 4];
         let value = json!({"n": n, "text": text});
-        caller.send(run(headers, &json!({ "value": value }).to_string()).as_bytes()).expect("it is sent");
+        caller.send(run(headers, &json!({ "value": value }).to_string()).as_bytes()).expect("the request is sent");
         caller.receive().expect("an answer").check(200, &value);
     }
     caller.call("GET", "/run", b"").check_error(405, &["POST"]);
-    caller.send(run("Connection: close\r\n", "{}").as_bytes()).expect("it is sent");
+    caller.send(run("Connection: close\r\n", "{}").as_bytes()).expect("the request is sent");
     caller.receive().expect("an answer").check(200, &json!({}));
     assert!(caller.is_closed_within(crate::support::WAIT_LIMIT));
 }
@@ -158,16 +158,16 @@ fn a_request_sent_during_an_activation_waits_its_turn() {
     let proxy = Proxy::with_protocol("1");
     proxy.init(WAITS).check(200, &json!({"ok": true}));
     let mut caller = proxy.caller();
-    caller.send(run("", r#"{"value":{"n":1}}"#).as_bytes()).expect("it is sent");
+    caller.send(run("", r#"{"value":{"n":1}}"#).as_bytes()).expect("the request is sent");
     proxy.wait_for("the activation to begin", |logs| logs.stderr.contains("begun"));
     // More than one read holds. The last request is incomplete.
     let next = run("", &format!(r#"{{"value":{{"n":2,"text":"{}"}}}}"#, "x".repeat(5000)));
-    caller.send([&next, &next, &next[..next.len() - 1]].concat().as_bytes()).expect("it is sent");
-    std::fs::write(working_directory(&proxy).join("go"), "").expect("it can be written");
+    caller.send([&next, &next, &next[..next.len() - 1]].concat().as_bytes()).expect("the request is sent");
+    std::fs::write(working_directory(&proxy).join("go"), "").expect("the directory can be written");
     for n in [1, 2, 2] {
         assert_eq!(caller.receive().expect("an answer").json()["n"], n);
     }
-    caller.send(b"}").expect("it is sent");
+    caller.send(b"}").expect("the request is sent");
     assert_eq!(caller.receive().expect("an answer").json()["n"], 2);
 }
 
@@ -178,11 +178,11 @@ fn the_last_answer_before_shutdown_closes_the_connection() {
         proxy.init(WAITS).check(200, &json!({"ok": true}));
         let go = working_directory(&proxy).join("go");
         let mut caller = proxy.caller();
-        caller.send(run(headers, r#"{"value":{"n":1}}"#).as_bytes()).expect("it is sent");
+        caller.send(run(headers, r#"{"value":{"n":1}}"#).as_bytes()).expect("the request is sent");
         proxy.wait_for("the activation to begin", |logs| logs.stderr.contains("begun"));
         proxy.signal(rustix::process::Signal::TERM);
         eventually("the proxy to stop accepting", || Caller::connect(proxy.port()).err());
-        std::fs::write(go, "").expect("it can be written");
+        std::fs::write(go, "").expect("the directory can be written");
         let answer = comparable(caller.receive().expect("an answer"));
         assert!(caller.is_closed_within(crate::support::WAIT_LIMIT));
         assert!(proxy.wait().success());
@@ -205,7 +205,7 @@ fn a_caller_that_stops_reading_is_disconnected() {
     let large = "#!/bin/sh\necho '{\"openwhisk\":1}'\nwhile read -r line; do printf '{\"text\":\"'; head -c 8000000 /dev/zero | tr '\\0' x; echo '\"}'; done\n";
     proxy.init(large).check(200, &json!({"ok": true}));
     let mut slow = Caller::connect_narrow(proxy.port()).expect("a connection");
-    slow.send(run("", "{}").as_bytes()).expect("it is sent");
+    slow.send(run("", "{}").as_bytes()).expect("the request is sent");
     // It reads the head, and then nothing for longer than the timeout.
     let head = slow.receive_head().expect("the head of an answer");
     assert_eq!(head.status, 200);

@@ -301,7 +301,7 @@ fn a_binary_for_another_machine_works_if_the_kernel_has_an_emulator() {
         let output = Command::new("unshare")
             .args(["-rm", "sh", "-c", &register, env!("CARGO_BIN_EXE_pipeloop")])
             .args(args)
-            .current_dir(&bench.folder)
+            .current_dir(&bench.directory)
             .output()
             .expect("`unshare` is here");
         (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
@@ -320,7 +320,7 @@ fn a_binary_for_another_machine_works_if_the_kernel_has_an_emulator() {
         for options in [&["check"][..], &["check", "--no-start"]] {
             let path = bench.path(file);
             let args = [options, &[path.to_str().expect("text")]].concat();
-            let ended = pipeloop_in(bench.folder.path(), &args, &[], "");
+            let ended = pipeloop_in(bench.directory.path(), &args, &[], "");
             let said = ended.check(126).stdout.clone();
             assert!(said.contains(words) && said.contains("this machine is x86_64"), "{args:?}: {said}");
         }
@@ -360,7 +360,8 @@ fn a_binary_for_newer_processors_is_refused() {
     let plain = bench.cc("plain", ACTION, &[]);
     let with_musl = bench.compile("musl-gcc", "musl", ACTION, &flags);
     let found = |program: &Path, level| {
-        let target = TargetSystem { x86_level: level, ..TargetSystem::new(Path::new("/"), bench.folder.path(), &[]) };
+        let target =
+            TargetSystem { x86_level: level, ..TargetSystem::new(Path::new("/"), bench.directory.path(), &[]) };
         inspect(program, &target).fatal().map(|defect| format!("{} {defect}", defect.code())).collect::<Vec<_>>()
     };
     let own = "PL088 it is built for newer processors: it needs x86-64-v3, this one is x86-64-v2";
@@ -587,7 +588,7 @@ fn the_cache_of_an_image_is_read() {
     bench.write("image/lib64/ld-linux-x86-64.so.2", fs::read(loader).expect("it can be read"));
     bench.write(&format!("image{}", libc.path.display()), fs::read(&libc.path).expect("it can be read"));
     bench.write("image/etc/ld.so.conf", "/opt/lib\n");
-    let target = TargetSystem::new(&bench.path("image"), bench.folder.path(), &[]);
+    let target = TargetSystem::new(&bench.path("image"), bench.directory.path(), &[]);
     let inspection = inspect(&program, &target);
     let found: Vec<_> = inspection.fatal().map(ToString::to_string).collect();
     assert_eq!(found, ["it needs a shared library that is missing: `libone.so.1`"]);
@@ -902,7 +903,7 @@ fn an_interpreter_is_inspected_like_any_program() {
         "/interpreter` cannot be started: it needs a shared library that is missing: `libone.so`",
     ];
     script_refused(&bench, &line, "PL075", 127, &texts);
-    let path = format!("{}:/usr/bin", bench.folder.path().display());
+    let path = format!("{}:/usr/bin", bench.directory.path().display());
     let script = bench.write("script", "#!/usr/bin/env interpreter\n");
     refused_with(&script, &[("PATH", &path)], "PL075", 127, &texts);
 }
@@ -1110,7 +1111,7 @@ fn a_directory_mounted_noexec_is_named() {
             .args(namespace)
             .args(["sh", "-c", script, env!("CARGO_BIN_EXE_pipeloop"), "run"])
             .args(args)
-            .current_dir(&bench.folder)
+            .current_dir(&bench.directory)
             .output()
             .expect("`unshare` is here");
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -1131,7 +1132,7 @@ fn a_file_that_may_not_be_executed_is_refused() {
     refused(&script, "PL048", 126, &["it is not executable: its mode is 644", "chmod +x"]);
     fs::create_dir(bench.path("directory")).expect("the directory can be written");
     fs::create_dir(bench.path("directory/exec")).expect("the directory can be written");
-    pipeloop_in(bench.folder.path(), &["run", "directory"], &[], "")
+    pipeloop_in(bench.directory.path(), &["run", "directory"], &[], "")
         .check(1)
         .says(&["error[PL042]", "has no file `exec`"]);
 }

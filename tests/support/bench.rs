@@ -1,4 +1,4 @@
-//! A workshop for broken and working programs: a directory, a compiler, a linker.
+//! Builds broken and working programs: a temporary directory, a compiler and a linker.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,10 +8,10 @@ use std::process::Command;
 
 /// A temporary directory with a compiler.
 pub(crate) struct Bench {
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
 }
 
-/// A version 1 action without dependencies: it sends its handshake, and ends when its input ends.
+/// A version 1 action without dependencies: it sends its handshake, and exits when its input ends.
 pub(crate) const ACTION: &str = r#"
 #include <stdio.h>
 int main(void) { puts("{\"openwhisk\":1}"); fflush(stdout); while (getchar() != EOF) {} return 0; }
@@ -19,11 +19,11 @@ int main(void) { puts("{\"openwhisk\":1}"); fflush(stdout); while (getchar() != 
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("a temporary directory") }
+        Self { directory: tempfile::tempdir().expect("a temporary directory") }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// Writes an executable file.
@@ -38,7 +38,7 @@ impl Bench {
     /// Runs a tool in the directory.
     #[track_caller]
     pub(crate) fn tool<S: AsRef<OsStr>>(&self, program: &str, args: &[S], env: &[(&str, &str)]) {
-        let output = Command::new(program).args(args).envs(env.iter().copied()).current_dir(&self.folder).output();
+        let output = Command::new(program).args(args).envs(env.iter().copied()).current_dir(&self.directory).output();
         let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     }

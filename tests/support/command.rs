@@ -23,7 +23,7 @@ pub(crate) fn pipeloop_in<S: AsRef<OsStr>>(directory: &Path, args: &[S], env: &[
     run_to_end(command, directory, stdin, shown)
 }
 
-/// Runs `pipeloop` on a terminal, by way of Python, and returns what a person would see.
+/// Runs `pipeloop` on a pseudo-terminal, which Python opens, and returns what a person would see.
 #[track_caller]
 pub(crate) fn on_terminal(args: &[&str], no_color: &str) -> String {
     let mut command = Command::new("python3");

@@ -1,7 +1,7 @@
-//! What the tests know about this repository: its binary, its test actions and its files.
+//! What the tests need of this repository: its binary, its test actions and its files.
 //!
-//! Starting a proxy, calling it, waiting for a condition and reading `/proc` is the crate `testkit`, whose names are
-//! passed on here. No test waits for a fixed time: [`eventually`] polls a condition and panics after [`WAIT_LIMIT`].
+//! The crate `testkit` starts a proxy, calls it, waits for a condition and reads `/proc`; its names are re-exported
+//! here. No test waits for a fixed time: [`eventually`] polls a condition and panics after [`WAIT_LIMIT`].
 //! A test that fails prints the command, its directory, its status and both its streams.
 
 pub(crate) mod archive;

@@ -1,4 +1,4 @@
-//! A proxy of a test: `pipeloop serve` on a free port, in a directory of its own, with its output captured.
+//! The proxy of a test: `pipeloop serve` on a free port, in a directory of its own, with its output captured.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -36,11 +36,11 @@ impl Proxy {
         Self::start_under(&[], args, env)
     }
 
-    /// The same, started by another program, which stays its parent and ends with its status.
+    /// The same, started by another program, which stays its parent and exits with its status.
     #[track_caller]
     pub(crate) fn start_under<S: AsRef<OsStr>>(launcher: &[&str], args: &[S], env: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        // Below the directory of the test, so that a test can look outside of it.
+        // Some levels below the directory of the test, so that a test can look for files outside of the working directory.
         let workdir = directory.path().join("a/b/c/work");
         fs::create_dir_all(&workdir).expect("the directory can be written");
 
@@ -65,7 +65,7 @@ impl Proxy {
         Self::start::<&str>(&[], &[("PIPELOOP_PROTOCOL", name)])
     }
 
-    /// Starts a proxy with no setting at all.
+    /// Starts a proxy with the default settings.
     #[track_caller]
     pub(crate) fn plain() -> Self {
         Self::start::<&str>(&[], &[])
@@ -81,7 +81,7 @@ impl Proxy {
         self.directory.path()
     }
 
-    /// Sends a request and checks what holds for every answer.
+    /// Sends a request and checks the form that every answer has.
     #[track_caller]
     fn call(&self, path: &str, body: &[u8]) -> Response {
         let response = self.caller().call("POST", path, body);
@@ -89,7 +89,7 @@ impl Proxy {
         response
     }
 
-    /// POST /init with a body as it is.
+    /// POST /init with this body.
     #[track_caller]
     pub(crate) fn init_raw(&self, body: &str) -> Response {
         self.call("/init", body.as_bytes())
@@ -122,7 +122,7 @@ impl Proxy {
             .check(200, &json!({"ok": true}));
     }
 
-    /// POST /run with a body as it is.
+    /// POST /run with this body.
     #[track_caller]
     pub(crate) fn run_raw(&self, body: &str) -> Response {
         self.call("/run", body.as_bytes())
@@ -134,13 +134,13 @@ impl Proxy {
         self.run_raw(&json!({"value": value, "activation_id": "test"}).to_string())
     }
 
-    /// Waits until its logs are as they should be.
+    /// Waits until its logs meet a condition.
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str, mut condition: impl FnMut(&Logs) -> bool) -> Logs {
         eventually(what, || Some(self.logs()).filter(|logs| condition(logs)))
     }
 
-    /// Its logs without sentinels, of which there must be this many on each stream. The answer is sent after them, so
+    /// Its logs without sentinels. Each stream must have this many sentinels. The proxy sends an answer after them, so
     /// this does not wait.
     #[track_caller]
     pub(crate) fn check_streams(&self, sentinels: usize) -> Logs {
@@ -171,41 +171,41 @@ impl Proxy {
     pub(crate) fn freeze(&self, time: Duration) {
         let actions: Vec<_> = self.actions().into_iter().filter_map(Pid::from_raw).collect();
         let signal = |signal| {
-            // The proxy first, also when it goes on: that order is the harder one.
+            // The proxy first, also when it continues: that is the harder order.
             self.signal(signal);
             for action in &actions {
                 kill_process_group(*action, signal).expect("the action lives");
             }
         };
         signal(Signal::STOP);
-        // A freeze is time that passes.
+        // The one fixed time: a freeze has a duration.
         std::thread::sleep(time);
         signal(Signal::CONT);
-        // When another request is answered, all timers that have run out were handled.
+        // Once another request has its answer, the proxy has handled all expired timers.
         self.caller().call("GET", "/", b"");
         self.caller().call("GET", "/", b"");
     }
 
-    /// Sends a signal to the proxy alone.
+    /// Sends a signal to the proxy, but not to its actions.
     #[track_caller]
     pub(crate) fn signal(&self, signal: Signal) {
         self.running.signal(signal).expect("the proxy lives");
     }
 
-    /// Ends the proxy as a platform does: SIGTERM, status 0, and no process of its actions is left.
+    /// Stops the proxy as a platform does: SIGTERM, status 0, and no process of its actions is left.
     #[track_caller]
     pub(crate) fn stop(&mut self) {
         self.running.stop_in_order();
     }
 
-    /// Waits for its end.
+    /// Waits until the proxy exits.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
         eventually("the proxy ends", || self.status())
     }
 }
 
-/// An action whose first answer is unusable: the caller gets the fixed text, and the log names what was wrong.
+/// An action whose first answer is unusable: the caller gets the fixed text, and the log shows the offending output.
 #[track_caller]
 pub(crate) fn check_bad_answer(protocol: &str, code: &str, offending: &str) {
     let proxy = Proxy::with_protocol(protocol);
@@ -217,7 +217,7 @@ pub(crate) fn check_bad_answer(protocol: &str, code: &str, offending: &str) {
     assert!(logs.stderr.contains(offending), "{offending:?} in the log");
 }
 
-/// A program without handshake that echoes its arguments: the proxy finds that it waits for its first line.
+/// A program without a handshake that echoes its arguments: the proxy detects that it waits for its first line.
 #[track_caller]
 pub(crate) fn check_detected(code: &str) {
     let proxy = Proxy::start(&["--init-timeout", "15s"], &[]);

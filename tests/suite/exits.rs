@@ -1,5 +1,5 @@
-//! What is said of an action that ended too early: its status, its stage, its last words, and what they
-//! mean. Each end is provoked with the real shell, loader or interpreter.
+//! The error about an action that exited too early: its status, its stage, the end of its stderr, and a hint.
+//! A real shell, loader or interpreter causes each exit.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,9 +11,9 @@ use serde_json::json;
 use crate::support::bench::{ACTION, Bench};
 use crate::support::{Proxy, pipeloop, search_path};
 
-/// Asserts how an action is told to have ended at its start.
+/// Checks the error about an action that exits at its start.
 #[track_caller]
-fn ends(action: &Path, status: i32, texts: &[&str]) {
+fn check_exit(action: &Path, status: i32, texts: &[&str]) {
     let ended = pipeloop(&[OsStr::new("run"), action.as_os_str()], &[], "");
     ended.check(status);
     for text in ["error[PL051]: the action ", "before it was ready"].iter().chain(texts) {
@@ -21,16 +21,15 @@ fn ends(action: &Path, status: i32, texts: &[&str]) {
     }
 }
 
-/// The same of a shell script.
+/// The same for a shell script.
 #[track_caller]
-fn script_ends(bench: &Bench, script: &str, status: i32, texts: &[&str]) {
-    ends(&bench.write("script", format!("#!/bin/sh\n{script}\n")), status, texts);
+fn check_script_exit(bench: &Bench, script: &str, status: i32, texts: &[&str]) {
+    check_exit(&bench.write("script", format!("#!/bin/sh\n{script}\n")), status, texts);
 }
 
-/// The first of the two actions that the mail which proposed the protocol has for an early error: it
-/// ends at once.
+/// The first of two examples of an early exit in the mail that proposed the protocol: it exits at once.
 #[test]
-fn true_is_no_action() {
+fn bin_true_is_not_an_action() {
     let program = fs::read("/bin/true").expect("every machine has it");
     let texts = [
         "the action exited with status 0 after ",
@@ -41,12 +40,12 @@ fn true_is_no_action() {
     let proxy = Proxy::plain();
     proxy.init_binary(&program).check_error(502, &texts);
     proxy.check_streams(0);
-    ends(Path::new("/bin/true"), 1, &texts);
+    check_exit(Path::new("/bin/true"), 1, &texts);
 }
 
-/// The second one: it prints a line that is no handshake, and ends.
+/// The second example: it prints a line that is not a handshake, and exits.
 #[test]
-fn pwd_is_no_action() {
+fn bin_pwd_is_not_an_action() {
     let program = fs::read("/bin/pwd").expect("every machine has it");
     let proxy = Proxy::plain();
     let texts = [
@@ -57,57 +56,62 @@ fn pwd_is_no_action() {
         "PIPELOOP_PROTOCOL=0",
     ];
     proxy.init_binary(&program).check_error(502, &texts);
-    assert!(proxy.check_streams(0).stdout.ends_with("/action/1/bin\n"), "what it prints is its log");
+    assert!(proxy.check_streams(0).stdout.ends_with("/action/1/bin\n"), "its output is its log");
     let value = json!({"main": "main", "code": base64_simd::STANDARD.encode_to_string(&program), "binary": true,
         "env": {"PIPELOOP_PROTOCOL": "actionloop"}});
     Proxy::plain().init_value(&value).check_error(502, &["its first line was not a handshake: `/"]);
 }
 
 #[test]
-fn a_wrong_line_is_shown_with_the_last_words() {
+fn a_wrong_first_line_is_reported_with_the_end_of_stderr() {
     let bench = Bench::new();
     let texts =
         ["exited with status 3", "its first line was not a handshake: `ready`; the end of its stderr: `one | two`"];
-    script_ends(&bench, "echo ready; echo more; echo one >&2; echo two >&2; exit 3", 3, &texts);
-    // Also when it ends in the middle of the line.
-    script_ends(&bench, "printf read; exit 4", 4, &["its first line was not a handshake: `read`"]);
+    check_script_exit(&bench, "echo ready; echo more; echo one >&2; echo two >&2; exit 3", 3, &texts);
+    // Also when it exits in the middle of the line.
+    check_script_exit(&bench, "printf read; exit 4", 4, &["its first line was not a handshake: `read`"]);
 }
 
 #[test]
-fn what_shells_say_is_translated() {
+fn shell_errors_get_a_hint() {
     let bench = Bench::new();
     bench.cc("program", ACTION, &[]);
     let mut foreign = fs::read(bench.path("program")).expect("it was compiled");
     foreign[18] = 183;
     bench.write("foreign", foreign);
-    fs::write(bench.path("data"), "data").expect("the folder is ours");
-    script_ends(
+    fs::write(bench.path("data"), "data").expect("the directory can be written");
+    check_script_exit(
         &bench,
         "exec no-such-tool -x",
         127,
         &["exited with status 127", "the program `no-such-tool` is not in the image"],
     );
-    script_ends(&bench, "no-such-tool; exit $?", 127, &["the program `no-such-tool` is not in the image"]);
-    script_ends(&bench, "env no-such-tool", 127, &["the program `no-such-tool` is not in the image"]);
+    check_script_exit(&bench, "no-such-tool; exit $?", 127, &["the program `no-such-tool` is not in the image"]);
+    check_script_exit(&bench, "env no-such-tool", 127, &["the program `no-such-tool` is not in the image"]);
     let bash = bench.write("bash", "#!/bin/bash\nno-such-tool\n");
-    ends(&bash, 127, &["the program `no-such-tool` is not in the image"]);
-    script_ends(&bench, "./data", 126, &["exited with status 126", "a shell exits with 126 when"]);
-    script_ends(&bench, "exec ./foreign", 126, &["Exec format error", "not an executable for this machine"]);
-    script_ends(&bench, "sh -c 'kill -SEGV $$'; exit $?", 139, &["a shell exits with 139 when", "signal 11 (SIGSEGV)"]);
+    check_exit(&bash, 127, &["the program `no-such-tool` is not in the image"]);
+    check_script_exit(&bench, "./data", 126, &["exited with status 126", "a shell exits with 126 when"]);
+    check_script_exit(&bench, "exec ./foreign", 126, &["Exec format error", "not an executable for this machine"]);
+    check_script_exit(
+        &bench,
+        "sh -c 'kill -SEGV $$'; exit $?",
+        139,
+        &["a shell exits with 139 when", "signal 11 (SIGSEGV)"],
+    );
 }
 
 #[test]
-fn what_loaders_say_is_translated() {
+fn loader_errors_get_a_hint() {
     let bench = Bench::new();
     let soname = ["-Wl,-soname,libone.so"];
     bench.library("libone.so", &["one"], &soname);
     let program = bench.program("program", &["one"], &["libone.so", "-Wl,-rpath,$ORIGIN"]);
-    // The action is a script, which is not to blame; what it starts is.
+    // The action is a sound script; the program that it starts is broken.
     let start = format!("exec {}", program.display());
     bench.library("libone.so", &["other"], &soname);
-    script_ends(&bench, &start, 127, &["symbol lookup error", "lacks a symbol"]);
+    check_script_exit(&bench, &start, 127, &["symbol lookup error", "lacks a symbol"]);
     fs::remove_file(bench.path("libone.so")).expect("it was made");
-    script_ends(
+    check_script_exit(
         &bench,
         &start,
         127,
@@ -117,7 +121,7 @@ fn what_loaders_say_is_translated() {
     let at = memchr::memmem::find(&newer, b"GLIBC_2.34\0").expect("`__libc_start_main` has had it since 2.34");
     newer[at..at + 10].copy_from_slice(b"GLIBC_9.99");
     let newer = bench.write("newer", newer);
-    script_ends(
+    check_script_exit(
         &bench,
         &format!("exec {}", newer.display()),
         1,
@@ -130,26 +134,31 @@ fn what_loaders_say_is_translated() {
     let program = bench.compile("musl-gcc", "musl", &calls, &["libone.so", "-Wl,-rpath,$ORIGIN"]);
     let start = format!("exec {}", program.display());
     bench.compile("musl-gcc", "libone.so", "int other(void) { return 1; }", &library);
-    script_ends(&bench, &start, 127, &["Error relocating", "glibc and musl differ"]);
+    check_script_exit(&bench, &start, 127, &["Error relocating", "glibc and musl differ"]);
     fs::remove_file(bench.path("libone.so")).expect("it was made");
-    script_ends(&bench, &start, 127, &["Error loading shared library", "did not find the shared library `libone.so`"]);
+    check_script_exit(
+        &bench,
+        &start,
+        127,
+        &["Error loading shared library", "did not find the shared library `libone.so`"],
+    );
 }
 
 #[test]
-fn what_interpreters_say_is_translated() {
+fn interpreter_errors_get_a_hint() {
     let bench = Bench::new();
     let python = bench.write("python", "#!/usr/bin/python3\nimport no_such_module\n");
-    ends(&python, 1, &["the module `no_such_module` is neither in the image nor in the archive"]);
+    check_exit(&python, 1, &["the module `no_such_module` is neither in the image nor in the archive"]);
     let node = bench.write("node", "#!/usr/bin/env node\nrequire('no-such-module')\n");
-    ends(&node, 1, &["the module `no-such-module` is neither in the image nor in the archive"]);
+    check_exit(&node, 1, &["the module `no-such-module` is neither in the image nor in the archive"]);
 }
 
 #[test]
-fn signals_are_translated() {
+fn signals_get_a_hint() {
     let bench = Bench::new();
     let check = |body: &str, status: i32, texts: &[&str]| {
         let source = format!("#include <stdlib.h>\n#include <signal.h>\nint main(void) {{ {body} return 0; }}\n");
-        ends(&bench.cc("program", &source, &["-O0"]), status, texts);
+        check_exit(&bench.cc("program", &source, &["-O0"]), status, texts);
     };
     check(
         "*(volatile int *)0 = 1;",
@@ -167,56 +176,61 @@ fn signals_are_translated() {
     check("volatile int zero = 0; return 7 / zero;", 136, &["was killed by signal 8 (SIGFPE)", "division by zero"]);
 }
 
-/// A control group below our own, with little memory.
-struct Group(PathBuf);
+/// A control group below the test's own, with little memory.
+struct MemoryGroup(PathBuf);
 
 const MEMORY_BYTES: &str = "67108864";
 
-impl Group {
-    /// Nothing where none can be made: without rights, or where groups with processes have no others
-    /// below them.
+impl MemoryGroup {
+    /// None where a group cannot be created: without the rights, or where a group that has processes may
+    /// have no groups below it.
     fn new() -> Option<Self> {
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let (folder, limit) = groups.lines().find_map(|line| {
+        let (directory, limit) = groups.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':').skip(1);
             let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
             if controllers.split(',').any(|name| name == "memory") {
                 return Some((Path::new("/sys/fs/cgroup/memory").join(path), "memory.limit_in_bytes"));
             }
-            let folder = Path::new("/sys/fs/cgroup").join(path);
-            (controllers.is_empty() && folder.join("memory.max").exists()).then_some((folder, "memory.max"))
+            let directory = Path::new("/sys/fs/cgroup").join(path);
+            (controllers.is_empty() && directory.join("memory.max").exists()).then_some((directory, "memory.max"))
         })?;
-        let group = Self(folder.join(format!("pipeloop-test-{}", std::process::id())));
+        let group = Self(directory.join(format!("pipeloop-test-{}", std::process::id())));
         fs::create_dir(&group.0).ok()?;
         fs::write(group.0.join(limit), MEMORY_BYTES).ok()?;
-        // Where there is no swap there is no such limit.
+        // Without swap there is no such limit.
         let _ = fs::write(group.0.join("memory.swap.max"), "0");
         let _ = fs::write(group.0.join("memory.memsw.limit_in_bytes"), MEMORY_BYTES);
-        // Whether a process may be put into it.
+        // Whether a process can join the group.
         let joined = Command::new("sh").args(["-c", "echo $$ > \"$0\"/cgroup.procs"]).arg(&group.0).status();
         joined.is_ok_and(|status| status.success()).then_some(group)
     }
 }
 
-impl Drop for Group {
+impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        // Its processes have ended; the kernel may take a moment to see it.
+        // Its processes have exited; the kernel may take a moment to notice.
         crate::support::eventually("the group is empty", || fs::remove_dir(&self.0).ok());
     }
 }
 
-/// The kernel's kill for want of memory is told as what it is where the kernel counts it, and
-/// suspected where it does not.
+/// Where the kernel counts out-of-memory kills, the error says that it was one; elsewhere the hint says
+/// that it may have been one.
 #[test]
-fn a_kill_for_want_of_memory_is_told() {
+fn an_out_of_memory_kill_is_reported() {
     let bench = Bench::new();
     let hungry =
         "import sys\nprint('{\"openwhisk\":1}', flush=True)\nsys.stdin.readline()\nx = bytearray(b'x') * (200 << 20)\n";
     let at_run = bench.write("at-run", format!("#!/usr/bin/python3\n{hungry}"));
     let at_start = bench.write("at-start", "#!/usr/bin/python3\nx = bytearray(b'x') * (200 << 20)\n");
-    let Some(group) = Group::new() else {
-        // Nothing is counted for us, so that a kill is only suspected to be one of these.
-        script_ends(&bench, "kill -KILL $$", 137, &["signal 9 most often comes from the kernel when memory runs out"]);
+    let Some(group) = MemoryGroup::new() else {
+        // The kernel counts nothing for this test, so the hint only suspects it.
+        check_script_exit(
+            &bench,
+            "kill -KILL $$",
+            137,
+            &["signal 9 most often comes from the kernel when memory runs out"],
+        );
         return;
     };
     for (action, code) in [(at_run, "PL061"), (at_start, "PL051")] {

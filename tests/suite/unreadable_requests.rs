@@ -1,4 +1,4 @@
-//! Unreadable requests get an answer of the same form as all others.
+//! Unreadable requests get an answer in the same form as all others.
 
 use serde_json::json;
 
@@ -18,12 +18,12 @@ fn proxy() -> Proxy {
 #[track_caller]
 fn send(proxy: &Proxy, bytes: &[u8]) -> Response {
     let mut caller = proxy.caller();
-    // Every byte must be taken: many clients read no answer after a send has failed.
+    // The proxy must read every byte: many clients read no answer after a failed send.
     caller.send(bytes).expect("the proxy reads a refused request to its end");
     let response = caller.receive().expect("an answer");
     response.check_shape();
     assert_eq!(response.header("connection"), Some("close"));
-    assert!(caller.is_closed_within(WAIT_LIMIT), "nothing follows a refusal");
+    assert!(caller.is_closed_within(WAIT_LIMIT), "the proxy closes the connection after a refusal");
     response
 }
 
@@ -57,7 +57,7 @@ fn a_malformed_header_is_refused() {
     check(b"POST /run HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400, &["transfer-encoding"]);
 }
 
-/// The answer arrives although the proxy parses only the beginning.
+/// The caller gets the answer although the proxy parses only the beginning of the head.
 #[test]
 fn a_head_over_the_limit_is_refused() {
     let mut head = b"POST /run HTTP/1.1\r\n".to_vec();
@@ -87,7 +87,6 @@ fn an_unknown_expectation_is_refused() {
     check(request, 417, &["the request expects `200-ok`, which the proxy does not support", "100-continue"]);
 }
 
-/// On a kept connection, after a request that was answered.
 #[test]
 fn a_request_before_an_unreadable_one_is_answered() {
     let proxy = proxy();
@@ -104,9 +103,8 @@ fn a_request_before_an_unreadable_one_is_answered() {
     assert!(caller.is_closed_within(WAIT_LIMIT));
 }
 
-/// A connection that only ends needs no answer.
 #[test]
-fn a_caller_that_leaves_in_mid_head_gets_no_answer() {
+fn a_caller_that_leaves_within_the_head_gets_no_answer() {
     let proxy = proxy();
     let mut caller = proxy.caller();
     caller.send(b"POST /run HTT").expect("half a line is sent");

@@ -1,8 +1,8 @@
-//! Readiness where the kernel does not show what a process waits for.
+//! Readiness of an action whose `/proc` entries are hidden from the proxy.
 //!
-//! A process that is not dumpable may be looked at by those alone who have `CAP_SYS_PTRACE`. So the
-//! action makes itself so, and the proxy is started without that capability, which ordinary users do
-//! not have and root can give up. Everything else is as it always is.
+//! Only a process with `CAP_SYS_PTRACE` may inspect a process that is not dumpable. So the action makes
+//! itself undumpable, and the proxy starts without that capability: ordinary users do not have it, and
+//! root can drop it. Nothing else differs from other tests.
 //!
 //! Source: prctl(2), `PR_SET_DUMPABLE`; ptrace(2), "Ptrace access mode checking".
 
@@ -13,8 +13,8 @@ use serde_json::json;
 
 use crate::support::{Proxy, pipeloop_in};
 
-/// The dialect in Python: hides, if it is told to, and then neither speaks nor reads until its folder
-/// holds the file `go`.
+/// An action in Python, in the actionloop dialect. It hides if asked to, and then neither writes nor
+/// reads until its directory holds the file `go`.
 fn action(hides: bool) -> String {
     format!(
         r#"#!/usr/bin/env python3
@@ -31,67 +31,66 @@ for line in sys.stdin:
     )
 }
 
-/// A proxy that can look at processes of its own user only, and not at those that hide.
+/// A proxy that cannot inspect processes that hide.
 fn proxy(args: &[&str]) -> Proxy {
     proxy_with(args, &[])
 }
 
 fn proxy_with(args: &[&str], env: &[(&str, &str)]) -> Proxy {
-    without_a_look(|| Proxy::start(args, env))
+    without_ptrace_capability(|| Proxy::start(args, env))
 }
 
-/// Starts something that may look at processes of its own user only.
-fn without_a_look<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+/// Starts a process that lacks `CAP_SYS_PTRACE`.
+fn without_ptrace_capability<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     let start = || {
         if rustix::process::geteuid().is_root() {
-            remove_capability_from_bounding_set(CapabilitySet::SYS_PTRACE).expect("root may give up a capability");
+            remove_capability_from_bounding_set(CapabilitySet::SYS_PTRACE).expect("root may drop a capability");
         }
         act()
     };
-    // The capability is gone for good in the thread that gives it up.
-    std::thread::scope(|scope| scope.spawn(start).join()).expect("it is started")
+    // The thread that drops the capability never gets it back.
+    std::thread::scope(|scope| scope.spawn(start).join()).expect("the thread does not panic")
 }
 
 #[test]
-fn an_action_that_hides_is_ready_when_its_grace_is_over() {
+fn a_hidden_action_is_ready_after_the_start_grace() {
     let proxy = proxy(&[]);
-    // It does not wait for input yet: nothing but the grace says so.
+    // It does not wait for input yet: only the grace makes it ready.
     proxy.init(&action(true)).check(200, &json!({"ok": true}));
-    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's folder is there");
+    std::fs::write(proxy.workdir().join("action/1/bin/go"), "").expect("the action's directory exists");
     proxy.run(&json!({"n": 1})).check(200, &json!({"got": {"n": 1}}));
     proxy.check_streams(1);
 }
 
-/// As long as it is set to, by flag or variable, and no longer.
 #[test]
-fn the_grace_is_as_long_as_it_is_set() {
+fn a_flag_or_a_variable_sets_the_start_grace() {
     let begun = std::time::Instant::now();
-    let patient = proxy(&["--start-grace", "2s"]);
-    patient.init(&action(true)).check(200, &json!({"ok": true}));
+    let long_grace = proxy(&["--start-grace", "2s"]);
+    long_grace.init(&action(true)).check(200, &json!({"ok": true}));
     assert!(begun.elapsed() >= std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
-    // It would be silent for ever, so an end of the init within its limit is the grace's.
-    let hasty = proxy_with(&["--init-timeout", "20s"], &[("PIPELOOP_START_GRACE", "0ms")]);
-    hasty.init(&action(true)).check(200, &json!({"ok": true}));
+    // The action stays silent, so only the grace can end the init within its limit.
+    let no_grace = proxy_with(&["--init-timeout", "20s"], &[("PIPELOOP_START_GRACE", "0ms")]);
+    no_grace.init(&action(true)).check(200, &json!({"ok": true}));
 }
 
-/// `pipeloop check` says what it took for ready, for how long it had looked, and which setting that was.
+/// `pipeloop check` says why it assumed that the action was ready, after how long, and which setting that was.
 #[test]
-fn check_names_the_grace() {
-    let folder = tempfile::tempdir().expect("a folder of its own");
-    let path = folder.path().join("hides");
-    // It waits for a moment, so that it is seen before it reads, and reads then.
+fn check_names_the_start_grace() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("hides");
+    // It waits before it reads, so that the check looks at it first.
     let code = action(true).replace("not os.path.exists(\"go\")", "time.monotonic() < begun + 2");
     let code = code.replacen("\nimport", "\nimport time; begun = time.monotonic()\nimport", 1);
-    std::fs::write(&path, code).expect("the folder is ours");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("the file is ours");
-    let args = ["check", path.to_str().expect("the path is text"), "--start-grace", "700ms"];
-    let ended = without_a_look(|| pipeloop_in(folder.path(), &args, &[], ""));
+    std::fs::write(&path, code).expect("the directory can be written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("the file can be changed");
+    let args = ["check", path.to_str().expect("the path is UTF-8"), "--start-grace", "700ms"];
+    let ended = without_ptrace_capability(|| pipeloop_in(directory.path(), &args, &[], ""));
     let expected = "assumed, because it wrote nothing for 700 ms (`PIPELOOP_START_GRACE`)";
     assert!(ended.stdout.contains(expected), "{}", ended.stdout);
 }
 
 #[test]
-fn an_action_that_hides_is_not_ready_before_its_grace_is_over() {
+fn a_hidden_action_is_not_ready_before_the_start_grace() {
     let proxy = proxy(&["--start-grace", "1h", "--init-timeout", "1s"]);
     proxy
         .init(&action(true))
@@ -99,9 +98,9 @@ fn an_action_that_hides_is_not_ready_before_its_grace_is_over() {
     assert_eq!(proxy.check_streams(0).stdout, "started\n");
 }
 
-/// The same action and the same proxy, and nothing that hides: then the grace does not matter.
+/// The same proxy, and the same action without hiding: the grace does not matter.
 #[test]
-fn an_action_that_shows_itself_is_not_ready_by_grace() {
+fn the_start_grace_makes_no_visible_action_ready() {
     let proxy = proxy(&["--start-grace", "1ms", "--init-timeout", "1s"]);
     proxy
         .init(&action(false))
@@ -109,9 +108,9 @@ fn an_action_that_shows_itself_is_not_ready_by_grace() {
     assert_eq!(proxy.check_streams(0).stdout, "started\n");
 }
 
-/// The grace is time in which the action can run.
+/// Only the time that the action can run counts.
 #[test]
-fn an_action_that_was_frozen_gets_its_grace() {
+fn a_freeze_does_not_count_towards_the_start_grace() {
     let proxy = proxy(&["--start-grace", "3s"]);
     let mut caller = proxy.caller();
     caller.send_request("POST", "/init", json!({"value": {"code": action(true)}}).to_string().as_bytes());

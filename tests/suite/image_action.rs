@@ -1,4 +1,4 @@
-//! An action that is in the image, given on the command line of `serve`.
+//! An action that is part of the image and is named on the command line of `serve`.
 
 use serde_json::json;
 
@@ -10,12 +10,12 @@ fn proxy() -> Proxy {
 }
 
 #[test]
-fn an_action_of_the_image_runs_without_init() {
+fn an_action_in_the_image_runs_without_init() {
     proxy().run(&json!({})).check(200, &json!({"GREETING": ""}));
 }
 
 #[test]
-fn the_platforms_init_without_code_is_accepted_once_and_its_env_arrives() {
+fn init_without_code_is_accepted_once_and_sets_env() {
     let mut proxy = proxy();
     proxy.run(&json!({})).check(200, &json!({"GREETING": ""}));
     let init = json!({"name": "image", "main": "main", "binary": false, "env": {"GREETING": "hello"}});
@@ -27,7 +27,7 @@ fn the_platforms_init_without_code_is_accepted_once_and_its_env_arrives() {
 }
 
 #[test]
-fn an_action_of_the_image_is_not_replaced_by_code() {
+fn init_with_code_does_not_replace_an_action_in_the_image() {
     let proxy = proxy();
     proxy.init("#!/bin/sh\n").check(403, &json!({"error": "Cannot initialize the action more than once."}));
     proxy.run(&json!({})).check(200, &json!({"GREETING": ""}));
