@@ -250,6 +250,9 @@ impl Detection<'_> {
         }
         if self.results.pending_len() > MAX_HANDSHAKE {
             let bytes = self.results.take_rest();
+            if self.awaits_acknowledgement() {
+                return Err(wrong_first_line(ACK, &bytes, ResultChannel::Descriptor3));
+            }
             logs.say(&format!(
                 "pipeloop: dropped bytes on descriptor 3 that are no handshake: {}",
                 crate::text::excerpt(&bytes)
