@@ -33,6 +33,8 @@ mod conformance;
 mod contract;
 #[path = "suite/docs.rs"]
 mod docs;
+#[path = "suite/error_privacy.rs"]
+mod error_privacy;
 #[path = "suite/examples.rs"]
 mod examples;
 #[path = "suite/exits.rs"]
@@ -51,8 +53,8 @@ mod hidden_proc;
 mod image_action;
 #[path = "suite/inspect.rs"]
 mod inspect;
-#[path = "suite/last_words.rs"]
-mod last_words;
+#[path = "suite/late_handshake.rs"]
+mod late_handshake;
 #[path = "suite/layout.rs"]
 mod layout;
 #[path = "suite/leaks.rs"]
@@ -69,6 +71,8 @@ mod pid_one;
 mod promises;
 #[path = "suite/random_callers.rs"]
 mod random_callers;
+#[path = "suite/readiness.rs"]
+mod readiness;
 #[path = "suite/shell.rs"]
 mod shell;
 #[path = "suite/signals.rs"]

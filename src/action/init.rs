@@ -180,6 +180,7 @@ impl Action {
             protocol,
             backoff,
             speaks_frames: AtomicBool::new(false),
+            announces: AtomicBool::new(false),
         });
         match Worker::new(self.0.clone(), pool.clone(), 0).ready(logs).await {
             Ok(worker) => Ok((pool, worker)),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::activation::Activation;
-use crate::error::{BadAnswer, Error, RunError};
+use crate::error::{BadAnswer, Error, RunError, StartError};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
 use crate::protocol::line::Fill;
@@ -38,7 +38,7 @@ impl CheckRun<'_> {
         } else if self.report.protocol == Some(Protocol::Streams) {
             self.activate_multiplex(name, activation).await
         } else {
-            self.activate_pipe_loop(activation).await
+            self.activate_pipe_loop(name, activation).await
         };
         self.forward_log().await;
         if let Ok(Answered { took, .. }) = &answered {
@@ -47,9 +47,14 @@ impl CheckRun<'_> {
         answered
     }
 
-    pub(super) async fn activate_pipe_loop(&mut self, mut activation: Activation) -> Result<Answered, Failure> {
+    pub(super) async fn activate_pipe_loop(
+        &mut self,
+        name: Name,
+        mut activation: Activation,
+    ) -> Result<Answered, Failure> {
         // Like the server: if a process exits before it reads an activation, a new process gets it.
-        for fresh in [false, true] {
+        let mut fresh = false;
+        loop {
             self.ensure_running().await?;
             let Running { guard, mut conversation } = self.running.take().expect("it runs");
             let (limit_bytes, activation_timeout) = (self.plan.settings.max_result.0, self.activation_timeout());
@@ -58,6 +63,26 @@ impl CheckRun<'_> {
             let outcome = self.log_capture.during(tokio::time::timeout(activation_timeout, interaction)).await;
             let took = started.elapsed();
             match outcome {
+                Ok(Err(NoAnswer::Announced { was_read })) => {
+                    self.announces = true;
+                    if was_read {
+                        self.kill_and_reap(guard.process()).await;
+                        self.start().await.map_err(Failure::Error)?;
+                    } else {
+                        let conversation = match conversation.switch(&mut self.logs) {
+                            Ok(conversation) => conversation,
+                            Err(error) => {
+                                self.kill_and_reap(guard.process()).await;
+                                return Err(Failure::Error(error));
+                            }
+                        };
+                        self.running = Some(Running { guard, conversation });
+                    }
+                    self.note_announced();
+                    if self.report.protocol == Some(Protocol::Streams) {
+                        return Box::pin(self.activate_multiplex(name, activation)).await;
+                    }
+                }
                 Ok(Ok(answer)) => {
                     self.strays.append(&mut conversation.take_strays());
                     self.running = Some(Running { guard, conversation });
@@ -73,6 +98,7 @@ impl CheckRun<'_> {
                 }
                 Ok(Err(NoAnswer::Gone { untouched: true, .. })) if !fresh && wait_for_exit(guard.process()).await => {
                     self.kill_and_reap(guard.process()).await;
+                    fresh = true;
                 }
                 Ok(Err(NoAnswer::Gone { partial, .. })) => {
                     let channel = conversation.channel();
@@ -82,7 +108,6 @@ impl CheckRun<'_> {
                 Err(_) => return Err(self.diagnose_silence(took, Running { guard, conversation }).await),
             }
         }
-        unreachable!("the second process is not replaced")
     }
 
     pub(super) async fn activate_single_shot(&mut self, activation: Activation) -> Result<Answered, Failure> {
@@ -179,6 +204,9 @@ impl CheckRun<'_> {
         }
         self.kill_and_reap(process).await;
 
+        if on_descriptor_3 && let Some(failure) = self.nearly_handshake() {
+            return failure;
+        }
         let hint = || finding::flush_hint(&programs, &self.launch.program);
         if let Some(line) = held_back {
             return Failure::Finding(Finding::NotFlushed {
@@ -205,6 +233,12 @@ impl CheckRun<'_> {
             }
         }
         Failure::Silence { after, meanwhile: Meanwhile::WaitedForInput }
+    }
+
+    /// A line of the log that was meant as a handshake.
+    fn nearly_handshake(&self) -> Option<Failure> {
+        let near = self.log_capture.stdout.lines().find_map(handshake::nearly_handshake)?;
+        Some(Failure::Error(Error::Start(StartError::NearlyHandshake { near })))
     }
 }
 

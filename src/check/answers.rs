@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::error::{BadAnswer, Error, RunError};
+use crate::error::{BadAnswer, Error, RunError, StartError};
 use crate::protocol::Protocol;
 use crate::text::{excerpt, millis};
 
@@ -17,11 +17,13 @@ use super::{Answered, CheckRun, concurrency};
 impl CheckRun<'_> {
     /// The first activation shows how the action answers. Returns whether to send others.
     pub(super) async fn first_activation(&mut self) -> bool {
+        let arguments = self.arguments.base();
+        let answered = self.activate(Name::Answers, &arguments).await;
+        // The first activation may show another protocol than the start.
         let (protocol, evidence) =
             self.report.protocol.zip(self.report.evidence).expect("a process that is ready has shown its protocol");
         let spoken = self.describe_protocol(protocol, evidence);
-        let arguments = self.arguments.base();
-        let failure = match self.activate(Name::Answers, &arguments).await {
+        let failure = match answered {
             Ok(Answered { answer, took }) => {
                 self.settle(Check::passed(Name::Protocol, spoken));
                 self.settle(Check::passed(Name::Answers, shown(&answer)).took(took));
@@ -32,7 +34,9 @@ impl CheckRun<'_> {
             Err(failure) => failure,
         };
         let blamed = match &failure {
-            Failure::NoHandshake { .. } => Name::Protocol,
+            Failure::NoHandshake { .. } | Failure::Error(Error::Start(StartError::NearlyHandshake { .. })) => {
+                Name::Protocol
+            }
             Failure::Finding(Finding::NotFlushed { .. }) => Name::Flushed,
             Failure::Finding(Finding::Stray { .. }) => Name::Channel,
             Failure::Finding(Finding::Frame { .. }) => Name::Ids,

@@ -30,7 +30,7 @@ impl CheckRun<'_> {
         for fresh in [false, true] {
             let Some(mut running) = self.take_multiplex().await? else {
                 // The new process speaks another protocol than the first.
-                return self.activate_pipe_loop(activation).await;
+                return self.activate_pipe_loop(name, activation).await;
             };
             let mut transcript = Transcript::default();
             self.begin(&mut running, &mut transcript, &activation);

@@ -142,6 +142,8 @@ pub struct CheckRun<'a> {
     one_activation_each: bool,
     /// A process of version 0 lived on after its answer.
     lingered: bool,
+    /// A process has announced its protocol after it counted as ready.
+    announces: bool,
 }
 
 /// The answer of an activation.
@@ -190,6 +192,7 @@ impl<'a> CheckRun<'a> {
             baseline: Baseline::default(),
             one_activation_each: false,
             lingered: false,
+            announces: false,
         })
     }
 
@@ -235,7 +238,11 @@ impl<'a> CheckRun<'a> {
         if !self.start_first().await {
             return;
         }
-        if self.first_activation().await {
+        let may_answer = self.first_activation().await;
+        if self.is_undecided() {
+            self.skip_unpromised();
+        }
+        if may_answer {
             self.second_activation().await;
             self.check_argument_kinds().await;
             self.check_sequence().await;
@@ -257,6 +264,7 @@ impl<'a> CheckRun<'a> {
                     Error::Start(
                         StartError::NoHandshake { .. }
                         | StartError::WrongFirstLine { .. }
+                        | StartError::NearlyHandshake { .. }
                         | StartError::UnsupportedVersion { .. },
                     ) => {
                         self.settle(Check::passed(Name::Starts, "runs"));
@@ -277,8 +285,26 @@ impl<'a> CheckRun<'a> {
         self.report.protocol = Some(running.conversation.protocol());
         self.report.evidence = Some(evidence.into());
         self.settle(Check::passed(Name::Starts, "ready").took(took));
-        self.skip_unpromised();
+        // Until the first answer a handshake may still come, with promises.
+        if !self.is_undecided() {
+            self.skip_unpromised();
+        }
         true
+    }
+
+    /// Whether the protocol is only assumed.
+    fn is_undecided(&self) -> bool {
+        matches!(self.report.evidence, Some(Evidence::WaitsForInput | Evidence::Grace))
+            && self.plan.settings.protocol == Protocol::Auto
+    }
+
+    /// Notes the protocol that a process announced after it counted as ready.
+    fn note_announced(&mut self) {
+        let Some(running) = &self.running else { return };
+        self.channel = running.conversation.channel();
+        self.report.protocol = Some(running.conversation.protocol());
+        self.report.evidence = Some(Evidence::Handshake);
+        self.skip_unpromised();
     }
 
     /// The protocol, and how it was recognised, for the report.

@@ -39,6 +39,7 @@ impl CheckRun<'_> {
             wait_for_ack: self.plan.wait_for_ack,
             init_timeout: settings.init_timeout.0,
             start_grace: settings.start_grace.0,
+            announces: self.announces,
         };
         let (guard, pipes) = spawn(&self.launch, ResultChannel::Descriptor3, &self.reaper, &mut self.logs)?;
         self.sent_ids.clear();

@@ -175,6 +175,7 @@ fn exit_status(error: &Error) -> u8 {
             StartError::ExitedBeforeReady { exit, .. } => of(exit),
             StartError::NotReady { .. }
             | StartError::WrongFirstLine { .. }
+            | StartError::NearlyHandshake { .. }
             | StartError::BadHandshake { .. }
             | StartError::UnsupportedVersion { .. }
             | StartError::NoHandshake { .. } => 1,

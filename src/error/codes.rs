@@ -63,7 +63,7 @@ codes! {
     Start(StartError::CannotStart { .. } | StartError::TooLarge(_)) => "PL050",
     Start(StartError::ExitedBeforeReady { .. }) => "PL051",
     Start(StartError::NotReady { .. }) => "PL052",
-    Start(StartError::WrongFirstLine { .. }) => "PL053",
+    Start(StartError::WrongFirstLine { .. } | StartError::NearlyHandshake { .. }) => "PL053",
     Start(StartError::UnsupportedVersion { .. }) => "PL054",
     Start(StartError::NoHandshake { .. }) => "PL055",
     Start(StartError::BadHandshake { .. }) => "PL056",

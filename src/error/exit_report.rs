@@ -57,6 +57,9 @@ impl fmt::Display for ExitReport {
 /// process or its loader, then the bare status.
 #[must_use]
 pub(super) fn hint(exit: &ExitReport, stage: Option<&Stage>) -> Option<String> {
+    if let Some(Stage::AfterNearHandshake(near)) = stage {
+        return Some(near.hint());
+    }
     if exit.is_success() {
         return Some(hint_for_success(exit, stage));
     }

@@ -25,7 +25,7 @@ pub use exit_report::ExitReport;
 pub use proxy::ProxyError;
 pub use request::{JsonType, RequestError, RequestKind, VariableSource};
 pub use run::{BAD_ANSWER, BadAnswer, RunError, TimeLimit};
-pub use start::{Awaited, Oversized, Stage, StartError, Version};
+pub use start::{Awaited, HandshakeFault, NearHandshake, Oversized, Stage, StartError, Version};
 pub use upload::{ArchiveFormat, Bundle, CompileFailure, FoundInstead, SpecialFile, Unsupported, UploadError};
 
 /// Why an action is not initialised or an activation is not answered, by stage.

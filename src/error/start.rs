@@ -35,10 +35,15 @@ pub enum StartError {
 
     /// Its first line is not the handshake or acknowledgement that was asked for.
     #[error(
-        "the action's first line on {channel} is not its handshake: expected `{expected}`, got {}",
+        "the action's first line on {channel} is not its {}: expected `{expected}`, got {}",
+        announcement(.expected),
         excerpt(.line.as_bytes())
     )]
     WrongFirstLine { expected: &'static str, line: String, channel: ResultChannel },
+
+    /// One of its lines was meant as a handshake or acknowledgement, but is none.
+    #[error("the action sent no {}: {near}", announcement(.near.expected))]
+    NearlyHandshake { near: NearHandshake },
 
     /// A member of its handshake has a type or value that cannot be used.
     #[error("`{member}` of the action's handshake must be {expected}, got {found}: {}", excerpt(.line.as_bytes()))]
@@ -85,6 +90,34 @@ impl Oversized {
     }
 }
 
+/// A line that was meant as a handshake or acknowledgement, with what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NearHandshake {
+    /// The line as it has to be.
+    pub expected: &'static str,
+    /// The line that came.
+    pub line: Vec<u8>,
+    /// What is wrong.
+    pub fault: HandshakeFault,
+}
+
+/// Why a line that was meant as a handshake is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their sentences say it")]
+pub enum HandshakeFault {
+    ByteOrderMark,
+    Utf16,
+    TextBefore,
+    TextAfter,
+    Wrapped,
+    Name,
+    Broken,
+    NotJson,
+    NoNewline,
+    NotFlushed,
+    OnStderr,
+}
+
 /// What a process has to do to be ready, by the protocol that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaited {
@@ -94,6 +127,8 @@ pub enum Awaited {
     Acknowledgement,
     /// Send a handshake or acknowledge.
     HandshakeOrAcknowledgement,
+    /// Send a handshake, as an earlier process of the action did.
+    HandshakeAgain,
     /// Send a handshake or wait for input.
     HandshakeOrInput,
 }
@@ -116,6 +151,10 @@ pub enum Stage {
         /// The line.
         line: String,
     },
+    /// It had sent a line that was meant as a handshake.
+    AfterNearHandshake(NearHandshake),
+    /// It had not sent the acknowledgement that was asked for.
+    BeforeAcknowledgement,
     /// It had closed its result channel.
     ChannelClosed,
 }
@@ -131,6 +170,7 @@ impl StartError {
             Self::ExitedBeforeReady { exit, stage } => return exit_report::hint(exit, Some(stage)),
             Self::NotReady { .. } => "if it only needs more time, raise `PIPELOOP_INIT_TIMEOUT`".into(),
             Self::WrongFirstLine { .. } => "print the handshake before anything else on that channel, and logs on stderr; with `PIPELOOP_PROTOCOL=auto` earlier lines count as logs".into(),
+            Self::NearlyHandshake { near } => near.hint(),
             Self::BadHandshake { .. } => r#"print `{"openwhisk":1}`, or `{"openwhisk":1,"context":true}` to get whole activations, or `{"openwhisk":2,"concurrency":8}`; a log line with a member `openwhisk` belongs on stderr"#.into(),
             Self::UnsupportedVersion { .. } => "this release supports versions 1 and 2, the actionloop dialect, and version 0, which has no handshake: set `PIPELOOP_PROTOCOL=0` for it".into(),
             Self::NoHandshake { .. } => "print it at start and flush the output; without a handshake, set `PIPELOOP_PROTOCOL` to `actionloop` or `auto`".into(),
@@ -161,6 +201,60 @@ impl fmt::Display for Oversized {
     }
 }
 
+impl NearHandshake {
+    /// How to print the line.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        let how = match self.fault {
+            HandshakeFault::ByteOrderMark => {
+                "write UTF-8 without a byte-order mark: in .NET `new UTF8Encoding(false)`, in Python `utf-8` and not `utf-8-sig`"
+            }
+            HandshakeFault::Utf16 => "set the encoding of standard output to UTF-8 without a byte-order mark",
+            HandshakeFault::TextBefore => "end what is printed before it with a newline, or print it on stderr",
+            HandshakeFault::TextAfter => "print nothing else on its line",
+            HandshakeFault::Wrapped => {
+                "print the object itself, not as a text or a member of something else, and check the quotes of the shell"
+            }
+            HandshakeFault::Name => "write the name in lower case",
+            HandshakeFault::Broken => "print the whole object on one line, without pretty-printing",
+            HandshakeFault::NotJson => {
+                "names in JSON have double quotes: print the text as it is, or use `json.dumps`, `JSON.stringify` or the like, not `print` of an object"
+            }
+            HandshakeFault::NoNewline => "end the line with LF (`\\n`), and flush it",
+            HandshakeFault::NotFlushed => {
+                "flush the output right after the line: in Python `print(…, flush=True)`, in C `fflush(stdout)`"
+            }
+            HandshakeFault::OnStderr => "print it on stdout; stderr is for logs",
+        };
+        format!("{how}; the line is `{}`", self.expected)
+    }
+}
+
+impl fmt::Display for NearHandshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fault = match self.fault {
+            HandshakeFault::ByteOrderMark => "it begins with a byte-order mark",
+            HandshakeFault::Utf16 => "it is in UTF-16",
+            HandshakeFault::TextBefore => "other text is before it on the line",
+            HandshakeFault::TextAfter => "other text is after it on the line",
+            HandshakeFault::Wrapped => "it is inside of quotes or another JSON text",
+            HandshakeFault::Name => "the name is not in lower case",
+            HandshakeFault::Broken => "the line holds only a part of it",
+            HandshakeFault::NotJson => "it is not JSON",
+            HandshakeFault::NoNewline => "the newline at its end is missing",
+            HandshakeFault::NotFlushed => "it came only after the end of its input",
+            HandshakeFault::OnStderr => "it came on stderr",
+        };
+        let line: Vec<u8> = self.line.iter().copied().filter(|byte| *byte != 0).collect();
+        write!(f, "expected `{}`, got {}: {fault}", self.expected, excerpt(&line))
+    }
+}
+
+/// What an expected line is.
+fn announcement(expected: &str) -> &'static str {
+    if expected.contains("openwhisk") { "handshake" } else { "acknowledgement" }
+}
+
 impl fmt::Display for Awaited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -171,6 +265,7 @@ impl fmt::Display for Awaited {
             Self::HandshakeOrAcknowledgement => {
                 f.write_str(r#"has sent neither a handshake nor the acknowledgement `{"ok":true}` on descriptor 3"#)
             }
+            Self::HandshakeAgain => f.write_str("has not sent the handshake that it sent at an earlier start"),
             Self::HandshakeOrInput => f.write_str("has not sent a handshake and is not waiting for input"),
         }
     }
@@ -193,6 +288,15 @@ impl Stage {
             Self::AfterLine { line } => format!(
                 "{exit}, before it was ready; its first line was not a handshake: {}{}",
                 excerpt(line.as_bytes()),
+                quoted("; the end of its stderr: ", &exit.stderr_tail)
+            ),
+            Self::AfterNearHandshake(near) => format!(
+                "{exit}, before it was ready; it had sent no {}: {near}{}",
+                announcement(near.expected),
+                quoted("; the end of its stderr: ", &exit.stderr_tail)
+            ),
+            Self::BeforeAcknowledgement => format!(
+                r#"{exit}, before it was ready: it had not sent its acknowledgement `{{"ok":true}}` on descriptor 3{}"#,
                 quoted("; the end of its stderr: ", &exit.stderr_tail)
             ),
             Self::ChannelClosed => format!("closed its result channel before it was ready, and {exit}{tail}"),

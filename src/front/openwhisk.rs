@@ -355,6 +355,7 @@ fn status(error: &Error) -> StatusCode {
             | StartError::ExitedBeforeReady { .. }
             | StartError::NotReady { .. }
             | StartError::WrongFirstLine { .. }
+            | StartError::NearlyHandshake { .. }
             | StartError::BadHandshake { .. }
             | StartError::UnsupportedVersion { .. }
             | StartError::NoHandshake { .. } => StatusCode::BAD_GATEWAY,

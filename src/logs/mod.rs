@@ -24,6 +24,7 @@ mod activation_log;
 mod json;
 mod sink;
 mod stream;
+mod watch;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -209,6 +210,14 @@ impl Logs {
         tokio::select! {
             never = self.stdout.pump() => never,
             never = self.stderr.pump() => never,
+        }
+    }
+
+    /// As [`Logs::pump`], but returns once the line has come that stdout is [watched](Stream::attach_watched) for.
+    pub async fn pump_until_caught(&mut self) {
+        tokio::select! {
+            () = self.stdout.pump_until_caught() => {}
+            never = self.stderr.pump() => match never {},
         }
     }
 

@@ -16,6 +16,7 @@ use super::LogFormat;
 use crate::time;
 
 use super::json::Lines;
+use super::watch::Watch;
 use super::{Bounds, DEFUSED, SENTINEL, Sentinels, Sink};
 
 /// The most bytes of one read from the action.
@@ -29,6 +30,8 @@ const TAIL_LINES: usize = 5;
 #[derive(Debug)]
 pub struct Stream {
     source: Option<AsyncFd<OwnedFd>>,
+    /// Looks for a line that is no log line, in what comes from the source.
+    watch: Option<Watch>,
     sink: Sink,
     /// Encodes lines as JSON objects, in that format.
     lines: Option<Lines>,
@@ -81,6 +84,7 @@ impl Stream {
     pub(super) fn new(name: &'static str, sink: Sink, bounds: &Bounds) -> Self {
         Self {
             source: None,
+            watch: None,
             sink,
             lines: (bounds.format == LogFormat::Json).then(|| Lines::new(name)),
             outbox: Vec::new(),
@@ -139,6 +143,7 @@ impl Stream {
     pub(super) fn detach(&mut self) {
         self.drain();
         self.source = None;
+        self.unwatch();
     }
 
     /// Whether the outbox holds more than it should.
@@ -160,12 +165,64 @@ impl Stream {
 
     /// Takes a pipe of the action as source. `read` is what another reader took from it before.
     pub fn attach(&mut self, source: AsyncFd<OwnedFd>, read: &[u8]) {
+        self.unwatch();
         self.source = Some(source);
         self.append(read);
     }
 
+    /// As [`Stream::attach`], but keeps the first whole line that is `wanted`, and everything after it, out of
+    /// the log. Until that line comes, the beginning of a line that could become one waits for its end.
+    pub fn attach_watched(&mut self, source: AsyncFd<OwnedFd>, read: &[u8], wanted: fn(&[u8]) -> bool) {
+        self.unwatch();
+        self.source = Some(source);
+        self.watch = Some(Watch::new(wanted));
+        self.append(read);
+    }
+
+    /// Whether the wanted line has come.
+    #[must_use]
+    pub fn has_caught(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::has_caught)
+    }
+
+    /// Takes the wanted line, the pipe, and what was read from it after that line. None if it has not come, or if
+    /// the pipe has ended.
+    pub fn release(&mut self) -> Option<(Vec<u8>, AsyncFd<OwnedFd>, Vec<u8>)> {
+        if !self.has_caught() {
+            return None;
+        }
+        let source = self.source.take()?;
+        let (line, rest) = self.watch.take()?.into_caught()?;
+        Some((line, source, rest))
+    }
+
+    /// Drops the wanted line and everything after it, if it has come.
+    pub fn drop_caught(&mut self) {
+        if self.has_caught() {
+            (self.watch, self.source) = (None, None);
+        }
+    }
+
+    /// From now on everything is log, also what was kept out of it.
+    pub fn unwatch(&mut self) {
+        if let Some(watch) = self.watch.take() {
+            self.log(&watch.into_bytes());
+        }
+    }
+
     /// Adds output of the action.
     pub fn append(&mut self, bytes: &[u8]) {
+        match &mut self.watch {
+            None => self.log(bytes),
+            Some(watch) => {
+                let passed = watch.pass(bytes);
+                self.log(&passed);
+            }
+        }
+    }
+
+    /// Adds bytes that belong to the log.
+    fn log(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -416,6 +473,10 @@ impl Stream {
 
     /// Adds the end of an activation's log to the outbox.
     pub(super) fn finish(&mut self, sentinels: Sentinels) {
+        if let Some(watch) = &mut self.watch {
+            let held = watch.pass_partial();
+            self.log(&held);
+        }
         // Kept output goes out before a sentinel, also outside of any activation.
         self.begin();
         if let Some(lines) = &mut self.lines {
@@ -480,6 +541,14 @@ impl Stream {
     /// Moves output from the source to the sink. Reads only while the outbox is empty.
     pub(super) async fn pump(&mut self) -> Infallible {
         loop {
+            self.pump_until_caught().await;
+            self.unwatch();
+        }
+    }
+
+    /// As [`Stream::pump`], but returns once the wanted line has come.
+    pub(super) async fn pump_until_caught(&mut self) {
+        while !self.has_caught() {
             if !self.flush() {
                 let stalled = self.stalled || time::timeout(self.stall_limit, self.wait_to_flush()).await.is_none();
                 if stalled {

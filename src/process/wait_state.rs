@@ -5,6 +5,10 @@
 //! question that the protocol's first design left open: how to see at init, without a handshake, that
 //! an action is really up.
 //!
+//! Some waits cannot be judged: a system call of another architecture's table (a 32-bit program), a wait for an
+//! `io_uring`, a sleep between two reads that do not block. A process that does such a thing, and of which no thread
+//! waits visibly, counts as unseen.
+//!
 //! Descendants count: `sh -c "python3 action.py"` waits for the interpreter, which waits for input.
 //!
 //! Source: proc(5), `/proc/PID/task/TID/syscall`, `/proc/PID/fdinfo/FD`, `/proc/PID/mem`.
@@ -15,6 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::process::Pid;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
@@ -30,7 +35,7 @@ pub enum WaitState {
     WaitsOnStdin,
     /// The process does something else.
     Busy,
-    /// `/proc` does not show it (gVisor, hidepid, a kernel without the file, `io_uring`).
+    /// `/proc` does not show it (gVisor, hidepid, a kernel without the file), or it cannot be judged.
     Unknown,
 }
 
@@ -74,22 +79,28 @@ const MAX_THREADS: usize = 512;
 pub fn probe(pid: Pid, stdin: impl AsFd) -> WaitState {
     let Ok(stat) = rustix::fs::fstat(stdin) else { return WaitState::Unknown };
     let pipe = format!("pipe:[{}]", stat.st_ino);
-    let mut known = false;
+    let (mut known, mut unjudged) = (false, false);
     let mut pids = vec![pid.as_raw_nonzero().get()];
     let mut threads_seen = 0;
     while let Some(pid) = pids.pop() {
         let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        let mut table = None;
         for thread in threads.flatten() {
             threads_seen += 1;
             if threads_seen > MAX_THREADS {
-                return if known { WaitState::Busy } else { WaitState::Unknown };
+                return if known && !unjudged { WaitState::Busy } else { WaitState::Unknown };
             }
             let thread = thread.path();
             // For a running thread the file says "running"; without permission the read fails.
             if let Ok(call) = fs::read_to_string(thread.join("syscall")) {
                 known = true;
-                if SystemCall::parse(&call).is_some_and(|call| call.waits_for(pid, &pipe)) {
-                    return WaitState::WaitsOnStdin;
+                if let Some(call) = SystemCall::parse(&call) {
+                    let table = *table.get_or_insert_with(|| Table::of(pid));
+                    match call.judge(table, pid, &pipe) {
+                        WaitState::WaitsOnStdin => return WaitState::WaitsOnStdin,
+                        WaitState::Busy => {}
+                        WaitState::Unknown => unjudged = true,
+                    }
                 }
             }
             if let Ok(children) = fs::read_to_string(thread.join("children")) {
@@ -97,7 +108,7 @@ pub fn probe(pid: Pid, stdin: impl AsFd) -> WaitState {
             }
         }
     }
-    if known { WaitState::Busy } else { WaitState::Unknown }
+    if known && !unjudged { WaitState::Busy } else { WaitState::Unknown }
 }
 
 /// A system call in which a thread sleeps: its number and arguments.
@@ -118,24 +129,71 @@ impl SystemCall {
         Some(Self { number, arguments })
     }
 
-    /// Whether this call returns when bytes arrive on `pipe`.
-    fn waits_for(&self, pid: i32, pipe: &str) -> bool {
+    /// What a process waits for in this call: whether it returns when bytes arrive on `pipe`.
+    fn judge(&self, table: Table, pid: i32, pipe: &str) -> WaitState {
         let [first, second, ..] = self.arguments;
-        match Kind::of(self.number) {
-            Some(Kind::Read) => is_pipe(pid, first, pipe),
-            Some(Kind::Poll) => {
-                polled(pid, first, second).is_ok_and(|fds| fds.into_iter().any(|fd| is_pipe(pid, fd, pipe)))
-            }
-            Some(Kind::Select) => {
-                selected(pid, first, second).is_ok_and(|fds| fds.into_iter().any(|fd| is_pipe(pid, fd, pipe)))
-            }
-            Some(Kind::Epoll) => watched(pid, first).into_iter().any(|fd| is_pipe(pid, fd, pipe)),
-            None => false,
+        let any = |fds: io::Result<Vec<u64>>| any_of(&fds.unwrap_or_default(), pid, pipe);
+        match table.kind(self.number) {
+            Kind::Read => any_of(&[first], pid, pipe),
+            // An old way to sleep for less than a second.
+            Kind::Poll if second == 0 => sleep(pid, pipe),
+            Kind::Select if first == 0 || second == 0 => sleep(pid, pipe),
+            Kind::Poll => any(polled(pid, first, second)),
+            Kind::Select => any(selected(pid, first, second)),
+            Kind::Epoll => any(Ok(watched(pid, first))),
+            Kind::Sleep => sleep(pid, pipe),
+            Kind::Opaque => WaitState::Unknown,
+            Kind::Other => WaitState::Busy,
         }
     }
 }
 
-/// The system calls that wait for input, by the meaning of their arguments.
+/// What a process waits for that waits until one of these descriptors has something to read.
+fn any_of(descriptors: &[u64], pid: i32, pipe: &str) -> WaitState {
+    let targets: Vec<_> =
+        descriptors.iter().filter_map(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()).collect();
+    if targets.iter().any(|target| target.as_os_str() == pipe) {
+        WaitState::WaitsOnStdin
+    } else if targets.iter().any(|target| target.as_os_str() == "anon_inode:[io_uring]") {
+        // The ring may hold a read of its input.
+        WaitState::Unknown
+    } else {
+        WaitState::Busy
+    }
+}
+
+/// What a process that sleeps waits for: it may look for its input after each sleep, if reading it does not block.
+fn sleep(pid: i32, pipe: &str) -> WaitState {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return WaitState::Busy };
+    let does_not_block = |descriptor: fs::DirEntry| {
+        let name = descriptor.file_name();
+        let is_stdin = fs::read_link(descriptor.path()).is_ok_and(|target| target.as_os_str() == pipe);
+        is_stdin
+            && fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", name.to_string_lossy()))
+                .is_ok_and(|info| is_nonblocking(&info))
+    };
+    if descriptors.flatten().any(does_not_block) { WaitState::Unknown } else { WaitState::Busy }
+}
+
+/// Whether an open file has `O_NONBLOCK`. Its flags are octal in `/proc/PID/fdinfo/FD`.
+fn is_nonblocking(info: &str) -> bool {
+    let flags = info.lines().find_map(|line| u32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & OFlags::NONBLOCK.bits() != 0)
+}
+
+/// Whose numbers the system calls of a process have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Table {
+    /// Those of the proxy's architecture.
+    Native,
+    /// Those of 32-bit x86, on x86-64.
+    I386,
+    /// Those of another one.
+    Foreign,
+}
+
+/// The system calls that wait, by the meaning of their arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// (fd, …)
     Read,
@@ -145,40 +203,86 @@ enum Kind {
     Select,
     /// (epfd, …)
     Epoll,
+    /// It waits for time to pass.
+    Sleep,
+    /// Its arguments do not show what it waits for.
+    Opaque,
+    /// It waits for no descriptor.
+    Other,
 }
 
-impl Kind {
-    #[cfg(target_arch = "x86_64")]
-    fn of(number: i64) -> Option<Self> {
-        Some(match number {
-            0 | 19 => Self::Read,           // read, readv
-            7 | 271 => Self::Poll,          // poll, ppoll
-            23 | 270 => Self::Select,       // select, pselect6
-            232 | 281 | 441 => Self::Epoll, // epoll_wait, epoll_pwait, epoll_pwait2
-            _ => return None,
-        })
+impl Table {
+    /// The table of a process, by the header of its executable. One that cannot be read counts as native.
+    fn of(pid: i32) -> Self {
+        /// `EI_CLASS` and the two bytes of `e_machine`.
+        fn class_and_machine(header: &[u8; 20]) -> [u8; 3] {
+            [header[4], header[18], header[19]]
+        }
+        let read = |path: String| {
+            let mut header = [0; 20];
+            fs::File::open(path)?.read_exact_at(&mut header, 0)?;
+            Ok::<_, io::Error>(class_and_machine(&header))
+        };
+        match (read(format!("/proc/{pid}/exe")), read("/proc/self/exe".into())) {
+            (Ok(theirs), Ok(own)) if theirs == own => Self::Native,
+            // ELFCLASS32, EM_386.
+            (Ok([1, 3, 0]), _) if cfg!(target_arch = "x86_64") => Self::I386,
+            (Ok(_), Ok(_)) => Self::Foreign,
+            _ => Self::Native,
+        }
     }
 
-    #[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
-    fn of(number: i64) -> Option<Self> {
-        Some(match number {
-            63 | 65 => Self::Read,
-            73 => Self::Poll,
-            72 => Self::Select,
-            22 | 441 => Self::Epoll,
-            _ => return None,
-        })
-    }
-
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
-    fn of(_number: i64) -> Option<Self> {
-        None
+    fn kind(self, number: i64) -> Kind {
+        match self {
+            Self::Native => native_kind(number),
+            Self::I386 => i386_kind(number),
+            Self::Foreign => Kind::Opaque,
+        }
     }
 }
 
-/// Whether descriptor `fd` of process `pid` is the pipe. The descriptor may have any number there.
-fn is_pipe(pid: i32, fd: u64, pipe: &str) -> bool {
-    fs::read_link(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|target| target.as_os_str() == pipe)
+#[cfg(target_arch = "x86_64")]
+fn native_kind(number: i64) -> Kind {
+    match number {
+        0 | 19 | 275 | 276 => Kind::Read, // read, readv, splice, tee
+        7 | 271 => Kind::Poll,            // poll, ppoll
+        23 | 270 => Kind::Select,         // select, pselect6
+        232 | 281 | 441 => Kind::Epoll,   // epoll_wait, epoll_pwait, epoll_pwait2
+        35 | 230 => Kind::Sleep,          // nanosleep, clock_nanosleep
+        426 => Kind::Opaque,              // io_uring_enter
+        _ => Kind::Other,
+    }
+}
+
+#[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
+fn native_kind(number: i64) -> Kind {
+    match number {
+        63 | 65 | 76 | 77 => Kind::Read,
+        73 => Kind::Poll,
+        72 => Kind::Select,
+        22 | 441 => Kind::Epoll,
+        101 | 115 => Kind::Sleep,
+        426 => Kind::Opaque,
+        _ => Kind::Other,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+fn native_kind(_number: i64) -> Kind {
+    Kind::Opaque
+}
+
+fn i386_kind(number: i64) -> Kind {
+    match number {
+        3 | 145 | 313 | 315 => Kind::Read, // read, readv, splice, tee
+        168 | 309 | 414 => Kind::Poll,     // poll, ppoll, ppoll_time64
+        142 | 308 | 413 => Kind::Select,   // _newselect, pselect6, pselect6_time64
+        256 | 319 | 441 => Kind::Epoll,    // epoll_wait, epoll_pwait, epoll_pwait2
+        162 | 267 | 407 => Kind::Sleep,    // nanosleep, clock_nanosleep, clock_nanosleep_time64
+        // select with its arguments in memory, and io_uring_enter.
+        82 | 426 => Kind::Opaque,
+        _ => Kind::Other,
+    }
 }
 
 /// The descriptors of an epoll set.
@@ -229,5 +333,18 @@ mod tests {
         assert!(SystemCall::parse("running\n").is_none());
         assert!(SystemCall::parse("-1 0x7ffd 0x7ffe\n").is_none());
         assert!(SystemCall::parse("").is_none());
+    }
+
+    #[test]
+    fn the_flags_of_an_open_file_are_octal() {
+        assert!(is_nonblocking("pos:\t0\nflags:\t04000\nmnt_id:\t14\n"));
+        assert!(is_nonblocking("pos:\t0\nflags:\t02004000\n"));
+        assert!(!is_nonblocking("pos:\t0\nflags:\t02000000\n"));
+        assert!(!is_nonblocking(""));
+    }
+
+    #[test]
+    fn the_proxys_own_calls_are_of_the_native_table() {
+        assert_eq!(Table::of(std::process::id().cast_signed()), Table::Native);
     }
 }

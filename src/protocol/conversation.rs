@@ -4,14 +4,17 @@
 //! activation of a process whose protocol is not known yet.
 
 use crate::activation::{Activation, Answer};
+use crate::error::Error;
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::ResultChannel;
 
 use super::Protocol;
+use super::handshake::Announced;
 use super::line::LineReader;
+use super::link::Link;
 use super::multiplex::Multiplex;
-use super::pipe_loop::{NoAnswer, PipeLoop};
+use super::pipe_loop::{IdleEnd, NoAnswer, PipeLoop};
 
 /// The conversation with a process that is ready.
 #[derive(Debug)]
@@ -46,9 +49,35 @@ impl Conversation {
         either!(self, conversation => conversation.interact(activation, limit_bytes, process, logs).await)
     }
 
-    /// Watches the process while no activation is in flight. Returns when the result channel has ended.
-    pub async fn idle(&mut self, logs: &mut Logs) {
-        either!(self, conversation => conversation.idle(logs).await);
+    /// Begins the conversation that a process has announced.
+    pub(super) fn announced(link: Link, announced: Announced) -> Self {
+        match announced {
+            Announced::Version1(payload) => Self::PipeLoop(PipeLoop::new(link, payload)),
+            Announced::Version2(promises) => Self::Multiplex(Multiplex::new(link, promises)),
+        }
+    }
+
+    /// Watches the process while no activation is in flight. Returns when the result channel has ended, or when the
+    /// process has announced its protocol.
+    pub async fn idle(&mut self, logs: &mut Logs) -> IdleEnd {
+        match self {
+            Self::PipeLoop(pipe_loop) => pipe_loop.idle(logs).await,
+            Self::Multiplex(multiplex) => {
+                multiplex.idle(logs).await;
+                IdleEnd::ChannelEnded
+            }
+        }
+    }
+
+    /// Begins the conversation that the process has announced since it counted as ready.
+    ///
+    /// # Errors
+    /// As for a handshake during the start. The process must be stopped then.
+    pub fn switch(self, logs: &mut Logs) -> Result<Self, Error> {
+        match self {
+            Self::PipeLoop(pipe_loop) => pipe_loop.switch(logs),
+            multiplex @ Self::Multiplex(_) => Ok(multiplex),
+        }
     }
 
     /// The conversation of version 2, if it is one.

@@ -3,10 +3,16 @@
 //! The first evidence decides: a handshake on stdout or descriptor 3, an acknowledgement on
 //! descriptor 3, the process waiting for its input, or its exit. `docs/protocol.md`, "Readiness", has
 //! the rules for authors.
+//!
+//! Waiting for input is weak evidence, since some runtimes wait before any of the author's code runs. With `auto` the
+//! conversation that begins on it stays undecided until the first answer: a handshake may still replace it
+//! (`PipeLoop::leave_undecided`).
 
 use std::time::Duration;
 
-use crate::error::{Awaited, Error, ExitReport, ProxyError, Stage, StartError, Version};
+use bytes::Bytes;
+
+use crate::error::{Awaited, Error, ExitReport, HandshakeFault, NearHandshake, ProxyError, Stage, StartError, Version};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::{Pipes, ResultChannel};
@@ -15,10 +21,12 @@ use crate::time::{self, Countdown};
 
 use super::Protocol;
 use super::conversation::Conversation;
-use super::handshake::{ACK, Announced, Handshake, required_handshake, wrong_first_line};
+use super::handshake::{
+    ACK, Announced, Handshake, is_handshake, misplaced_acknowledgement, misplaced_handshake, nearly_handshake,
+    required_handshake, wrong_first_line,
+};
 use super::line::{Fill, LineReader, LineWriter};
 use super::link::Link;
-use super::multiplex::Multiplex;
 use super::pipe_loop::{Payload, PipeLoop};
 
 /// The pause before the first probe of what the process waits for.
@@ -28,6 +36,8 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// The pause before the probe that confirms that the process waits for its input: two probes in a row
 /// must find that. The runtime's timers are ten times as coarse, and would delay a cold start.
 const CONFIRM_PAUSE: Duration = Duration::from_micros(100);
+/// How long output that was held back may take to come once the input has ended.
+const HELD_BACK_GRACE: Duration = Duration::from_millis(500);
 /// The longest line that may be a handshake.
 const MAX_HANDSHAKE: usize = 64 * 1024;
 
@@ -42,6 +52,9 @@ pub struct Rules {
     pub init_timeout: Duration,
     /// After which time a living process counts as ready where `/proc` does not show what it waits for.
     pub start_grace: Duration,
+    /// Whether an earlier process of the action has announced its protocol after it was seen waiting for its input.
+    /// Waiting is no evidence then.
+    pub announces: bool,
 }
 
 /// A process that is ready.
@@ -70,22 +83,24 @@ pub enum Evidence {
 ///
 /// # Errors
 /// [`StartError::ExitedBeforeReady`], [`StartError::NotReady`], [`StartError::NoHandshake`],
-/// [`StartError::WrongFirstLine`], [`StartError::UnsupportedVersion`]. The process is not stopped.
+/// [`StartError::WrongFirstLine`], [`StartError::NearlyHandshake`], [`StartError::UnsupportedVersion`]. The process is
+/// not stopped.
 pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut Logs) -> Result<Ready, Error> {
     logs.stderr.attach(pipes.stderr, b"");
     let mut detection = Detection {
         process,
-        stdin: LineWriter::new(pipes.stdin),
+        stdin: Some(LineWriter::new(pipes.stdin)),
         stdout: LineReader::new(pipes.stdout),
         results: LineReader::new(pipes.results.expect("detection is for processes with descriptor 3")),
         rules,
         waiting_for_input: false,
         first_line: None,
+        near: None,
     };
     let verdict = time::timeout(rules.init_timeout, detection.verdict(logs)).await;
     let verdict = match verdict {
         Some(verdict) => verdict?,
-        None => return Err(detection.timed_out(logs)),
+        None => return Err(detection.timed_out(logs).await),
     };
     Ok(detection.conversation(verdict, logs))
 }
@@ -93,7 +108,8 @@ pub async fn detect(process: &Process, pipes: Pipes, rules: &Rules, logs: &mut L
 /// A process on its way to being ready.
 struct Detection<'a> {
     process: &'a Process,
-    stdin: LineWriter,
+    /// None once the input has ended.
+    stdin: Option<LineWriter>,
     stdout: LineReader,
     results: LineReader,
     rules: &'a Rules,
@@ -101,6 +117,8 @@ struct Detection<'a> {
     waiting_for_input: bool,
     /// The first line on stdout that is no handshake, for the message.
     first_line: Option<String>,
+    /// The first line that was meant as a handshake, but is none.
+    near: Option<NearHandshake>,
 }
 
 impl Detection<'_> {
@@ -145,7 +163,7 @@ impl Detection<'_> {
                     // long again as the start.
                     pause = (pause * 3 / 2).min(MAX_PAUSE);
                     let state = self.probe();
-                    self.waiting_for_input = state == WaitState::WaitsOnStdin;
+                    let waited = std::mem::replace(&mut self.waiting_for_input, state == WaitState::WaitsOnStdin);
                     let is_ready = match state {
                         WaitState::WaitsOnStdin => true,
                         WaitState::Busy => false,
@@ -155,8 +173,20 @@ impl Detection<'_> {
                     if is_ready && self.accepts_waiting() {
                         // It may have written a line right before it began to wait.
                         self.read_all();
+                        if let Some(verdict) = self.read_lines(logs)? {
+                            return Ok(verdict);
+                        }
+                        self.refuse_near_handshake()?;
                         let evidence = if self.waiting_for_input { Evidence::WaitsForInput } else { Evidence::Grace };
-                        return Ok(self.read_lines(logs)?.unwrap_or(Verdict::ActionLoop(evidence)));
+                        return Ok(Verdict::ActionLoop(evidence));
+                    }
+                    if waited && self.waiting_for_input {
+                        // It has printed what it wanted to print, and waits for the proxy.
+                        self.read_all();
+                        if let Some(verdict) = self.read_lines(logs)? {
+                            return Ok(verdict);
+                        }
+                        self.refuse_unfinished_line()?;
                     }
                 }
             }
@@ -166,7 +196,8 @@ impl Detection<'_> {
     /// Probes what the process waits for, twice where that decides.
     #[expect(clippy::disallowed_methods, reason = "a timer would sleep ten times as long as this")]
     fn probe(&self) -> WaitState {
-        let probe = || probe(self.process.pid, self.stdin.pipe());
+        let Some(stdin) = &self.stdin else { return WaitState::Busy };
+        let probe = || probe(self.process.pid, stdin.pipe());
         match probe() {
             WaitState::WaitsOnStdin if self.accepts_waiting() => {
                 std::thread::sleep(CONFIRM_PAUSE);
@@ -185,6 +216,7 @@ impl Detection<'_> {
     /// Whether waiting for input counts as evidence.
     fn accepts_waiting(&self) -> bool {
         match self.rules.protocol {
+            Protocol::Auto if self.rules.announces => false,
             Protocol::Auto | Protocol::ActionLoop => !self.rules.wait_for_ack,
             Protocol::PipeLoop | Protocol::Streams | Protocol::SingleShot => false,
         }
@@ -201,17 +233,26 @@ impl Detection<'_> {
                 Some(handshake) if required_handshake(protocol).is_none() && handshake.acknowledges() => {
                     return Ok(Some(Verdict::ActionLoop(Evidence::Acknowledgement)));
                 }
-                _ if protocol == Protocol::ActionLoop && self.rules.wait_for_ack => {
-                    return Err(wrong_first_line(ACK, &line, ResultChannel::Descriptor3));
+                _ if self.awaits_acknowledgement() => {
+                    return Err(match nearly_handshake(&line) {
+                        Some(near) if protocol == Protocol::Auto => Error::Start(StartError::NearlyHandshake { near }),
+                        _ => wrong_first_line(ACK, &line, ResultChannel::Descriptor3),
+                    });
                 }
-                _ => logs.say(&format!(
-                    "pipeloop: dropped a line on descriptor 3 that is no handshake: {}",
-                    crate::text::excerpt(&line)
-                )),
+                _ => {
+                    self.note_near_handshake(&line);
+                    logs.say(&format!(
+                        "pipeloop: dropped a line on descriptor 3 that is no handshake: {}",
+                        crate::text::excerpt(&line)
+                    ));
+                }
             }
         }
         if self.results.pending_len() > MAX_HANDSHAKE {
             let bytes = self.results.take_rest();
+            if self.awaits_acknowledgement() {
+                return Err(wrong_first_line(ACK, &bytes, ResultChannel::Descriptor3));
+            }
             logs.say(&format!(
                 "pipeloop: dropped bytes on descriptor 3 that are no handshake: {}",
                 crate::text::excerpt(&bytes)
@@ -234,6 +275,7 @@ impl Detection<'_> {
                         return Err(wrong_first_line(expected, &line, ResultChannel::Stdout));
                     }
                     self.note_first_line(&line);
+                    self.note_near_handshake(&line);
                     logs.stdout.append_line(&line);
                 }
             }
@@ -246,6 +288,52 @@ impl Detection<'_> {
             logs.stdout.append(&bytes);
         }
         Ok(None)
+    }
+
+    /// Whether the first line on descriptor 3 has to be an acknowledgement, or a handshake with `auto`.
+    fn awaits_acknowledgement(&self) -> bool {
+        self.rules.wait_for_ack && matches!(self.rules.protocol, Protocol::Auto | Protocol::ActionLoop)
+    }
+
+    fn note_near_handshake(&mut self, line: &[u8]) {
+        if self.near.is_none() {
+            self.near = nearly_handshake(line);
+        }
+    }
+
+    /// A line without its end that was meant as a handshake or acknowledgement.
+    fn unfinished_line(&self) -> Option<NearHandshake> {
+        let unfinished = |line| misplaced_handshake(line, HandshakeFault::NoNewline);
+        match self.rules.protocol {
+            Protocol::ActionLoop if !self.rules.wait_for_ack => None,
+            Protocol::ActionLoop => misplaced_acknowledgement(self.results.partial(), HandshakeFault::NoNewline),
+            Protocol::Auto if self.rules.wait_for_ack => {
+                misplaced_acknowledgement(self.results.partial(), HandshakeFault::NoNewline)
+                    .or_else(|| unfinished(self.results.partial()))
+                    .or_else(|| unfinished(self.stdout.partial()))
+            }
+            _ => unfinished(self.stdout.partial()).or_else(|| unfinished(self.results.partial())),
+        }
+    }
+
+    /// Refuses a process that waits for its input after a line that was meant as a handshake.
+    fn refuse_near_handshake(&mut self) -> Result<(), Error> {
+        if let Some(near) = self.near.take()
+            && self.rules.protocol == Protocol::Auto
+        {
+            return Err(Error::Start(StartError::NearlyHandshake { near }));
+        }
+        self.refuse_unfinished_line()
+    }
+
+    fn refuse_unfinished_line(&self) -> Result<(), Error> {
+        match self.unfinished_line() {
+            Some(near) => Err(Error::Start(StartError::NearlyHandshake { near })),
+            None if self.awaits_acknowledgement() && !self.results.partial().is_empty() => {
+                Err(wrong_first_line(ACK, self.results.partial(), ResultChannel::Descriptor3))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Keeps the first line on stdout, for the message.
@@ -262,38 +350,55 @@ impl Detection<'_> {
             Verdict::Handshake { channel, .. } => (Evidence::Handshake(channel), channel),
             Verdict::ActionLoop(evidence) => (evidence, ResultChannel::Descriptor3),
         };
+        // Waiting is the weakest evidence: some runtimes read their input before any of the author's code runs.
+        let is_undecided = self.rules.protocol == Protocol::Auto
+            && matches!(verdict, Verdict::ActionLoop(Evidence::WaitsForInput | Evidence::Grace));
         let results = match channel {
             // Closes descriptor 3: a later write to it fails in the process.
             ResultChannel::Stdout => self.stdout,
             ResultChannel::Descriptor3 => {
                 let (stdout, read) = self.stdout.into_parts();
-                logs.stdout.attach(stdout, &read);
+                if is_undecided {
+                    logs.stdout.attach_watched(stdout, &read, is_handshake);
+                } else {
+                    logs.stdout.attach(stdout, &read);
+                }
                 self.results
             }
         };
-        let link = Link::new(self.stdin, results, channel);
+        let stdin = self.stdin.expect("a process that is ready has its input");
+        let link = Link::new(stdin, results, channel);
         let conversation = match verdict {
-            Verdict::Handshake { announced: Announced::Version1(payload), .. } => {
-                Conversation::PipeLoop(PipeLoop::new(link, payload))
+            Verdict::Handshake { announced, .. } => Conversation::announced(link, announced),
+            Verdict::ActionLoop(_) => {
+                let mut pipe_loop = PipeLoop::new(link, Payload::Activation);
+                if is_undecided {
+                    pipe_loop.leave_undecided();
+                }
+                Conversation::PipeLoop(pipe_loop)
             }
-            Verdict::Handshake { announced: Announced::Version2(promises), .. } => {
-                Conversation::Multiplex(Multiplex::new(link, promises))
-            }
-            Verdict::ActionLoop(_) => Conversation::PipeLoop(PipeLoop::new(link, Payload::Activation)),
         };
         Ready { conversation, evidence }
     }
 
     /// The error for a process that has exited, or closed its channels.
     fn ended(&mut self, stage: Stage, logs: &mut Logs) -> Error {
+        let near = self.near.take().or_else(|| self.unfinished_line());
         // An unfinished line on stdout is a log line too.
         let rest = self.stdout.take_rest();
         logs.stdout.append(&rest);
         logs.detach();
         self.note_first_line(&rest);
-        let stage = match (stage, self.first_line.take()) {
-            (Stage::BeforeReady, Some(line)) => Stage::AfterLine { line },
-            (stage, _) => stage,
+        let stage = match (stage, near, self.first_line.take()) {
+            (Stage::BeforeReady, Some(near), _) => Stage::AfterNearHandshake(near),
+            (Stage::BeforeReady, None, _) if self.awaits_acknowledgement() => {
+                if !self.results.partial().is_empty() {
+                    return wrong_first_line(ACK, self.results.partial(), ResultChannel::Descriptor3);
+                }
+                Stage::BeforeAcknowledgement
+            }
+            (Stage::BeforeReady, None, Some(line)) => Stage::AfterLine { line },
+            (stage, ..) => stage,
         };
         Error::Start(StartError::ExitedBeforeReady { exit: exit_report(self.process, logs), stage })
     }
@@ -305,8 +410,51 @@ impl Detection<'_> {
         self.ended(stage, logs)
     }
 
+    /// Ends the input of a process that waits for it. A handshake that comes then was not flushed.
+    async fn held_back(&mut self, logs: &mut Logs) -> Option<NearHandshake> {
+        self.stdin = None;
+        let Self { stdout, results, .. } = self;
+        let line = async {
+            loop {
+                for reader in [&mut *stdout, &mut *results] {
+                    let line = reader.next_line().or_else(|| {
+                        reader.has_ended().then(|| reader.take_rest().into()).filter(|rest: &Bytes| !rest.is_empty())
+                    });
+                    if let Some(near) = line.and_then(|line| misplaced_handshake(&line, HandshakeFault::NotFlushed)) {
+                        return Some(near);
+                    }
+                }
+                if stdout.has_ended() && results.has_ended() {
+                    return None;
+                }
+                tokio::select! {
+                    _ = stdout.fill() => {}
+                    _ = results.fill() => {}
+                    never = logs.pump() => match never {},
+                }
+            }
+        };
+        time::timeout(HELD_BACK_GRACE, line).await.flatten()
+    }
+
     /// The error for a process that was not ready in time.
-    fn timed_out(&self, logs: &Logs) -> Error {
+    async fn timed_out(mut self, logs: &mut Logs) -> Error {
+        if let Some(near) = self.near.take().or_else(|| self.unfinished_line()) {
+            return Error::Start(StartError::NearlyHandshake { near });
+        }
+        if self.rules.protocol != Protocol::ActionLoop {
+            let on_stderr = logs.stderr.kept().lines().find_map(|line| {
+                is_handshake(line.as_bytes()).then(|| misplaced_handshake(line.as_bytes(), HandshakeFault::OnStderr))?
+            });
+            if let Some(near) = on_stderr {
+                return Error::Start(StartError::NearlyHandshake { near });
+            }
+            if self.waiting_for_input
+                && let Some(near) = self.held_back(logs).await
+            {
+                return Error::Start(StartError::NearlyHandshake { near });
+            }
+        }
         let limit = self.rules.init_timeout;
         match self.rules.protocol {
             Protocol::PipeLoop if self.waiting_for_input => {
@@ -321,6 +469,7 @@ impl Detection<'_> {
                     Protocol::PipeLoop => Awaited::Handshake(Version::V1),
                     Protocol::Streams => Awaited::Handshake(Version::V2),
                     Protocol::Auto if self.rules.wait_for_ack => Awaited::HandshakeOrAcknowledgement,
+                    Protocol::Auto if self.rules.announces => Awaited::HandshakeAgain,
                     Protocol::ActionLoop if self.rules.wait_for_ack => Awaited::Acknowledgement,
                     _ => Awaited::HandshakeOrInput,
                 },

@@ -6,7 +6,7 @@
 use serde_json::value::RawValue;
 
 use crate::activation::Object;
-use crate::error::{Error, StartError};
+use crate::error::{Error, HandshakeFault, NearHandshake, StartError};
 use crate::process::spawn::ResultChannel;
 
 use super::Protocol;
@@ -59,8 +59,80 @@ pub(super) fn required_handshake(protocol: Protocol) -> Option<&'static str> {
     }
 }
 
+/// Recognises a line that was meant as a handshake, but is none.
+///
+/// The name has to be the first member of an object, and its value has to begin with a digit: a log line that only
+/// mentions the name is none of them.
+#[must_use]
+pub fn nearly_handshake(line: &[u8]) -> Option<NearHandshake> {
+    /// The longest line that is looked at.
+    const MAX_LINE: usize = 1024;
+    const NAME: &[u8] = b"openwhisk";
+    if line.len() > MAX_LINE {
+        return None;
+    }
+    // A character of UTF-16 that is in ASCII has a byte of 0.
+    let text: Vec<u8> = line.iter().copied().filter(|byte| *byte != 0).collect();
+    let at = memchr::memmem::find(&text.to_ascii_lowercase(), NAME)?;
+    // Quotes of several languages and of typography (U+2018 to U+201D), and white space.
+    let is_quote = |byte: &u8| matches!(byte, b'"' | b'\'' | b'`' | b'\\' | b' ' | b'\t' | 0xe2 | 0x80 | 0x98..=0x9d);
+    let quotes = |bytes: &[u8]| bytes.iter().take_while(|byte| is_quote(byte)).count();
+    let before = &text[..at];
+    let before = &before[..before.len() - before.iter().rev().take_while(|byte| is_quote(byte)).count()];
+    let after = &text[at + NAME.len()..];
+    let after = &after[quotes(after)..];
+    let after = after.strip_prefix(b"=>").or_else(|| after.strip_prefix(b":")).or_else(|| after.strip_prefix(b"="))?;
+    let value = &after[quotes(after)..];
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let ends = value.get(digits).is_none_or(|byte| is_quote(byte) || matches!(byte, b',' | b'}'));
+    if digits == 0 || !ends {
+        return None;
+    }
+    let expected = if &value[..digits] == b"2" { HANDSHAKE_2 } else { HANDSHAKE_1 };
+    let is_json = Object::parse(&text).is_ok();
+    let fault = match before.strip_suffix(b"{") {
+        _ if text.len() < line.len() => HandshakeFault::Utf16,
+        None if before.is_empty() => HandshakeFault::Broken,
+        None => return None,
+        Some([0xef, 0xbb, 0xbf]) => HandshakeFault::ByteOrderMark,
+        Some([]) if &text[at..at + NAME.len()] != NAME => HandshakeFault::Name,
+        // A later member of a JSON log line.
+        _ if is_json => return None,
+        Some([]) => match serde_json::Deserializer::from_slice(&text).into_iter::<serde::de::IgnoredAny>().next()? {
+            Ok(_) => HandshakeFault::TextAfter,
+            Err(error) if error.is_eof() => HandshakeFault::Broken,
+            Err(_) => HandshakeFault::NotJson,
+        },
+        Some(before) if before.iter().all(|byte| is_quote(byte) || *byte == b'[') => HandshakeFault::Wrapped,
+        Some(_) => HandshakeFault::TextBefore,
+    };
+    Some(NearHandshake { expected, line: line.to_vec(), fault })
+}
+
+/// A line that has not ended, or came at the wrong time or place, if it is or was meant as a handshake.
+pub(super) fn misplaced_handshake(line: &[u8], fault: HandshakeFault) -> Option<NearHandshake> {
+    let handshake = Handshake::parse(line);
+    let expected = match &handshake {
+        Some(Handshake { version: Some(version), .. }) if version.get() == "2" => HANDSHAKE_2,
+        Some(Handshake { version: Some(_), .. }) => HANDSHAKE_1,
+        _ => return nearly_handshake(line),
+    };
+    Some(NearHandshake { expected, line: line.to_vec(), fault })
+}
+
+/// As [`misplaced_handshake`], for an acknowledgement.
+pub(super) fn misplaced_acknowledgement(line: &[u8], fault: HandshakeFault) -> Option<NearHandshake> {
+    let acknowledges = Handshake::parse(line).is_some_and(|handshake| handshake.acknowledges());
+    acknowledges.then(|| NearHandshake { expected: ACK, line: line.to_vec(), fault })
+}
+
 /// The error for a line that is not the required handshake or acknowledgement.
 pub(super) fn wrong_first_line(expected: &'static str, line: &[u8], channel: ResultChannel) -> Error {
+    if let Some(near) = nearly_handshake(line)
+        && expected != ACK
+    {
+        return Error::Start(StartError::NearlyHandshake { near: NearHandshake { expected, ..near } });
+    }
     let line = String::from_utf8_lossy(line).into_owned();
     Error::Start(StartError::WrongFirstLine { expected, line, channel })
 }
@@ -85,6 +157,8 @@ pub(super) struct Handshake<'a> {
 impl<'a> Handshake<'a> {
     /// Parses a line. `None` if it is neither a handshake nor an acknowledgement.
     pub(super) fn parse(line: &'a [u8]) -> Option<Self> {
+        // White space around JSON means nothing.
+        let line = line.trim_ascii();
         // Most log lines need not be parsed.
         if !line.starts_with(b"{") {
             return None;
@@ -209,6 +283,54 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_is_nearly_a_handshake_is_recognised() {
+        use HandshakeFault::{Broken, ByteOrderMark, Name, NotJson, TextAfter, TextBefore, Utf16, Wrapped};
+        let utf16 = |text: &str, swap: bool| -> Vec<u8> {
+            let units = text.encode_utf16();
+            units.flat_map(|unit| if swap { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
+        };
+        for (line, fault) in [
+            (&b"{'openwhisk': 1}"[..], NotJson),
+            (b"{openwhisk:1}", NotJson),
+            (b"{ openwhisk: 2 }", NotJson),
+            (b"{\"openwhisk\"=>1}", NotJson),
+            ("{\u{201c}openwhisk\u{201d}: 1}".as_bytes(), NotJson),
+            (b"{\"openwhisk\":1,}", NotJson),
+            (b"\xef\xbb\xbf{\"openwhisk\":1}", ByteOrderMark),
+            (&utf16("\u{feff}{\"openwhisk\":1}", false), Utf16),
+            (&utf16("{\"openwhisk\":1}", true), Utf16),
+            (b"Welcome! {\"openwhisk\":1}", TextBefore),
+            (b"\x1b[2J{\"openwhisk\":1}", TextBefore),
+            (b"{\"openwhisk\":1} # ready", TextAfter),
+            (b"{\"openwhisk\":1};", TextAfter),
+            (b"'{\"openwhisk\":1}'", Wrapped),
+            (br#""{\"openwhisk\":1}""#, Wrapped),
+            (b"[{\"openwhisk\":1}]", Wrapped),
+            (b"{\"OpenWhisk\":1}", Name),
+            (b"{\"openwhisk\": 1", Broken),
+            (b"  \"openwhisk\": 1", Broken),
+        ] {
+            assert!(!is_handshake(line), "{}", line.escape_ascii());
+            let near = nearly_handshake(line).unwrap_or_else(|| panic!("{}", line.escape_ascii()));
+            assert_eq!(near.fault, fault, "{}", line.escape_ascii());
+            let expected = if line.contains(&b'2') && fault == NotJson { HANDSHAKE_2 } else { HANDSHAKE_1 };
+            assert_eq!(near.expected, expected, "{}", line.escape_ascii());
+        }
+        for log in [
+            "openwhisk",
+            "the openwhisk: 1 of many",
+            "openwhisk: 1.2.3 is running",
+            r#"{"level":"info","handshake":{"openwhisk":1}}"#,
+            r#"{"level":"info","openwhisk":"yes"}"#,
+            r#"{"message":"sent {\"openwhisk\":1}"}"#,
+            "{'openwhisk': 'yes'}",
+            "openwhisk=on",
+        ] {
+            assert_eq!(nearly_handshake(log.as_bytes()), None, "{log}");
+        }
+    }
+
+    #[test]
     fn a_protocol_set_by_name_accepts_only_its_own_handshake() {
         let code = |version: u8, protocol: Protocol| {
             let line = format!(r#"{{"openwhisk":{version}}}"#);
@@ -234,6 +356,7 @@ mod tests {
         let activation = Announced::Version1(Payload::Activation);
         assert_eq!(announced(r#"{"openwhisk":1}"#).unwrap().unwrap(), arguments);
         assert_eq!(announced(r#"{ "openwhisk" : 1 , "name":"x"}"#).unwrap().unwrap(), arguments);
+        assert_eq!(announced(" \t{\"openwhisk\":1}\r").unwrap().unwrap(), arguments);
         assert_eq!(announced(r#"{"openwhisk":1,"context":true}"#).unwrap().unwrap(), activation);
         assert_eq!(announced(r#"{"openwhisk":9}"#).unwrap().unwrap_err().code(), "PL054");
         assert_eq!(announced(r#"{"openwhisk":1,"context":null}"#).unwrap().unwrap(), arguments);

@@ -3,9 +3,10 @@
 //! A message is one line, ended by LF or CR LF; empty lines are ignored. Knows bytes, not JSON.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use bytes::Bytes;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
@@ -79,6 +80,12 @@ impl LineReader {
     #[must_use]
     pub fn new(fd: AsyncFd<OwnedFd>) -> Self {
         Self { fd, buffer: Vec::new(), start: 0, scanned: 0, ended: false, enlarged: false }
+    }
+
+    /// Goes on where another reader of the pipe has stopped. `read` is what it took and did not use.
+    #[must_use]
+    pub fn resume(fd: AsyncFd<OwnedFd>, read: Vec<u8>) -> Self {
+        Self { buffer: read, ..Self::new(fd) }
     }
 
     /// Whether end-of-file has been read.
@@ -334,6 +341,22 @@ impl LineWriter {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Takes back `count` written bytes, if the process has read none of them and everything before them. Returns
+    /// whether it did; otherwise the process must not be sent anything any more.
+    ///
+    /// Opening the pipe again by its name in `/proc` yields its other end, as fifo(7) has it.
+    #[must_use]
+    pub fn take_back(&self, count: u64) -> bool {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let name = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let Ok(reader) = rustix::fs::open(name, flags, Mode::empty()) else { return false };
+        let (mut taken, mut chunk) = (0, vec![0; FIRST_READ]);
+        while let Ok(read @ 1..) = rustix::io::read(&reader, &mut chunk) {
+            taken += read as u64;
+        }
+        taken == count
     }
 
     /// How many bytes in the pipe are unread, if the kernel says so.

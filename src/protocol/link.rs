@@ -137,6 +137,17 @@ impl Link {
         self.intake.written == 0 || self.intake.is_unread(&self.writer)
     }
 
+    /// Takes back what was written since [`Link::begin_activation`]. Returns whether the process has read none of it.
+    /// Otherwise it must be stopped.
+    pub(super) fn take_back(&self) -> bool {
+        self.intake.written == 0 || self.writer.take_back(self.intake.written)
+    }
+
+    /// From now on results come from this pipe.
+    pub(super) fn move_results(&mut self, reader: LineReader, channel: ResultChannel) {
+        (self.reader, self.channel) = (reader, channel);
+    }
+
     /// How many written bytes the process has not read, if the kernel says so.
     pub(super) fn unread(&self) -> Option<u64> {
         self.writer.unread()

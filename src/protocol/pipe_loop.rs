@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::activation::{Activation, Answer};
-use crate::error::BadAnswer;
+use crate::error::{BadAnswer, Error};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::ResultChannel;
@@ -14,7 +14,9 @@ use crate::text::excerpt;
 
 use super::Protocol;
 use super::answer;
-use super::line::Fill;
+use super::conversation::Conversation;
+use super::handshake::{self, Handshake};
+use super::line::{Fill, LineReader};
 use super::link::{Link, MAX_STRAYS, Transfer};
 
 /// What the process gets for each activation.
@@ -35,6 +37,20 @@ pub struct PipeLoop {
     was_sent_one: bool,
     /// Whether to refuse activations after a stray.
     reports_strays: bool,
+    /// Whether the process may still announce its protocol: it counts as ready on weaker evidence, and has not
+    /// answered yet.
+    undecided: bool,
+    /// A handshake on descriptor 3 that came since.
+    announcement: Option<Bytes>,
+}
+
+/// Why [`PipeLoop::idle`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleEnd {
+    /// The result channel has ended.
+    ChannelEnded,
+    /// The process has announced its protocol. The conversation must be [switched](Conversation::switch) to it.
+    Announced,
 }
 
 /// Why there is no answer. After any of these but [`NoAnswer::Bad`] the process must be stopped.
@@ -55,6 +71,12 @@ pub enum NoAnswer {
     /// The process has written an extra line since its first activation, so it was not sent this one.
     /// Only after [`PipeLoop::report_strays`].
     Strayed,
+    /// The process has announced its protocol, so the activation must be sent in the form of that one.
+    Announced {
+        /// Whether the process may have read the activation in its present form; it must be stopped then. Otherwise
+        /// the conversation is to be [switched](Conversation::switch).
+        was_read: bool,
+    },
 }
 
 /// How many stray bytes are collected before they are dropped.
@@ -64,7 +86,43 @@ impl PipeLoop {
     /// Begins a conversation over this link.
     #[must_use]
     pub fn new(link: Link, payload: Payload) -> Self {
-        Self { link, payload, was_sent_one: false, reports_strays: false }
+        Self { link, payload, was_sent_one: false, reports_strays: false, undecided: false, announcement: None }
+    }
+
+    /// Until the first answer a handshake on descriptor 3, or one that the log of stdout was watched for, decides
+    /// which protocol the process speaks.
+    pub(super) fn leave_undecided(&mut self) {
+        self.undecided = true;
+    }
+
+    /// Whether the process has announced its protocol.
+    fn has_announced(&self, logs: &Logs) -> bool {
+        self.undecided && (self.announcement.is_some() || logs.stdout.has_caught())
+    }
+
+    /// Begins the conversation that the process has announced.
+    ///
+    /// # Errors
+    /// As for a handshake during the start.
+    pub(super) fn switch(mut self, logs: &mut Logs) -> Result<Conversation, Error> {
+        let line = if let Some(line) = self.announcement.take() {
+            line
+        } else {
+            let Some((line, source, rest)) = logs.stdout.release() else { return Ok(Conversation::PipeLoop(self)) };
+            self.link.move_results(LineReader::resume(source, rest), ResultChannel::Stdout);
+            line.into()
+        };
+        logs.stdout.unwatch();
+        let Some(handshake) = Handshake::parse(&line) else { return Ok(Conversation::PipeLoop(self)) };
+        let announced = handshake.announced(self.link.channel(), Protocol::Auto)?;
+        Ok(Conversation::announced(self.link, announced))
+    }
+
+    /// The process has answered in the protocol that was assumed.
+    fn decide(&mut self, logs: &mut Logs) {
+        if std::mem::take(&mut self.undecided) {
+            logs.stdout.unwatch();
+        }
     }
 
     /// Both pipe ends.
@@ -113,6 +171,12 @@ impl PipeLoop {
         // A line that came since the last answer answers nothing. This is the last moment to look for
         // one: from here on a line is the answer.
         self.drop_strays(logs);
+        if self.undecided {
+            logs.drain();
+            if self.has_announced(logs) {
+                return Err(NoAnswer::Announced { was_read: false });
+            }
+        }
         if self.link.has_strayed() && self.reports_strays {
             return Err(NoAnswer::Strayed);
         }
@@ -120,14 +184,42 @@ impl PipeLoop {
             Payload::Arguments => activation.arguments_line(),
             Payload::Activation => activation.whole_line(),
         };
+        if self.undecided && mentions_handshake(line) {
+            // The process may print or return what it was sent, and that announces nothing.
+            self.undecided = false;
+            logs.stdout.unwatch();
+        }
         self.link.begin_activation();
-        let mut exchange = Exchange { link: &mut self.link, unwritten: line, limit_bytes, strays: Vec::new() };
+        let mut exchange = Exchange {
+            link: &mut self.link,
+            unwritten: line,
+            limit_bytes,
+            strays: Vec::new(),
+            undecided: self.undecided,
+            announcement: None,
+        };
         let answer = tokio::select! {
             biased;
             answer = exchange.answer(process) => answer,
-            never = logs.pump() => match never {},
+            () = logs.pump_until_caught() => Err(NoAnswer::Announced { was_read: true }),
         };
         let strays = std::mem::take(&mut exchange.strays);
+        self.announcement = exchange.announcement.take();
+        if self.undecided {
+            if let Err(NoAnswer::Gone { .. }) = answer {
+                logs.drain();
+            }
+            if self.has_announced(logs) {
+                let was_read = !self.link.take_back();
+                self.link.end_activation();
+                if was_read {
+                    // The process may have answered to what it did not understand.
+                    logs.stdout.drop_caught();
+                }
+                return Err(NoAnswer::Announced { was_read });
+            }
+        }
+        self.decide(logs);
         self.link.end_activation();
         for stray in strays {
             self.log_stray(logs, &stray);
@@ -140,16 +232,19 @@ impl PipeLoop {
     }
 
     /// Watches the conversation while no activation is open, and drops lines that answer nothing. Returns
-    /// when the result channel has ended.
-    pub async fn idle(&mut self, logs: &mut Logs) {
+    /// when the result channel has ended, or when the process has announced its protocol.
+    pub async fn idle(&mut self, logs: &mut Logs) -> IdleEnd {
         loop {
+            if self.has_announced(logs) {
+                return IdleEnd::Announced;
+            }
             tokio::select! {
                 transfer = self.link.transfer(&[], true) => {
                     if transfer == Transfer::Gone {
-                        return;
+                        return IdleEnd::ChannelEnded;
                     }
                 }
-                never = logs.pump() => match never {},
+                () = logs.pump_until_caught() => continue,
             }
             self.drop_strays(logs);
         }
@@ -164,6 +259,11 @@ impl PipeLoop {
             }
         }
         while let Some(received) = self.link.next_line() {
+            if self.undecided && handshake::is_handshake(&received.line) {
+                self.announcement = Some(received.line);
+                // What comes after it belongs to the conversation that it begins.
+                return;
+            }
             self.log_stray(logs, &received.line);
         }
         if let Some(partial) = self.link.take_partial() {
@@ -184,6 +284,14 @@ struct Exchange<'a> {
     limit_bytes: u64,
     /// The first lines that came before the process had read any of the activation.
     strays: Vec<Bytes>,
+    /// Whether a handshake is none of the lines that answer.
+    undecided: bool,
+    announcement: Option<Bytes>,
+}
+
+/// Whether a line that a process prints may be a handshake only because it was sent one.
+fn mentions_handshake(activation: &[u8]) -> bool {
+    memchr::memmem::find(activation, b"openwhisk\"").is_some()
 }
 
 impl Exchange<'_> {
@@ -234,6 +342,10 @@ impl Exchange<'_> {
             let Some(received) = self.link.next_line() else {
                 return too_long(self.link.pending().len()).then_some(Err(NoAnswer::TooLong));
             };
+            if self.undecided && handshake::is_handshake(&received.line) {
+                self.announcement = Some(received.line);
+                return Some(Err(NoAnswer::Announced { was_read: true }));
+            }
             if !received.is_stray {
                 break received.line;
             }

@@ -29,6 +29,7 @@ use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
 use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, detect, exit_report};
+use crate::protocol::pipe_loop::IdleEnd;
 use crate::time;
 
 use super::backoff::CrashBackoff;
@@ -53,10 +54,15 @@ pub(super) struct WorkerPool {
     pub(super) backoff: Mutex<CrashBackoff>,
     /// Whether the last process that shook hands speaks version 2.
     pub(super) speaks_frames: AtomicBool,
+    /// Whether a process has announced its protocol after it counted as ready.
+    pub(super) announces: AtomicBool,
 }
 
 /// The log's sentence before a process that strayed is replaced.
 const STRAYED: &str = "pipeloop: the proxy restarts the action because it wrote an extra line (PIPELOOP_STRAY)";
+
+/// The log's sentence before a process that announced its protocol too late is replaced.
+const ANNOUNCED_LATE: &str = "pipeloop: the proxy restarts the action because its handshake came after its first activation had been sent; from now on it waits for the handshake";
 
 /// One worker of an action.
 pub(super) struct Worker {
@@ -194,10 +200,15 @@ impl Worker {
     /// Between activations: reads the log, drops stray answers, and returns when the process is gone.
     async fn idle(&mut self, logs: &mut Logs) {
         match &mut self.running {
-            Some(running) if !running.channel_ended => {
-                running.conversation.idle(logs).await;
-                running.channel_ended = true;
-            }
+            Some(running) if !running.channel_ended => match running.conversation.idle(logs).await {
+                IdleEnd::ChannelEnded => running.channel_ended = true,
+                IdleEnd::Announced => {
+                    let running = self.running.take().expect("it was idle");
+                    if let Err(error) = self.switch(running, logs).await {
+                        log_error(logs, &error);
+                    }
+                }
+            },
             _ => match logs.pump().await {},
         }
     }
@@ -237,6 +248,42 @@ impl Worker {
         self.start(logs).await.inspect_err(|error| self.pool.backoff().record_crash(error.to_string()))
     }
 
+    /// Begins the conversation that a process has announced since it counted as ready.
+    ///
+    /// # Errors
+    /// As for a handshake during the start. The process is stopped then.
+    async fn switch(&mut self, running: Running, logs: &mut Logs) -> Result<(), Error> {
+        self.pool.announces.store(true, Ordering::Relaxed);
+        let Running { process, conversation, channel_ended } = running;
+        match conversation.switch(logs) {
+            Ok(mut conversation) => {
+                self.prepare(&mut conversation);
+                tracing::info!(protocol = conversation.protocol().name(), "announced its protocol");
+                self.running = Some(Running { process, conversation, channel_ended });
+                Ok(())
+            }
+            Err(error) => {
+                stop::kill_and_reap(&process).await;
+                logs.detach();
+                self.pool.backoff().record_crash(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// Applies the settings to a conversation that begins.
+    fn prepare(&self, conversation: &mut Conversation) {
+        let settings = &self.shared.config.settings;
+        match conversation {
+            Conversation::PipeLoop(pipe_loop) if settings.replaces_strayed() => pipe_loop.report_strays(),
+            Conversation::PipeLoop(_) => {}
+            Conversation::Multiplex(multiplex) => {
+                multiplex.bound(settings.max_result.0);
+                self.pool.record_handshake(multiplex.promises().concurrency);
+            }
+        }
+    }
+
     /// Starts the process and waits until it is ready.
     async fn start(&self, logs: &mut Logs) -> Result<Running, Error> {
         let config = &self.shared.config;
@@ -245,20 +292,12 @@ impl Worker {
             wait_for_ack: config.wait_for_ack,
             init_timeout: config.settings.init_timeout.0,
             start_grace: config.settings.start_grace.0,
+            announces: self.pool.announces.load(Ordering::Relaxed),
         };
         let (guard, pipes) = spawn(&self.pool.launch, ResultChannel::Descriptor3, &self.shared.reaper, logs)?;
         match detect(guard.process(), pipes, &rules, logs).await {
             Ok(detect::Ready { mut conversation, evidence }) => {
-                match &mut conversation {
-                    Conversation::PipeLoop(pipe_loop) if config.settings.replaces_strayed() => {
-                        pipe_loop.report_strays();
-                    }
-                    Conversation::PipeLoop(_) => {}
-                    Conversation::Multiplex(multiplex) => {
-                        multiplex.bound(config.settings.max_result.0);
-                        self.pool.record_handshake(multiplex.promises().concurrency);
-                    }
-                }
+                self.prepare(&mut conversation);
                 let process = guard.release();
                 tracing::info!(
                     pid = process.pid.as_raw_nonzero().get(),

@@ -3,6 +3,8 @@
 //!
 //! An answer is its own activation's because a conversation that was left in the middle is never used again.
 
+use std::sync::atomic::Ordering;
+
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -95,6 +97,18 @@ impl Worker {
                     logs.say(super::STRAYED);
                     let running = self.running.take().expect("it has strayed");
                     self.kill_and_reap(running, logs).await;
+                }
+                Err(NoAnswer::Announced { was_read }) => {
+                    let running = self.running.take().expect("it announced its protocol");
+                    if was_read {
+                        // It got the activation in a form that it does not understand. A process reads no activation
+                        // before its handshake, so another process may get it.
+                        logs.say(super::ANNOUNCED_LATE);
+                        self.pool.announces.store(true, Ordering::Relaxed);
+                        self.kill_and_reap(running, logs).await;
+                    } else {
+                        self.switch(running, logs).await?;
+                    }
                 }
                 Err(NoAnswer::Gone { partial, untouched }) => {
                     let running = self.running.take().expect("it was sent the activation");
