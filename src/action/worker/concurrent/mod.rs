@@ -447,6 +447,10 @@ impl Concurrent<'_> {
         let (limit, ends) = time_limit(begun, deadline, run_timeout);
         let log = self.logs.open_concurrent();
         let label = self.logs.label(&activation);
+        // Before the process gets the activation: what it prints for it must not carry the label of another one.
+        let is_only = self.in_flight.is_empty();
+        self.logs.set_exclusive(is_only);
+        self.logs.set_label(label.as_ref().filter(|_| is_only));
         let ticket = self.multiplex.begin(&activation);
         self.in_flight.push(InFlight {
             ticket,
@@ -464,7 +468,6 @@ impl Concurrent<'_> {
             backpressure: Backpressure::Free,
             fresh,
         });
-        self.label_output();
         Ok(())
     }
 
