@@ -5,7 +5,7 @@
 //!
 //! # Theory of operation
 //! The output ends with end-of-file. A child of the process may hold stdout open past the exit of the process,
-//! and may print, so the output is marked at the exit. What follows the mark within [`EXIT_DRAIN_TIMEOUT`] still
+//! and may print, so the output is marked at the exit. What follows the mark within `EXIT_DRAIN_TIMEOUT` still
 //! counts if end-of-file comes in that time: the child may be a filter such as `tee`. Otherwise the last line
 //! before the mark is the result, if it is one.
 
