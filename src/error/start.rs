@@ -42,7 +42,7 @@ pub enum StartError {
     WrongFirstLine { expected: &'static str, line: String, channel: ResultChannel },
 
     /// One of its lines was meant as a handshake or acknowledgement, but is none.
-    #[error("the action sent no {}: {near}", announcement(.near.expected))]
+    #[error("the {} of the action is malformed: {near}", announcement(.near.expected))]
     NearlyHandshake { near: NearHandshake },
 
     /// A member of its handshake has a type or value that cannot be used.
@@ -291,7 +291,7 @@ impl Stage {
                 quoted("; the end of its stderr: ", &exit.stderr_tail)
             ),
             Self::AfterNearHandshake(near) => format!(
-                "{exit}, before it was ready; it had sent no {}: {near}{}",
+                "{exit}, before it was ready; its {} was malformed: {near}{}",
                 announcement(near.expected),
                 quoted("; the end of its stderr: ", &exit.stderr_tail)
             ),
