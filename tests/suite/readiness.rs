@@ -124,7 +124,12 @@ fn with_auto_anything_but_an_acknowledgement_or_a_handshake_is_an_error_at_once(
         check_refused_at_once(&[], ACK, &code, &texts);
     }
     let code = "#!/bin/bash\nprintf '%s' '{\"ok\":true}' >&3\nwhile read -r line; do :; done\n";
-    check_refused_at_once(&[], ACK, code, &["no acknowledgement", "the newline at its end is missing"]);
+    check_refused_at_once(
+        &[],
+        ACK,
+        code,
+        &["the acknowledgement of the action is malformed", "the newline at its end is missing"],
+    );
     check_refused_at_once(&["--protocol", "actionloop"], ACK, code, &["the newline at its end is missing"]);
     let code = "#!/bin/bash\nhead -c 100000 /dev/zero | tr '\\0' x >&3\nsleep 600\n";
     check_refused_at_once(&[], ACK, code, &["is not its acknowledgement", "`xxxx"]);
