@@ -179,7 +179,7 @@ fn watch(load: &Load, version: Version, options: &Options) -> Vec<ResourceUsage>
     if version == Version::Streams {
         counts.extend([("streams to their end", &load.streams), ("chunks", &load.chunks)]);
     }
-    counts.extend([("errors reported", &load.errors), ("deaths", &load.deaths), ("callers that left", &load.left)]);
+    counts.extend([("errors reported", &load.errors), ("crashes", &load.crashes), ("callers that left", &load.left)]);
     let names: Vec<_> = counts.iter().map(|(name, _)| *name).collect();
     println!("| minute | {} | descriptors | memory, KiB | peak, KiB | processes |", names.join(" | "));
     println!("|{}", "---|".repeat(names.len() + 5));

@@ -26,7 +26,7 @@ pub(crate) struct Load<'a> {
     /// Errors with a reason, for callers that asked for nothing wrong.
     pub(crate) errors: AtomicU64,
     /// Exits of the action that a task caused.
-    pub(crate) deaths: AtomicU64,
+    pub(crate) crashes: AtomicU64,
     pub(crate) left: AtomicU64,
     pub(crate) wrong: AtomicU64,
     /// How often each reason came, without its numbers.
@@ -49,7 +49,7 @@ impl<'a> Load<'a> {
             streams: AtomicU64::new(0),
             chunks: AtomicU64::new(0),
             errors: AtomicU64::new(0),
-            deaths: AtomicU64::new(0),
+            crashes: AtomicU64::new(0),
             left: AtomicU64::new(0),
             wrong: AtomicU64::new(0),
             reasons: Mutex::default(),

@@ -77,7 +77,7 @@ fn leaves(load: &Load, n: u64) {
 fn fails(load: &Load, n: u64) {
     match n % 7 {
         0 | 6 => {
-            count(&load.deaths);
+            count(&load.crashes);
             check(load, &json!({ "exit": n % 3 }), &[502]);
         }
         1 => kill_one(load),
@@ -93,7 +93,7 @@ fn fails(load: &Load, n: u64) {
 pub(crate) fn kill_one(load: &Load) {
     if let Some(action) = processes::children(load.proxy.pid()).first().and_then(|pid| Pid::from_raw(*pid)) {
         let _ = kill_process(action, Signal::KILL);
-        count(&load.deaths);
+        count(&load.crashes);
     }
 }
 

@@ -291,7 +291,7 @@ fn read_some(load: &Load, caller: &mut Caller, format: StreamFormat, order: &Ord
 fn fails(load: &Load, n: u64) {
     let order = Order::new(load, "fails").chunks(n % 3, 10);
     let dies = |then: &'static str, expected: &str| {
-        count(&load.deaths);
+        count(&load.crashes);
         Order::new(load, "dies").chunks(n % 3, 10).then(then).check_error(load, expected);
     };
     match n % 16 {

@@ -370,7 +370,7 @@ fn wrapped(text: &str, indent: usize, width: usize) -> String {
 
 /// The number of columns of a text: its characters without the sequences for colour.
 fn columns(text: &str) -> usize {
-    strip_str(text).map(|piece| piece.chars().count()).sum()
+    strip_str(text).map(|part| part.chars().count()).sum()
 }
 
 /// The width of lines: on a terminal its width, within the limits of readable text; elsewhere unlimited.

@@ -474,8 +474,8 @@ impl Stream {
     /// Adds the end of an activation's log to the outbox.
     pub(super) fn finish(&mut self, sentinels: Sentinels) {
         if let Some(watch) = &mut self.watch {
-            let held = watch.pass_partial();
-            self.log(&held);
+            let passed = watch.pass_partial();
+            self.log(&passed);
         }
         // Kept output goes out before a sentinel, also outside of any activation.
         self.begin();

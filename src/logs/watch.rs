@@ -11,7 +11,7 @@ const MAX_HELD: usize = 64 * 1024;
 pub(super) struct Watch {
     wanted: fn(&[u8]) -> bool,
     /// The beginning of a line that may be the wanted one. Not yet in the log.
-    held: Vec<u8>,
+    buffered: Vec<u8>,
     /// The beginning of the current line is in the log already.
     mid_line: bool,
     caught: Option<Caught>,
@@ -26,7 +26,7 @@ struct Caught {
 
 impl Watch {
     pub(super) fn new(wanted: fn(&[u8]) -> bool) -> Self {
-        Self { wanted, held: Vec::new(), mid_line: false, caught: None }
+        Self { wanted, buffered: Vec::new(), mid_line: false, caught: None }
     }
 
     pub(super) fn has_caught(&self) -> bool {
@@ -39,34 +39,34 @@ impl Watch {
             caught.rest.extend_from_slice(bytes);
             return Vec::new();
         }
-        self.held.extend_from_slice(bytes);
+        self.buffered.extend_from_slice(bytes);
         let mut passed = 0;
-        while let Some(newline) = memchr::memchr(b'\n', &self.held[passed..]) {
+        while let Some(newline) = memchr::memchr(b'\n', &self.buffered[passed..]) {
             let end = passed + newline + 1;
-            if !self.mid_line && (self.wanted)(self.held[passed..end].trim_ascii()) {
-                let rest = self.held.split_off(end);
-                let line = self.held.split_off(passed);
+            if !self.mid_line && (self.wanted)(self.buffered[passed..end].trim_ascii()) {
+                let rest = self.buffered.split_off(end);
+                let line = self.buffered.split_off(passed);
                 self.caught = Some(Caught { line, rest });
-                return std::mem::take(&mut self.held);
+                return std::mem::take(&mut self.buffered);
             }
             self.mid_line = false;
             passed = end;
         }
-        let partial = &self.held[passed..];
+        let partial = &self.buffered[passed..];
         let may_be_wanted =
             partial.len() <= MAX_HELD && matches!(partial.trim_ascii_start().first(), None | Some(b'{'));
         if !partial.is_empty() && (self.mid_line || !may_be_wanted) {
             self.mid_line = true;
-            passed = self.held.len();
+            passed = self.buffered.len();
         }
-        let kept = self.held.split_off(passed);
-        std::mem::replace(&mut self.held, kept)
+        let kept = self.buffered.split_off(passed);
+        std::mem::replace(&mut self.buffered, kept)
     }
 
     /// Returns the beginning of a line that was kept back. The line is a log line then.
     pub(super) fn pass_partial(&mut self) -> Vec<u8> {
-        self.mid_line |= !self.held.is_empty();
-        std::mem::take(&mut self.held)
+        self.mid_line |= !self.buffered.is_empty();
+        std::mem::take(&mut self.buffered)
     }
 
     /// The wanted line without its end, and what came after it.
@@ -76,7 +76,7 @@ impl Watch {
 
     /// Everything that was kept back.
     pub(super) fn into_bytes(self) -> Vec<u8> {
-        let mut bytes = self.held;
+        let mut bytes = self.buffered;
         if let Some(Caught { line, rest }) = self.caught {
             bytes.extend(line);
             bytes.extend(rest);
