@@ -60,6 +60,11 @@ fn actions(document: &str) -> Vec<Documented> {
     found
 }
 
+/// The actions of the page at the root, which holds version 1 alone.
+fn actions_of_the_page() -> Vec<Documented> {
+    actions(&document("../PROTOCOL.md"))
+}
+
 /// Writes an action into a directory, and compiles it if it is source code.
 fn build(action: &Documented, directory: &Path) -> PathBuf {
     let source = directory.join(&action.name);
@@ -91,13 +96,20 @@ fn greets(stdout: &str, name: &str) -> bool {
 }
 
 #[test]
+fn version_1_fits_on_a_page() {
+    let lines = document("../PROTOCOL.md").lines().count();
+    assert!(lines <= 80, "PROTOCOL.md has {lines} lines");
+    assert_eq!(actions_of_the_page().len(), 1, "PROTOCOL.md has one example");
+}
+
+#[test]
 fn every_documented_action_runs_as_it_stands() {
     let actions = actions(&document("protocol.md"));
     for language in ["sh", "py", "js", "go", "c", "rs"] {
         let name = format!("hello.{language}");
         assert!(actions.iter().any(|action| action.name == name), "{name} is missing in docs/protocol.md");
     }
-    for action in &actions {
+    for action in actions.iter().chain(&actions_of_the_page()) {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let executable = build(action, directory.path());
         let executable = executable.to_str().expect("the path is UTF-8");
@@ -116,7 +128,7 @@ fn every_documented_action_runs_as_it_stands() {
 fn every_documented_loop_takes_long_lines_one_after_another() {
     let long = format!(r#"{{"filler":"{}","name":"Mike"}}"#, "x".repeat(200_000));
     let input = format!("{long}\n{{\"name\":\"Ann\"}}\n");
-    for action in &actions(&document("protocol.md")) {
+    for action in actions(&document("protocol.md")).iter().chain(&actions_of_the_page()) {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let executable = build(action, directory.path());
         let mut arguments = vec!["run", "--lines", executable.to_str().expect("the path is UTF-8")];
@@ -298,6 +310,7 @@ fn every_link_has_a_target() {
     };
     for name in [
         "README.md",
+        "../PROTOCOL.md",
         "protocol.md",
         "openwhisk.md",
         "containers.md",
