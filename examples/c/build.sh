@@ -5,6 +5,6 @@ mkdir -p "${1:?usage: build.sh OUTDIR}"
 out=$(realpath "$1")
 cd "$(dirname "$0")"
 
-for program in hello hello-fd3 hello-once; do
-    gcc -O2 -Wall -Wextra -static -s -o "$out/$program" "$program.c"
+for source in *.c; do
+    gcc -O2 -Wall -Wextra -static -s -o "$out/${source%.c}" "$source"
 done

@@ -1,14 +1,17 @@
 #!/bin/bash
-# Builds hello.exe and beside it `hello`, the executable that starts it: build.sh OUTDIR
+# Builds NAME.exe for each program, and beside it NAME, the executable that starts it: build.sh OUTDIR
 set -euo pipefail
 mkdir -p "${1:?usage: build.sh OUTDIR}"
 out=$(realpath "$1")
 cd "$(dirname "$0")"
 
-mcs -optimize+ -out:"$out/hello.exe" hello.cs
-cat > "$out/hello" <<'END'
+for source in *.cs; do
+    program=${source%.cs}
+    mcs -optimize+ -out:"$out/$program.exe" "$source"
+    cat > "$out/$program" <<END
 #!/bin/sh
-dir=$(dirname "$(readlink -f "$0")")
-exec mono "$dir/hello.exe"
+dir=\$(dirname "\$(readlink -f "\$0")")
+exec mono "\$dir/$program.exe"
 END
-chmod 755 "$out/hello"
+    chmod 755 "$out/$program"
+done

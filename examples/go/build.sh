@@ -6,6 +6,6 @@ out=$(realpath "$1")
 cd "$(dirname "$0")"
 
 export CGO_ENABLED=0
-go build -trimpath -ldflags=-s -o "$out/hello" hello.go
-go build -trimpath -ldflags=-s -o "$out/hello-fd3" hello-fd3.go
-go build -trimpath -ldflags=-s -o "$out/hello-stream" hello-stream.go
+for source in *.go; do
+    go build -trimpath -ldflags=-s -o "$out/${source%.go}" "$source"
+done

@@ -1,8 +1,11 @@
 #!/bin/bash
-# Builds the program of this folder as a static executable: build.sh OUTDIR
+# Builds the programs of this folder as static executables: build.sh OUTDIR
 set -euo pipefail
 mkdir -p "${1:?usage: build.sh OUTDIR}"
 out=$(realpath "$1")
 cd "$(dirname "$0")"
 
-ghc -v0 -O -Wall -optl-static -outputdir "$out/objects" -o "$out/hello" hello.hs
+for source in *.hs; do
+    program=${source%.hs}
+    ghc -v0 -O -Wall -optl-static -outputdir "$out/$program.objects" -o "$out/$program" "$source"
+done

@@ -6,6 +6,6 @@ out=$(realpath "$1")
 cd "$(dirname "$0")"
 
 flags=(--edition 2021 -O -C target-feature=+crt-static -C strip=symbols)
-rustc "${flags[@]}" -o "$out/hello" hello.rs
-rustc "${flags[@]}" -o "$out/hello-fd3" hello-fd3.rs
-rustc "${flags[@]}" -o "$out/hello-stream" hello-stream.rs
+for source in hello*.rs; do
+    rustc "${flags[@]}" -o "$out/${source%.rs}" "$source"
+done
