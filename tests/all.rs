@@ -63,6 +63,8 @@ mod leaks;
 mod lifecycle;
 #[path = "suite/memory_budget.rs"]
 mod memory_budget;
+#[path = "suite/new_action.rs"]
+mod new_action;
 #[path = "suite/original_script.rs"]
 mod original_script;
 #[path = "suite/pid_one.rs"]

@@ -8,6 +8,7 @@ mod check;
 mod completion;
 mod conformance;
 mod explain;
+mod new;
 mod output;
 mod run;
 mod serve;
@@ -42,6 +43,8 @@ enum Command {
     Serve(serve::Serve),
     /// Run one or more activations and print their results
     Run(run::Run),
+    /// Write the example of a language as the beginning of an action
+    New(new::New),
     /// Check an action before a deployment: inspect it, start it, call it and stop it
     Check(check::Check),
     /// Play the test cases of the protocol against any proxy with /init and /run
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Serve(serve) => serve.execute(blocked_signals),
         Command::Run(run) => run.execute(),
+        Command::New(new) => new.execute(),
         Command::Check(check) => check.execute(),
         Command::Conformance(conformance) => conformance.execute(),
         Command::Explain(explain) => explain.execute(),

@@ -316,6 +316,70 @@ fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// What `pipeloop new` wrote, and the commands that use it.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct NewAction {
+    /// The files that were written.
+    pub(super) files: Vec<String>,
+    /// The Debian packages that the action needs.
+    pub(super) packages: &'static [&'static str],
+    /// The command that compiles the action, if it has to be compiled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) build: Option<String>,
+    /// The command that runs one activation.
+    pub(super) run: String,
+    /// The command that checks the action.
+    pub(super) check: String,
+    /// The command that serves it over HTTP.
+    pub(super) serve: String,
+}
+
+/// A new action on stdout: its files, and what to do next.
+pub(super) fn new_action(action: &NewAction) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let Palette { bold, dim, .. } = Palette::of(&stdout);
+    let NewAction { files, packages, build, run, check, serve } = action;
+    for file in files {
+        writeln!(stdout, "wrote {file}")?;
+    }
+    writeln!(stdout, "\nIt needs the Debian package{} {}. Next:\n", plural(packages.len()), packages.join(" "))?;
+    let steps = [("build", build.as_ref()), ("run", Some(run)), ("check", Some(check)), ("serve", Some(serve))];
+    for (label, command) in steps {
+        if let Some(command) = command {
+            writeln!(stdout, "  {dim}{label:<7}{dim:#}{bold}{command}{bold:#}")?;
+        }
+    }
+    stdout.flush()
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// A JSON document on stdout, on one line.
+pub(super) fn json(document: &impl serde::Serialize) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    serde_json::to_writer(&mut stdout, document)?;
+    stdout.write_all(b"\n")?;
+    stdout.flush()
+}
+
+/// A table on stdout, with its columns aligned.
+pub(super) fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let Palette { bold, .. } = Palette::of(&stdout);
+    let heading = heading.map(str::to_owned);
+    let width = |column: usize| rows.iter().chain([&heading]).map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
+    for (at, row) in std::iter::once(&heading).chain(rows).enumerate() {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        let line = line.trim_end();
+        if at == 0 { writeln!(stdout, "{bold}{line}{bold:#}")? } else { writeln!(stdout, "{line}")? }
+    }
+    stdout.flush()
+}
+
 /// Codes and titles on stdout, one a line.
 pub(super) fn titles(entries: &[&Entry]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();

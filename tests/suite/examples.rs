@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::new_action;
 use crate::support::{Proxy, pipeloop, root, search_path};
 
 /// A directory under `examples/`.
@@ -97,6 +98,7 @@ fn check_language(directory: &str) {
             assert!(lines <= 40, "{directory}/{source} is meant to be copied, but has {lines} lines");
         }
     }
+    new_action::check_language(directory);
 }
 
 /// Arguments as they are sent, and the name in the greeting.
