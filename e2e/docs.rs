@@ -20,11 +20,12 @@ fn build_images() {
     let script = fs::read(root().join("tests/actions/counter.sh")).expect("the action can be read");
     let files = [("my-static-action", images::all_purpose_code()), ("my-script.sh", &script)];
     let dockerfiles = blocks("dockerfile");
-    assert_eq!(dockerfiles.len(), 3, "the document has one Dockerfile for each kind of image");
+    assert_eq!(dockerfiles.len(), 4, "the document has one Dockerfile for each kind of image");
     for dockerfile in dockerfiles {
         let name = match &dockerfile {
             text if text.contains("my-static-action") => "my-static-action",
             text if text.contains("my-script.sh") => "my-script",
+            text if text.contains("sed") => "my-command",
             _ => "my-runtime",
         };
         images::build(name, &dockerfile, &files);
@@ -53,4 +54,12 @@ fn every_documented_image_runs_with_and_without_its_options() {
             assert_eq!(container.wait(), "0");
         }
     }
+    // A command line, with a terminal of its own, and the proxy as PID 1.
+    let container = Container::serving("my-command", &["--read-only", "--cap-drop", "ALL"], &[]);
+    for name in ["Mike", "Ann"] {
+        container.run(&json!({"name": name})).check(200, &json!({"hello": name}));
+    }
+    container.check_sentinels(2);
+    container.docker(&["stop"]);
+    assert_eq!(container.wait(), "0");
 }

@@ -20,6 +20,7 @@ use clap::{Args, ValueEnum};
 
 use crate::error::{Error, ProxyError};
 use crate::logs::LogFormat;
+use crate::process::StdoutKind;
 use crate::protocol::Protocol;
 
 /// Headings that group the settings in `--help`.
@@ -35,10 +36,15 @@ mod heading {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = heading::ACTION)]
 pub struct ActionSettings {
-    /// Protocol between the proxy and the executable: 0, 1, 2, actionloop or auto. The same variable in the
+    /// Protocol between the proxy and the executable: 0, 1, 2, actionloop, filter or auto. The same variable in the
     /// `env` of an init sets it for one action.
     #[arg(long, env = "PIPELOOP_PROTOCOL", default_value = "auto", value_name = "NAME")]
     pub protocol: Protocol,
+
+    /// What the standard output of the executable is: `pipe`, or `pty`, a pseudo-terminal, to which programs write each
+    /// line at once. `pty` for `filter` and `pipe` otherwise, unless set.
+    #[arg(long, env = "PIPELOOP_STDOUT", value_name = "KIND", hide_short_help = true)]
+    pub stdout: Option<StdoutKind>,
 
     /// Program that compiles source code, called as `PROGRAM MAIN SRC BIN`: a path, or a name on PATH.
     #[arg(long, env = "PIPELOOP_COMPILER", value_name = "PROGRAM", value_parser = program)]

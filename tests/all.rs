@@ -41,6 +41,8 @@ mod examples;
 mod exits;
 #[path = "suite/fast_path.rs"]
 mod fast_path;
+#[path = "suite/filter.rs"]
+mod filter;
 #[path = "suite/freeze.rs"]
 mod freeze;
 #[path = "suite/go_proxy_faults.rs"]
@@ -79,6 +81,8 @@ mod readiness;
 mod shell;
 #[path = "suite/signals.rs"]
 mod signals;
+#[path = "suite/silence.rs"]
+mod silence;
 #[path = "suite/stream_workers.rs"]
 mod stream_workers;
 #[path = "suite/streams.rs"]

@@ -14,12 +14,13 @@ use tokio::sync::oneshot;
 use crate::artifact::compile::compile;
 use crate::artifact::inspect::{self, TargetSystem};
 use crate::artifact::unpack;
-use crate::artifact::{Artifact, Code, Sources};
-use crate::config::Inspect;
+use crate::artifact::{Artifact, Code, LocalAction, Sources};
+use crate::config::{ActionSettings, Inspect};
 use crate::error::{Error, ProxyError};
 use crate::logs::{self, Logs};
-use crate::process::Launch;
+use crate::process::{Launch, StdoutKind};
 use crate::protocol::Protocol;
+use crate::protocol::detect::Unannounced;
 
 use super::backoff::CrashBackoff;
 use super::queue::Queue;
@@ -37,7 +38,7 @@ const PLACED_AT_ONCE: usize = 256 * 1024;
 /// Where the code comes from.
 pub(super) enum Source<'a> {
     Upload(Code),
-    File(&'a Path),
+    Local(&'a LocalAction),
 }
 
 impl Action {
@@ -139,7 +140,8 @@ impl Action {
             Source::Upload(code) => {
                 on_a_thread(move || Artifact::place(code, &workdir, &bounds, sources)).await.and_then(identity)
             }
-            Source::File(path) => open(path, &workdir, bounds, sources).await,
+            Source::Local(LocalAction::File(path)) => open(path, &workdir, bounds, sources).await,
+            Source::Local(LocalAction::Command(command)) => of_command(command, &self.0.config.environment),
         }
     }
 
@@ -155,7 +157,11 @@ impl Action {
         let config = &self.0.config;
         let settings = &config.settings;
         let compiler = config.compiler.as_deref();
+        let protocol = protocol.unwrap_or(settings.protocol);
+        let unannounced = if artifact.command.is_some() { Unannounced::Filter } else { Unannounced::ActionLoop };
+        let stdout = stdout_kind(settings, protocol, unannounced);
         let mut all = config.environment.clone();
+        all.extend(environment_of(stdout));
         for (name, value) in environment {
             all.retain(|(other, _)| *other != name);
             all.push((name, value));
@@ -164,20 +170,21 @@ impl Action {
         artifact.check_environment(config.execution_env.as_deref())?;
         let launch = Launch {
             program: artifact.executable.clone(),
-            arguments: Vec::new(),
+            arguments: artifact.command.clone().unwrap_or_default(),
             environment: all,
             directory: artifact.directory.clone(),
+            stdout,
         };
         if settings.inspect == Inspect::On {
             inspect::check(&launch.program, &TargetSystem::of(&launch))?;
         }
-        let protocol = protocol.unwrap_or(settings.protocol);
         let backoff = Mutex::new(CrashBackoff::new(settings.restart));
         let pool = Arc::new(WorkerPool {
             queue: Queue::new(config.workers, config.queue),
             artifact,
             launch,
             protocol,
+            unannounced,
             backoff,
             speaks_frames: AtomicBool::new(false),
             announces: AtomicBool::new(false),
@@ -190,6 +197,31 @@ impl Action {
             }
         }
     }
+}
+
+/// What the standard output of an action is.
+pub(crate) fn stdout_kind(settings: &ActionSettings, protocol: Protocol, unannounced: Unannounced) -> StdoutKind {
+    let is_filter = match protocol {
+        Protocol::Filter => true,
+        Protocol::Auto => unannounced == Unannounced::Filter,
+        Protocol::SingleShot | Protocol::PipeLoop | Protocol::Streams | Protocol::ActionLoop => false,
+    };
+    settings.stdout.unwrap_or(if is_filter { StdoutKind::Pty } else { StdoutKind::Pipe })
+}
+
+/// The variables that ask a program for plain text, where its standard output is a terminal.
+pub(crate) fn environment_of(stdout: StdoutKind) -> impl Iterator<Item = (OsString, OsString)> {
+    let variables = match stdout {
+        StdoutKind::Pipe => &[][..],
+        StdoutKind::Pty => &[("TERM", "dumb"), ("NO_COLOR", "1")],
+    };
+    variables.iter().map(|(name, value)| (name.into(), value.into()))
+}
+
+/// Takes an action from a command line. Its program is found on the `PATH` of its environment.
+pub(crate) fn of_command(command: &[OsString], environment: &[(OsString, OsString)]) -> Result<Artifact, Error> {
+    let path = environment.iter().rev().find(|(name, _)| name == "PATH");
+    Artifact::of_command(command, path.map(|(_, path)| path.as_os_str()))
 }
 
 /// Takes an action from the file system, as [`Artifact::open`]. A signal can interrupt it while a named pipe or a

@@ -26,7 +26,7 @@ pub mod response_stream;
 pub(crate) mod worker;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -35,7 +35,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::activation::{Activation, Answer};
-use crate::artifact::Code;
+use crate::artifact::{Code, LocalAction};
 use crate::config::ActionSettings;
 use crate::error::{Error, ProxyError, RequestError};
 use crate::logs::{Sentinels, Sink};
@@ -45,8 +45,8 @@ use crate::protocol::Protocol;
 use crate::time;
 
 pub use init::DEFAULT_MAIN;
-pub(crate) use init::open;
 use init::{Source, panicked};
+pub(crate) use init::{environment_of, of_command, open, stdout_kind};
 use job::{Job, Message, QueueDeadline, Reply, first_reply};
 use response_stream::{ResponseStream, StreamItem, response_stream};
 use worker::WorkerPool;
@@ -131,9 +131,9 @@ struct Ready {
     pool: Arc<WorkerPool>,
     /// The tasks of its workers.
     tasks: Vec<JoinHandle<()>>,
-    /// The path of an action of the command line, until the platform has initialised it. The platform does so
+    /// The action of the command line, until the platform has initialised it. The platform does so
     /// in every container, and sends no code for an image with an action of its own.
-    baked: Option<PathBuf>,
+    baked: Option<LocalAction>,
 }
 
 /// How far the action has come on its way to a graceful end.
@@ -176,7 +176,7 @@ impl Action {
             self.start_init()?;
             tokio::spawn(async move { action.initialise(Source::Upload(code), &main, environment, protocol).await })
         } else {
-            let Some((path, mut ready)) = self.start_baked_init(environment.is_empty() && protocol.is_none())? else {
+            let Some((local, mut ready)) = self.start_baked_init(environment.is_empty() && protocol.is_none())? else {
                 return Ok(());
             };
             tokio::spawn(async move {
@@ -185,22 +185,23 @@ impl Action {
                 ready.ended().await;
                 // The image's setting wins, since platforms always send a name.
                 let main = action.0.config.settings.main.as_deref().unwrap_or(&main);
-                action.initialise(Source::File(&path), main, environment, protocol).await
+                action.initialise(Source::Local(&local), main, environment, protocol).await
             })
         };
         task.await.unwrap_or_else(|error| Err(panicked(&error)))
     }
 
-    /// Initialises the action from a file, directory or archive.
+    /// Initialises the action from the command line.
     ///
     /// # Errors
-    /// As [`Action::init`], and [`UploadError::NoSuchAction`](crate::error::UploadError::NoSuchAction).
-    pub async fn open(&self, path: &Path) -> Result<(), Error> {
+    /// As [`Action::init`], and [`UploadError::NoSuchAction`](crate::error::UploadError::NoSuchAction) or
+    /// [`UploadError::NoSuchCommand`](crate::error::UploadError::NoSuchCommand).
+    pub async fn open(&self, local: &LocalAction) -> Result<(), Error> {
         self.start_init()?;
         let main = self.0.config.settings.main.as_deref().unwrap_or(DEFAULT_MAIN);
-        self.initialise(Source::File(path), main, Vec::new(), None).await?;
+        self.initialise(Source::Local(local), main, Vec::new(), None).await?;
         if let State::Ready(ready) = &mut *self.state() {
-            ready.baked = Some(path.to_owned());
+            ready.baked = Some(local.clone());
         }
         Ok(())
     }
@@ -232,16 +233,16 @@ impl Action {
 
     /// Starts an init without code, once, for an action of the command line. Returns the action if it has to
     /// be started again, which an init without an environment and a protocol does not need.
-    fn start_baked_init(&self, is_empty: bool) -> Result<Option<(PathBuf, Ready)>, Error> {
+    fn start_baked_init(&self, is_empty: bool) -> Result<Option<(LocalAction, Ready)>, Error> {
         let mut state = self.state();
         state.check_init()?;
         let State::Ready(ready) = &mut *state else { return Err(Error::Request(RequestError::NoCode)) };
-        let path = ready.baked.take().ok_or(Error::Request(RequestError::NoCode))?;
+        let local = ready.baked.take().ok_or(Error::Request(RequestError::NoCode))?;
         if is_empty {
             return Ok(None);
         }
         match std::mem::replace(&mut *state, State::Initialising) {
-            State::Ready(ready) => Ok(Some((path, ready))),
+            State::Ready(ready) => Ok(Some((local, ready))),
             _ => unreachable!("the state was checked above, under the same lock"),
         }
     }

@@ -18,7 +18,7 @@ use crate::error::{CompileFailure, Error, UploadError};
 use crate::logs::Logs;
 use crate::process::spawn::ResultChannel;
 use crate::process::stop::{KillOnDrop, kill_and_reap};
-use crate::process::{ExitStatus, Launch, Reaper, start};
+use crate::process::{ExitStatus, Launch, Reaper, StdoutKind, start};
 use crate::time;
 
 use super::inspect::oversized;
@@ -81,6 +81,7 @@ impl Compilation<'_> {
             arguments: vec![self.main.into(), self.source.into(), self.output.into()],
             environment: self.environment.to_vec(),
             directory: PathBuf::from("."),
+            stdout: StdoutKind::Pipe,
         };
         let cannot_start = |reason| match oversized(&launch, &reason) {
             Some(oversized) => CompileFailure::TooLarge(oversized),

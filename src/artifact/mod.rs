@@ -3,15 +3,19 @@
 //! The content of a file decides what it is, never its name. Only [`compile`] executes something: the compiler of the
 //! image, never the upload.
 
+mod command;
 pub mod compile;
 pub mod inspect;
 pub mod kind;
 mod place;
 pub mod unpack;
 
+use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, RequestError};
+use crate::text::shell_word;
 
 use place::OwnedDirectory;
 pub(super) use place::is_executable;
@@ -24,10 +28,34 @@ pub struct Artifact {
     pub executable: PathBuf,
     /// The directory in which it starts.
     pub directory: PathBuf,
+    /// The arguments of a command line; none for a file.
+    pub command: Option<Vec<OsString>>,
     /// The directory with the source code, when a compiler has yet to make the executable.
     pub source: Option<PathBuf>,
     /// The directory that the proxy made for it; none for an action that lies in the image.
     owned: Option<OwnedDirectory>,
+}
+
+/// An action that the command line gives.
+#[derive(Debug, Clone)]
+pub enum LocalAction {
+    /// An executable, a directory or an archive; with a compiler also source code.
+    File(PathBuf),
+    /// A program and its arguments.
+    Command(Vec<OsString>),
+}
+
+impl fmt::Display for LocalAction {
+    /// A path, or a command line as a shell takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Command(words) => {
+                let words: Vec<_> = words.iter().map(|word| shell_word(&word.to_string_lossy())).collect();
+                f.write_str(&words.join(" "))
+            }
+        }
+    }
 }
 
 /// What to do with source code.

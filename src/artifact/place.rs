@@ -50,7 +50,7 @@ impl Artifact {
         let executable = directory.join("exec");
         let source = path.join("src");
         let owned = OwnedDirectory { path, removed: AtomicBool::new(false) };
-        Ok((Self { executable, directory, source: None, owned: Some(owned) }, source))
+        Ok((Self { executable, directory, command: None, source: None, owned: Some(owned) }, source))
     }
 
     /// Unpacks an archive as source code, and moves it to `bin` if it holds an executable.
@@ -113,7 +113,7 @@ impl Artifact {
             return Self::place(Code::Text(bytes), workdir, bounds, sources);
         }
         let directory = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
-        Ok(Self { executable: path, directory, source: None, owned: None })
+        Ok(Self { executable: path, directory, command: None, source: None, owned: None })
     }
 
     fn open_directory(directory: PathBuf) -> Result<Self, Error> {
@@ -129,7 +129,7 @@ impl Artifact {
             holds.truncate(10);
             return Err(Error::Upload(UploadError::DirectoryWithoutExec { path: directory, holds, more }));
         }
-        Ok(Self { executable, directory, source: None, owned: None })
+        Ok(Self { executable, directory, command: None, source: None, owned: None })
     }
 
     fn copy_source(directory: &Path, workdir: &Path, bounds: &unpack::Bounds) -> Result<Self, Error> {

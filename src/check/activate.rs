@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::activation::Activation;
-use crate::error::{BadAnswer, Error, RunError, StartError};
+use crate::artifact::inspect::flush_hint;
+use crate::error::{BadAnswer, Error, RunError, Silence, StartError};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
+use crate::protocol::detect::Unannounced;
 use crate::protocol::line::Fill;
 use crate::protocol::pipe_loop::NoAnswer;
 use crate::protocol::{Protocol, answer, handshake, single_shot};
 
-use super::finding::{self, Finding, HeldUntil, Output};
+use super::finding::{Finding, HeldUntil, Output};
 use super::process::Running;
 use super::report::Name;
 use super::settle::{Failure, Meanwhile};
@@ -91,6 +93,15 @@ impl CheckRun<'_> {
                 Ok(Err(NoAnswer::Bad(problem))) => {
                     return Err(self.diagnose_bad_answer(problem, Running { guard, conversation }).await);
                 }
+                Ok(Err(NoAnswer::Silent(Silence::Nothing))) => {
+                    return Err(self.diagnose_silence(took, Running { guard, conversation }).await);
+                }
+                Ok(Err(NoAnswer::Silent(silence))) => {
+                    let channel = conversation.channel();
+                    self.kill_and_reap(guard.process()).await;
+                    let error = RunError::NeverAnswered { silence, channel, flush: String::new() };
+                    return Err(Failure::Error(Error::Run(error)));
+                }
                 Ok(Err(NoAnswer::Strayed)) => unreachable!("this conversation keeps its strays"),
                 Ok(Err(NoAnswer::TooLong)) => {
                     self.kill_and_reap(guard.process()).await;
@@ -111,7 +122,8 @@ impl CheckRun<'_> {
     }
 
     pub(super) async fn activate_single_shot(&mut self, activation: Activation) -> Result<Answered, Failure> {
-        let launch = single_shot::launch(&self.launch, &activation).map_err(Failure::Error)?;
+        let launch = single_shot::launch(&self.launch, &activation, self.unannounced == Unannounced::ActionLoop)
+            .map_err(Failure::Error)?;
         let (guard, pipes) = spawn(&launch, ResultChannel::Stdout, &self.reaper, &mut self.logs)
             .map_err(|error| Failure::Error(single_shot::name_member(error, &activation)))?;
         let process = guard.process();
@@ -207,7 +219,7 @@ impl CheckRun<'_> {
         if on_descriptor_3 && let Some(failure) = self.nearly_handshake() {
             return failure;
         }
-        let hint = || finding::flush_hint(&programs, &self.launch.program);
+        let hint = || flush_hint(&programs, &self.launch);
         if let Some(line) = held_back {
             return Failure::Finding(Finding::NotFlushed {
                 output: Output::Answer,

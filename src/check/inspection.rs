@@ -1,11 +1,12 @@
 //! The checks before the start: the action is opened, compiled if it has to be, and inspected.
 
-use crate::action::{DEFAULT_MAIN, open};
+use crate::action::{DEFAULT_MAIN, environment_of, of_command, open, stdout_kind};
 use crate::artifact::compile::compile;
 use crate::artifact::inspect::{Inspection, TargetSystem, inspect};
-use crate::artifact::{Artifact, Sources, unpack};
+use crate::artifact::{Artifact, LocalAction, Sources, unpack};
 use crate::config::Inspect;
 use crate::error::{Error, UploadError};
+use crate::protocol::detect::Unannounced;
 
 use super::report::{Check, Fault, Name, Verdict};
 use super::{CheckRun, Plan};
@@ -32,6 +33,13 @@ impl CheckRun<'_> {
         };
         self.launch.program.clone_from(&artifact.executable);
         self.launch.directory.clone_from(&artifact.directory);
+        if let Some(arguments) = &artifact.command {
+            self.launch.arguments.clone_from(arguments);
+            self.unannounced = Unannounced::Filter;
+        }
+        let Plan { settings, .. } = &self.plan;
+        self.launch.stdout = stdout_kind(settings, settings.protocol, self.unannounced);
+        self.launch.environment.extend(environment_of(self.launch.stdout));
         let target = match &self.plan.image_root {
             None => TargetSystem::of(&self.launch),
             // The variables of an image are not in its file system.
@@ -72,7 +80,12 @@ impl CheckRun<'_> {
     async fn open(&mut self) -> Result<Artifact, Error> {
         let Plan { action, settings, compiler, environment, .. } = &self.plan;
         let bounds = unpack::Bounds { bytes: settings.max_unpacked.0, entries: settings.max_entries, halt: None };
-        let artifact = open(action, &settings.workdir, bounds, Sources::with(compiler.as_deref())).await?;
+        let artifact = match action {
+            LocalAction::File(path) => {
+                open(path, &settings.workdir, bounds, Sources::with(compiler.as_deref())).await?
+            }
+            LocalAction::Command(command) => of_command(command, environment)?,
+        };
         let compiling = compile(
             &artifact,
             compiler.as_deref(),

@@ -40,14 +40,15 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::activation::Answer;
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, LocalAction};
 use crate::config::ActionSettings;
 use crate::error::{BadAnswer, Error, ProxyError, RunError, StartError, UploadError};
 use crate::logs::{self, Logs, Sentinels};
 use crate::process::orphans;
 use crate::process::spawn::ResultChannel;
-use crate::process::{Launch, Reaper, stop};
+use crate::process::{Launch, Reaper, StdoutKind, stop};
 use crate::protocol::Protocol;
+use crate::protocol::detect::Unannounced;
 use crate::text::millis;
 
 pub use finding::{Finding, FrameFault, HeldUntil, Output, Promise};
@@ -64,8 +65,8 @@ use settle::Failure;
 /// The action to check, and how to check it.
 #[derive(Debug)]
 pub struct Plan {
-    /// The executable, directory or archive.
-    pub action: PathBuf,
+    /// The action.
+    pub action: LocalAction,
     /// Its settings, as for an action that is served.
     pub settings: ActionSettings,
     /// The environment that every action gets.
@@ -144,6 +145,8 @@ pub struct CheckRun<'a> {
     lingered: bool,
     /// A process has announced its protocol after it counted as ready.
     announces: bool,
+    /// What a process speaks that announces nothing.
+    unannounced: Unannounced,
 }
 
 /// The answer of an activation.
@@ -172,6 +175,7 @@ impl<'a> CheckRun<'a> {
             arguments: Vec::new(),
             environment: plan.environment.clone(),
             directory: PathBuf::new(),
+            stdout: StdoutKind::Pipe,
         };
         Ok(Self {
             arguments: Arguments::new(plan.arguments.clone()),
@@ -193,6 +197,7 @@ impl<'a> CheckRun<'a> {
             one_activation_each: false,
             lingered: false,
             announces: false,
+            unannounced: Unannounced::ActionLoop,
         })
     }
 

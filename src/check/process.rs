@@ -9,6 +9,7 @@ use crate::process::stop::KillOnDrop;
 use crate::process::{Process, stop};
 use crate::protocol::conversation::Conversation;
 use crate::protocol::detect::{self, Evidence, detect};
+use crate::protocol::silence::TakesLong;
 
 use super::settle::Failure;
 use super::{CheckRun, Progress};
@@ -36,6 +37,7 @@ impl CheckRun<'_> {
         let settings = &self.plan.settings;
         let rules = detect::Rules {
             protocol: settings.protocol,
+            unannounced: self.unannounced,
             wait_for_ack: self.plan.wait_for_ack,
             init_timeout: settings.init_timeout.0,
             start_grace: settings.start_grace.0,
@@ -47,6 +49,11 @@ impl CheckRun<'_> {
         match detected {
             Ok(detect::Ready { mut conversation, evidence }) => {
                 conversation.keep_strays();
+                if let Conversation::PipeLoop(pipe_loop) = &mut conversation {
+                    let takes_long = TakesLong::default();
+                    takes_long.set(true);
+                    pipe_loop.give_up_silent(takes_long);
+                }
                 self.running = Some(Running { guard, conversation });
                 Ok(evidence)
             }

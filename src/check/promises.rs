@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::artifact::inspect::flush_hint;
 use crate::process::{ExitStatus, orphans};
 use crate::protocol::Protocol;
 use crate::protocol::multiplex::Promises;
@@ -13,7 +14,7 @@ use crate::text::millis;
 
 use super::CheckRun;
 use super::activate::LATE_OUTPUT_GRACE;
-use super::finding::{self, Finding, HeldUntil, Output, Promise};
+use super::finding::{Finding, HeldUntil, Output, Promise};
 use super::process::Running;
 use super::report::{Check, Name, Verdict};
 use super::transcript::{Received, Transcript};
@@ -56,6 +57,7 @@ impl CheckRun<'_> {
         let Some(promises) = self.promises() else {
             let seen = match self.report.protocol {
                 Some(Protocol::PipeLoop) => "not in version 1",
+                Some(Protocol::Filter) => "not for a filter",
                 _ => "not in the dialect",
             };
             for name in Name::OF_VERSION_2 {
@@ -164,7 +166,7 @@ impl CheckRun<'_> {
                 output: Output::Chunks,
                 until: HeldUntil::EndOfActivation { after: took },
                 line: std::mem::take(&mut self.baseline.sample),
-                hint: finding::flush_hint(&programs.unwrap_or_default(), &self.launch.program),
+                hint: flush_hint(&programs.unwrap_or_default(), &self.launch),
             };
             Check::warning(name, finding)
         };

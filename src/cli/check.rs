@@ -7,10 +7,12 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::artifact::LocalAction;
 use crate::check::{Check as Outcome, CheckRun, Evidence, Fault, Name, NotStarted, Plan, Progress, Report, Verdict};
 use crate::config::{ActionSettings, Compatibility, Time, container_environment};
 use crate::error::{Error, ProxyError};
 
+use super::action::ActionArgument;
 use super::output;
 use super::run::{Parameters, read_json};
 
@@ -33,8 +35,8 @@ Exit status: 0 no check failed, 1 a check failed (with --strict: or warned), 2 a
 describes each check.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Check {
-    /// Executable, directory with `exec`, zip or tar.gz; with a compiler also source code, a file or a directory.
-    action: PathBuf,
+    #[command(flatten)]
+    action: ActionArgument,
 
     #[command(flatten)]
     parameters: Parameters,
@@ -79,6 +81,7 @@ impl Check {
     async fn check(self) -> Result<u8, Error> {
         let Self { action, parameters, no_start, image_root, timeout, strict, logs, json, settings } = self;
         let arguments = arguments(parameters)?;
+        let action = action.required();
         if let Some(root) = &image_root
             && !root.is_dir()
         {
@@ -214,10 +217,10 @@ struct Summary {
 }
 
 impl<'a> Document<'a> {
-    fn new(action: &std::path::Path, report: &'a Report, exit_status: u8, total: Duration) -> Self {
+    fn new(action: &LocalAction, report: &'a Report, exit_status: u8, total: Duration) -> Self {
         let activation = |(name, took): &(Name, Duration)| ActivationDocument { check: name.id(), ms: ms(*took) };
         Self {
-            action: action.to_string_lossy().into_owned(),
+            action: action.to_string(),
             pipeloop: env!("CARGO_PKG_VERSION"),
             protocol: report.protocol.map(|protocol| protocol.to_string()),
             protocol_evidence: report.evidence.map(Evidence::id),

@@ -4,6 +4,7 @@
 //! is an error, 2 for a command line that cannot be used, 126 and 127 for an action that cannot be
 //! executed or found, 128 plus the number of a signal for an action that the signal ended.
 
+mod action;
 mod check;
 mod completion;
 mod conformance;
@@ -24,6 +25,8 @@ use crate::config;
 use crate::error::{Error, ExitReport, ProxyError, RequestError, RunError, StartError, UploadError};
 use crate::process::Reaper;
 use crate::process::signals::{BlockedSignals, TerminationSignals, forward_to_actions};
+
+use action::ActionArgument;
 
 /// Runs any Unix executable as a serverless action.
 ///
@@ -71,7 +74,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.execute(),
         Command::Conformance(conformance) => conformance.execute(),
         Command::Explain(explain) => explain.execute(),
-        Command::Completion(completion) => completion.execute(Cli::command()),
+        Command::Completion(completion) => completion.execute(cli()),
     };
     let status = result.unwrap_or_else(|error| {
         output::error(&error);
@@ -80,9 +83,26 @@ pub fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
+/// The command line, with what cannot be said where it is declared.
+fn cli() -> clap::Command {
+    let mut cli = Cli::command();
+    for (name, required) in [("serve", false), ("run", true), ("check", true)] {
+        let usage = if required {
+            format!("pipeloop {name} [OPTIONS] ACTION\n       pipeloop {name} [OPTIONS] -- COMMAND [ARGUMENT]...")
+        } else {
+            format!("pipeloop {name} [OPTIONS] [ACTION]\n       pipeloop {name} [OPTIONS] -- COMMAND [ARGUMENT]...")
+        };
+        cli = cli.mut_subcommand(name, |command| {
+            let command = command.override_usage(usage);
+            if required { ActionArgument::require(command) } else { command }
+        });
+    }
+    cli
+}
+
 /// Parses the command line and the environment. Ends the process if they are wrong, or ask for help.
 fn parse() -> Command {
-    let mut cli = Cli::command();
+    let mut cli = cli();
     let service_url = config::service_url();
     if service_url.is_some() {
         cli = cli.mut_subcommand("serve", |serve| serve.mut_arg("port", |port| port.env(None)));
@@ -159,8 +179,8 @@ fn exit_status(error: &Error) -> u8 {
             | RequestError::MemoryFull { .. } => 1,
         },
         Error::Upload(error) => match error {
-            UploadError::NoSuchAction { .. } => 127,
-            UploadError::Compile { .. } => 126,
+            UploadError::NoSuchAction { .. } | UploadError::NoSuchCommand { not_executable: None, .. } => 127,
+            UploadError::NoSuchCommand { .. } | UploadError::Compile { .. } => 126,
             UploadError::Unusable { defects, .. } => defects.first().map_or(126, defect_exit_status),
             UploadError::ArchiveDamaged { .. }
             | UploadError::ArchiveUnsupported { .. }
@@ -182,6 +202,7 @@ fn exit_status(error: &Error) -> u8 {
             | StartError::NearlyHandshake { .. }
             | StartError::BadHandshake { .. }
             | StartError::UnsupportedVersion { .. }
+            | StartError::Prompt { .. }
             | StartError::NoHandshake { .. } => 1,
         },
         Error::Run(error) => match error {
@@ -190,6 +211,7 @@ fn exit_status(error: &Error) -> u8 {
             | RunError::ChannelClosed { .. }
             | RunError::AnswerTooLong { .. }
             | RunError::TimeOut { .. }
+            | RunError::NeverAnswered { .. }
             | RunError::Expired
             | RunError::CrashLoop { .. }
             | RunError::BadFrame { .. }

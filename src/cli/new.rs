@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::error::{Error, ProxyError};
 use crate::protocol::Protocol;
+use crate::text::shell_word;
 
 use super::output::{self, NewAction};
 
@@ -288,8 +289,7 @@ fn executable(source: &str) -> String {
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let text = if text.starts_with('-') || !text.contains('/') { format!("./{text}") } else { text };
-    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    shell_word(&text)
 }
 
 /// Parses the name of a language, and offers all of them for completion.

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,12 +13,15 @@ use tokio::sync::mpsc;
 use crate::action::response_stream::StreamItem;
 use crate::action::{Action, ActionConfig, InitFailures};
 use crate::activation::{Activation, Answer};
+use crate::artifact::LocalAction;
 use crate::config::{ActionSettings, Compatibility, container_environment};
 use crate::error::{Error, ProxyError};
 use crate::logs::{Sentinels, Sink};
 use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::protocol::answer::failure;
+use crate::text::shell_word;
 
+use super::action::ActionArgument;
 use super::output::{self, Printed};
 
 /// Run one or more activations and print their results.
@@ -26,8 +30,8 @@ use super::output::{self, Printed};
 /// result without `error`.
 #[derive(Debug, Args)]
 pub(super) struct Run {
-    /// Executable, directory with `exec`, zip or tar.gz; with a compiler also source code, a file or a directory.
-    action: PathBuf,
+    #[command(flatten)]
+    action: ActionArgument,
 
     #[command(flatten)]
     parameters: Parameters,
@@ -74,7 +78,8 @@ impl Run {
 
     async fn run(self) -> Result<u8, Error> {
         let system = |doing| move |reason| Error::Proxy(ProxyError::System { doing, reason });
-        let Self { action: path, parameters, lines, stream, time, settings } = self;
+        let Self { action: local, parameters, lines, stream, time, settings } = self;
+        let local = local.required();
         let printing = Printing { stream, time };
         // Before anything is started.
         if lines && !parameters.parameters.is_empty() {
@@ -108,10 +113,16 @@ impl Run {
             },
             reaper,
         );
+        let waiting = Waiting::default();
         let outcome = tokio::select! {
-            outcome = run_all(&action, &path, &mut inputs, printing) => outcome,
+            outcome = run_all(&action, &local, &mut inputs, printing, &waiting) => outcome,
             signal = signals.next() => {
                 output::note(&format!("pipeloop: {}, stopping the action", signal.name()));
+                if let Some(after) = waiting.since().map(|since| since.elapsed()) {
+                    let is_told = after >= SAYS_SO_AFTER && output::stderr_is_terminal();
+                    let after_all = format!("pipeloop: no answer after {}", output::time(after));
+                    output::note(&if is_told { after_all } else { no_answer(after, &local) });
+                }
                 Ok(signal.shell_code())
             }
         };
@@ -130,12 +141,13 @@ impl Run {
 /// Init, then every activation in turn.
 async fn run_all(
     action: &Action,
-    path: &std::path::Path,
+    local: &LocalAction,
     inputs: &mut mpsc::Receiver<Input>,
     printing: Printing,
+    waiting: &Waiting,
 ) -> Result<u8, Error> {
     let started = Instant::now();
-    action.open(path).await?;
+    action.open(local).await?;
     if printing.time {
         output::note(&format!("init  {}", output::time(started.elapsed())));
     }
@@ -144,7 +156,7 @@ async fn run_all(
         let started = Instant::now();
         let outcome = match activation {
             Ok(activation) if printing.stream => stream(action, activation).await,
-            Ok(activation) => action.run(activation, Reservation::default()).await.map(Some),
+            Ok(activation) => waiting.during(local, action.run(activation, Reservation::default())).await.map(Some),
             Err(error) => Err(error),
         };
         if printing.time {
@@ -172,6 +184,53 @@ async fn run_all(
         }
     }
     Ok(status)
+}
+
+/// How long a person waits for an answer before a word about it.
+const SAYS_SO_AFTER: Duration = Duration::from_secs(3);
+
+/// Since when an activation waits for its answer, if one does.
+#[derive(Debug, Default)]
+struct Waiting(Mutex<Option<Instant>>);
+
+impl Waiting {
+    fn since(&self) -> Option<Instant> {
+        *self.0.lock().expect("no holder panics")
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        *self.0.lock().expect("no holder panics") = since;
+    }
+
+    /// Waits for an answer. A person at a terminal is told if it takes long.
+    async fn during<T>(&self, action: &LocalAction, answer: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        self.set(Some(started));
+        let mut answer = std::pin::pin!(answer);
+        let answer = tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            () = tokio::time::sleep(SAYS_SO_AFTER), if output::stderr_is_terminal() => {
+                output::note(&no_answer(started.elapsed(), action));
+                answer.await
+            }
+        };
+        self.set(None);
+        answer
+    }
+}
+
+/// A word about an answer that has not come.
+fn no_answer(after: Duration, action: &LocalAction) -> String {
+    let command = match action {
+        LocalAction::File(path) => shell_word(&path.display().to_string()),
+        command @ LocalAction::Command(_) => format!("-- {command}"),
+    };
+    format!(
+        "pipeloop: no answer after {}; an answer that is not flushed looks like this too, and `pipeloop check {command}` \
+         finds out; `--run-timeout` sets a limit",
+        output::time(after)
+    )
 }
 
 /// What to print beside the result.

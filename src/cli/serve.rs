@@ -1,7 +1,6 @@
 //! `pipeloop serve [ACTION]`.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::memory_budget::MemoryBudget;
 use crate::process::signals::BlockedSignals;
 use crate::server::{self, Limits, Stop};
 
+use super::action::ActionArgument;
 use super::output;
 
 /// Serve an action over HTTP, with POST /init and POST /run.
@@ -27,8 +27,8 @@ use super::output;
 /// /init. Each setting has a flag and an environment variable; the flag wins.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// Executable, directory with `exec`, zip or tar.gz; with a compiler also source code, a file or a directory.
-    action: Option<PathBuf>,
+    #[command(flatten)]
+    action: ActionArgument,
 
     #[command(flatten)]
     server: ServerSettings,
@@ -79,9 +79,9 @@ impl Serve {
         );
 
         // The proxy listens last: the platform takes a connection that it can make for a proxy that is ready.
-        if let Some(path) = &self.action {
+        if let Some(local) = self.action.given() {
             tokio::select! {
-                opened = action.open(path) => opened?,
+                opened = action.open(&local) => opened?,
                 _ = signals.next() => {
                     action.stop(Duration::ZERO).await;
                     return Ok(0);

@@ -57,7 +57,7 @@ codes! {
     Upload(UploadError::ArchiveTooLarge { .. }) => "PL038",
     Upload(UploadError::ArchiveTooManyEntries { .. }) => "PL039",
     Upload(UploadError::Unwritable { .. }) => "PL040",
-    Upload(UploadError::NoSuchAction { .. }) => "PL041",
+    Upload(UploadError::NoSuchAction { .. } | UploadError::NoSuchCommand { .. }) => "PL041",
     Upload(UploadError::DirectoryWithoutExec { .. }) => "PL042",
     Upload(UploadError::ArchiveUnsupported { .. }) => "PL043",
     Start(StartError::CannotStart { .. } | StartError::TooLarge(_)) => "PL050",
@@ -68,6 +68,7 @@ codes! {
     Start(StartError::NoHandshake { .. }) => "PL055",
     Start(StartError::BadHandshake { .. }) => "PL056",
     Upload(UploadError::WrongEnvironment { .. }) => "PL057",
+    Start(StartError::Prompt { .. }) => "PL059",
     Run(RunError::BadAnswer { .. }) => "PL060",
     Run(RunError::ExitedBeforeAnswer { .. }) => "PL061",
     Run(RunError::ChannelClosed { .. }) => "PL062",
@@ -86,6 +87,7 @@ codes! {
     Run(RunError::Overrun { .. }) => "PL101",
     Run(RunError::FrameTooLong { .. }) => "PL102",
     Request(RequestError::MemoryFull { .. }) => "PL105",
+    Run(RunError::NeverAnswered { .. }) => "PL106",
     ;
     // Each defect has its own.
     Upload(UploadError::Unusable { defects, .. }) => defects.first().expect("there is a defect").code(),

@@ -24,7 +24,7 @@ pub use defect::{Defect, Foreign, Host, Language, Libc, MissingLibrary, NonProgr
 pub use exit_report::ExitReport;
 pub use proxy::ProxyError;
 pub use request::{JsonType, RequestError, RequestKind, VariableSource};
-pub use run::{BAD_ANSWER, BadAnswer, RunError, TimeLimit};
+pub use run::{BAD_ANSWER, BadAnswer, RunError, Silence, TimeLimit};
 pub use start::{Awaited, HandshakeFault, NearHandshake, Oversized, Stage, StartError, Version};
 pub use upload::{ArchiveFormat, Bundle, CompileFailure, FoundInstead, SpecialFile, Unsupported, UploadError};
 

@@ -28,6 +28,15 @@ pub enum RunError {
     #[error("the action's answer is too long: at most {limit_bytes} bytes are accepted; the action was stopped")]
     AnswerTooLong { limit_bytes: u64 },
 
+    /// The action waits for the next activation and can no longer answer this one.
+    #[error("the action read the activation and waits for the next one, but {}", .silence.sentence(*.channel))]
+    NeverAnswered {
+        silence: Silence,
+        channel: ResultChannel,
+        /// How its programs flush their output.
+        flush: String,
+    },
+
     /// The activation ran out of time.
     #[error("the action did not answer {limit} and was stopped after {}", millis(*.after))]
     TimeOut { limit: TimeLimit, after: Duration },
@@ -94,6 +103,37 @@ pub enum BadAnswer {
     Unterminated { line: String },
 }
 
+/// What came in place of an answer that can never come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Silence {
+    /// An empty line.
+    EmptyLine,
+    /// A line without its end.
+    Unfinished {
+        /// The line.
+        line: String,
+        /// Whether a CR stands in place of the LF.
+        carriage_return: bool,
+    },
+    /// Nothing. It may be in a buffer of the process.
+    Nothing,
+}
+
+impl Silence {
+    fn sentence(&self, channel: ResultChannel) -> String {
+        match self {
+            Self::EmptyLine => "it printed an empty line in place of its answer".into(),
+            Self::Unfinished { line, carriage_return: false } => {
+                format!("its answer does not end with a newline: {}", excerpt(line.as_bytes()))
+            }
+            Self::Unfinished { line, carriage_return: true } => {
+                format!("its answer ends with CR and not with a newline (LF): {}", excerpt(line.as_bytes()))
+            }
+            Self::Nothing => format!("it wrote no answer on {channel}, or did not flush it"),
+        }
+    }
+}
+
 /// Which limit ended an activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeLimit {
@@ -115,7 +155,11 @@ impl RunError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadAnswer { problem: BadAnswer::TwoLines { .. }, .. } => {
-                "write each answer on one line (no pretty-printing), and logs on stderr".into()
+                "write each answer on one line (no pretty-printing, as with `jq -c`), and logs on stderr".into()
+            }
+            // The rest is on the next lines.
+            Self::BadAnswer { problem: BadAnswer::NotJson { reason, .. }, .. } if reason.starts_with("EOF ") => {
+                "write each answer on one line (no pretty-printing, as with `jq -c`), and logs on stderr".into()
             }
             // What a shell could not find or execute says more than the answer that is missing.
             Self::BadAnswer { exit: Some(exit), .. } if exit.lacks_program() => {
@@ -127,6 +171,12 @@ impl RunError {
             Self::ExitedBeforeAnswer { exit } => return exit_report::hint(exit, None),
             Self::ChannelClosed { .. } => "keep the channel open for as long as the action serves".into(),
             Self::AnswerTooLong { .. } => "return less, or raise `PIPELOOP_MAX_RESULT`".into(),
+            Self::NeverAnswered { silence: Silence::EmptyLine, .. } => "print an object for each line, also where there is nothing to say: `{}`; in a shell, look at what fails inside of `$(…)`".into(),
+            Self::NeverAnswered { silence: Silence::Unfinished { .. }, .. } => r"end each answer with LF (`\n`), and flush it".into(),
+            Self::NeverAnswered { silence: Silence::Nothing, channel: ResultChannel::Descriptor3, flush } => {
+                format!(r#"an action without a handshake answers on descriptor 3; to answer on stdout, print `{{"openwhisk":1}}` first; {flush}"#)
+            }
+            Self::NeverAnswered { silence: Silence::Nothing, flush, .. } => flush.clone(),
             Self::TimeOut { limit: TimeLimit::Deadline, .. } => {
                 "give the action a longer time limit on the platform, or make it faster; an answer that was not flushed looks like this too".into()
             }
@@ -152,6 +202,9 @@ impl RunError {
             Self::BadAnswer { problem, exit: None } => problem.without_output().into(),
             Self::ExitedBeforeAnswer { exit } => format!("the action {exit}, before it answered"),
             Self::BadFrame { .. } => "the action wrote a line that is not a frame for its activation".into(),
+            Self::NeverAnswered { .. } => {
+                "the action read an activation and waits for the next one without an answer".into()
+            }
             Self::ChannelClosed { .. }
             | Self::AnswerTooLong { .. }
             | Self::TimeOut { .. }

@@ -55,6 +55,10 @@ pub enum StartError {
     )]
     UnsupportedVersion { version: String },
 
+    /// A command line has begun a line before it got one.
+    #[error("the command prompts: it printed {} and waits for input on the same line", excerpt(.prompt.as_bytes()))]
+    Prompt { prompt: String },
+
     /// It waits for input without having sent the handshake that was asked for.
     #[error("the action waits for input but has not sent the handshake of protocol {version}")]
     NoHandshake { version: Version },
@@ -131,6 +135,8 @@ pub enum Awaited {
     HandshakeAgain,
     /// Send a handshake or wait for input.
     HandshakeOrInput,
+    /// Wait for input.
+    Input,
 }
 
 /// A version of the protocol that begins with a handshake.
@@ -173,6 +179,7 @@ impl StartError {
             Self::NearlyHandshake { near } => near.hint(),
             Self::BadHandshake { .. } => r#"print `{"openwhisk":1}`, or `{"openwhisk":1,"context":true}` to get whole activations, or `{"openwhisk":2,"concurrency":8}`; a log line with a member `openwhisk` belongs on stderr"#.into(),
             Self::UnsupportedVersion { .. } => "this release supports versions 1 and 2, the actionloop dialect, and version 0, which has no handshake: set `PIPELOOP_PROTOCOL=0` for it".into(),
+            Self::Prompt { .. } => "start the program in the way that a pipeline would, without its prompt; `--stdout pipe` helps if it prompts only on a terminal".into(),
             Self::NoHandshake { .. } => "print it at start and flush the output; without a handshake, set `PIPELOOP_PROTOCOL` to `actionloop` or `auto`".into(),
         })
     }
@@ -266,6 +273,7 @@ impl fmt::Display for Awaited {
                 f.write_str(r#"has sent neither a handshake nor the acknowledgement `{"ok":true}` on descriptor 3"#)
             }
             Self::HandshakeAgain => f.write_str("has not sent the handshake that it sent at an earlier start"),
+            Self::Input => f.write_str("is not waiting for input"),
             Self::HandshakeOrInput => f.write_str("has not sent a handshake and is not waiting for input"),
         }
     }

@@ -75,6 +75,16 @@ pub enum UploadError {
         reason: io::Error,
     },
 
+    /// The command line of an action names no program.
+    #[error("cannot find the command {}: {}", excerpt(.name.as_bytes()), no_command(*.is_path, .not_executable.as_deref()))]
+    NoSuchCommand {
+        name: String,
+        /// Whether the name is a path, so that `PATH` was not searched.
+        is_path: bool,
+        /// A file of that name that cannot be executed.
+        not_executable: Option<PathBuf>,
+    },
+
     /// The action that the command line names cannot be read.
     #[error("cannot read the action `{}`: {reason}", .path.display())]
     NoSuchAction {
@@ -82,6 +92,15 @@ pub enum UploadError {
         #[source]
         reason: io::Error,
     },
+}
+
+/// Why a command is not found.
+fn no_command(is_path: bool, not_executable: Option<&Path>) -> String {
+    match not_executable {
+        Some(path) => format!("`{}` is not executable", path.display()),
+        None if is_path => "there is no such file".into(),
+        None => "no directory of PATH holds it".into(),
+    }
 }
 
 /// A format of archives.
@@ -183,6 +202,8 @@ impl UploadError {
             Self::WrongEnvironment { found: Some(_), .. } => "build it again with the compiler of this image, or run it in the image that it was built for".into(),
             Self::WrongEnvironment { found: None, .. } => "build it with the compiler of this image, which writes `exec.env`; to accept any action, unset `OW_EXECUTION_ENV`".into(),
             Self::Unwritable { .. } => "choose a writable directory with `--workdir` (`PIPELOOP_WORKDIR`)".into(),
+            Self::NoSuchCommand { not_executable: Some(_), .. } => "make it executable with `chmod +x`, or put its interpreter before it".into(),
+            Self::NoSuchCommand { .. } => "install the program, or name it with its path; after `--` the program comes first, and then its arguments".into(),
             Self::ArchiveEntryKind { .. } | Self::NoSuchAction { .. } => return None,
         })
     }

@@ -293,7 +293,11 @@ impl InitStep {
             Error::Upload(UploadError::Unusable { path: Some(_), .. } | UploadError::WrongEnvironment { .. })
             | Error::Start(_) => Some(Self::Start),
             // Only the command line names a path; an init cannot.
-            Error::Upload(UploadError::NoSuchAction { .. } | UploadError::DirectoryWithoutExec { .. })
+            Error::Upload(
+                UploadError::NoSuchAction { .. }
+                | UploadError::NoSuchCommand { .. }
+                | UploadError::DirectoryWithoutExec { .. },
+            )
             | Error::Request(_)
             | Error::Run(_)
             | Error::Proxy(_) => None,
@@ -345,6 +349,7 @@ fn status(error: &Error) -> StatusCode {
             | UploadError::ArchiveTooLarge { .. }
             | UploadError::ArchiveTooManyEntries { .. }
             | UploadError::NoSuchAction { .. }
+            | UploadError::NoSuchCommand { .. }
             | UploadError::WrongEnvironment { .. } => StatusCode::BAD_GATEWAY,
             // What the operator can fix.
             UploadError::Unwritable { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -358,6 +363,7 @@ fn status(error: &Error) -> StatusCode {
             | StartError::NearlyHandshake { .. }
             | StartError::BadHandshake { .. }
             | StartError::UnsupportedVersion { .. }
+            | StartError::Prompt { .. }
             | StartError::NoHandshake { .. } => StatusCode::BAD_GATEWAY,
         },
         Error::Run(error) => match error {
@@ -366,6 +372,7 @@ fn status(error: &Error) -> StatusCode {
             | RunError::ChannelClosed { .. }
             | RunError::AnswerTooLong { .. }
             | RunError::TimeOut { .. }
+            | RunError::NeverAnswered { .. }
             // Not 503: the platform would run it again elsewhere, and it has had its effects.
             | RunError::CutOff { .. }
             | RunError::Expired

@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::LogFormat;
+use crate::process::pipe;
 use crate::time;
 
 use super::json::Lines;
@@ -21,6 +22,8 @@ use super::{Bounds, DEFUSED, SENTINEL, Sentinels, Sink};
 
 /// The most bytes of one read from the action.
 const CHUNK: usize = 64 * 1024;
+/// The most bytes that a terminal holds, generously: 64 KiB in each of two queues of the kernel.
+const TERMINAL_HOLDS: usize = 256 * 1024;
 /// How many bytes of a stream's end are kept for error messages.
 const TAIL_BYTES: usize = 2048;
 /// How many of its last lines an error message quotes.
@@ -28,8 +31,11 @@ const TAIL_LINES: usize = 5;
 
 /// One stream of the action's output.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the stream")]
 pub struct Stream {
     source: Option<AsyncFd<OwnedFd>>,
+    /// Whether the source is a terminal, which passes its output on in parts.
+    from_terminal: bool,
     /// Looks for a line that is no log line, in what comes from the source.
     watch: Option<Watch>,
     sink: Sink,
@@ -84,6 +90,7 @@ impl Stream {
     pub(super) fn new(name: &'static str, sink: Sink, bounds: &Bounds) -> Self {
         Self {
             source: None,
+            from_terminal: false,
             watch: None,
             sink,
             lines: (bounds.format == LogFormat::Json).then(|| Lines::new(name)),
@@ -166,6 +173,7 @@ impl Stream {
     /// Takes a pipe of the action as source. `read` is what another reader took from it before.
     pub fn attach(&mut self, source: AsyncFd<OwnedFd>, read: &[u8]) {
         self.unwatch();
+        self.from_terminal = pipe::is_terminal(source.get_ref());
         self.source = Some(source);
         self.append(read);
     }
@@ -174,6 +182,7 @@ impl Stream {
     /// the log. Until that line comes, the beginning of a line that could become one waits for its end.
     pub fn attach_watched(&mut self, source: AsyncFd<OwnedFd>, read: &[u8], wanted: fn(&[u8]) -> bool) {
         self.unwatch();
+        self.from_terminal = pipe::is_terminal(source.get_ref());
         self.source = Some(source);
         self.watch = Some(Watch::new(wanted));
         self.append(read);
@@ -457,13 +466,15 @@ impl Stream {
     /// cannot keep its activation open.
     pub fn drain(&mut self) {
         let Some(source) = &self.source else { return };
-        let mut waiting = rustix::io::ioctl_fionread(source.get_ref()).unwrap_or(0);
+        // A terminal does not say how much it holds.
+        let mut waiting =
+            if self.from_terminal { TERMINAL_HOLDS } else { pipe::unread(source.get_ref(), self.from_terminal) };
         while waiting > 0 {
-            let mut chunk = Vec::with_capacity(usize::try_from(waiting).unwrap_or(CHUNK).min(CHUNK));
+            let mut chunk = Vec::with_capacity(waiting.min(CHUNK));
             let Some(source) = &self.source else { return };
-            match rustix::io::read(source.get_ref(), rustix::buffer::spare_capacity(&mut chunk)) {
+            match pipe::read(source.get_ref(), &mut chunk) {
                 Ok(0) => self.source = None,
-                Ok(count) => waiting = waiting.saturating_sub(count as u64),
+                Ok(count) => waiting = waiting.saturating_sub(count),
                 Err(Errno::INTR) => continue,
                 Err(_) => return,
             }
@@ -567,10 +578,10 @@ impl Stream {
                     continue;
                 };
                 chunk.reserve_exact(CHUNK);
-                let result = rustix::io::read(ready.get_inner(), rustix::buffer::spare_capacity(&mut chunk));
+                let result = pipe::read(ready.get_inner(), &mut chunk);
                 match result {
                     Ok(count) => {
-                        if count < CHUNK {
+                        if count < CHUNK && !self.from_terminal {
                             ready.clear_ready();
                         }
                         Some(count)

@@ -6,7 +6,8 @@
 //! [`spawn`] makes the pipes, starts the executable as the leader of its own process group and closes
 //! the proxy's copies of the child's pipe ends, so that end-of-file means what it says. [`reap`] alone
 //! waits for processes, and keeps each exit status as a fact that may be asked for twice.
-//! [`wait_state`] sees what a process waits for; [`stop`] ends the whole group, and [`orphans`] finds
+//! [`terminal`] opens a pseudo-terminal in place of a pipe.
+//! [`wait_state`] sees what a process waits for, [`standstill`] that it can do nothing else; [`stop`] ends the whole group, and [`orphans`] finds
 //! the processes that are left after that. [`memory`] reads the memory limit and counts
 //! out-of-memory kills; [`allocator`] keeps the proxy's own memory small.
 
@@ -18,8 +19,10 @@ pub mod pipe;
 pub mod reap;
 pub mod signals;
 pub mod spawn;
+pub mod standstill;
 pub mod stop;
+pub mod terminal;
 pub mod wait_state;
 
 pub use reap::{ExitStatus, Reaper};
-pub use spawn::{Launch, Pipes, Process, start};
+pub use spawn::{Launch, Pipes, Process, StdoutKind, start};

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use tokio::io::unix::AsyncFd;
 
@@ -34,6 +35,34 @@ pub fn watch_as_it_is(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open until it is dropped and is always the same descriptor; the
     // `AsyncFd` owns it.
     Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// Whether the proxy's end of a process's output is that of a terminal.
+#[must_use]
+pub fn is_terminal(fd: &OwnedFd) -> bool {
+    rustix::termios::isatty(fd)
+}
+
+/// Reads into the spare capacity of a vector. 0 is the end: of a pipe, or of a terminal that no process has open any
+/// more.
+///
+/// # Errors
+/// As read(2), but never `EIO`.
+pub fn read(fd: &OwnedFd, buffer: &mut Vec<u8>) -> rustix::io::Result<usize> {
+    match rustix::io::read(fd, rustix::buffer::spare_capacity(buffer)) {
+        Err(Errno::IO) => Ok(0),
+        result => result,
+    }
+}
+
+/// How many bytes are to be read: at least, for a terminal, which passes its output on in parts.
+#[must_use]
+pub fn unread(fd: &OwnedFd, is_terminal: bool) -> usize {
+    if is_terminal {
+        // The kernel moves what was written to where the next call counts it.
+        let _ = poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    }
+    rustix::io::ioctl_fionread(fd).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 /// Whether both pipes are empty and still have a writer. Makes one system call.

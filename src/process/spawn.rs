@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use rustix::io::FdFlags;
 use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
@@ -27,6 +28,7 @@ use tokio::io::unix::AsyncFd;
 use super::memory::oom_kills;
 use super::pipe::{pipe, watch};
 use super::reap::{Exit, Reaper};
+use super::terminal;
 
 /// How to start an executable.
 #[derive(Debug, Clone)]
@@ -39,6 +41,18 @@ pub struct Launch {
     pub environment: Vec<(OsString, OsString)>,
     /// Its working directory.
     pub directory: PathBuf,
+    /// What its standard output is.
+    pub stdout: StdoutKind,
+}
+
+/// What the standard output of a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum StdoutKind {
+    /// A pipe.
+    #[default]
+    Pipe,
+    /// A raw pseudo-terminal, to which programs write each line at once.
+    Pty,
 }
 
 /// Where a process writes its results. Displayed as messages name it.
@@ -86,12 +100,14 @@ pub struct Process {
 pub struct Pipes {
     /// The process's input. Dropping this gives the process end-of-file.
     pub stdin: AsyncFd<OwnedFd>,
-    /// Its standard output.
+    /// Its standard output, a pipe or a [`terminal`].
     pub stdout: AsyncFd<OwnedFd>,
     /// Its standard error.
     pub stderr: AsyncFd<OwnedFd>,
     /// Its descriptor 3, when it was given one.
     pub results: Option<AsyncFd<OwnedFd>>,
+    /// Why standard output is a pipe, if it should be a terminal.
+    pub no_terminal: Option<io::Error>,
 }
 
 /// The descriptor of the result channel in the child.
@@ -108,7 +124,13 @@ const BUSY_TRIES: u32 = 50;
 /// `ENOEXEC` for a file it cannot execute.
 pub fn start(launch: &Launch, channel: ResultChannel, reaper: &Reaper) -> io::Result<(Process, Pipes)> {
     let (child_stdin, stdin) = pipe()?;
-    let (stdout, child_stdout) = pipe()?;
+    let ((stdout, child_stdout), no_terminal) = match launch.stdout {
+        StdoutKind::Pipe => (pipe()?, None),
+        StdoutKind::Pty => match terminal::open() {
+            Ok(ends) => (ends, None),
+            Err(reason) => (pipe()?, Some(reason)),
+        },
+    };
     let (stderr, child_stderr) = pipe()?;
     let (results, child_results) = match channel {
         ResultChannel::Stdout => (None, None),
@@ -149,6 +171,7 @@ pub fn start(launch: &Launch, channel: ResultChannel, reaper: &Reaper) -> io::Re
         stdout: watch(stdout)?,
         stderr: watch(stderr)?,
         results: results.map(watch).transpose()?,
+        no_terminal,
     };
     Ok((Process { pid, started, oom_kills_before, exit }, pipes))
 }

@@ -77,8 +77,7 @@ const MAX_THREADS: usize = 512;
 /// Reads once what a process and its descendants wait for. `stdin` is the proxy's end of its input pipe.
 #[must_use]
 pub fn probe(pid: Pid, stdin: impl AsFd) -> WaitState {
-    let Ok(stat) = rustix::fs::fstat(stdin) else { return WaitState::Unknown };
-    let pipe = format!("pipe:[{}]", stat.st_ino);
+    let Some(pipe) = pipe_name(stdin) else { return WaitState::Unknown };
     let (mut known, mut unjudged) = (false, false);
     let mut pids = vec![pid.as_raw_nonzero().get()];
     let mut threads_seen = 0;
@@ -111,15 +110,51 @@ pub fn probe(pid: Pid, stdin: impl AsFd) -> WaitState {
     if known && !unjudged { WaitState::Busy } else { WaitState::Unknown }
 }
 
+/// The name of a pipe, as links in `/proc/PID/fd` show it.
+pub(super) fn pipe_name(pipe: impl AsFd) -> Option<String> {
+    Some(format!("pipe:[{}]", rustix::fs::fstat(pipe).ok()?.st_ino))
+}
+
+/// Whether a call returns only when bytes arrive on `pipe`, or when it ends.
+pub(super) fn is_only_input(call: &SystemCall, table: Table, pid: i32, pipe: &str) -> bool {
+    let [first, second, third, fourth, fifth, _] = call.arguments;
+    // A timeout is an `int`.
+    let is_endless = |timeout: u64| timeout & 0xffff_ffff == 0xffff_ffff;
+    let only = |fds: io::Result<Vec<u64>>| {
+        let fds = fds.unwrap_or_default();
+        let is_pipe =
+            |fd: &u64| fs::read_link(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|target| target.as_os_str() == pipe);
+        !fds.is_empty() && fds.iter().all(is_pipe)
+    };
+    match (table, table.kind(call.number)) {
+        (Table::Native, Kind::Read) => !is_splice(call.number) && only(Ok(vec![first])),
+        (Table::Native, Kind::Poll) => {
+            let is_endless = if is_ppoll(call.number) { third == 0 } else { is_endless(third) };
+            second > 0 && is_endless && only(polled(pid, first, second))
+        }
+        (Table::Native, Kind::Select) => (third, fourth, fifth) == (0, 0, 0) && only(selected(pid, first, second)),
+        (Table::Native, Kind::Epoll) => {
+            let is_endless = if call.number == EPOLL_PWAIT2 { fourth == 0 } else { is_endless(fourth) };
+            is_endless && only(Ok(watched(pid, first)))
+        }
+        _ => false,
+    }
+}
+
+/// Whether a call waits for the end of a child.
+pub(super) fn is_wait_for_child(call: &SystemCall, table: Table) -> bool {
+    table == Table::Native && is_wait(call.number)
+}
+
 /// A system call in which a thread sleeps: its number and arguments.
-struct SystemCall {
+pub(super) struct SystemCall {
     number: i64,
     arguments: [u64; 6],
 }
 
 impl SystemCall {
     /// Parses `0 0x0 0x7ffd… 0x1 0x0 0x0 0x0 SP PC`. `None` for `running` and `-1 SP PC`.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut fields = text.split_ascii_whitespace();
         let number = fields.next()?.parse().ok().filter(|number| *number >= 0)?;
         let mut arguments = [0; 6];
@@ -183,7 +218,7 @@ fn is_nonblocking(info: &str) -> bool {
 
 /// Whose numbers the system calls of a process have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Table {
+pub(super) enum Table {
     /// Those of the proxy's architecture.
     Native,
     /// Those of 32-bit x86, on x86-64.
@@ -213,7 +248,7 @@ enum Kind {
 
 impl Table {
     /// The table of a process, by the header of its executable. One that cannot be read counts as native.
-    fn of(pid: i32) -> Self {
+    pub(super) fn of(pid: i32) -> Self {
         /// `EI_CLASS` and the two bytes of `e_machine`.
         fn class_and_machine(header: &[u8; 20]) -> [u8; 3] {
             [header[4], header[18], header[19]]
@@ -239,6 +274,41 @@ impl Table {
             Self::Foreign => Kind::Opaque,
         }
     }
+}
+
+/// The same number on every architecture.
+const EPOLL_PWAIT2: i64 = 441;
+
+#[cfg(target_arch = "x86_64")]
+fn is_splice(number: i64) -> bool {
+    matches!(number, 275 | 276)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_splice(number: i64) -> bool {
+    matches!(number, 76 | 77)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_ppoll(number: i64) -> bool {
+    number == 271
+}
+
+/// The generic table has no other.
+#[cfg(not(target_arch = "x86_64"))]
+fn is_ppoll(_number: i64) -> bool {
+    true
+}
+
+/// wait4, waitid
+#[cfg(target_arch = "x86_64")]
+fn is_wait(number: i64) -> bool {
+    matches!(number, 61 | 247)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_wait(number: i64) -> bool {
+    matches!(number, 260 | 95)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -46,6 +46,8 @@ const MAX_HANDSHAKE: usize = 64 * 1024;
 pub struct Rules {
     /// The configured protocol; not [`Protocol::SingleShot`], which keeps no process.
     pub protocol: Protocol,
+    /// What a process speaks that waits for its input and has announced nothing.
+    pub unannounced: Unannounced,
     /// Whether to wait for the actionloop dialect's acknowledgement: `OW_WAIT_FOR_ACK`.
     pub wait_for_ack: bool,
     /// How long the action may take to become ready.
@@ -55,6 +57,15 @@ pub struct Rules {
     /// Whether an earlier process of the action has announced its protocol after it was seen waiting for its input.
     /// Waiting is no evidence then.
     pub announces: bool,
+}
+
+/// What a process speaks that announces nothing, with `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unannounced {
+    /// The actionloop dialect: an upload.
+    ActionLoop,
+    /// It is a filter: a command line.
+    Filter,
 }
 
 /// A process that is ready.
@@ -178,7 +189,11 @@ impl Detection<'_> {
                         }
                         self.refuse_near_handshake()?;
                         let evidence = if self.waiting_for_input { Evidence::WaitsForInput } else { Evidence::Grace };
-                        return Ok(Verdict::ActionLoop(evidence));
+                        if !self.assumes_filter() {
+                            return Ok(Verdict::ActionLoop(evidence));
+                        }
+                        self.refuse_prompt()?;
+                        return Ok(Verdict::Filter(evidence));
                     }
                     if waited && self.waiting_for_input {
                         // It has printed what it wanted to print, and waits for the proxy.
@@ -218,7 +233,17 @@ impl Detection<'_> {
         match self.rules.protocol {
             Protocol::Auto if self.rules.announces => false,
             Protocol::Auto | Protocol::ActionLoop => !self.rules.wait_for_ack,
+            Protocol::Filter => true,
             Protocol::PipeLoop | Protocol::Streams | Protocol::SingleShot => false,
+        }
+    }
+
+    /// Whether a process that waits for its input and has announced nothing is a filter.
+    fn assumes_filter(&self) -> bool {
+        match self.rules.protocol {
+            Protocol::Filter => true,
+            Protocol::Auto => self.rules.unannounced == Unannounced::Filter,
+            Protocol::SingleShot | Protocol::PipeLoop | Protocol::Streams | Protocol::ActionLoop => false,
         }
     }
 
@@ -227,10 +252,10 @@ impl Detection<'_> {
         let protocol = self.rules.protocol;
         while let Some(line) = self.results.next_line() {
             match Handshake::parse(&line) {
-                Some(handshake) if protocol != Protocol::ActionLoop && handshake.version.is_some() => {
+                Some(handshake) if self.accepts_handshake() && handshake.version.is_some() => {
                     return announced(&handshake, ResultChannel::Descriptor3, protocol).map(Some);
                 }
-                Some(handshake) if required_handshake(protocol).is_none() && handshake.acknowledges() => {
+                Some(handshake) if self.accepts_acknowledgement() && handshake.acknowledges() => {
                     return Ok(Some(Verdict::ActionLoop(Evidence::Acknowledgement)));
                 }
                 _ if self.awaits_acknowledgement() => {
@@ -267,7 +292,7 @@ impl Detection<'_> {
         }
         while let Some(line) = self.stdout.next_line() {
             match Handshake::parse(&line) {
-                Some(handshake) if handshake.version.is_some() => {
+                Some(handshake) if self.accepts_handshake() && handshake.version.is_some() => {
                     return announced(&handshake, ResultChannel::Stdout, protocol).map(Some);
                 }
                 _ => {
@@ -290,6 +315,14 @@ impl Detection<'_> {
         Ok(None)
     }
 
+    fn accepts_handshake(&self) -> bool {
+        matches!(self.rules.protocol, Protocol::PipeLoop | Protocol::Streams | Protocol::Auto)
+    }
+
+    fn accepts_acknowledgement(&self) -> bool {
+        matches!(self.rules.protocol, Protocol::ActionLoop | Protocol::Auto)
+    }
+
     /// Whether the first line on descriptor 3 has to be an acknowledgement, or a handshake with `auto`.
     fn awaits_acknowledgement(&self) -> bool {
         self.rules.wait_for_ack && matches!(self.rules.protocol, Protocol::Auto | Protocol::ActionLoop)
@@ -306,6 +339,7 @@ impl Detection<'_> {
         let unfinished = |line| misplaced_handshake(line, HandshakeFault::NoNewline);
         match self.rules.protocol {
             Protocol::ActionLoop if !self.rules.wait_for_ack => None,
+            Protocol::Filter => None,
             Protocol::ActionLoop => misplaced_acknowledgement(self.results.partial(), HandshakeFault::NoNewline),
             Protocol::Auto if self.rules.wait_for_ack => {
                 misplaced_acknowledgement(self.results.partial(), HandshakeFault::NoNewline)
@@ -336,6 +370,14 @@ impl Detection<'_> {
         }
     }
 
+    /// Refuses a filter that has begun a line before it got one: its answer would stand behind that.
+    fn refuse_prompt(&self) -> Result<(), Error> {
+        match self.stdout.partial() {
+            [] => Ok(()),
+            prompt => Err(Error::Start(StartError::Prompt { prompt: String::from_utf8_lossy(prompt).into_owned() })),
+        }
+    }
+
     /// Keeps the first line on stdout, for the message.
     fn note_first_line(&mut self, printed: &[u8]) {
         let line = printed.trim_ascii_start().split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -349,10 +391,11 @@ impl Detection<'_> {
         let (evidence, channel) = match verdict {
             Verdict::Handshake { channel, .. } => (Evidence::Handshake(channel), channel),
             Verdict::ActionLoop(evidence) => (evidence, ResultChannel::Descriptor3),
+            Verdict::Filter(evidence) => (evidence, ResultChannel::Stdout),
         };
         // Waiting is the weakest evidence: some runtimes read their input before any of the author's code runs.
         let is_undecided = self.rules.protocol == Protocol::Auto
-            && matches!(verdict, Verdict::ActionLoop(Evidence::WaitsForInput | Evidence::Grace));
+            && matches!(verdict, Verdict::ActionLoop(Evidence::WaitsForInput | Evidence::Grace) | Verdict::Filter(_));
         let results = match channel {
             // Closes descriptor 3: a later write to it fails in the process.
             ResultChannel::Stdout => self.stdout,
@@ -370,8 +413,11 @@ impl Detection<'_> {
         let link = Link::new(stdin, results, channel);
         let conversation = match verdict {
             Verdict::Handshake { announced, .. } => Conversation::announced(link, announced),
-            Verdict::ActionLoop(_) => {
-                let mut pipe_loop = PipeLoop::new(link, Payload::Activation);
+            Verdict::ActionLoop(_) | Verdict::Filter(_) => {
+                let mut pipe_loop = match verdict {
+                    Verdict::Filter(_) => PipeLoop::of_filter(link),
+                    _ => PipeLoop::new(link, Payload::Activation),
+                };
                 if is_undecided {
                     pipe_loop.leave_undecided();
                 }
@@ -471,6 +517,7 @@ impl Detection<'_> {
                     Protocol::Auto if self.rules.wait_for_ack => Awaited::HandshakeOrAcknowledgement,
                     Protocol::Auto if self.rules.announces => Awaited::HandshakeAgain,
                     Protocol::ActionLoop if self.rules.wait_for_ack => Awaited::Acknowledgement,
+                    Protocol::Filter => Awaited::Input,
                     _ => Awaited::HandshakeOrInput,
                 },
                 tail: logs.stderr.tail(),
@@ -486,6 +533,8 @@ enum Verdict {
     Handshake { channel: ResultChannel, announced: Announced },
     /// It speaks the actionloop dialect.
     ActionLoop(Evidence),
+    /// It is a filter.
+    Filter(Evidence),
 }
 
 /// The verdict of a handshake.

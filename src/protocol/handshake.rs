@@ -55,7 +55,7 @@ pub(super) fn required_handshake(protocol: Protocol) -> Option<&'static str> {
     match protocol {
         Protocol::PipeLoop => Some(HANDSHAKE_1),
         Protocol::Streams => Some(HANDSHAKE_2),
-        Protocol::SingleShot | Protocol::ActionLoop | Protocol::Auto => None,
+        Protocol::SingleShot | Protocol::ActionLoop | Protocol::Filter | Protocol::Auto => None,
     }
 }
 

@@ -5,12 +5,14 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use anstream::adapter::strip_bytes;
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
 use crate::process::Process;
+use crate::process::pipe;
 use crate::process::wait_state::{WaitState, probe};
 
 /// The size of the first read. A small answer fits, and an idle proxy stays small.
@@ -25,6 +27,8 @@ const COPY_BELOW: usize = 16 * 1024;
 ///
 /// Source: pipe(7), `/proc/sys/fs/pipe-max-size`.
 const LARGE_PIPE: usize = 1024 * 1024;
+/// The first byte of an escape sequence.
+const ESCAPE: u8 = 0x1b;
 /// A message longer than this is worth enlarging its pipe for.
 const ENLARGE_PIPE_FROM: usize = 64 * 1024;
 
@@ -38,6 +42,9 @@ pub struct LineReader {
     scanned: usize,
     ended: bool,
     enlarged: bool,
+    /// A terminal passes its output on in parts, and its end is an error.
+    is_terminal: bool,
+    empty_lines: u64,
 }
 
 /// What one attempt to read found.
@@ -55,6 +62,7 @@ pub enum Fill {
 #[derive(Debug)]
 pub struct Pending<'a> {
     pipe: &'a OwnedFd,
+    is_terminal: bool,
     /// How many bytes were read from the pipe already.
     buffered: usize,
 }
@@ -63,8 +71,7 @@ impl Pending<'_> {
     /// How many bytes there are in the pipe and in the buffer. Asks the kernel.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let unread = rustix::io::ioctl_fionread(self.pipe).unwrap_or(0);
-        self.buffered + usize::try_from(unread).unwrap_or(usize::MAX)
+        self.buffered.saturating_add(pipe::unread(self.pipe, self.is_terminal))
     }
 }
 
@@ -79,7 +86,23 @@ impl LineReader {
     /// Reads lines from a non-blocking pipe.
     #[must_use]
     pub fn new(fd: AsyncFd<OwnedFd>) -> Self {
-        Self { fd, buffer: Vec::new(), start: 0, scanned: 0, ended: false, enlarged: false }
+        let is_terminal = pipe::is_terminal(fd.get_ref());
+        Self {
+            fd,
+            buffer: Vec::new(),
+            start: 0,
+            scanned: 0,
+            ended: false,
+            enlarged: false,
+            is_terminal,
+            empty_lines: 0,
+        }
+    }
+
+    /// Whether it reads what a process writes to a terminal.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.is_terminal
     }
 
     /// Goes on where another reader of the pipe has stopped. `read` is what it took and did not use.
@@ -94,7 +117,8 @@ impl LineReader {
         self.ended
     }
 
-    /// Takes the next whole line, without its end. Skips empty lines.
+    /// Takes the next whole line, without its end. Skips empty lines. A line from a terminal comes without escape
+    /// sequences: many programs colour what they write to one, and JSON holds no raw escape character.
     pub fn next_line(&mut self) -> Option<Bytes> {
         loop {
             let newline = self.scan()?;
@@ -103,10 +127,16 @@ impl LineReader {
             self.scanned = self.start;
             let length = self.buffer[line.clone()].trim_ascii_end().len();
             if length == 0 {
+                self.empty_lines += 1;
                 self.reuse();
                 continue;
             }
             let line = line.start..line.start + length;
+            if self.is_terminal && memchr::memchr(ESCAPE, &self.buffer[line.clone()]).is_some() {
+                let plain = strip_bytes(&self.buffer[line]).into_vec();
+                self.reuse();
+                return Some(plain.trim_ascii().to_vec().into());
+            }
             if line.start == 0 && length > COPY_BELOW && self.start == self.buffer.len() {
                 let mut taken = std::mem::take(&mut self.buffer);
                 (self.start, self.scanned) = (0, 0);
@@ -117,6 +147,18 @@ impl LineReader {
             self.reuse();
             return Some(copied);
         }
+    }
+
+    /// How many empty lines were skipped so far.
+    #[must_use]
+    pub fn empty_lines(&self) -> u64 {
+        self.empty_lines
+    }
+
+    /// The pipe or terminal itself.
+    #[must_use]
+    pub fn source(&self) -> &OwnedFd {
+        self.fd.get_ref()
     }
 
     /// The bytes after the last whole line: the beginning of a line or, at the end, a line without LF.
@@ -141,7 +183,8 @@ impl LineReader {
     /// How many bytes have arrived by now: pending ones, and those in the pipe. Asks the kernel.
     #[must_use]
     pub fn arrived(&self) -> usize {
-        Pending { pipe: self.fd.get_ref(), buffered: self.pending_len() }.bytes()
+        let Self { is_terminal, .. } = *self;
+        Pending { pipe: self.fd.get_ref(), is_terminal, buffered: self.pending_len() }.bytes()
     }
 
     /// Takes the first `count` pending bytes.
@@ -176,8 +219,9 @@ impl LineReader {
             return Ok(Fill::End);
         }
         self.make_space();
-        observe(&Pending { pipe: self.fd.get_ref(), buffered: self.buffer.len() - self.start });
-        match read_spare(self.fd.get_ref(), &mut self.buffer) {
+        let Self { is_terminal, .. } = *self;
+        observe(&Pending { pipe: self.fd.get_ref(), is_terminal, buffered: self.buffer.len() - self.start });
+        match pipe::read(self.fd.get_ref(), &mut self.buffer) {
             Ok(0) => {
                 self.ended = true;
                 Ok(Fill::End)
@@ -209,8 +253,9 @@ impl LineReader {
             self.make_space();
             // Not `readable`: it allocates its place in the list of waiters each time.
             let mut ready = std::future::poll_fn(|context| self.fd.poll_read_ready(context)).await?;
-            observe(&Pending { pipe: ready.get_inner(), buffered: self.buffer.len() - self.start });
-            match read_spare(ready.get_inner(), &mut self.buffer) {
+            let Self { is_terminal, .. } = *self;
+            observe(&Pending { pipe: ready.get_inner(), is_terminal, buffered: self.buffer.len() - self.start });
+            match pipe::read(ready.get_inner(), &mut self.buffer) {
                 Ok(0) => {
                     self.ended = true;
                     return Ok(Fill::End);
@@ -218,7 +263,7 @@ impl LineReader {
                 Ok(_) => {
                     // Spare capacity means that the pipe is empty. So the next wait is for a new event,
                     // without a read that would find nothing.
-                    if self.buffer.len() < self.buffer.capacity() {
+                    if self.buffer.len() < self.buffer.capacity() && !is_terminal {
                         ready.clear_ready();
                     }
                     return Ok(Fill::Some);
@@ -282,11 +327,6 @@ impl LineReader {
             self.buffer.reserve(LARGE_READ.max(pending));
         }
     }
-}
-
-/// Reads into the spare capacity of a vector.
-fn read_spare(fd: &OwnedFd, buffer: &mut Vec<u8>) -> rustix::io::Result<usize> {
-    rustix::io::read(fd, rustix::buffer::spare_capacity(buffer))
 }
 
 /// The writing end of a pipe.

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use crate::process::Process;
 use crate::process::adaptive_yield::AdaptiveYield;
 use crate::process::spawn::ResultChannel;
+use crate::process::standstill::standstill;
 
 use super::line::{Fill, LineReader, LineWriter, Pending};
 
@@ -230,6 +231,17 @@ impl Link {
         let taken = before - self.reader.pending_len();
         self.intake.stray_bytes = self.intake.stray_bytes.saturating_sub(taken);
         Some(Received { line, is_stray })
+    }
+
+    /// A number that stays the same for as long as the process can only wait for its input, and does not run; None if
+    /// it may do something else.
+    pub(super) fn standstill(&self, process: &Process) -> Option<u64> {
+        standstill(process.pid, self.writer.pipe(), self.reader.source())
+    }
+
+    /// How many empty lines the process has written.
+    pub(super) fn empty_lines(&self) -> u64 {
+        self.reader.empty_lines()
     }
 
     /// Everything that was read and not taken as a line.

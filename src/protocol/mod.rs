@@ -6,10 +6,11 @@
 //! - [`link`]: both pipe ends of one process
 //! - [`handshake`]: parses handshakes and acknowledgements
 //! - [`detect`]: waits until a process is ready, and finds out which protocol it speaks
-//! - [`pipe_loop`]: version 1 and the actionloop dialect, one kept process
+//! - [`pipe_loop`]: version 1, the actionloop dialect and filters, one kept process
 //! - [`multiplex`]: version 2, one kept process, several activations at once
 //! - [`ledger`]: which activations are in flight there
 //! - [`frame`]: parses the lines that such a process writes
+//! - [`silence`]: sees that an answer can never come
 //! - [`conversation`]: a kept process of either version
 //! - [`single_shot`]: version 0, one process for each activation
 //! - [`answer`]: checks and builds answers
@@ -24,6 +25,7 @@ pub mod line;
 pub mod link;
 pub mod multiplex;
 pub mod pipe_loop;
+pub mod silence;
 pub mod single_shot;
 
 use std::fmt;
@@ -41,14 +43,17 @@ pub enum Protocol {
     Streams,
     /// `actionloop`: as 1 without a handshake; whole activations in, results on descriptor 3.
     ActionLoop,
-    /// `auto`: 1, 2 or actionloop, whichever the process shows first.
+    /// `filter`: one kept process that answers each line of arguments with a line, without a handshake.
+    Filter,
+    /// `auto`: 1, 2 or actionloop, whichever the process shows first. For a command line, filter in place of actionloop.
     #[default]
     Auto,
 }
 
 impl Protocol {
     /// Every protocol.
-    pub const ALL: [Self; 5] = [Self::SingleShot, Self::PipeLoop, Self::Streams, Self::ActionLoop, Self::Auto];
+    pub const ALL: [Self; 6] =
+        [Self::SingleShot, Self::PipeLoop, Self::Streams, Self::ActionLoop, Self::Filter, Self::Auto];
 
     /// Its name in `PIPELOOP_PROTOCOL`.
     #[must_use]
@@ -58,6 +63,7 @@ impl Protocol {
             Self::PipeLoop => "1",
             Self::Streams => "2",
             Self::ActionLoop => "actionloop",
+            Self::Filter => "filter",
             Self::Auto => "auto",
         }
     }

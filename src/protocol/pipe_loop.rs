@@ -1,4 +1,4 @@
-//! Version 1 of the protocol, the pipe loop, and its actionloop dialect.
+//! Version 1 of the protocol, the pipe loop, its actionloop dialect, and filters, which know no protocol.
 //!
 //! One line in, one line out, one activation at a time. Knows lines and their bounds; knows no HTTP
 //! and no pid. A process that dies shows as end-of-file or as its exit; the caller then reports why.
@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::activation::{Activation, Answer};
-use crate::error::{BadAnswer, Error};
+use crate::error::{BadAnswer, Error, Silence};
 use crate::logs::Logs;
 use crate::process::Process;
 use crate::process::spawn::ResultChannel;
@@ -18,6 +18,7 @@ use super::conversation::Conversation;
 use super::handshake::{self, Handshake};
 use super::line::{Fill, LineReader};
 use super::link::{Link, MAX_STRAYS, Transfer};
+use super::silence::{Looks, TakesLong};
 
 /// What the process gets for each activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +31,12 @@ pub enum Payload {
 
 /// The conversation with a process that is ready.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the conversation")]
 pub struct PipeLoop {
     link: Link,
     payload: Payload,
+    /// Whether the process knows no protocol.
+    is_filter: bool,
     /// Whether the process was sent an activation.
     was_sent_one: bool,
     /// Whether to refuse activations after a stray.
@@ -42,6 +46,7 @@ pub struct PipeLoop {
     undecided: bool,
     /// A handshake on descriptor 3 that came since.
     announcement: Option<Bytes>,
+    takes_long: TakesLong,
 }
 
 /// Why [`PipeLoop::idle`] returns.
@@ -68,6 +73,8 @@ pub enum NoAnswer {
     },
     /// The answer is over the limit.
     TooLong,
+    /// The process waits for the next activation, and cannot answer this one any more.
+    Silent(Silence),
     /// The process has written an extra line since its first activation, so it was not sent this one.
     /// Only after [`PipeLoop::report_strays`].
     Strayed,
@@ -86,7 +93,27 @@ impl PipeLoop {
     /// Begins a conversation over this link.
     #[must_use]
     pub fn new(link: Link, payload: Payload) -> Self {
-        Self { link, payload, was_sent_one: false, reports_strays: false, undecided: false, announcement: None }
+        Self {
+            link,
+            payload,
+            is_filter: false,
+            was_sent_one: false,
+            reports_strays: false,
+            undecided: false,
+            announcement: None,
+            takes_long: TakesLong::default(),
+        }
+    }
+
+    /// From now on gives up an activation that can never be answered, once this says that it takes long.
+    pub fn give_up_silent(&mut self, takes_long: TakesLong) {
+        self.takes_long = takes_long;
+    }
+
+    /// Begins a conversation with a program that turns a line into a line, and knows no protocol.
+    #[must_use]
+    pub fn of_filter(link: Link) -> Self {
+        Self { is_filter: true, ..Self::new(link, Payload::Arguments) }
     }
 
     /// Until the first answer a handshake on descriptor 3, or one that the log of stdout was watched for, decides
@@ -145,10 +172,11 @@ impl PipeLoop {
         self.reports_strays = true;
     }
 
-    /// The protocol that the process speaks: version 1 or the actionloop dialect.
+    /// The protocol that the process speaks: version 1, the actionloop dialect, or filter.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         match (self.payload, self.link.channel()) {
+            _ if self.is_filter => Protocol::Filter,
             (Payload::Activation, ResultChannel::Descriptor3) => Protocol::ActionLoop,
             _ => Protocol::PipeLoop,
         }
@@ -190,8 +218,10 @@ impl PipeLoop {
             logs.stdout.unwatch();
         }
         self.link.begin_activation();
+        let looks = Looks::new(&self.takes_long, &self.link);
         let mut exchange = Exchange {
             link: &mut self.link,
+            looks,
             unwritten: line,
             limit_bytes,
             strays: Vec::new(),
@@ -287,6 +317,7 @@ struct Exchange<'a> {
     /// Whether a handshake is none of the lines that answer.
     undecided: bool,
     announcement: Option<Bytes>,
+    looks: Looks<'a>,
 }
 
 /// Whether a line that a process prints may be a handshake only because it was sent one.
@@ -320,6 +351,11 @@ impl Exchange<'_> {
                     Transfer::Gone => return self.drain_after_exit(),
                 },
                 _ = process.exited() => return self.drain_after_exit(),
+                () = self.looks.due(), if self.unwritten.is_empty() => {
+                    if let Some(silence) = self.looks.look(self.link, process) {
+                        return Err(NoAnswer::Silent(silence));
+                    }
+                }
             }
         }
     }

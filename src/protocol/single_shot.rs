@@ -48,14 +48,16 @@ pub enum NoAnswer {
     TooLong,
 }
 
-/// How to start the process of one activation: with the arguments as `argv[1]`, unless they are too long,
-/// and the other members of the activation in the environment.
+/// How to start the process of one activation: with the arguments as `argv[1]`, unless they are too long or
+/// `with_argument` is false, and the other members of the activation in the environment.
 ///
 /// # Errors
 /// [`RequestError::BadVariable`] for a member that holds NUL: it would end the variable.
-pub fn launch(action: &Launch, activation: &Activation) -> Result<Launch, Error> {
+pub fn launch(action: &Launch, activation: &Activation, with_argument: bool) -> Result<Launch, Error> {
     let mut launch = action.clone();
-    launch.arguments.extend(argument(activation).map(|json| OsString::from_vec(json.to_vec())));
+    if with_argument {
+        launch.arguments.extend(argument(activation).map(|json| OsString::from_vec(json.to_vec())));
+    }
     for (name, value) in activation.context() {
         if name.contains('\0') || value.contains('\0') {
             return Err(Error::Request(RequestError::BadVariable { name, of: VariableSource::Activation }));

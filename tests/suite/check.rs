@@ -460,7 +460,7 @@ fn a_report_reads_well() {
   ✓ answers          something comes back
   ✗ flushed
       PL094: the answer came only after the end of its input: `{\"hello\": \"Mike\"}`
-      hint: flush after each line: `print(…, flush=True)`, or start it with `python3 -u`; if it reads all of its input before it answers, answer line by line, or use `--protocol 0`
+      hint: flush after each line: `print(…, flush=True)`, or start it with `python3 -u`; or give it a terminal, to which most programs write each line at once: `--stdout pty`; if it reads all of its input before it answers, answer line by line, or use `--protocol 0`
       log | working on {'hello': 'Mike'}
   – not reached: framing, reused, Unicode, quotes, nested JSON, empty object, unknown keys, 1 MiB input, sequence, result channel
   – not in version 1: ids, concurrency, chunks, cancel, pause, stop

@@ -28,8 +28,9 @@ use crate::process::stop::KillOnDrop;
 use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
 use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
-use crate::protocol::detect::{self, detect, exit_report};
+use crate::protocol::detect::{self, Unannounced, detect, exit_report};
 use crate::protocol::pipe_loop::IdleEnd;
+use crate::protocol::silence::TakesLong;
 use crate::time;
 
 use super::backoff::CrashBackoff;
@@ -51,6 +52,8 @@ pub(super) struct WorkerPool {
     pub(super) artifact: Artifact,
     pub(super) launch: Launch,
     pub(super) protocol: Protocol,
+    /// What a process speaks that announces nothing.
+    pub(super) unannounced: Unannounced,
     pub(super) backoff: Mutex<CrashBackoff>,
     /// Whether the last process that shook hands speaks version 2.
     pub(super) speaks_frames: AtomicBool,
@@ -71,6 +74,8 @@ pub(super) struct Worker {
     /// Its slot at the queue.
     pub(super) slot: usize,
     pub(super) running: Option<Running>,
+    /// Whether the activation in flight takes long.
+    pub(super) takes_long: TakesLong,
 }
 
 /// A process that is ready.
@@ -95,7 +100,7 @@ impl WorkerPool {
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, pool: Arc<WorkerPool>, slot: usize) -> Self {
-        Self { shared, pool, slot, running: None }
+        Self { shared, pool, slot, running: None, takes_long: TakesLong::default() }
     }
 
     /// Starts the process and waits until it is ready. Version 0 has nothing to start.
@@ -275,8 +280,12 @@ impl Worker {
     fn prepare(&self, conversation: &mut Conversation) {
         let settings = &self.shared.config.settings;
         match conversation {
-            Conversation::PipeLoop(pipe_loop) if settings.replaces_strayed() => pipe_loop.report_strays(),
-            Conversation::PipeLoop(_) => {}
+            Conversation::PipeLoop(pipe_loop) => {
+                pipe_loop.give_up_silent(self.takes_long.clone());
+                if settings.replaces_strayed() {
+                    pipe_loop.report_strays();
+                }
+            }
             Conversation::Multiplex(multiplex) => {
                 multiplex.bound(settings.max_result.0);
                 self.pool.record_handshake(multiplex.promises().concurrency);
@@ -289,6 +298,7 @@ impl Worker {
         let config = &self.shared.config;
         let rules = detect::Rules {
             protocol: self.pool.protocol,
+            unannounced: self.pool.unannounced,
             wait_for_ack: config.wait_for_ack,
             init_timeout: config.settings.init_timeout.0,
             start_grace: config.settings.start_grace.0,
@@ -374,7 +384,13 @@ pub(crate) fn spawn(
     logs: &mut Logs,
 ) -> Result<(KillOnDrop, Pipes), Error> {
     logs.stderr.forget_tail();
-    let (process, pipes) = start(launch, channel, reaper).map_err(|reason| inspect::cannot_start(launch, reason))?;
+    let (process, mut pipes) =
+        start(launch, channel, reaper).map_err(|reason| inspect::cannot_start(launch, reason))?;
+    if let Some(reason) = pipes.no_terminal.take() {
+        logs.say(&format!(
+            "pipeloop: the action's standard output is a pipe, since no terminal can be had: {reason}; a program that does not flush its answers does not work so"
+        ));
+    }
     Ok((KillOnDrop::new(process), pipes))
 }
 

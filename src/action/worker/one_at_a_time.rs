@@ -4,21 +4,26 @@
 //! An answer is its own activation's because a conversation that was left in the middle is never used again.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::activation::{Activation, Answer};
+use crate::artifact::inspect::flush_hint;
 use crate::error::{Error, RunError};
 use crate::logs::Logs;
 use crate::process::spawn::ResultChannel;
-use crate::process::stop;
+use crate::process::{orphans, stop};
 use crate::protocol::pipe_loop::NoAnswer;
 use crate::protocol::{Protocol, single_shot};
 
 use super::super::Phase;
 use super::super::job::Job;
 use super::{Worker, kill_and_explain, spawn, time_is_up, time_limit, unusable_answer, wait_for_exit};
+
+/// An activation that lasts longer than this takes long: whether an answer can come is looked at from then on.
+const TAKES_LONG: Duration = Duration::from_millis(100);
 
 impl Worker {
     /// Runs one activation, from its first log line to its sentinels, and then answers its caller.
@@ -45,11 +50,32 @@ impl Worker {
         let begun = Instant::now();
         let run_timeout = self.shared.config.settings.run_timeout.0;
         let (limit, ends) = time_limit(begun, deadline, run_timeout);
-        let cut_short = tokio::select! {
-            biased;
-            outcome = self.attempt(&mut activation, ends, logs) => return outcome,
-            () = time_is_up(limit, ends, run_timeout) => RunError::TimeOut { limit, after: begun.elapsed() },
-            _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => RunError::CutOff { after: begun.elapsed() },
+        let takes_long = self.takes_long.clone();
+        takes_long.set(false);
+        let cut_off = |begun: Instant| RunError::CutOff { after: begun.elapsed() };
+        let cut_short = {
+            let mut attempt = std::pin::pin!(self.attempt(&mut activation, ends, logs));
+            // Most activations are over before this, so that they need no other timer.
+            let at_first = TAKES_LONG.min(ends.saturating_duration_since(begun));
+            let is_stopping = tokio::select! {
+                biased;
+                outcome = &mut attempt => return outcome,
+                () = tokio::time::sleep(at_first) => false,
+                _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => true,
+            };
+            if is_stopping {
+                cut_off(begun)
+            } else {
+                takes_long.set(true);
+                tokio::select! {
+                    biased;
+                    outcome = attempt => return outcome,
+                    () = time_is_up(limit, ends, run_timeout.saturating_sub(at_first)) => {
+                        RunError::TimeOut { limit, after: begun.elapsed() }
+                    }
+                    _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => cut_off(begun),
+                }
+            }
         };
         let error = Error::Run(cut_short);
         // The conversation was left in the middle, so the next line could be this activation's.
@@ -87,6 +113,15 @@ impl Worker {
                     self.kill_and_reap(running, logs).await;
                     let error = Error::Run(RunError::AnswerTooLong { limit_bytes });
                     self.pool.backoff().record_stop(error.to_string());
+                    return Err(error);
+                }
+                Err(NoAnswer::Silent(silence)) => {
+                    let running = self.running.take().expect("it was sent the activation");
+                    let channel = running.conversation.channel();
+                    let flush = flush_hint(&orphans::programs(running.process.pid), &self.pool.launch);
+                    self.kill_and_reap(running, logs).await;
+                    let error = Error::Run(RunError::NeverAnswered { silence, channel, flush });
+                    self.pool.backoff().record_stop(error.without_output());
                     return Err(error);
                 }
                 Err(NoAnswer::Bad(problem)) => {
@@ -128,7 +163,7 @@ impl Worker {
     }
 
     async fn attempt_single_shot(&mut self, activation: &mut Activation, logs: &mut Logs) -> Result<Answer, Error> {
-        let launch = single_shot::launch(&self.pool.launch, activation)?;
+        let launch = single_shot::launch(&self.pool.launch, activation, self.pool.artifact.command.is_none())?;
         // The guard kills what is left of the process, however this function ends.
         let (guard, pipes) = spawn(&launch, ResultChannel::Stdout, &self.shared.reaper, logs)
             .map_err(|error| single_shot::name_member(error, activation))?;

@@ -10,6 +10,7 @@
 //! (`binfmt_misc`); that cannot be found out inside a container. If the kernel refuses it, this defect is the reason.
 
 pub mod elf;
+mod flush;
 mod ld_cache;
 pub mod libraries;
 pub mod shebang;
@@ -26,6 +27,7 @@ use crate::process::Launch;
 
 pub use crate::artifact::kind::Kind;
 pub use crate::error::{Defect, Foreign, Language, Libc, MissingLibrary, Severity, X86Level};
+pub use flush::flush_hint;
 pub use target::TargetSystem;
 
 /// The result of an inspection.
