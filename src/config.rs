@@ -11,8 +11,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use clap::{Args, ValueEnum};
 use crate::error::{Error, ProxyError};
 use crate::logs::LogFormat;
 use crate::process::StdoutKind;
+use crate::process::lookup::{self, NotFound};
 use crate::protocol::Protocol;
 
 /// Headings that group the settings in `--help`.
@@ -317,21 +317,13 @@ fn find_program(name: &OsStr) -> Result<PathBuf, String> {
     if name.is_empty() {
         return Err("expected a program".into());
     }
-    let is_program = |path: &PathBuf| {
-        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-    };
-    let found = if name.as_encoded_bytes().contains(&b'/') {
-        let path = std::path::absolute(name).map_err(|error| error.to_string())?;
-        match path.metadata() {
-            Err(error) => return Err(error.to_string()),
-            Ok(_) if !is_program(&path) => return Err("it is not an executable file".into()),
-            Ok(_) => Some(path),
-        }
-    } else {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).map(|directory| directory.join(name)).find(is_program)
-    };
-    let path = found.ok_or("no such program on `PATH`")?;
+    let search_path = std::env::var_os("PATH").unwrap_or_default();
+    // Relative to the current directory.
+    let path = lookup::find(name, &search_path, Path::new("")).map_err(|reason| match reason {
+        NotFound::NoFile(reason) => reason.to_string(),
+        NotFound::NotExecutable(_) if lookup::is_path(name) => "it is not an executable file".into(),
+        NotFound::NotExecutable(_) | NotFound::NotOnPath => "no such program on `PATH`".into(),
+    })?;
     std::path::absolute(path).map_err(|error| error.to_string())
 }
 

@@ -2,19 +2,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ProxyError, UploadError};
+use crate::process::lookup::{self, DEFAULT_PATH, NotFound};
 
 use super::Artifact;
-
-/// The directories that are searched where there is no `PATH`, as by glibc.
-///
-/// Source: execvp(3).
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 impl Artifact {
     /// Finds the program of a command line as a shell does. Its directory is the current one.
@@ -30,39 +23,24 @@ impl Artifact {
     }
 }
 
-/// The program of this name, as an absolute path. Links are not followed, since some programs go by their name.
+/// The program of this name, as an absolute path.
 fn find(name: &OsStr, search_path: &OsStr, directory: &Path) -> Result<PathBuf, Error> {
-    let is_path = name.as_bytes().contains(&b'/');
-    let candidates: Vec<PathBuf> = if is_path {
-        vec![directory.join(name)]
-    } else if name.is_empty() {
-        Vec::new()
-    } else {
-        // An empty entry is the current directory.
-        std::env::split_paths(search_path).map(|entry| directory.join(entry).join(name)).collect()
-    };
-    let mut not_executable = None;
-    for path in candidates {
-        match executable(&path) {
-            Ok(true) => return Ok(path),
-            Ok(false) => {
-                not_executable.get_or_insert(path);
-            }
-            Err(_) => {}
-        }
-    }
-    let name = name.to_string_lossy().into_owned();
-    Err(Error::Upload(UploadError::NoSuchCommand { name, is_path, not_executable }))
-}
-
-/// Whether there is a file with a permission to execute it. Whether the kernel accepts it is for the start to find out.
-fn executable(path: &Path) -> io::Result<bool> {
-    let metadata = path.metadata()?;
-    Ok(metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    lookup::find(name, search_path, directory).map_err(|reason| {
+        Error::Upload(UploadError::NoSuchCommand {
+            name: name.to_string_lossy().into_owned(),
+            is_path: lookup::is_path(name),
+            not_executable: match reason {
+                NotFound::NotExecutable(path) => Some(path),
+                NotFound::NoFile(_) | NotFound::NotOnPath => None,
+            },
+        })
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::X86Level;
 use crate::process::Launch;
+use crate::process::lookup::DEFAULT_PATH;
 
 use super::elf::{Elf, Machine};
 
@@ -78,10 +79,8 @@ impl TargetSystem {
 
     /// The directories of `PATH`; an empty one is the action's directory. Without the variable, `env` and the shells use
     /// the default of the C library.
-    ///
-    /// Source: `execvp(3)`; glibc's `_CS_PATH`.
     pub(super) fn path_directories(&self) -> Vec<PathBuf> {
-        let path = self.path.as_deref().unwrap_or(OsStr::new("/bin:/usr/bin"));
+        let path = self.path.as_deref().unwrap_or(OsStr::new(DEFAULT_PATH));
         std::env::split_paths(path).map(|directory| self.directory.join(directory)).collect()
     }
 
