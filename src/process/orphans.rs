@@ -52,8 +52,7 @@ pub fn programs(pid: Pid) -> Vec<PathBuf> {
 /// The CPU time of a process, its living descendants and the children that they have waited for.
 #[must_use]
 pub fn cpu_time(pid: Pid) -> Duration {
-    let stats =
-        with_descendants(pid).filter_map(|pid| Stat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?));
+    let stats = with_descendants(pid).filter_map(Stat::of);
     TICK * stats.map(|stat| stat.ticks).sum::<u32>()
 }
 
@@ -75,9 +74,8 @@ fn children_of(parent: i32) -> Vec<Orphan> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(|pid| {
-        let stat = Stat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
-        let is_alive = !matches!(stat.state, 'Z' | 'X');
-        (is_alive && stat.parent == parent).then_some(Orphan { pid: Pid::from_raw(pid)?, name: stat.name })
+        let stat = Stat::of(pid)?;
+        (!stat.has_ended() && stat.parent == parent).then_some(Orphan { pid: Pid::from_raw(pid)?, name: stat.name })
     })
     .collect()
 }
@@ -86,18 +84,32 @@ fn children_of(parent: i32) -> Vec<Orphan> {
 const TICK: Duration = Duration::from_millis(10);
 /// The index of `utime` in `/proc/PID/stat`, counted from `state`; `stime`, `cutime` and `cstime` follow.
 const UTIME: usize = 11;
+/// The index of `starttime`, counted in the same way.
+const START_TIME: usize = 19;
 
 /// The beginning of `/proc/PID/stat`: `pid (name) state parent …`. The name may hold anything.
 #[derive(Debug, PartialEq, Eq)]
-struct Stat {
+pub(super) struct Stat {
     name: String,
     state: char,
     parent: i32,
     /// CPU time in user and system mode, including the children that it has waited for.
     ticks: u32,
+    /// When it was started, in ticks since the system was; 0 if the line ends before.
+    pub(super) start_time: u64,
 }
 
 impl Stat {
+    /// Of a process that is there.
+    pub(super) fn of(pid: i32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Whether it has exited, and was not waited for.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (before, after) = text.rsplit_once(") ")?;
         let (_, name) = before.split_once(" (")?;
@@ -107,6 +119,7 @@ impl Stat {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
             ticks: fields.get(UTIME..UTIME + 4)?.iter().filter_map(|ticks| ticks.parse::<u32>().ok()).sum(),
+            start_time: fields.get(START_TIME).and_then(|ticks| ticks.parse().ok()).unwrap_or(0),
         })
     }
 }
@@ -119,7 +132,11 @@ mod tests {
     fn a_command_name_may_hold_anything() {
         let stat = |name: &str| Stat::parse(&format!("7 ({name}) S 1 7 7 0 -1 0 9 9 9 9 5 6 7 8 20"));
         for name in ["sleep", "a) R 5 (b", "", "(("] {
-            assert_eq!(stat(name), Some(Stat { name: name.into(), state: 'S', parent: 1, ticks: 26 }), "{name:?}");
+            assert_eq!(
+                stat(name),
+                Some(Stat { name: name.into(), state: 'S', parent: 1, ticks: 26, start_time: 0 }),
+                "{name:?}"
+            );
         }
         assert_eq!(Stat::parse("7 (sleep"), None);
     }

@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{Pid, getpid};
 
+use super::orphans::Stat;
 use super::pipe::{is_terminal, unread};
 use super::wait_state::{SystemCall, Table, is_only_input, is_wait_for_child, pipe_name};
 
@@ -36,7 +37,7 @@ pub fn standstill(pid: Pid, stdin: &OwnedFd, results: &OwnedFd) -> Option<u64> {
     let mut tree = BTreeSet::from([getpid().as_raw_nonzero().get()]);
     while let Some(pid) = pids.pop() {
         tree.insert(pid);
-        if has_ended(pid)? {
+        if Stat::of(pid)?.has_ended() {
             continue;
         }
         if !fs::read(format!("/proc/{pid}/timers")).unwrap_or_default().is_empty() {
@@ -62,22 +63,12 @@ pub fn standstill(pid: Pid, stdin: &OwnedFd, results: &OwnedFd) -> Option<u64> {
             children.extend(listed.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
         }
         // A parent that waits for the input itself may have children only that have ended.
-        if !waits_for_child && children.iter().any(|child| has_ended(*child) == Some(false)) {
+        if !waits_for_child && children.iter().filter_map(|child| Stat::of(*child)).any(|child| !child.has_ended()) {
             return None;
         }
         pids.extend(children);
     }
     (!is_open_elsewhere(&channel_name(results)?, &tree)).then_some(switches)
-}
-
-/// Whether a process has exited and was not waited for. None if it is gone.
-fn has_ended(pid: i32) -> Option<bool> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(matches!(state(&status)?, 'Z' | 'X'))
-}
-
-fn state(status: &str) -> Option<char> {
-    status.lines().find_map(|line| line.strip_prefix("State:"))?.trim_start().chars().next()
 }
 
 /// What the status of a thread says.
@@ -93,7 +84,7 @@ impl Status {
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let number = |name: &str| field(name)?.parse::<u64>().ok();
         Some(Self {
-            state: state(text)?,
+            state: field("State:")?.chars().next()?,
             caught: u64::from_str_radix(field("SigCgt:")?, 16).ok()?,
             switches: number("voluntary_ctxt_switches:")? + number("nonvoluntary_ctxt_switches:")?,
         })
@@ -133,11 +124,7 @@ fn is_open_elsewhere(channel: &str, tree: &BTreeSet<i32>) -> bool {
 /// Whether a process whose descriptors cannot be read may come from the action: it is younger than the proxy. None of a
 /// laptop's older processes do.
 fn may_descend(pid: i32, tree: &BTreeSet<i32>) -> bool {
-    let started = |pid: i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The fields after the name, which may hold anything; the start is the 22nd field of all.
-        stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse::<u64>().ok()
-    };
+    let started = |pid: i32| Stat::of(pid).map(|stat| stat.start_time);
     let Some(theirs) = started(pid) else { return false };
     tree.iter().filter_map(|pid| started(*pid)).min().is_none_or(|oldest| theirs >= oldest)
 }

@@ -127,23 +127,19 @@ pub(super) fn is_only_input(call: &SystemCall, table: Table, pid: i32, pipe: &st
         !fds.is_empty() && fds.iter().all(is_pipe)
     };
     match (table, table.kind(call.number)) {
-        (Table::Native, Kind::Read) => !is_splice(call.number) && only(Ok(vec![first])),
-        (Table::Native, Kind::Poll) => {
-            let is_endless = if is_ppoll(call.number) { third == 0 } else { is_endless(third) };
-            second > 0 && is_endless && only(polled(pid, first, second))
-        }
+        (Table::Native, Kind::Read) => only(Ok(vec![first])),
+        (Table::Native, Kind::Poll) => second > 0 && is_endless(third) && only(polled(pid, first, second)),
+        (Table::Native, Kind::PollTimespec) => second > 0 && third == 0 && only(polled(pid, first, second)),
         (Table::Native, Kind::Select) => (third, fourth, fifth) == (0, 0, 0) && only(selected(pid, first, second)),
-        (Table::Native, Kind::Epoll) => {
-            let is_endless = if call.number == EPOLL_PWAIT2 { fourth == 0 } else { is_endless(fourth) };
-            is_endless && only(Ok(watched(pid, first)))
-        }
+        (Table::Native, Kind::Epoll) => is_endless(fourth) && only(Ok(watched(pid, first))),
+        (Table::Native, Kind::EpollTimespec) => fourth == 0 && only(Ok(watched(pid, first))),
         _ => false,
     }
 }
 
 /// Whether a call waits for the end of a child.
 pub(super) fn is_wait_for_child(call: &SystemCall, table: Table) -> bool {
-    table == Table::Native && is_wait(call.number)
+    table == Table::Native && table.kind(call.number) == Kind::Child
 }
 
 /// A system call in which a thread sleeps: its number and arguments.
@@ -169,16 +165,16 @@ impl SystemCall {
         let [first, second, ..] = self.arguments;
         let any = |fds: io::Result<Vec<u64>>| any_of(&fds.unwrap_or_default(), pid, pipe);
         match table.kind(self.number) {
-            Kind::Read => any_of(&[first], pid, pipe),
+            Kind::Read | Kind::Splice => any_of(&[first], pid, pipe),
             // An old way to sleep for less than a second.
-            Kind::Poll if second == 0 => sleep(pid, pipe),
+            Kind::Poll | Kind::PollTimespec if second == 0 => sleep(pid, pipe),
             Kind::Select if first == 0 || second == 0 => sleep(pid, pipe),
-            Kind::Poll => any(polled(pid, first, second)),
+            Kind::Poll | Kind::PollTimespec => any(polled(pid, first, second)),
             Kind::Select => any(selected(pid, first, second)),
-            Kind::Epoll => any(Ok(watched(pid, first))),
+            Kind::Epoll | Kind::EpollTimespec => any(Ok(watched(pid, first))),
             Kind::Sleep => sleep(pid, pipe),
             Kind::Opaque => WaitState::Unknown,
-            Kind::Other => WaitState::Busy,
+            Kind::Child | Kind::Other => WaitState::Busy,
         }
     }
 }
@@ -232,12 +228,20 @@ pub(super) enum Table {
 enum Kind {
     /// (fd, …)
     Read,
-    /// `(struct pollfd *fds, nfds, …)`
+    /// (fd, …), which moves bytes between two descriptors.
+    Splice,
+    /// `(struct pollfd *fds, nfds, int timeout)`
     Poll,
+    /// `(struct pollfd *fds, nfds, struct timespec *timeout, …)`
+    PollTimespec,
     /// `(nfds, fd_set *readfds, …)`
     Select,
-    /// (epfd, …)
+    /// `(epfd, events, maxevents, int timeout, …)`
     Epoll,
+    /// `(epfd, events, maxevents, struct timespec *timeout, …)`
+    EpollTimespec,
+    /// It waits for the end of a child.
+    Child,
     /// It waits for time to pass.
     Sleep,
     /// Its arguments do not show what it waits for.
@@ -276,50 +280,19 @@ impl Table {
     }
 }
 
-/// The same number on every architecture.
-const EPOLL_PWAIT2: i64 = 441;
-
-#[cfg(target_arch = "x86_64")]
-fn is_splice(number: i64) -> bool {
-    matches!(number, 275 | 276)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn is_splice(number: i64) -> bool {
-    matches!(number, 76 | 77)
-}
-
-#[cfg(target_arch = "x86_64")]
-fn is_ppoll(number: i64) -> bool {
-    number == 271
-}
-
-/// The generic table has no other.
-#[cfg(not(target_arch = "x86_64"))]
-fn is_ppoll(_number: i64) -> bool {
-    true
-}
-
-/// wait4, waitid
-#[cfg(target_arch = "x86_64")]
-fn is_wait(number: i64) -> bool {
-    matches!(number, 61 | 247)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn is_wait(number: i64) -> bool {
-    matches!(number, 260 | 95)
-}
-
 #[cfg(target_arch = "x86_64")]
 fn native_kind(number: i64) -> Kind {
     match number {
-        0 | 19 | 275 | 276 => Kind::Read, // read, readv, splice, tee
-        7 | 271 => Kind::Poll,            // poll, ppoll
-        23 | 270 => Kind::Select,         // select, pselect6
-        232 | 281 | 441 => Kind::Epoll,   // epoll_wait, epoll_pwait, epoll_pwait2
-        35 | 230 => Kind::Sleep,          // nanosleep, clock_nanosleep
-        426 => Kind::Opaque,              // io_uring_enter
+        0 | 19 => Kind::Read,       // read, readv
+        275 | 276 => Kind::Splice,  // splice, tee
+        7 => Kind::Poll,            // poll
+        271 => Kind::PollTimespec,  // ppoll
+        23 | 270 => Kind::Select,   // select, pselect6
+        232 | 281 => Kind::Epoll,   // epoll_wait, epoll_pwait
+        441 => Kind::EpollTimespec, // epoll_pwait2
+        61 | 247 => Kind::Child,    // wait4, waitid
+        35 | 230 => Kind::Sleep,    // nanosleep, clock_nanosleep
+        426 => Kind::Opaque,        // io_uring_enter
         _ => Kind::Other,
     }
 }
@@ -327,10 +300,13 @@ fn native_kind(number: i64) -> Kind {
 #[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
 fn native_kind(number: i64) -> Kind {
     match number {
-        63 | 65 | 76 | 77 => Kind::Read,
-        73 => Kind::Poll,
+        63 | 65 => Kind::Read,
+        76 | 77 => Kind::Splice,
+        73 => Kind::PollTimespec,
         72 => Kind::Select,
-        22 | 441 => Kind::Epoll,
+        22 => Kind::Epoll,
+        441 => Kind::EpollTimespec,
+        95 | 260 => Kind::Child,
         101 | 115 => Kind::Sleep,
         426 => Kind::Opaque,
         _ => Kind::Other,
