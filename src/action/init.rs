@@ -158,8 +158,7 @@ impl Action {
         let settings = &config.settings;
         let compiler = config.compiler.as_deref();
         let protocol = protocol.unwrap_or(settings.protocol);
-        let unannounced = if artifact.command.is_some() { Unannounced::Filter } else { Unannounced::ActionLoop };
-        let stdout = stdout_kind(settings, protocol, unannounced);
+        let stdout = stdout_kind(settings, protocol, unannounced(artifact.command.as_deref()));
         let mut all = config.environment.clone();
         all.extend(environment_of(stdout));
         for (name, value) in environment {
@@ -184,7 +183,6 @@ impl Action {
             artifact,
             launch,
             protocol,
-            unannounced,
             backoff,
             speaks_frames: AtomicBool::new(false),
             announces: AtomicBool::new(false),
@@ -197,6 +195,11 @@ impl Action {
             }
         }
     }
+}
+
+/// What a process speaks that announces nothing. `command`: the arguments of a command line.
+pub(crate) fn unannounced(command: Option<&[OsString]>) -> Unannounced {
+    if command.is_some() { Unannounced::Filter } else { Unannounced::ActionLoop }
 }
 
 /// What the standard output of an action is.

@@ -46,7 +46,7 @@ use crate::time;
 
 pub use init::DEFAULT_MAIN;
 use init::{Source, panicked};
-pub(crate) use init::{environment_of, of_command, open, stdout_kind};
+pub(crate) use init::{environment_of, of_command, open, stdout_kind, unannounced};
 use job::{Job, Message, QueueDeadline, Reply, first_reply};
 use response_stream::{ResponseStream, StreamItem, response_stream};
 use worker::WorkerPool;

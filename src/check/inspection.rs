@@ -1,12 +1,11 @@
 //! The checks before the start: the action is opened, compiled if it has to be, and inspected.
 
-use crate::action::{DEFAULT_MAIN, environment_of, of_command, open, stdout_kind};
+use crate::action::{DEFAULT_MAIN, environment_of, of_command, open, stdout_kind, unannounced};
 use crate::artifact::compile::compile;
 use crate::artifact::inspect::{Inspection, TargetSystem, inspect};
 use crate::artifact::{Artifact, LocalAction, Sources, unpack};
 use crate::config::Inspect;
 use crate::error::{Error, UploadError};
-use crate::protocol::detect::Unannounced;
 
 use super::report::{Check, Fault, Name, Verdict};
 use super::{CheckRun, Plan};
@@ -33,10 +32,8 @@ impl CheckRun<'_> {
         };
         self.launch.program.clone_from(&artifact.executable);
         self.launch.directory.clone_from(&artifact.directory);
-        if let Some(arguments) = &artifact.command {
-            self.launch.arguments.clone_from(arguments);
-            self.unannounced = Unannounced::Filter;
-        }
+        self.unannounced = unannounced(artifact.command.as_deref());
+        self.launch.arguments = artifact.command.clone().unwrap_or_default();
         let Plan { settings, .. } = &self.plan;
         self.launch.stdout = stdout_kind(settings, settings.protocol, self.unannounced);
         self.launch.environment.extend(environment_of(self.launch.stdout));

@@ -1,11 +1,12 @@
 //! `pipeloop explain [CODE]…`: the catalogue of errors, from `docs/errors.md`.
 
 use clap::Args;
-use clap::builder::{PossibleValue, TypedValueParser};
+use clap::builder::PossibleValue;
 
 use crate::error::catalog::{self, Entry};
 use crate::error::{Error, ProxyError};
 
+use super::choice::Choice;
 use super::output;
 
 /// Explain error codes: what an error means, how to reproduce it, and how to fix it.
@@ -15,7 +16,7 @@ use super::output;
 #[command(after_help = "For example: pipeloop explain PL060, or shorter: pipeloop explain 60")]
 pub(super) struct Explain {
     /// Error code, such as PL012; `12` and `pl12` work too.
-    #[arg(value_name = "CODE", value_parser = Code, hide_possible_values = true)]
+    #[arg(value_name = "CODE", value_parser = Choice { parse, offered: codes }, hide_possible_values = true)]
     codes: Vec<&'static Entry>,
 
     /// Print a JSON array of objects with `code`, `title`, `says`, `means`, `to_get_it` and `cure`.
@@ -41,25 +42,8 @@ impl Explain {
     }
 }
 
-/// Parses codes, and offers the existing ones for completion.
-#[derive(Clone)]
-struct Code;
-
-impl TypedValueParser for Code {
-    type Value = &'static Entry;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        argument: Option<&clap::Arg>,
-        value: &std::ffi::OsStr,
-    ) -> Result<Self::Value, clap::Error> {
-        TypedValueParser::parse_ref(&(parse as fn(&str) -> _), command, argument, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(catalog::entries().iter().map(|entry| PossibleValue::new(entry.code).help(entry.title))))
-    }
+fn codes() -> Vec<PossibleValue> {
+    catalog::entries().iter().map(|entry| PossibleValue::new(entry.code).help(entry.title)).collect()
 }
 
 fn parse(typed: &str) -> Result<&'static Entry, String> {

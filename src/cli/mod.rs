@@ -6,6 +6,7 @@
 
 mod action;
 mod check;
+mod choice;
 mod completion;
 mod conformance;
 mod explain;
@@ -87,11 +88,9 @@ pub fn main() -> ExitCode {
 fn cli() -> clap::Command {
     let mut cli = Cli::command();
     for (name, required) in [("serve", false), ("run", true), ("check", true)] {
-        let usage = if required {
-            format!("pipeloop {name} [OPTIONS] ACTION\n       pipeloop {name} [OPTIONS] -- COMMAND [ARGUMENT]...")
-        } else {
-            format!("pipeloop {name} [OPTIONS] [ACTION]\n       pipeloop {name} [OPTIONS] -- COMMAND [ARGUMENT]...")
-        };
+        let action = if required { "ACTION" } else { "[ACTION]" };
+        let usage =
+            format!("pipeloop {name} [OPTIONS] {action}\n       pipeloop {name} [OPTIONS] -- COMMAND [ARGUMENT]...");
         cli = cli.mut_subcommand(name, |command| {
             let command = command.override_usage(usage);
             if required { ActionArgument::require(command) } else { command }

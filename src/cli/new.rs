@@ -6,13 +6,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use clap::builder::{PossibleValue, TypedValueParser};
+use clap::builder::PossibleValue;
 use serde::Serialize;
 
 use crate::error::{Error, ProxyError};
 use crate::protocol::Protocol;
 use crate::text::shell_word;
 
+use super::choice::Choice;
 use super::output::{self, NewAction};
 
 /// Write the example of a language as the beginning of an action.
@@ -28,7 +29,7 @@ Examples:
   pipeloop new --list                  every language, with its protocols and Debian packages")]
 pub(super) struct New {
     /// Language of the action.
-    #[arg(required_unless_present = "list", value_parser = Languages, hide_possible_values = true)]
+    #[arg(required_unless_present = "list", value_parser = Choice { parse: language, offered: languages }, hide_possible_values = true)]
     language: Option<&'static Language>,
 
     /// Directory to write to; it may exist. `hello-LANGUAGE` unless set.
@@ -36,7 +37,7 @@ pub(super) struct New {
     directory: Option<PathBuf>,
 
     /// Protocol that the action speaks: 1, 2, 0 or actionloop. 1 unless set.
-    #[arg(long, value_name = "PROTOCOL", value_parser = Protocols, hide_possible_values = true)]
+    #[arg(long, value_name = "PROTOCOL", value_parser = Choice { parse: protocol, offered: protocols }, hide_possible_values = true)]
     protocol: Option<Protocol>,
 
     /// Print each language with its protocols and the Debian packages it needs.
@@ -64,7 +65,11 @@ impl New {
                 let directory = self.directory.unwrap_or_else(|| format!("hello-{}", language.name).into());
                 let written = language.write(program, &directory)?;
                 let action = commands(language, program, &directory, &written);
-                if self.json { output::json(&action) } else { output::new_action(&action) }
+                if self.json {
+                    output::result(&serde_json::to_vec(&action).expect("commands are plain text"))
+                } else {
+                    output::new_action(&action)
+                }
             }
         };
         output::unless_closed(printed)
@@ -74,7 +79,8 @@ impl New {
 
     fn print_list(&self) -> io::Result<()> {
         if self.json {
-            return output::json(&LANGUAGES.iter().map(Listed::of).collect::<Vec<_>>());
+            let listed: Vec<_> = LANGUAGES.iter().map(Listed::of).collect();
+            return output::result(&serde_json::to_vec(&listed).expect("a list is plain data"));
         }
         let rows = LANGUAGES.iter().map(|language| {
             let protocols: Vec<_> = language.protocols().map(Protocol::name).collect();
@@ -292,27 +298,11 @@ fn quoted(path: &Path) -> String {
     shell_word(&text)
 }
 
-/// Parses the name of a language, and offers all of them for completion.
-#[derive(Clone)]
-struct Languages;
-
-impl TypedValueParser for Languages {
-    type Value = &'static Language;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        argument: Option<&clap::Arg>,
-        value: &std::ffi::OsStr,
-    ) -> Result<Self::Value, clap::Error> {
-        TypedValueParser::parse_ref(&(language as fn(&str) -> _), command, argument, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(LANGUAGES.iter().map(|language| PossibleValue::new(language.name))))
-    }
+fn languages() -> Vec<PossibleValue> {
+    LANGUAGES.iter().map(|language| PossibleValue::new(language.name)).collect()
 }
 
+/// Finds a language by its name or another name for it.
 fn language(typed: &str) -> Result<&'static Language, String> {
     let typed = typed.to_lowercase();
     let found = LANGUAGES.iter().find(|language| language.name == typed || language.aliases.contains(&&*typed));
@@ -322,29 +312,12 @@ fn language(typed: &str) -> Result<&'static Language, String> {
     })
 }
 
-/// Parses a protocol that an example can speak.
-#[derive(Clone)]
-struct Protocols;
-
-impl TypedValueParser for Protocols {
-    type Value = Protocol;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        argument: Option<&clap::Arg>,
-        value: &std::ffi::OsStr,
-    ) -> Result<Self::Value, clap::Error> {
-        TypedValueParser::parse_ref(&(protocol as fn(&str) -> _), command, argument, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(SPOKEN.map(|protocol| PossibleValue::new(protocol.name())).into_iter()))
-    }
-}
-
 /// What examples speak, the recommended one first.
 const SPOKEN: [Protocol; 4] = [Protocol::PipeLoop, Protocol::Streams, Protocol::SingleShot, Protocol::ActionLoop];
+
+fn protocols() -> Vec<PossibleValue> {
+    SPOKEN.map(|protocol| PossibleValue::new(protocol.name())).into()
+}
 
 fn protocol(typed: &str) -> Result<Protocol, String> {
     let found = SPOKEN.into_iter().find(|protocol| protocol.name() == typed);

@@ -356,14 +356,6 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-/// A JSON document on stdout, on one line.
-pub(super) fn json(document: &impl serde::Serialize) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    serde_json::to_writer(&mut stdout, document)?;
-    stdout.write_all(b"\n")?;
-    stdout.flush()
-}
-
 /// A table on stdout, with its columns aligned.
 pub(super) fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();

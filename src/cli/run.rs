@@ -1,8 +1,8 @@
 //! `pipeloop run ACTION`: activations from the terminal, through the code that serves them.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -118,7 +118,7 @@ impl Run {
             outcome = run_all(&action, &local, &mut inputs, printing, &waiting) => outcome,
             signal = signals.next() => {
                 output::note(&format!("pipeloop: {}, stopping the action", signal.name()));
-                if let Some(after) = waiting.since().map(|since| since.elapsed()) {
+                if let Some(after) = waiting.0.get().map(|since| since.elapsed()) {
                     let is_told = after >= SAYS_SO_AFTER && output::stderr_is_terminal();
                     let after_all = format!("pipeloop: no answer after {}", output::time(after));
                     output::note(&if is_told { after_all } else { no_answer(after, &local) });
@@ -191,21 +191,13 @@ const SAYS_SO_AFTER: Duration = Duration::from_secs(3);
 
 /// Since when an activation waits for its answer, if one does.
 #[derive(Debug, Default)]
-struct Waiting(Mutex<Option<Instant>>);
+struct Waiting(Cell<Option<Instant>>);
 
 impl Waiting {
-    fn since(&self) -> Option<Instant> {
-        *self.0.lock().expect("no holder panics")
-    }
-
-    fn set(&self, since: Option<Instant>) {
-        *self.0.lock().expect("no holder panics") = since;
-    }
-
     /// Waits for an answer. A person at a terminal is told if it takes long.
     async fn during<T>(&self, action: &LocalAction, answer: impl Future<Output = T>) -> T {
         let started = Instant::now();
-        self.set(Some(started));
+        self.0.set(Some(started));
         let mut answer = std::pin::pin!(answer);
         let answer = tokio::select! {
             biased;
@@ -215,7 +207,7 @@ impl Waiting {
                 answer.await
             }
         };
-        self.set(None);
+        self.0.set(None);
         answer
     }
 }

@@ -28,12 +28,13 @@ use crate::process::stop::KillOnDrop;
 use crate::process::{Launch, Pipes, Process, Reaper, start, stop};
 use crate::protocol::Protocol;
 use crate::protocol::conversation::Conversation;
-use crate::protocol::detect::{self, Unannounced, detect, exit_report};
+use crate::protocol::detect::{self, detect, exit_report};
 use crate::protocol::pipe_loop::IdleEnd;
 use crate::protocol::silence::TakesLong;
 use crate::time;
 
 use super::backoff::CrashBackoff;
+use super::init::unannounced;
 use super::job::{Job, Message};
 use super::queue::{Capacity, Next, Queue};
 use super::{Phase, Shared};
@@ -52,8 +53,6 @@ pub(super) struct WorkerPool {
     pub(super) artifact: Artifact,
     pub(super) launch: Launch,
     pub(super) protocol: Protocol,
-    /// What a process speaks that announces nothing.
-    pub(super) unannounced: Unannounced,
     pub(super) backoff: Mutex<CrashBackoff>,
     /// Whether the last process that shook hands speaks version 2.
     pub(super) speaks_frames: AtomicBool,
@@ -298,7 +297,7 @@ impl Worker {
         let config = &self.shared.config;
         let rules = detect::Rules {
             protocol: self.pool.protocol,
-            unannounced: self.pool.unannounced,
+            unannounced: unannounced(self.pool.artifact.command.as_deref()),
             wait_for_ack: config.wait_for_ack,
             init_timeout: config.settings.init_timeout.0,
             start_grace: config.settings.start_grace.0,

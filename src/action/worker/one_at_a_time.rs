@@ -52,30 +52,20 @@ impl Worker {
         let (limit, ends) = time_limit(begun, deadline, run_timeout);
         let takes_long = self.takes_long.clone();
         takes_long.set(false);
-        let cut_off = |begun: Instant| RunError::CutOff { after: begun.elapsed() };
-        let cut_short = {
-            let mut attempt = std::pin::pin!(self.attempt(&mut activation, ends, logs));
-            // Most activations are over before this, so that they need no other timer.
-            let at_first = TAKES_LONG.min(ends.saturating_duration_since(begun));
-            let is_stopping = tokio::select! {
-                biased;
-                outcome = &mut attempt => return outcome,
-                () = tokio::time::sleep(at_first) => false,
-                _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => true,
-            };
-            if is_stopping {
-                cut_off(begun)
-            } else {
-                takes_long.set(true);
-                tokio::select! {
-                    biased;
-                    outcome = attempt => return outcome,
-                    () = time_is_up(limit, ends, run_timeout.saturating_sub(at_first)) => {
-                        RunError::TimeOut { limit, after: begun.elapsed() }
-                    }
-                    _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => cut_off(begun),
-                }
-            }
+        // Most activations are over before the first of these limits, so that they need no other timer.
+        let at_first = TAKES_LONG.min(ends.saturating_duration_since(begun));
+        let time_is_up = async {
+            tokio::time::sleep(at_first).await;
+            takes_long.set(true);
+            // The attempt is polled once more, and sees it.
+            tokio::task::yield_now().await;
+            time_is_up(limit, ends, run_timeout.saturating_sub(at_first)).await;
+        };
+        let cut_short = tokio::select! {
+            biased;
+            outcome = self.attempt(&mut activation, ends, logs) => return outcome,
+            () = time_is_up => RunError::TimeOut { limit, after: begun.elapsed() },
+            _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => RunError::CutOff { after: begun.elapsed() },
         };
         let error = Error::Run(cut_short);
         // The conversation was left in the middle, so the next line could be this activation's.
