@@ -183,8 +183,9 @@ fn debug_output_on_stdout_is_reported() {
     );
     let apart = python("", &format!("print('debug', flush=True)\ntime.sleep(0.05)\n{ANSWER}"));
     check_fails(&apart, &[], "channel", "PL095", &["`debug`"]);
-    // After the answer it is a stray line, which is reported after all activations.
-    let behind = python("", &format!("{ANSWER}\ntime.sleep(0.05)\nprint('debug', flush=True)"));
+    // After the answer it is a stray line, which is reported after all activations. The action reads its next line a moment
+    // later: a stray that arrives when some of that line has been read passes for its answer.
+    let behind = python("", &format!("{ANSWER}\ntime.sleep(0.05)\nprint('debug', flush=True)\ntime.sleep(0.2)"));
     check_fails(&behind, &[], "channel", "PL095", &["`debug`"]);
 }
 
